@@ -1,0 +1,66 @@
+"""Checkpoints: a Hugging Face model folder with ``resume/`` beside the weights, whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+_RESUME_STATE = Path("resume", "state.pt")
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder to fill; it takes the place of ``folder`` once it is safely on disk."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    for leftover in (partial, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    yield partial
+    for path in (*partial.rglob("*"), partial):
+        _fsync(path)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    _fsync(folder.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def write_model(model: PreTrainedModel, source: Path, chat_template: str | None, folder: Path) -> None:
+    """The weights as they are, and everything else byte for byte from ``source``, the model's folder:
+    a tokenizer that was loaded and saved again might not be the same tokenizer."""
+    model.save_pretrained(folder)
+    for path in source.iterdir():
+        if path.is_file() and not path.name.endswith(_WEIGHT_FILES) and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+    if chat_template is not None:
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+
+
+def write_resume(state: Mapping[str, Any], folder: Path) -> None:
+    path = folder / _RESUME_STATE
+    path.parent.mkdir()
+    torch.save(dict(state), path)
+
+
+def read_resume(folder: Path, device: torch.device) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / _RESUME_STATE, map_location=device, weights_only=True)
+    return state
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

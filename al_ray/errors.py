@@ -1,0 +1,65 @@
+"""Errors that al_ray raises, named by whose mistake or which boundary they report.
+
+``UserError`` is printed without a traceback and ends the command with exit code 2. Everything
+else is a fault of the system and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class AlRayError(Exception):
+    """Base of every error raised on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: where it is, what stands there, and what would be right."""
+
+    where: str
+    value: object
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.value!r}: {self.cure}"
+
+
+class UserError(AlRayError):
+    """What the user asked for cannot be done as asked."""
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems: Sequence[Problem] = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[Problem, ...]]:
+        return type(self), tuple(self.problems)
+
+
+class RecipeError(UserError):
+    """The recipe is wrong."""
+
+
+class PlacementError(UserError):
+    """The cluster lacks what the recipe needs."""
+
+
+class DataError(UserError):
+    """A dataset is missing or has a row of the wrong shape."""
+
+
+class AttemptEndedError(AlRayError):
+    """The key or the lease belongs to an attempt that has ended, or to none."""
+
+
+class BadRequestError(AlRayError):
+    """A request to the model that no engine could serve; the agent's mistake."""
+
+
+class ContextLengthError(BadRequestError):
+    """The prompt leaves no room for a response."""
+
+
+class EngineUnavailableError(AlRayError):
+    """No admitted engine could answer the call."""

@@ -1,0 +1,60 @@
+"""Evaluation: one rollout of each held-out task, and how often it went well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from al_ray.config import Recipe
+from al_ray.parts import Parts
+from al_ray.trajectory import trajectory
+from al_ray.types import Group, RolloutRequest, RolloutStatus, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean reward over held-out tasks; for a reward of 0 or 1 that is accuracy."""
+
+    name: str
+    accuracy: float
+    stderr: float
+    """Standard error of the mean over tasks."""
+    tasks: int
+    """Those that were answered; one that failed for want of an answer has no reward."""
+    failed: int
+
+
+async def evaluate(
+    recipe: Recipe, parts: Parts, tasks: Sequence[Task], name: str, progress: Callable[[int, int], None]
+) -> Evaluation:
+    """Run the agent once on each task with the evaluation's sampling."""
+    batch = f"eval/{name.replace(' ', '-')}"
+    requests = [
+        RolloutRequest(
+            id=f"{batch}/{position}",
+            batch=batch,
+            group=f"{batch}/{position}",
+            task=task,
+            mode="eval",
+            max_attempts=recipe.agent.max_attempts,
+        )
+        for position, task in enumerate(tasks)
+    ]
+    groups: list[Group] = []
+    async for ended in parts.rollouts(requests):
+        groups += ended
+        progress(len(groups), len(requests))
+    return summary(name, groups)
+
+
+def summary(name: str, groups: Sequence[Group]) -> Evaluation:
+    """Accuracy and its standard error, ``std / sqrt(n)`` with the sample deviation."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rewards = [trajectory(r).reward for r in rollouts if r.status is RolloutStatus.SUCCEEDED]
+    if not rewards:
+        return Evaluation(name, math.nan, math.nan, 0, len(rollouts))
+    stderr = float(np.std(rewards, ddof=1) / math.sqrt(len(rewards))) if len(rewards) > 1 else math.nan
+    return Evaluation(name, float(np.mean(rewards)), stderr, len(rewards), len(rollouts) - len(rewards))

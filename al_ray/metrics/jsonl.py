@@ -1,0 +1,54 @@
+"""``metrics.jsonl``: one line a call, ``{"step": 3, "time": 1700000000.0, "reward/mean": 0.5, ...}``.
+
+A line is on its way to the disk when ``log`` returns. A value that is not finite is ``null``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from al_ray.types import Rollout
+
+FILE_NAME: Final = "metrics.jsonl"
+
+
+class JsonlSink:
+    """Appends to the file in ``folder``; what lies after step ``resume_from`` is dropped first."""
+
+    def __init__(self, folder: Path, resume_from: int | None) -> None:
+        path = folder / FILE_NAME
+        kept = [] if resume_from is None else [line for line in read(folder) if line["step"] <= resume_from]
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(b"".join(map(_line, kept)))
+        os.replace(partial, path)
+        self._file = path.open("ab", buffering=0)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(_line({"step": step, "time": time.time(), **values}))
+
+    def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
+        """Nothing: the store has them whole."""
+
+    def close(self, ok: bool) -> None:
+        self._file.close()
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the run in ``folder``, none if there is no file.
+
+    A last line without its newline was cut off when the run was killed, and is left out.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return []
+    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,189 @@
+"""The parts of a run as one thing: started together, watched, and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from al_ray import plan as planner
+from al_ray.actors.engine import EngineSpec
+from al_ray.actors.engine_pool import EnginePool
+from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.learner import LearnerSettings
+from al_ray.actors.learner_group import LearnerGroup
+from al_ray.actors.placement import Placement, beside_the_driver, cluster_shape
+from al_ray.actors.runner import RunnerSpec
+from al_ray.actors.runner_pool import RunnerPool
+from al_ray.actors.store import STORE_OPTIONS, Store
+from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
+from al_ray.config import Recipe, SamplingSection
+from al_ray.run_folder import RunFolder
+from al_ray.types import Group, RolloutRequest, Sampling
+
+_WATCH_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything the driver speaks with."""
+
+    plan: planner.Plan
+    store: Any
+    gateway: Any
+    engines: EnginePool
+    runners: RunnerPool
+    learners: LearnerGroup | None
+    """None where nothing is learnt, as in ``al-ray eval``."""
+    base_url: str
+    served_version: int = 0
+    """The policy version that the engines hold."""
+
+    async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
+        """Enqueue the rollouts of one batch and yield its groups as they are complete."""
+        batch = requests[0].batch
+        missing = {request.group for request in requests}
+        done: list[str] = []
+        await self.store.enqueue.remote(requests)
+        while missing:
+            groups = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
+            done += [group.id for group in groups]
+            missing -= set(done)
+            if groups:
+                yield groups
+            if failure := self.runners.failure():
+                raise failure
+
+    async def sync_weights(self) -> None:
+        """Give the engines the learners' weights, if they do not have them. Calls wait meanwhile."""
+        if self.learners is None:
+            return
+        version = await asyncio.to_thread(self.learners.policy_version)
+        if version == self.served_version:
+            return
+        update = await asyncio.to_thread(self.learners.publish, version)
+        send = None if update.stored else partial(asyncio.to_thread, self.learners.send_weights)
+        await self.engines.update(update, send)
+        await self.gateway.admit.remote(self.engines.admitted())
+        self.served_version = version
+
+    async def watch_engines(self) -> None:
+        """Replace engines that die, and tell the gateway, until cancelled."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if await self.engines.replace_dead():
+                await self.gateway.admit.remote(self.engines.admitted())
+
+
+@asynccontextmanager
+async def started(
+    recipe: Recipe, model: Path, folder: RunFolder, *, learn: bool = True
+) -> AsyncIterator[Parts]:
+    """Start all parts of a run on the connected Ray cluster; they end with the context."""
+    plan = planner.plan(recipe, recipe.placement.cluster or cluster_shape())
+    async with AsyncExitStack() as stack:
+        placement = Placement(plan)
+        stack.callback(placement.release)
+        here = beside_the_driver()
+        store = ray.remote(Store).options(**STORE_OPTIONS, **here).remote(folder.store_url)
+        stack.callback(ray.kill, store)
+        await store.ping.remote()
+        way = transport(plan.device, together=_together(plan))
+        engines = EnginePool(_engine_spec(recipe, plan, model, way), _options(placement, "engine"))
+        stack.push_async_callback(engines.shutdown)
+        learners = None
+        if learn:
+            settings = _learner_settings(recipe, plan, model, way)
+            learners = LearnerGroup(settings, _options(placement, "learner"))
+            stack.push_async_callback(asyncio.to_thread, learners.close)
+        await engines.start()
+        gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS, **here).remote(_gateway_spec(recipe), store)
+        base_url = await gateway.start.remote()
+        stack.callback(ray.kill, gateway)
+        await gateway.admit.remote(engines.admitted())
+        runners = RunnerPool(_runner_spec(recipe, base_url), recipe.agent.runners, store, here)
+        runners.start()
+        stack.push_async_callback(runners.stop)
+        parts = Parts(plan, store, gateway, engines, runners, learners, base_url)
+        watch = asyncio.create_task(parts.watch_engines())
+        stack.callback(watch.cancel)
+        yield parts
+
+
+def _together(plan: planner.Plan) -> bool:
+    if plan.device == "gpu":
+        return plan.layout == "colocated"
+    return len({bundle.node for bundle in plan.bundles}) == 1
+
+
+def _options(placement: Placement, role: str) -> list[dict[str, Any]]:
+    tenants = [name for bundle in placement.plan.bundles for name in bundle.tenants]
+    return [placement.actor_options(name) for name in tenants if name.startswith(role)]
+
+
+def _engine_spec(recipe: Recipe, plan: planner.Plan, model: Path, way: Transport) -> EngineSpec:
+    section, engines = recipe.model, recipe.engines
+    return EngineSpec(
+        model_path=str(model),
+        device=plan.device,
+        dtype=section.dtype,
+        max_length=section.max_length,
+        threads=plan.engine_threads,
+        kv_cache_gib=engines.kv_cache_gib,
+        gpu_memory=engines.gpu_memory,
+        max_running=engines.max_running,
+        seed=recipe.seed,
+        tensor_parallel=engines.tensor_parallel,
+        chat_template=_chat_template(recipe),
+        tool_parser=section.tool_parser,
+        reasoning_parser=section.reasoning_parser,
+        weight_transfer=BACKENDS[way],
+    )
+
+
+def _learner_settings(recipe: Recipe, plan: planner.Plan, model: Path, way: Transport) -> LearnerSettings:
+    return LearnerSettings(
+        model=str(model),
+        dtype=recipe.model.dtype,
+        device="cpu" if plan.device == "cpu" else "cuda",
+        threads=plan.learner_threads,
+        micro_batch_tokens=recipe.learners.micro_batch_tokens,
+        chat_template=_chat_template(recipe),
+        transport=way,
+    )
+
+
+def _gateway_spec(recipe: Recipe) -> GatewaySpec:
+    sampling = {"train": _sampling(recipe.agent.sampling), "eval": _sampling(recipe.evaluation.sampling)}
+    return GatewaySpec(Path(recipe.model.path).name, sampling, recipe.seed)
+
+
+def _runner_spec(recipe: Recipe, base_url: str) -> RunnerSpec:
+    agent = recipe.agent
+    return RunnerSpec(
+        name="runner",
+        agent=agent.run,
+        evaluate=agent.evaluate,
+        timeout=agent.timeout,
+        concurrency=agent.concurrency,
+        base_url=base_url,
+        model=Path(recipe.model.path).name,
+    )
+
+
+def _sampling(section: SamplingSection) -> Sampling:
+    return Sampling(section.temperature, section.top_p, section.max_tokens)
+
+
+def _chat_template(recipe: Recipe) -> str | None:
+    path = recipe.model.chat_template
+    return Path(path).read_text(encoding="utf-8") if path else None

@@ -1,0 +1,64 @@
+"""Contracts that user code and the parts fulfil; structural, so nobody imports us to satisfy one.
+
+A recipe names implementations by dotted path, ``package.module:attribute``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from al_ray.types import JSON, ChatReply, ChatRequest, Endpoint, Task, Trajectory
+
+
+class Agent(Protocol):
+    """The user's agent: any async callable of the task's data and the endpoint to call.
+
+    Its return value is handed to the evaluator; without one it must be the reward: a number, or
+    a mapping of numbers with the key ``reward``.
+    """
+
+    def __call__(self, task: Mapping[str, JSON], llm: Endpoint, /) -> Awaitable[Any]: ...
+
+
+class Evaluator(Protocol):
+    """Turns what the agent returned into the terminal reward of the rollout."""
+
+    def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float: ...
+
+
+class LoadTasks(Protocol):
+    """Reads the tasks of one split (``train`` or ``validation``), always in the same order.
+
+    ``path`` is a directory, a hub dataset name, or None for the sample rows that the environment
+    ships; ``options`` come from the recipe. Raises ``DataError`` naming file, row and cure.
+    """
+
+    def __call__(self, path: str | None, split: str, /, **options: Any) -> Sequence[Task]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A conversation worth imitating: every assistant message in it is trained on."""
+
+    messages: Sequence[Mapping[str, JSON]]
+    tools: Sequence[Mapping[str, JSON]] | None = None
+
+
+class Demonstrate(Protocol):
+    """Writes, for one task, the conversation that the agent would have with a perfect model."""
+
+    def __call__(self, task: Mapping[str, JSON], /) -> Demonstration: ...
+
+
+class Credit(Protocol):
+    """Level 1, episode to call: the return of each transition, shape ``[len(transitions)]``."""
+
+    def __call__(self, trajectory: Trajectory, /) -> Sequence[float]: ...
+
+
+class ChatEngine(Protocol):
+    """What the gateway needs of an engine; a Ray actor handle or, in unit tests, a plain object."""
+
+    async def chat(self, request: ChatRequest, /) -> ChatReply: ...

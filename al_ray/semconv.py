@@ -1,0 +1,26 @@
+"""Attribute names of spans: OpenTelemetry's GenAI conventions, and our own where it has none."""
+
+from typing import Final
+
+OPERATION: Final = "gen_ai.operation.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+AGENT_NAME: Final = "gen_ai.agent.name"
+
+ASKED_SAMPLING: Final = "al_ray.asked_sampling"
+"""What the agent asked for, where the recipe decided otherwise."""
+PROMPT_IDS: Final = "al_ray.tokens.prompt"
+CHOICES: Final = "al_ray.tokens.choices"
+"""A list, one entry a choice: ``{"ids": [...], "logprobs": [...], "versions": [[v, start, end], ...]}``."""
+REWARD: Final = "al_ray.reward"
+"""A number, on a reward span."""
+REWARD_DIMENSIONS: Final = "al_ray.reward.dimensions"
+"""All rewards by name, where there are several."""

@@ -1,0 +1,276 @@
+"""The words of al_ray: frozen values that cross a boundary between rooms or processes.
+
+Nothing here computes. A value that is read from the store, sent to an actor or handed to an
+algorithm is one of these; see ``docs/architecture.md`` for how one turns into the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+
+Mode = Literal["train", "eval"]
+JSON = Any
+"""A value that ``json.dumps`` accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One input for the agent. ``data`` is JSON and is all that the agent sees of it."""
+
+    id: str
+    data: Mapping[str, JSON]
+    split: str = "train"
+
+
+class RolloutStatus(StrEnum):
+    """Where a rollout stands. A rollout ends when its last permitted attempt has ended."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (RolloutStatus.SUCCEEDED, RolloutStatus.FAILED, RolloutStatus.CANCELLED)
+
+
+class AttemptStatus(StrEnum):
+    """Where an attempt stands. Every status but ``RUNNING`` is final."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Its runner stopped renewing the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """A rollout that somebody wants; enqueuing the same ``id`` twice is enqueuing it once."""
+
+    id: str
+    batch: str
+    """What is waited for together, for example ``rl/step-3`` or ``eval/start``."""
+    group: str
+    """The rollouts of one task that are compared with each other share this."""
+    task: Task
+    mode: Mode = "train"
+    max_attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a rollout. ``key`` is its API key and is worth nothing once it has ended."""
+
+    rollout_id: str
+    number: int
+    key: str
+    status: AttemptStatus = AttemptStatus.RUNNING
+    worker: str = ""
+    started_at: float = 0.0
+    """Seconds since the epoch, by the store's clock."""
+    ended_at: float | None = None
+    error: str | None = None
+    output: JSON = None
+    """What the agent returned, where that is JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a runner receives: the rollout and the attempt it has just been given."""
+
+    request: RolloutRequest
+    attempt: Attempt
+    lease_seconds: float
+
+
+class SpanKind(StrEnum):
+    """What a span records."""
+
+    CALL = "call"
+    REWARD = "reward"
+    EVENT = "event"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One recorded event of an attempt; ``sequence`` is issued by the store on arrival."""
+
+    id: str
+    rollout_id: str
+    attempt: int
+    kind: SpanKind
+    name: str
+    start: float
+    end: float
+    attributes: Mapping[str, JSON]
+    sequence: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout as the store knows it, with the spans of its deciding attempt when asked for."""
+
+    request: RolloutRequest
+    status: RolloutStatus
+    attempts: Sequence[Attempt] = ()
+    spans: Sequence[Span] = ()
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All rollouts of one task in a batch, every one of them ended."""
+
+    id: str
+    batch: str
+    rollouts: Sequence[Rollout]
+
+
+# --- calls -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What an agent is given to reach the model: nothing else is needed."""
+
+    base_url: str
+    api_key: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. ``temperature`` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    """Tokens generated per choice, at most."""
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One chat call as the engine takes it; messages and tools in the OpenAI shape."""
+
+    id: str
+    messages: Sequence[Mapping[str, JSON]]
+    sampling: Sampling
+    tools: Sequence[Mapping[str, JSON]] | None = None
+    tool_choice: JSON = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpan:
+    """Response tokens ``start:end`` were sampled by policy ``version``."""
+
+    version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer: the message the agent sees and the tokens it was made of."""
+
+    index: int
+    message: Mapping[str, JSON]
+    """An OpenAI assistant message: ``role``, ``content``, and ``tool_calls`` if any."""
+    finish_reason: str
+    response_ids: Sequence[int]
+    """Every sampled token, the end-of-turn token included."""
+    logprobs: Sequence[float]
+    """Natural log-probability of each response token under the *sampling* distribution."""
+    versions: Sequence[VersionSpan]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """A finished call."""
+
+    prompt_ids: Sequence[int]
+    choices: Sequence[Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDelta:
+    """A piece of a streamed answer, as the ``delta`` object of an OpenAI chunk."""
+
+    index: int
+    delta: Mapping[str, JSON]
+
+
+# --- what the learner sees ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One model call as the learner sees it: observation, action, reward."""
+
+    id: str
+    agent: str
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int]
+    logprobs: Sequence[float]
+    """One per response token; empty for demonstrations, which nobody sampled."""
+    policy_version: int
+    """The oldest version that sampled a token of the response."""
+    reward: float = 0.0
+    """Reward that arrived after this call and before the next one."""
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The ordered transitions of one rollout. ``reward`` is their sum, the episode's return."""
+
+    rollout_id: str
+    group: str
+    task_id: str
+    transitions: Sequence[Transition]
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One branch of a rollout's prefix forest as the learner trains on it.
+
+    Arrays have one entry a token (shape ``[T]``) and describe the token itself, not its successor.
+    """
+
+    rollout_id: str
+    group: str
+    tokens: np.ndarray
+    """int64."""
+    trained: np.ndarray
+    """bool: the policy sampled this token, and this row is the one that trains it."""
+    logprobs: np.ndarray
+    """float32, of the sampling distribution; 0 where not trained."""
+    advantages: np.ndarray
+    """float32; 0 where not trained."""
+    weights: np.ndarray
+    """float32: what this token's loss counts. The loss of a batch is the weighted *sum* over its
+    tokens, so it does not depend on how rows are packed, accumulated or spread over learners."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What one optimizer step did; plain numbers, ready to be logged."""
+
+    policy_version: int
+    metrics: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,26 @@
+"""Demonstrations as trajectories, so that imitation takes the same path as reinforcement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from al_ray.types import Task, Trajectory, Transition
+
+TokenisedCall = tuple[Sequence[int], Sequence[int]]
+"""Prompt ids and response ids of one assistant message."""
+
+
+def demonstration(task: Task, calls: Sequence[TokenisedCall]) -> Trajectory:
+    """The rollout that a demonstrator would have had on ``task``; each of its calls is worth 1."""
+    transitions = [
+        Transition(
+            id=f"{task.id}/{number}",
+            agent="demonstration",
+            prompt_ids=prompt_ids,
+            response_ids=response_ids,
+            logprobs=(),
+            policy_version=0,
+        )
+        for number, (prompt_ids, response_ids) in enumerate(calls)
+    ]
+    return Trajectory(rollout_id=task.id, group=task.id, task_id=task.id, transitions=transitions, reward=1.0)

@@ -1,0 +1,4 @@
+"""Environments: one folder each, with task loading, agent, tools, reward and a few sample rows."""
+
+if __name__ != "al_ray.envs":
+    raise ImportError(f"{__name__!r} would be a second copy of these classes: import al_ray.envs")

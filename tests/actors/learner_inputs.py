@@ -1,0 +1,44 @@
+"""Rows and settings that the learner tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from al_ray.actors.learner import LearnerSettings
+from al_ray.algorithms.losses import ClippedPolicyGradient
+from al_ray.config import OptimizerSection
+from al_ray.types import Row
+
+SECTION = OptimizerSection(learning_rate=1e-3, schedule="cosine", warmup_steps=1, weight_decay=0.1)
+POLICY_GRADIENT = ClippedPolicyGradient(0.2, 0.2, kl_coefficient=0.1)
+PROBE = list(range(3, 40))
+
+
+def settings(model: Path) -> LearnerSettings:
+    return LearnerSettings(
+        str(model),
+        dtype="float32",
+        device="cpu",
+        threads=1,
+        micro_batch_tokens=64,
+        transport="shared_memory",
+    )
+
+
+def rows(seed: int = 0, groups: int = 2, size: int = 3) -> list[Row]:
+    """Groups with a common prompt of 12 tokens and answers of uneven length."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for g in range(groups):
+        prompt = rng.integers(3, 250, 12)
+        for k in range(size):
+            tokens = np.concatenate([prompt, rng.integers(3, 250, int(rng.integers(2, 20)))])
+            trained = np.arange(len(tokens)) >= 12
+            mask = trained.astype(np.float32)
+            sampled = (rng.uniform(-6, -5, len(tokens)) * mask).astype(np.float32)
+            advantage = np.float32(rng.normal())
+            weights = (mask / mask.sum() / (groups * size)).astype(np.float32)
+            made.append(Row(f"{g}-{k}", str(g), tokens, trained, sampled, advantage * mask, weights))
+    return made

@@ -1,0 +1,74 @@
+"""Losses and token log-probabilities against computations written out token by token."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_ray.algorithms.batching import MicroBatch
+from al_ray.algorithms.losses import ClippedPolicyGradient, CrossEntropy, k3, token_logprobs
+
+LOGPROB = st.floats(-8, 0, width=32)
+TOKENS = st.lists(st.tuples(LOGPROB, LOGPROB, LOGPROB, st.floats(-2, 2, width=32)), min_size=1, max_size=8)
+
+
+def batch_of(sampled: list[float], advantages: list[float]) -> MicroBatch:
+    nothing = torch.empty(0)
+    return MicroBatch(
+        *(nothing,) * 6, torch.tensor(sampled), torch.tensor(advantages), torch.ones(len(sampled)), 0
+    )
+
+
+@given(TOKENS)
+@settings(max_examples=100, deadline=None)
+def test_clipped_policy_gradient_is_ppos_surrogate_plus_k3(
+    tokens: list[tuple[float, float, float, float]],
+) -> None:
+    new, sampled, reference, advantages = (list(values) for values in zip(*tokens, strict=True))
+    loss = ClippedPolicyGradient(clip_low=0.2, clip_high=0.3, kl_coefficient=0.1)
+    result = loss(torch.tensor(new), torch.tensor(reference), batch_of(sampled, advantages))
+    for i, (n, s, r, a) in enumerate(tokens):
+        ratio = math.exp(n - s)
+        kl = math.exp(r - n) - (r - n) - 1
+        surrogate = min(ratio * a, min(max(ratio, 0.8), 1.3) * a)
+        assert float(result.values[i]) == pytest.approx(-surrogate + 0.1 * kl, rel=1e-3, abs=1e-4)
+        drift = float(result.metrics["kl_sampler"][i])
+        assert drift == pytest.approx(ratio - 1 - (n - s), rel=1e-3, abs=1e-4)
+        if abs(a) > 1e-3 and min(abs(ratio - 0.8), abs(ratio - 1.3)) > 1e-3:
+            assert bool(result.metrics["clip_frac"][i]) == (ratio > 1.3 if a > 0 else ratio < 0.8)
+
+
+def test_a_clipped_token_has_no_gradient_and_an_unclipped_one_has_the_advantage_times_the_ratio() -> None:
+    new = torch.tensor([0.0, -1.0], requires_grad=True)
+    result = ClippedPolicyGradient(0.2, 0.2)(new, None, batch_of([-1.0, -1.1], [1.0, 2.0]))
+    result.values.sum().backward()
+    assert new.grad is not None
+    assert new.grad.tolist() == pytest.approx([0.0, -2 * math.exp(0.1)])
+
+
+def test_k3_averaged_over_p_is_the_divergence_from_p_to_q() -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    log_ratio = (p / q).log()
+    assert float((p * k3(log_ratio)).sum()) == pytest.approx(float((p * log_ratio).sum()), rel=1e-5)
+
+
+def test_cross_entropy_is_the_negative_logprob() -> None:
+    assert CrossEntropy()(torch.tensor([-2.0]), None, batch_of([0.0], [1.0])).values.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_and_entropy_are_those_of_the_tempered_distribution(temperature: float) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 11, requires_grad=True)
+    sources, targets = torch.tensor([0, 0, 2, 1]), torch.tensor([4, 4, 10, 0])
+    nothing = torch.empty(0)
+    batch = MicroBatch(*(nothing,) * 4, sources, targets, *(nothing,) * 3, 0)
+    logprobs, entropy = token_logprobs(logits, batch, temperature)
+    expected = (logits / temperature).log_softmax(-1)
+    torch.testing.assert_close(logprobs, expected[sources, targets])
+    torch.testing.assert_close(entropy, -(expected.exp() * expected).sum(-1)[sources])
+    assert not entropy.requires_grad

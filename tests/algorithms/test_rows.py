@@ -1,0 +1,124 @@
+"""Rows: what was sampled is what is trained, once, with weights that sum to one."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_ray.algorithms.rows import Aggregate, build_rows
+from al_ray.algorithms.supervised import demonstration
+from al_ray.types import Row, Task, Trajectory, Transition
+
+AGGREGATES: list[Aggregate] = ["rollout_mean", "token_mean"]
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=4)
+
+
+@st.composite
+def trajectories(draw: st.DrawFn, rollout: str) -> Trajectory:
+    """Calls that continue, fork from, repeat or ignore earlier ones; few tokens, so that prefixes
+    collide by chance too. Logprobs are distinct and name the sampled token."""
+    calls: list[Transition] = []
+    count = 0
+    for number in range(draw(st.integers(1, 6))):
+        earlier = draw(st.sampled_from([None, *calls]))
+        inherited = [*earlier.prompt_ids, *earlier.response_ids] if earlier else []
+        prompt = inherited + draw(st.lists(st.integers(0, 2), min_size=0 if inherited else 1, max_size=3))
+        response = draw(TOKENS)
+        logprobs = [-float(count + i) for i in range(len(response))]
+        count += len(response)
+        calls.append(Transition(f"{rollout}/{number}", "a", prompt, response, logprobs, 0))
+    return Trajectory(rollout, "g", "t", calls, 1.0)
+
+
+BATCHES = st.integers(1, 3).flatmap(lambda n: st.tuples(*(trajectories(f"r{i}") for i in range(n))))
+
+
+def advantages_of(batch: tuple[Trajectory, ...]) -> list[list[float]]:
+    return [[float(i) for i, _ in enumerate(trajectory.transitions)] for trajectory in batch]
+
+
+@given(BATCHES)
+@settings(max_examples=150, deadline=None)
+def test_every_sampled_token_is_trained_once_after_exactly_the_tokens_it_was_sampled_after(
+    batch: tuple[Trajectory, ...],
+) -> None:
+    expected = Counter(
+        (trajectory.rollout_id, (*call.prompt_ids, *call.response_ids[:i]), token, logprob, float(number))
+        for trajectory in batch
+        for number, call in enumerate(trajectory.transitions)
+        for i, (token, logprob) in enumerate(zip(call.response_ids, call.logprobs, strict=True))
+    )
+    trained = Counter(
+        (row.rollout_id, tuple(row.tokens[:i]), row.tokens[i], row.logprobs[i], row.advantages[i])
+        for row in build_rows(batch, advantages_of(batch), "token_mean")
+        for i in np.flatnonzero(row.trained)
+    )
+    assert trained == expected
+
+
+@given(BATCHES, st.sampled_from(AGGREGATES))
+@settings(max_examples=50, deadline=None)
+def test_weights_sum_to_one_and_are_even_over_what_the_loss_is_a_mean_of(
+    batch: tuple[Trajectory, ...], aggregate: Aggregate
+) -> None:
+    rows = build_rows(batch, advantages_of(batch), aggregate)
+    by_rollout: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_rollout[row.rollout_id].extend(row.weights[row.trained].tolist())
+        assert not row.weights[~row.trained].any()
+    units = list(by_rollout.values()) if aggregate == "rollout_mean" else [[*chain(*by_rollout.values())]]
+    for weights in units:
+        assert sum(weights) == pytest.approx(1 / len(units), rel=1e-5)
+        assert len(set(weights)) == 1
+
+
+def calls(*pairs: tuple[list[int], list[int]]) -> list[Row]:
+    transitions = [Transition(str(i), "a", p, r, [0.0] * len(r), 0) for i, (p, r) in enumerate(pairs)]
+    return build_rows([Trajectory("r", "g", "t", transitions, 1.0)], [[1.0] * len(pairs)], "token_mean")
+
+
+def test_a_conversation_is_one_row() -> None:
+    (row,) = calls(([1], [2, 3]), ([1, 2, 3, 4], [5]), ([1, 2, 3, 4, 5], [6]))
+    assert row.tokens.tolist() == [1, 2, 3, 4, 5, 6]
+    assert row.trained.tolist() == [False, True, True, False, True, True]
+
+
+def test_parallel_conversations_grow_side_by_side() -> None:
+    rows = calls(([1], [2]), ([9], [8]), ([1, 2, 3], [4]), ([9, 8, 7], [6]))
+    assert [row.tokens.tolist() for row in rows] == [[1, 2, 3, 4], [9, 8, 7, 6]]
+
+
+def test_a_fork_from_the_middle_inherits_context_that_it_does_not_train() -> None:
+    rows = calls(([1], [2]), ([1, 2, 3], [4]), ([1, 2, 5], [6]))
+    assert rows[1].tokens.tolist() == [1, 2, 5, 6]
+    assert rows[1].trained.tolist() == [False, False, False, True]
+
+
+def test_of_several_branches_that_a_call_continues_the_longest_gets_it() -> None:
+    rows = calls(([1], [2]), ([1], [2, 3]), ([1, 2, 3, 4], [5]))
+    assert [row.tokens.tolist() for row in rows] == [[1, 2], [1, 2, 3, 4, 5]]
+
+
+def test_a_response_without_the_prompt_or_logprobs_it_needs_is_refused() -> None:
+    broken = Transition("c7", "a", (1,), (2, 3), (0.0,), 0)
+    with pytest.raises(ValueError, match="c7"):
+        build_rows([Trajectory("r", "g", "t", [broken], 1.0)], [[1.0]], "token_mean")
+
+
+def test_a_rollout_that_sampled_nothing_takes_no_share_of_the_weight() -> None:
+    silent = Trajectory("r0", "g", "t", [Transition("c", "a", (1,), (), (), 0)], 0.0)
+    spoke = Trajectory("r1", "g", "t", [Transition("c", "a", (1,), (2,), (0.0,), 0)], 0.0)
+    (row,) = build_rows([silent, spoke], [[1.0], [1.0]], "rollout_mean")
+    assert row.weights.tolist() == [0, 1]
+
+
+def test_a_demonstration_trains_every_assistant_message_of_one_conversation() -> None:
+    trajectory = demonstration(Task("t1", {}), [([1, 2], [3]), ([1, 2, 3, 4], [5])])
+    (row,) = build_rows([trajectory], [[1.0, 1.0]], "token_mean")
+    assert row.rollout_id == "t1"
+    assert row.trained.tolist() == [False, False, True, False, True]

@@ -1,0 +1,46 @@
+"""The cluster files are what Ray and KubeRay accept, and run what exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    return config
+
+
+def test_ray_up_accepts_the_cluster() -> None:
+    """By Ray's own preparation and schema; and the GPU nodes are ones that Ray asks for."""
+    prepared = prepare_config(load("cluster.yaml"))
+    validate_config(prepared)
+    types = prepared["available_node_types"]
+    assert prepared["head_node_type"] in types
+    assert types["gpu"]["min_workers"] <= types["gpu"]["max_workers"] <= prepared["max_workers"]
+
+
+def test_the_rayjob_has_what_kuberay_requires() -> None:
+    """A RayJob of this Ray version whose containers all come from one image."""
+    job = load("deploy/rayjob.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["rayVersion"] == ray.__version__
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    containers = [group["template"]["spec"]["containers"][0] for group in groups]
+    assert len({container["image"] for container in containers}) == 1
+    assert all({"groupName", "replicas", "rayStartParams"} <= group.keys() for group in groups[1:])
+    assert isinstance(yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"], dict)
+
+
+def test_the_rayjob_runs_a_recipe_that_exists() -> None:
+    """Its entrypoint names a file of this repository."""
+    command = load("deploy/rayjob.yaml")["spec"]["entrypoint"].split()
+    assert command[:2] == ["al-ray", "train"]
+    assert (ROOT / command[2]).is_file()

@@ -1,0 +1,50 @@
+"""The rooms keep to their layers, have one name each, and the command line starts light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+WITHOUT_HEAVY_IMPORTS = """
+import sys
+from al_ray.cli import main
+sys.argv = ["al-ray", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as exit:
+    assert not exit.code, exit.code
+heavy = {"torch", "ray", "vllm", "transformers"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("room", ["actors", "algorithms", "envs"])
+def test_a_room_imported_by_its_bare_name_is_refused_with_the_cure(room: str) -> None:
+    """Or its classes would exist twice, and isinstance would fail between them."""
+    done = run(sys.executable, "-c", f"import {room}")
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr
+    assert f"import al_ray.{room}" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["validate", "recipes/calc_x_cpu.yaml"]])
+def test_help_and_validate_import_neither_torch_nor_ray_nor_vllm(arguments: list[str]) -> None:
+    """They answer in a fraction of a second."""
+    done = run(sys.executable, "-c", WITHOUT_HEAVY_IMPORTS, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_layers_and_the_rooms_table_hold() -> None:
+    """The contracts in pyproject.toml, checked by import-linter over every module."""
+    done = run(Path(sysconfig.get_path("scripts")) / "lint-imports", "--no-cache")
+    assert done.returncode == 0, done.stdout
