@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
+from tempfile import NamedTemporaryFile, mkdtemp
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import ray
@@ -89,45 +90,45 @@ class SharedMemoryPublisher:
     """Writes each version to a file in shared memory.
 
     Two versions are kept: until the engines have all loaded the newer one, a replaced engine may
-    still ask for the older. A file is locked while its writer lives, so what a killed learner left
-    behind is found, and removed, by the next.
+    still ask for the older. A publisher's folder is locked while its process lives, so what a killed
+    one left behind is told from what a living one holds, and removed by the next.
     """
 
-    def __init__(self, folder: Path = SHARED_MEMORY) -> None:
-        self._folder = folder
-        self._files: list[BinaryIO] = []
-        for orphan in folder.glob(f"{PREFIX}*"):
-            _remove_if_unlocked(orphan)
+    def __init__(self, parent: Path = SHARED_MEMORY) -> None:
+        for folder in parent.glob(f"{PREFIX}*/"):
+            _remove_if_unlocked(folder)
+        self._folder = Path(mkdtemp(dir=parent, prefix=PREFIX))
+        self._lock = os.open(self._folder, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._paths: list[Path] = []
 
     def publish(self, named_tensors: NamedTensors, version: int) -> WeightUpdate:
         from safetensors.torch import save_file
 
-        path = self._folder / f"{PREFIX}{os.getpid()}-{version}.safetensors"
-        file = path.open("wb")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        self._files.append(file)
+        path = self._folder / f"{version}.safetensors"
         save_file(_plain(named_tensors), path)
-        while len(self._files) > 2:
-            _remove(self._files.pop(0))
+        self._paths = [*(other for other in self._paths if other != path), path]
+        while len(self._paths) > 2:
+            self._paths.pop(0).unlink()
         return WeightUpdate(version, path=str(path))
 
     def close(self) -> None:
-        while self._files:
-            _remove(self._files.pop())
+        shutil.rmtree(self._folder)
+        os.close(self._lock)
 
 
-def _remove(file: BinaryIO) -> None:
-    Path(file.name).unlink()
-    file.close()
-
-
-def _remove_if_unlocked(path: Path) -> None:
+def _remove_if_unlocked(folder: Path) -> None:
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-    except (BlockingIOError, FileNotFoundError):
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its publisher has just closed
         return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(lock)
 
 
 class ObjectStorePublisher:

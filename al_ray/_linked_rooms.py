@@ -29,9 +29,7 @@ class RoomFinder:
         if package != "al_ray" or room not in ROOMS or (HOUSE / room).is_dir():
             return None
         folder = HOUSE.parent / room
-        return spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
+        return spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
 
 
 def install() -> None:

@@ -22,26 +22,38 @@ async def train(recipe: Recipe, run: str | None, *, resume: bool) -> None:
     folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run)
     console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.train)} tasks, "
                     f"{len(tasks.held_out)} held out"])  # fmt: skip
+    from al_ray.plot import plot_run
+
+    try:
+        await _run(recipe, folder, model, tasks, console)
+    finally:
+        console.close()
+    console.note(f"checkpoint  {folder.checkpoint(folder.checkpoints()[-1])}")
+    console.note(f"plot        {plot_run(folder.path)}")
+    console.note(f"rollouts    al-ray rollouts {folder.path}")
+
+
+async def _run(
+    recipe: Recipe, folder: RunFolder, model: Path, tasks: preflight.Tasks, console: Console
+) -> None:
     from al_ray import cluster
     from al_ray.driver import Run
     from al_ray.metrics import open_metrics
     from al_ray.parts import started
 
+    console.phase("start")
     with cluster.connected():
-        console.phase("start")
         steps = folder.checkpoints()
         metrics = open_metrics(folder.path.name, folder.path, recipe, steps[-1] if steps else None)
-        async with started(recipe, model, folder) as parts:
-            run_ = Run(recipe, folder, parts, parts.learners, metrics, console, tasks.train, tasks.held_out)
-            await run_.train()
-        metrics.close(ok=True)
-    console.close()
-    from al_ray.plot import plot_run
-
-    plot_run(folder.path)
-    console.note(f"checkpoint  {folder.checkpoint(folder.checkpoints()[-1])}")
-    console.note(f"plot        {folder.path / 'progress.png'}")
-    console.note(f"rollouts    al-ray rollouts {folder.path}")
+        ended_well = False
+        try:
+            async with started(recipe, model, folder) as parts:
+                assert parts.learners is not None
+                run = Run(recipe, folder, parts, parts.learners, metrics, console, tasks.train, tasks.held_out)
+                await run.train()
+            ended_well = True
+        finally:
+            metrics.close(ok=ended_well)
 
 
 def dry_run(recipe: Recipe) -> None:

@@ -123,7 +123,7 @@ class Console:
 
     def _fitting(self) -> Sequence[tuple[str, int]]:
         room = self._out.width
-        fitting = []
+        fitting: list[tuple[str, int]] = []
         for title, width in _COLUMNS:
             room -= width + 2 * bool(fitting)
             if room < 0:

@@ -301,7 +301,7 @@ class Database:
         self, batch: str | None = None, status: str | None = None, *, with_rewards: bool = False
     ) -> list[Rollout]:
         """Rollouts in the order they were asked for, with attempts; of spans, rewards if asked for."""
-        where = [sa.true()]
+        where: list[sa.ColumnElement[bool]] = [sa.true()]
         if batch is not None:
             where.append(_rollouts.c.batch.startswith(batch, autoescape=True))
         if status is not None:

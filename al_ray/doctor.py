@@ -144,7 +144,9 @@ def _hub() -> Check:
 def _models() -> Check:
     home = Path(os.environ.get("AL_RAY_HOME", "~/.cache/al_ray")).expanduser() / "models"
     names = sorted(config.parent.name.replace("--", "/", 1) for config in home.glob("*/config.json"))
-    return Check("prepared models", True, ", ".join(names) or f"none in {home}", "" if names else "al-ray model NAME")
+    return Check(
+        "prepared models", True, ", ".join(names) or f"none in {home}", "" if names else "al-ray model NAME"
+    )
 
 
 def _data() -> Check:
@@ -159,7 +161,9 @@ def _data() -> Check:
 def _wandb() -> Check:
     mode = os.environ.get("WANDB_MODE")
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    known = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8"))
+    known = "WANDB_API_KEY" in os.environ or (
+        netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8")
+    )
     found = f"{'a key' if known else 'no key'}, WANDB_MODE {mode or 'not set'}"
     return Check("wandb", True, found, "" if known else "wandb login, or WANDB_MODE=offline")
 
@@ -177,7 +181,9 @@ def _cluster() -> Check:
     address = _cluster_address()
     asked_for = bool(os.environ.get("RAY_ADDRESS"))
     if not address:
-        return Check("ray cluster", not asked_for, "none", "ray start --head; without one, a run starts its own")
+        return Check(
+            "ray cluster", not asked_for, "none", "ray start --head; without one, a run starts its own"
+        )
     host, _, port = address.rpartition("://")[2].rstrip("/").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
@@ -191,7 +197,9 @@ def _cluster() -> Check:
 def _authentication() -> Check:
     """A token file turns authentication on in ``ray start``, while clients send no token."""
     mode, token = os.environ.get("RAY_AUTH_MODE"), Path("~/.ray/auth_token").expanduser()
-    found = f"RAY_AUTH_MODE {mode or 'not set'}, {'a token' if token.exists() else 'no token'} in {token.parent}"
+    found = (
+        f"RAY_AUTH_MODE {mode or 'not set'}, {'a token' if token.exists() else 'no token'} in {token.parent}"
+    )
     trap = mode is None and token.exists() and bool(_cluster_address())
     cure = "export RAY_AUTH_MODE=token (or disabled) wherever Ray is started or spoken to"
     return _needed("ray authentication", not trap, found, cure)

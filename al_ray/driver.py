@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from al_ray import evaluation
 from al_ray.actors.learner_group import LearnerGroup
 from al_ray.batches import Batch, demonstration_batch, rollout_batch, rollout_requests
 from al_ray.config import AnyStage, GrpoStage, Recipe
 from al_ray.console import Console
-from al_ray.evaluation import Evaluation
-from al_ray.metrics import Metrics
+from al_ray.metrics import Metrics, jsonl
 from al_ray.parts import Parts
 from al_ray.progress import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
 from al_ray.reporting import evaluation_values, step_row, step_values
@@ -38,7 +37,6 @@ class Run:
     console: Console
     train_tasks: Sequence[Task]
     held_out_tasks: Sequence[Task]
-    evaluations: list[Evaluation] = field(default_factory=list)
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage."""
@@ -107,12 +105,20 @@ class Run:
             return 0
         await asyncio.to_thread(self.learners.load, str(self.folder.checkpoint(steps[-1])))
         self.console.note(f"resumed after step {steps[-1]}")
+        for step, values in self._evaluated().items():
+            self._show_evaluation(step, values)
         return steps[-1]
 
     async def _evaluate_if_due(self, step: int) -> None:
         """At the start, and where a run stopped between a stage's last checkpoint and its evaluation."""
-        if step in {0, *(span.end for span in stage_spans(self.recipe))}:
+        due = step in {0, *(span.end for span in stage_spans(self.recipe))}
+        if due and step not in self._evaluated():
             await self._evaluate(step)
+
+    def _evaluated(self) -> Mapping[int, Mapping[str, float]]:
+        """The evaluations of this run so far, by step."""
+        lines = jsonl.read(self.folder.path)
+        return {int(line["step"]): line for line in lines if "eval/accuracy" in line}
 
     async def _evaluate(self, step: int) -> None:
         started = time.perf_counter()
@@ -125,7 +131,15 @@ class Run:
             name,
             lambda done, total: self.console.phase(f"evaluation, {name}", done, total),
         )
-        seconds = time.perf_counter() - started
-        self.metrics.log(step, evaluation_values(result, seconds))
-        self.console.evaluation(result.name, result.accuracy, result.stderr, result.tasks, seconds)
-        self.evaluations.append(result)
+        values = evaluation_values(result, time.perf_counter() - started)
+        self.metrics.log(step, values)
+        self._show_evaluation(step, values)
+
+    def _show_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        self.console.evaluation(
+            evaluation_name(self.recipe, step),
+            values["eval/accuracy"],
+            values["eval/stderr"],
+            int(values["eval/tasks"]),
+            values["time/evaluation"],
+        )

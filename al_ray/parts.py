@@ -106,6 +106,8 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
+        if learners is not None and way in PUSHED:
+            await asyncio.to_thread(learners.connect_engines, engines.engines(), recipe.engines.tensor_parallel)
         gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS, **here).remote(_gateway_spec(recipe), store)
         base_url = await gateway.start.remote()
         stack.callback(ray.kill, gateway)

@@ -75,7 +75,9 @@ def test_builds_are_judged_by_the_devices_there_are(
 ) -> None:
     """Of torch, vLLM and torch's companions, exactly the wrong ones are named."""
     install(monkeypatch, packages, gpus)
-    assert {c.name for c in doctor.checks() if not c.ok and ("torch" in c.name or c.name == "vllm")} == lacking
+    assert {
+        c.name for c in doctor.checks() if not c.ok and ("torch" in c.name or c.name == "vllm")
+    } == lacking
 
 
 def test_a_cluster_that_answers_is_told_from_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

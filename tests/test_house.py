@@ -37,7 +37,9 @@ def test_a_room_imported_by_its_bare_name_is_refused_with_the_cure(room: str) ->
     assert f"import al_ray.{room}" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["validate", "recipes/calc_x_cpu.yaml"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["validate", "recipes/calc_x_cpu.yaml"]]
+)
 def test_help_and_validate_import_neither_torch_nor_ray_nor_vllm(arguments: list[str]) -> None:
     """They answer in a fraction of a second."""
     done = run(sys.executable, "-c", WITHOUT_HEAVY_IMPORTS, *arguments)

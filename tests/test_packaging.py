@@ -133,7 +133,9 @@ def test_every_way_to_a_machine_imports_the_same_code(
         assert file.read_bytes() == original.read_bytes()
 
 
-def test_a_wheel_carries_every_module_and_the_sample_rows_and_nothing_else(source: Path, tmp_path: Path) -> None:
+def test_a_wheel_carries_every_module_and_the_sample_rows_and_nothing_else(
+    source: Path, tmp_path: Path
+) -> None:
     """Also modules that were added since: packages are found, not listed."""
     installed = wheel(source, tmp_path)
     found = {path.relative_to(installed).as_posix() for path in installed.rglob("*.py")}

@@ -70,8 +70,16 @@ def _printed(renderable: RenderableType) -> str:
 
 def test_every_message_is_shown_once_and_in_order() -> None:
     text = _printed(rollout_view.show(_rollout()))
-    pieces = ["Compute.", "user", '-> add({"a": 2, "b": 3})  c1', "(3 messages as before)", "tool_call_id: c1",
-              "The answer is 5.", "reward 1 (reward)", "final reward 1"]  # fmt: skip
+    pieces = [
+        "Compute.",
+        "user",
+        '-> add({"a": 2, "b": 3})  c1',
+        "(3 messages as before)",
+        "tool_call_id: c1",
+        "The answer is 5.",
+        "reward 1 (reward)",
+        "final reward 1",
+    ]
     positions = [text.index(piece) for piece in pieces]
     assert positions == sorted(positions)
     assert text.count("Compute.") == text.count("-> add(") == text.count("The answer is 5.") == 1
@@ -102,7 +110,9 @@ def test_text_of_agents_is_neither_markup_nor_cut_nor_able_to_steer_the_terminal
 def test_a_rewritten_history_is_shown_from_where_it_differs() -> None:
     rewritten = _call(2, [SYSTEM, {"role": "user", "content": "summary"}], ANSWER, 4)
     rollout = _rollout()
-    text = _printed(rollout_view.show(Rollout(rollout.request, rollout.status, (), [*rollout.spans, rewritten])))
+    text = _printed(
+        rollout_view.show(Rollout(rollout.request, rollout.status, (), [*rollout.spans, rewritten]))
+    )
     assert "(1 messages as before)" in text and text.count("Compute.") == 1 and "summary" in text
 
 

@@ -36,7 +36,8 @@ def pip_settings() -> dict[str, str]:
     listing = subprocess.run(
         [PYTHON, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
     ).stdout
-    found = {key: value.split() for key, value in re.findall(r"^\S*\.([\w-]+)='(.*)'$", listing, re.M)}
+    lines = re.findall(r"^\S*\.([\w-]+)='(.*)'$", listing, re.M)
+    found = {key: value.split() for key, value in reversed(lines)}  # the environment is listed first
     return {
         name: separator.join(found[key])
         for name, key, separator in (
@@ -67,20 +68,28 @@ def install(build: str, extras: list[str]) -> None:
     subprocess.run([*uv, *backend, *files, "--editable", package], env=environment, check=True)
 
 
+def stamp(build: str, tests: bool) -> str:
+    files = ("pyproject.toml", "setup.py", "tools/install.py")
+    digest = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()
+    return f"{build} {'with' if tests else 'without'} tests {digest}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", choices=["cpu", "gpu"], required=True)
     parser.add_argument("--test", action="store_true", help="with what the tests need")
     arguments = parser.parse_args()
-    extras = ["gguf", "test"] if arguments.test else ["gguf"]
-    sources = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "setup.py", "tools/install.py"))
-    wanted = f"{arguments.build} {' '.join(extras)} {hashlib.sha256(sources).hexdigest()}\n"
-    if STAMP.exists() and STAMP.read_text() == wanted:
+    with_tests, without = (stamp(arguments.build, tests) for tests in (True, False))
+    wanted = with_tests if arguments.test else without
+    there = STAMP.read_text() if STAMP.exists() else ""
+    if there in (with_tests, wanted):
         return
     print(f"installing the {arguments.build} build into {VENV}", flush=True)
-    if not PYTHON.exists():
-        venv.create(VENV, with_pip=True)
-    install(arguments.build, extras)
+    # The builds of vLLM have different names but write the same folder.
+    other_build = bool(there) and not there.startswith(arguments.build)
+    if other_build or not PYTHON.exists():
+        venv.create(VENV, with_pip=True, clear=other_build)
+    install(arguments.build, ["gguf", "test"] if arguments.test else ["gguf"])
     STAMP.write_text(wanted)
 
 

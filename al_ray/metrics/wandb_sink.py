@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import wandb
@@ -30,7 +30,7 @@ class WandbSink:
 
     def __init__(self, run_name: str, folder: Path, recipe: Recipe) -> None:
         section = recipe.wandb
-        mode = os.environ.get("WANDB_MODE") or section.mode
+        mode: Any = os.environ.get("WANDB_MODE") or section.mode  # which ones there are, W&B knows
         try:
             self._run = wandb.init(
                 project=section.project,

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 
 from al_ray.envs.calc_x.calculator import CalculatorError, evaluate
 
@@ -51,11 +51,16 @@ async def converse(client: AsyncOpenAI, model: str, question: str) -> str:
     """Call the model, and the calculator for it, until it answers or ``MAX_CALLS`` is reached."""
     messages = opening(question)
     for _ in range(MAX_CALLS):
-        reply: Any = await client.chat.completions.create(
-            model=model,
-            messages=messages,  # type: ignore[arg-type]  # plain dicts read better than ten TypedDicts
-            tools=[CALCULATOR],  # type: ignore[list-item]
-        )
+        try:
+            reply: Any = await client.chat.completions.create(
+                model=model,
+                messages=messages,  # type: ignore[arg-type]  # plain dicts read better than ten TypedDicts
+                tools=[CALCULATOR],  # type: ignore[list-item]
+            )
+        except BadRequestError as error:
+            if error.code != "context_length_exceeded":
+                raise
+            return ""  # it calculated until there was no room for an answer
         message = reply.choices[0].message
         if not message.tool_calls:
             break

@@ -88,21 +88,21 @@ async def test_tools_are_refused_where_no_parser_would_find_their_calls(pool: En
 
 
 async def test_weights_of_a_running_engine_cannot_be_changed(
-    pool: EnginePool, model: LlamaForCausalLM
+    pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     [engine] = pool.admitted()
-    publisher = SharedMemoryPublisher()
+    publisher = SharedMemoryPublisher(tmp_path)
     with pytest.raises(AlRayError, match="pause it first"):
         await engine.load.remote(publisher.publish(model.named_parameters(), 1))
     publisher.close()
     await assert_holds(pool, model)
 
 
-@pytest.mark.parametrize("publisher_class", [SharedMemoryPublisher, ObjectStorePublisher])
+@pytest.mark.parametrize("way", ["shared_memory", "object_store"])
 async def test_each_of_two_updates_gives_the_engine_exactly_the_learners_weights(
-    pool: EnginePool, model: LlamaForCausalLM, publisher_class: type
+    pool: EnginePool, model: LlamaForCausalLM, way: str, tmp_path: Path
 ) -> None:
-    publisher = publisher_class()
+    publisher = SharedMemoryPublisher(tmp_path) if way == "shared_memory" else ObjectStorePublisher()
     for version in (pool.policy_version + 1, pool.policy_version + 2):
         await pool.update(publisher.publish(changed(model, version).named_parameters(), version))
         await assert_holds(pool, model)
@@ -138,9 +138,9 @@ async def test_a_call_under_way_goes_on_with_the_new_weights_and_says_where(
 
 
 async def test_a_killed_engine_is_replaced_with_the_current_weights(
-    pool: EnginePool, model: LlamaForCausalLM
+    pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
-    publisher = SharedMemoryPublisher()
+    publisher = SharedMemoryPublisher(tmp_path)
     version = pool.policy_version + 1
     await pool.update(publisher.publish(changed(model, version).named_parameters(), version))
     [engine] = pool.admitted()
@@ -154,10 +154,10 @@ async def test_a_killed_engine_is_replaced_with_the_current_weights(
 
 
 async def test_an_engine_that_cannot_load_an_update_answers_no_more(
-    pool: EnginePool, model: LlamaForCausalLM
+    pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     [engine] = pool.admitted()
-    current, publisher = pool.policy_version, SharedMemoryPublisher()
+    current, publisher = pool.policy_version, SharedMemoryPublisher(tmp_path)
     lacking = list(model.named_parameters())[:-1]
     with pytest.raises(EngineUnavailableError, match="no engine could load it"):
         await pool.update(publisher.publish(lacking, current + 1))

@@ -53,7 +53,7 @@ def test_a_step_is_adamws_on_the_clipped_gradient_of_the_weighted_sum(tiny_model
         lr=1e-3,
         betas=SECTION.betas,
     ).step()
-    assert metrics["loss"] == pytest.approx(float(total), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(total.item(), rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     # Where a gradient is nearly zero, Adam's first step is its sign: a few weights may differ by more.
     for name, tensor in learner.named_tensors():

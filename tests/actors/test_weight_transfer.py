@@ -59,7 +59,7 @@ async def test_a_version_outlives_the_next_but_not_the_one_after_nor_its_publish
     first, second = (publisher.publish(tensors(version).items(), version) for version in (1, 2))
     torch.testing.assert_close(await read(first), tensors(1), atol=0, rtol=0)
     third = publisher.publish(tensors(3).items(), 3)
-    assert {str(path) for path in tmp_path.iterdir()} == {second.path, third.path}
+    assert {str(path) for path in tmp_path.glob("*/*")} == {second.path, third.path}
     publisher.close()
     assert not list(tmp_path.iterdir())
 
@@ -73,10 +73,10 @@ def test_what_a_killed_publisher_left_is_removed_and_what_a_living_one_holds_is_
     command = [sys.executable, "-c", script, tmp_path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        SharedMemoryPublisher(tmp_path)
-        assert len(list(tmp_path.iterdir())) == 1
+        SharedMemoryPublisher(tmp_path).close()
+        assert len(list(tmp_path.glob("*/*"))) == 1
         process.send_signal(signal.SIGKILL)
-    SharedMemoryPublisher(tmp_path)
+    SharedMemoryPublisher(tmp_path).close()
     assert not list(tmp_path.iterdir())
 
 

@@ -37,7 +37,9 @@ def _exported(port: int) -> dict[str, float]:
 @pytest.mark.slow
 def test_what_is_logged_is_exported_with_the_runs_name(port: int) -> None:
     sink = RaySink("run-1")
-    sink.log(3, {"reward/mean": 0.5, "rollout/count": 60.0, "rollout/failed": 0.0, "time/update": 1.5, "x": 1.0})
+    sink.log(
+        3, {"reward/mean": 0.5, "rollout/count": 60.0, "rollout/failed": 0.0, "time/update": 1.5, "x": 1.0}
+    )
     sink.log(4, {"rollout/count": 4.0})
     expected = {
         "al_ray_step{run-1}": 4.0,

@@ -100,7 +100,15 @@ def test_offline_it_logs_by_step_and_a_resumed_run_is_the_same_run(tmp_path: Pat
     (table,) = [path for path in tmp_path.rglob("*.table.json")]
     rows = json.loads(table.read_text())["data"]
     assert len(rows) == 8
-    assert rows[0] == [1, "r/0", "succeeded", 1.0, 1, '{"question":"2 + 3?"}', "[user]\n2 + 3?\n\n[assistant]\n5"]
+    assert rows[0] == [
+        1,
+        "r/0",
+        "succeeded",
+        1.0,
+        1,
+        '{"question":"2 + 3?"}',
+        "[user]\n2 + 3?\n\n[assistant]\n5",
+    ]
 
 
 @pytest.mark.usefixtures("offline")
