@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
@@ -45,7 +45,9 @@ class ChatBody(BaseModel):
     @field_validator("stop", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value or ()
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("n", "stream", mode="before")
     @classmethod
@@ -79,33 +81,51 @@ def parse_chat_body(body: bytes) -> ChatBody:
         raise BadRequestError("; ".join(problems)) from None
 
 
-def chat_completion(call_id: str, model: str, reply: ChatReply) -> dict[str, JSON]:
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What every object of one answer begins with."""
+
+    id: str
+    model: str
+    created: int
+    """Seconds since the epoch."""
+
+    def object(self, kind: str) -> dict[str, JSON]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def chat_completion(head: ReplyHead, reply: ChatReply) -> dict[str, JSON]:
     """The whole answer as OpenAI's ``chat.completion`` object."""
     choices = [
-        {"index": c.index, "message": dict(c.message), "finish_reason": c.finish_reason, "logprobs": None}
-        for c in reply.choices
+        {
+            "index": choice.index,
+            "message": dict(choice.message),
+            "finish_reason": choice.finish_reason,
+            "logprobs": None,
+        }
+        for choice in reply.choices
     ]
-    return _envelope(call_id, model, "chat.completion") | {"choices": choices, "usage": _usage(reply)}
+    return head.object("chat.completion") | {"choices": choices, "usage": _usage(reply)}
 
 
-def chat_chunk(
-    call_id: str, model: str, piece: ChatDelta | ChatReply, *, include_usage: bool
+def chat_chunks(
+    head: ReplyHead, piece: ChatDelta | ChatReply, *, include_usage: bool
 ) -> Iterator[dict[str, JSON]]:
     """The ``chat.completion.chunk`` objects for a piece; the whole reply gives those that end the stream."""
-    envelope = _envelope(call_id, model, "chat.completion.chunk")
     if isinstance(piece, ChatDelta):
-        yield envelope | {"choices": [{"index": piece.index, "delta": dict(piece.delta), "finish_reason": None}]}
+        yield _chunk(head, piece.index, piece.delta, None)
         return
     for choice in piece.choices:
-        yield envelope | {
-            "choices": [{"index": choice.index, "delta": {}, "finish_reason": choice.finish_reason}]
-        }
+        yield _chunk(head, choice.index, {}, choice.finish_reason)
     if include_usage:
-        yield envelope | {"choices": [], "usage": _usage(piece)}
+        yield head.object("chat.completion.chunk") | {"choices": [], "usage": _usage(piece)}
 
 
-def _envelope(call_id: str, model: str, kind: str) -> dict[str, JSON]:
-    return {"id": call_id, "object": kind, "created": int(time.time()), "model": model}
+def _chunk(
+    head: ReplyHead, index: int, delta: Mapping[str, JSON], finish_reason: str | None
+) -> dict[str, JSON]:
+    choice = {"index": index, "delta": dict(delta), "finish_reason": finish_reason}
+    return head.object("chat.completion.chunk") | {"choices": [choice]}
 
 
 def _usage(reply: ChatReply) -> dict[str, int]:

@@ -21,10 +21,11 @@ from al_ray.types import JSON, ChatDelta, ChatReply, ChatRequest, Sampling
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from al_ray.actors.chat_rendering import ChatCompletionRequest, ChatRendering
+    from al_ray.actors.chat_rendering import ChatRendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,9 @@ class Engine:
 
         # A tool's ``strict`` would mask tokens also where the policy may choose whether to call it;
         # only a demanded call is worth sampling from another distribution than the policy's.
+        #
+        # vLLM 0.32 on CPU dies when the prompt of a seeded request is computed in chunks: it winds the
+        # request's generator back ("CPU Generator does not use offset").
         forced = openai.tool_choice not in (None, "none", "auto")
         try:
             return SamplingParams(
@@ -252,7 +256,7 @@ class Engine:
                 top_p=sampling.top_p,
                 max_tokens=min(sampling.max_tokens, self._spec.max_length - prompt_length),
                 stop=list(sampling.stop),
-                seed=sampling.seed,
+                seed=None if self._spec.device == "cpu" else sampling.seed,
                 logprobs=0,
                 flat_logprobs=True,
                 skip_special_tokens=openai.skip_special_tokens,

@@ -12,6 +12,7 @@ has too little range for gradients, so its forward computes in float32.
 from __future__ import annotations
 
 import copy
+import socket
 import math
 import time
 from collections import Counter
@@ -214,10 +215,18 @@ class Learner:
         """Make the weights available to the engines as policy ``version``."""
         return self._publisher.publish(self.named_tensors(), version)
 
-    def connect_engines(self, engines: Sequence[ActorHandle[Any]], **address: Any) -> None:
-        """For transports that push: once, before the first ``send_weights``."""
+    def free_address(self) -> tuple[str, int]:
+        """Where engines may meet this learner: its node, and a port that is free now."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def connect_engines(
+        self, engines: Sequence[ActorHandle[Any]], tensor_parallel: int, address: tuple[str, int]
+    ) -> None:
+        """For transports that push: whenever the engines are new, before the next ``send_weights``."""
         assert isinstance(self._publisher, NcclPublisher | IpcPublisher)
-        self._publisher.connect(engines, **address)
+        self._publisher.connect(engines, tensor_parallel, *address)
 
     def send_weights(self) -> None:
         """For transports that push: what was published last, to engines that are paused."""

@@ -56,9 +56,9 @@ class LearnerGroup:
         update: WeightUpdate = ray.get([learner.publish.remote(version) for learner in self._publishers])[0]
         return update
 
-    def connect_engines(self, engines: Sequence[ActorHandle[Any]], **address: Any) -> None:
-        """For transports that push (see ``weight_transfer``): once, before the first ``send_weights``."""
-        self._on_all("connect_engines", engines, **address)
+    def connect_engines(self, engines: Sequence[ActorHandle[Any]], tensor_parallel: int) -> None:
+        """For transports that push: whenever the engines are new, before the next ``send_weights``."""
+        self._on_all("connect_engines", engines, tensor_parallel, self._on_first("free_address"))
 
     def send_weights(self) -> None:
         """For transports that push: what was published last, to engines that are paused."""

@@ -12,32 +12,32 @@ from al_ray.config import NodeShape
 from al_ray.errors import PlacementError, Problem
 from al_ray.plan import Plan
 
-_READY_SECONDS = 60
-
 
 class Placement:
     """The reserved resources of one run."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, ready_seconds: float = 60) -> None:
         """Reserve; raises ``PlacementError`` if the cluster does not grant it in time."""
         self.plan = plan
         resources = [{"CPU": b.cpus} | ({"GPU": b.gpus} if b.gpus else {}) for b in plan.bundles]
-        self._group: PlacementGroup = placement_group(resources, strategy="PACK")
-        if not self._group.wait(_READY_SECONDS):
+        # Weights may travel through the memory of a node that the plan says is the only one.
+        one_node = len({bundle.node for bundle in plan.bundles}) == 1
+        self._group: PlacementGroup = placement_group(
+            resources, strategy="STRICT_PACK" if one_node else "PACK"
+        )
+        if not self._group.wait(ready_seconds):
             remove_placement_group(self._group)
-            raise PlacementError(
-                Problem("placement", resources, f"not granted in {_READY_SECONDS} s: other jobs hold the resources")
-            )
+            cure = f"not granted in {ready_seconds:g} s: other jobs hold the resources; wait for them"
+            raise PlacementError(Problem("placement", resources, cure))
 
     def actor_options(self, tenant: str) -> dict[str, Any]:
         """Ray options that put ``tenant`` into its bundle with its share of the resources."""
         index = self.plan.bundle_of(tenant)
         bundle = self.plan.bundles[index]
         share = 1 / len(bundle.tenants)
-        whole_gpus = share == 1 or bundle.gpus > 1
         return {
             "num_cpus": bundle.cpus * share,
-            "num_gpus": bundle.gpus * share if not whole_gpus else int(bundle.gpus * share),
+            "num_gpus": bundle.gpus * share,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=index
             ),
@@ -55,9 +55,10 @@ def beside_the_driver() -> dict[str, Any]:
 
 
 def cluster_shape() -> list[NodeShape]:
-    """What the connected cluster's live nodes have."""
+    """What the connected cluster's live nodes have; one without cores can hold nothing of a plan."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [
-        NodeShape(cpus=int(resources.get("CPU", 0)) or 1, gpus=int(resources.get("GPU", 0)))
-        for node in ray.nodes()
-        if node["Alive"] and (resources := node["Resources"])
+        NodeShape(cpus=int(node["CPU"]), gpus=int(node.get("GPU", 0)))
+        for node in resources
+        if node.get("CPU", 0) >= 1
     ]

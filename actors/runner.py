@@ -7,23 +7,24 @@ traceback, timed out, or lost when this process dies. A failed attempt has no re
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
-import json
 import math
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Final
 
+import orjson
+
 from al_ray import dotted, semconv
-from al_ray.actors.store import LEASE_SECONDS
-from al_ray.types import JSON, AttemptStatus, Claim, Endpoint, Span, SpanKind
+from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, SpanKind
 
 RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
 _CLAIM_WAIT: Final = 10.0
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,83 +41,101 @@ class RunnerSpec:
 
 
 class Runner:
-    """Make it an actor with ``RUNNER_OPTIONS``; ``run`` returns only after ``stop``."""
+    """Make it an actor with ``RUNNER_OPTIONS``; ``run`` goes on until the actor is killed."""
 
     def __init__(self, spec: RunnerSpec, store: Any) -> None:
         self._spec = spec
         self._store = store
-        self._agent = dotted.load(spec.agent, "agent.run")
-        self._evaluate = dotted.load(spec.evaluate, "agent.evaluate") if spec.evaluate else None
+        self._agent: Any = None
+        self._evaluate: Any = None
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._stopping = asyncio.Event()
+
+    async def ping(self) -> None:
+        """Answers unless an agent keeps the event loop to itself."""
 
     async def run(self) -> None:
-        """Claim and run until stopped."""
-        renewal = asyncio.create_task(self._renew_leases())
-        stopped = asyncio.create_task(self._stopping.wait())
-        try:
-            while not self._stopping.is_set():
-                free = self._spec.concurrency - len(self._running)
-                if free == 0:
-                    await asyncio.wait({stopped, *self._running.values()}, return_when=asyncio.FIRST_COMPLETED)
-                    continue
-                for claim in await self._store.claim.remote(self._spec.name, free, _CLAIM_WAIT):
-                    self._start(claim)
-        finally:
-            renewal.cancel()
-            stopped.cancel()
-            for task in self._running.values():
-                task.cancel()
+        """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own."""
+        self._agent = dotted.load(self._spec.agent, "agent.run")
+        if self._spec.evaluate:
+            self._evaluate = dotted.load(self._spec.evaluate, "agent.evaluate")
+        renewing = None
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                claims = await self._claim()
+                for claim in claims:
+                    self._start(claim, tasks)
+                if claims and renewing is None:
+                    renewing = tasks.create_task(self._renew_leases(claims[0].lease_seconds / 3))
 
-    async def stop(self) -> None:
-        """End the attempts under way and claim no more."""
-        self._stopping.set()
+    async def _claim(self) -> Sequence[Claim]:
+        """As many rollouts as there is room for, once there is room."""
+        while len(self._running) >= self._spec.concurrency:
+            await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+        room = self._spec.concurrency - len(self._running)
+        return await self._store.claim.remote(self._spec.name, uuid.uuid4().hex, room, _CLAIM_WAIT)
 
-    def _start(self, claim: Claim) -> None:
+    def _start(self, claim: Claim, tasks: asyncio.TaskGroup) -> None:
         reference = (claim.attempt.rollout_id, claim.attempt.number)
-        task = asyncio.create_task(self._attempt(claim))
-        self._running[reference] = task
+        task = self._running[reference] = tasks.create_task(self._attempt(claim))
         task.add_done_callback(lambda _: self._running.pop(reference))
 
     async def _attempt(self, claim: Claim) -> None:
-        """Run the agent once and tell the store how it ended."""
-        endpoint = Endpoint(self._spec.base_url, claim.attempt.key, self._spec.model)
-        data = dict(claim.request.task.data)
-        rewards: tuple[Span, ...] = ()
-        output: Any = None
-        error = None
-        deadline = asyncio.timeout(self._spec.timeout)
+        """Run the agent once and tell the store how it ended.
+
+        The agent has a task of its own: one that suppresses its cancellation has timed out all the same.
+        """
+        playing = asyncio.create_task(self._play(claim))
         try:
-            async with deadline:
-                output = await self._agent(data, endpoint)
-                rewards = (_reward_span(claim, await self._score(data, output)),)
-            status = AttemptStatus.SUCCEEDED
-        except Exception as raised:  # whatever the agent raises ends its attempt, and is kept with it
-            timed_out = isinstance(raised, TimeoutError) and deadline.expired()
-            status = AttemptStatus.TIMED_OUT if timed_out else AttemptStatus.FAILED
-            error = f"no end after {self._spec.timeout:g} s" if timed_out else traceback.format_exc()
-        ended = replace(
-            claim.attempt, status=status, ended_at=time.time(), error=error, output=_as_json(output)
-        )
+            await asyncio.wait({playing}, timeout=self._spec.timeout)
+        finally:
+            playing.cancel()
+        rewards: Sequence[Span] = ()
+        if not playing.done():
+            error = f"the agent had not ended after {self._spec.timeout:g} s"
+            ended = replace(claim.attempt, status=AttemptStatus.TIMED_OUT, error=error)
+        elif playing.cancelled():
+            error = "the agent raised CancelledError, but nobody had cancelled it"
+            ended = replace(claim.attempt, status=AttemptStatus.FAILED, error=error)
+        else:
+            ended, rewards = playing.result()
         await self._store.finish.remote(ended, rewards)
 
-    async def _score(self, data: Mapping[str, JSON], output: Any) -> Mapping[str, float]:
+    async def _play(self, claim: Claim) -> tuple[Attempt, Sequence[Span]]:
+        """Agent and evaluator; whatever they raise ends the attempt and is kept with it."""
+        endpoint = Endpoint(self._spec.base_url, claim.attempt.key, self._spec.model)
+        task = claim.request.task.data
+        output = None
+        try:
+            result = self._agent(copy.deepcopy(dict(task)), endpoint)
+            if not inspect.isawaitable(result):
+                raise TypeError(f"agent.run: {self._spec.agent} is not async: it returned {result!r}")
+            output = await result
+            rewards = await self._score(task, output)
+        # SystemExit too: in an event loop it would end this process and everybody's attempts.
+        except (Exception, SystemExit, KeyboardInterrupt):
+            error = _storable(traceback.format_exc())
+            ended = replace(claim.attempt, status=AttemptStatus.FAILED, error=error, output=_as_json(output))
+            return ended, ()
+        ended = replace(claim.attempt, status=AttemptStatus.SUCCEEDED, output=_as_json(output))
+        return ended, (_reward_span(claim.attempt, rewards),)
+
+    async def _score(self, task: Mapping[str, JSON], output: Any) -> Mapping[str, float]:
         """The rewards by name, ``reward`` among them."""
-        result = output if self._evaluate is None else self._evaluate(data, output)
+        result = self._evaluate(task, output) if self._evaluate else output
         if inspect.isawaitable(result):
             result = await result
         rewards = result if isinstance(result, Mapping) else {"reward": result}
-        source = "the evaluator" if self._evaluate else "the agent"
-        for name, value in (("reward", rewards.get("reward")), *rewards.items()):
-            if isinstance(value, bool | int | float) and math.isfinite(value):
-                continue
-            raise TypeError(f"{source} returned {value!r} as {name}; a finite number is needed")
-        return {name: float(value) for name, value in rewards.items()}
+        source = self._spec.evaluate or self._spec.agent
+        for name in ("reward", *rewards):
+            value = rewards.get(name)
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise TypeError(f"{source} returned {value!r} as {name}; it must be a finite number")
+        return {str(name): float(value) for name, value in rewards.items()}
 
-    async def _renew_leases(self) -> None:
+    async def _renew_leases(self, period: float) -> None:
         """Keep the leases; an attempt that the store no longer grants (cancelled, expired) is ended."""
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
+            await asyncio.sleep(period)
             before = set(self._running)
             held = {tuple(reference) for reference in await self._store.renew.remote(self._spec.name)}
             for reference in before - held:
@@ -124,17 +143,28 @@ class Runner:
                     self._running[reference].cancel()
 
 
-def _reward_span(claim: Claim, rewards: Mapping[str, float]) -> Span:
+def _reward_span(attempt: Attempt, rewards: Mapping[str, float]) -> Span:
     now = time.time()
-    attributes = {semconv.REWARD: rewards["reward"], semconv.REWARD_DIMENSIONS: dict(rewards)}
-    attempt = claim.attempt
-    return Span(uuid.uuid4().hex, attempt.rollout_id, attempt.number, SpanKind.REWARD, "reward", now, now, attributes)
+    return Span(
+        id=uuid.uuid4().hex,
+        rollout_id=attempt.rollout_id,
+        attempt=attempt.number,
+        kind=SpanKind.REWARD,
+        name="reward",
+        start=now,
+        end=now,
+        attributes={semconv.REWARD: rewards["reward"], semconv.REWARD_DIMENSIONS: dict(rewards)},
+    )
 
 
 def _as_json(output: Any) -> JSON:
-    """What the agent returned if it is JSON, else how it prints."""
+    """What the agent returned if the store can hold it, else how it prints."""
     try:
-        json.dumps(output)
-    except (TypeError, ValueError):
-        return repr(output)
-    return output
+        return orjson.loads(orjson.dumps(output))
+    except (TypeError, orjson.JSONDecodeError):
+        return _storable(repr(output))
+
+
+def _storable(text: str) -> str:
+    """``text`` without what no database takes as text: lone surrogates and NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
+from al_ray.actors.store import LEASE_SECONDS
+from al_ray.errors import AlRayError
 
 _log = logging.getLogger(__name__)
 
@@ -39,17 +43,53 @@ class RunnerPool:
         """End all runners; attempts under way are abandoned."""
         for keeper in self._keepers:
             keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
         for runner in self._runners.values():
             ray.kill(runner)
 
     async def _keep(self, spec: RunnerSpec) -> None:
+        """Replace the runner whenever its process ends. Its own errors are for good, and raised."""
         while True:
-            runner = self._runners[spec.name] = self._actor.remote(spec, self._store)
+            # A name of its own: what the store still does for the dead one is not done for this one.
+            named = replace(spec, name=f"{spec.name}-{uuid.uuid4().hex[:8]}")
+            runner = self._runners[spec.name] = self._actor.remote(named, self._store)
             try:
-                await runner.run.remote()
-                return
-            except RayActorError as error:
-                if "Error in constructor" in str(error) or getattr(error, "cause", None):
+                await _watch(runner)
+            except (RayActorError, _Unresponsive) as error:
+                if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise
-                _log.warning("runner %s died and is replaced: %s", spec.name, error)
-                await self._store.lose.remote(spec.name)
+                _log.warning("runner %s is replaced: %s", named.name, error)
+            ray.kill(runner)
+            await self._store.lose.remote(named.name)
+
+
+class _Unresponsive(AlRayError):
+    """An agent has kept the event loop of its runner to itself until the leases ran out."""
+
+
+async def _watch(runner: Any) -> None:
+    """Raises what ends the runner."""
+    running = asyncio.ensure_future(_run(runner))
+    try:
+        while not running.done():
+            await asyncio.wait({running}, timeout=LEASE_SECONDS)
+            if not running.done():
+                await _ping(runner)
+        await running
+    finally:
+        running.cancel()
+
+
+async def _run(runner: Any) -> None:
+    with unwrapped():
+        await runner.run.remote()
+
+
+async def _ping(runner: Any) -> None:
+    try:
+        async with asyncio.timeout(LEASE_SECONDS):
+            await runner.ping.remote()
+    except TimeoutError:
+        raise _Unresponsive(
+            f"it did not answer for {LEASE_SECONDS:g} s: an agent blocks its event loop"
+        ) from None

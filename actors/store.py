@@ -9,9 +9,12 @@ under way (``STORE_OPTIONS``).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -20,109 +23,159 @@ from al_ray.types import Attempt, Claim, Group, RolloutRequest, Span
 
 STORE_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
 LEASE_SECONDS: Final = 30.0
-_EXPIRY_PERIOD: Final = LEASE_SECONDS / 6
+
+_Item = TypeVar("_Item")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    operation: Callable[[Connection], Any]
+    wakes: bool
+    """Whether those who wait for rollouts or groups may find some after it."""
+    outcome: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def settle(self, outcome: Any) -> None:
+        if self.outcome.cancelled():
+            return
+        if isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+        else:
+            self.outcome.set_result(outcome)
 
 
 class Store:
     """Make it an actor with ``STORE_OPTIONS``."""
 
-    def __init__(self, url: str) -> None:
-        self._database = Database(url)
-        self._pending: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
+    def __init__(self, url: str, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._url = url
+        self._lease_seconds = lease_seconds
+        self._pending: list[_Write] = []
         self._work = asyncio.Event()
-        self._changed = asyncio.Condition()
-        self._commits = 0
+        self._changed = asyncio.Event()
+        self._dead_workers: set[str] = set()
         self._background: list[asyncio.Task[None]] = []
 
     async def ping(self) -> None:
-        """Answers when the store is up."""
+        """Answers when the store is up. Raises ``UserError`` if its database cannot be used."""
+        await asyncio.to_thread(lambda: self._database)
 
     async def enqueue(self, requests: Sequence[RolloutRequest]) -> None:
         """Ask for rollouts; those already known by id are left as they are."""
-        await self._write(lambda connection: self._database.enqueue(connection, requests))
+        await self._write(lambda connection: self._database.enqueue(connection, requests), wakes=True)
 
-    async def claim(self, worker: str, limit: int, wait_seconds: float) -> list[Claim]:
-        """Up to ``limit`` rollouts for ``worker``, waiting for the first; empty after ``wait_seconds``."""
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            seen = self._commits
-            if await asyncio.to_thread(self._database.queued):
-                claims = await self._write(
-                    lambda connection: self._database.claim(
-                        connection, worker, limit, time.time(), LEASE_SECONDS
-                    )
-                )
-                if claims:
-                    return list(claims)
-            if not await self._wait_for_commit(seen, deadline):
+    async def claim(self, worker: str, claim_id: str, limit: int, wait_seconds: float) -> list[Claim]:
+        """Up to ``limit`` rollouts for ``worker``, waiting for the first; empty after ``wait_seconds``.
+
+        ``claim_id`` is the caller's name for this call: repeated, it gives the same rollouts.
+        """
+
+        def claim(connection: Connection) -> list[Claim]:
+            if worker in self._dead_workers:
                 return []
+            now = time.time()
+            return self._database.claim(connection, worker, claim_id, limit, now, self._lease_seconds)
+
+        return await self._first(lambda: self._write(claim, wakes=False), wait_seconds)
 
     async def renew(self, worker: str) -> list[tuple[str, int]]:
         """Prolong the worker's leases; returns the (rollout id, attempt) pairs that are still its own."""
-        until = time.time() + LEASE_SECONDS
-        return await self._write(lambda connection: self._database.renew(connection, worker, until))
+        until = time.time() + self._lease_seconds
+        return await self._write(
+            lambda connection: self._database.renew(connection, worker, until), wakes=False
+        )
 
     async def authorize(self, key: str) -> Claim:
         """The running attempt of an API key. Raises ``AttemptEndedError``."""
-        return await asyncio.to_thread(self._database.authorize, key)
+        return await asyncio.to_thread(lambda: self._database.authorize(key))
 
     async def append(self, batches: Sequence[Sequence[Span]]) -> list[Exception | None]:
         """Make spans durable; each batch belongs to one attempt and succeeds or fails for itself."""
-        writes = [self._write(lambda connection, s=spans: self._database.append(connection, s)) for spans in batches]
-        outcomes = await asyncio.gather(*writes, return_exceptions=True)
-        return [_raise_if_fatal(outcome) for outcome in outcomes]
+
+        async def append(spans: Sequence[Span]) -> Exception | None:
+            try:
+                await self._write(lambda connection: self._database.append(connection, spans), wakes=False)
+            except Exception as error:  # handed to the caller, in its place
+                return error
+            return None
+
+        return await asyncio.gather(*map(append, batches))
 
     async def finish(self, attempt: Attempt, spans: Sequence[Span] = ()) -> bool:
         """End an attempt with its status, error, output and last spans; False if it had ended before."""
-        return await self._write(lambda connection: self._database.finish(connection, attempt, spans))
+        ended = replace(attempt, ended_at=time.time())
+        return await self._write(
+            lambda connection: self._database.finish(connection, ended, spans), wakes=True
+        )
 
     async def lose(self, worker: str) -> list[tuple[str, int]]:
-        """End the attempts of a worker that is known to be dead."""
-        return await self._write(lambda connection: self._database.lose(connection, time.time(), worker))
+        """End the attempts of a worker that is known to be dead.
+
+        Nor does it get new ones: a claim that it was waiting for when it died is still under way here.
+        """
+        self._dead_workers.add(worker)
+        return await self._write(
+            lambda connection: self._database.lose(connection, time.time(), worker), wakes=True
+        )
 
     async def cancel(self, batch: str) -> None:
         """Cancel what is unfinished in ``batch``."""
-        await self._write(lambda connection: self._database.cancel(connection, batch, time.time()))
+        await self._write(
+            lambda connection: self._database.cancel(connection, batch, time.time()), wakes=True
+        )
 
     async def finished_groups(self, batch: str, exclude: Collection[str], wait_seconds: float) -> list[Group]:
         """Groups of ``batch`` that are complete and not excluded, waiting for the first of them."""
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            seen = self._commits
-            groups = await asyncio.to_thread(self._database.finished_groups, batch, exclude)
-            if groups or not await self._wait_for_commit(seen, deadline):
-                return groups
+        return await self._first(
+            lambda: asyncio.to_thread(lambda: self._database.finished_groups(batch, exclude)), wait_seconds
+        )
 
-    async def _write(self, operation: Callable[[Connection], Any]) -> Any:
+    @cached_property
+    def _database(self) -> Database:
+        """Not opened by ``__init__``: what that raises reaches callers only as text."""
+        return Database(self._url)
+
+    async def _first(self, look: Callable[[], Awaitable[list[_Item]]], wait_seconds: float) -> list[_Item]:
+        """What ``look`` finds, as soon as it finds something; empty after ``wait_seconds``."""
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while True:
+            changed = self._changed
+            found = await look()
+            if found:
+                return found
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await changed.wait()
+            except TimeoutError:
+                return []
+
+    async def _write(self, operation: Callable[[Connection], Any], *, wakes: bool) -> Any:
+        """What ``operation`` returns, once it is durable."""
         if not self._background:  # not in __init__: Ray constructs the actor outside its event loop
-            self._background = [asyncio.create_task(self._commit_writes()), asyncio.create_task(self._expire())]
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._pending.append((operation, future))
+            self._background = [
+                asyncio.create_task(self._commit_writes()),
+                asyncio.create_task(self._expire()),
+            ]
+        write = _Write(operation, wakes)
+        self._pending.append(write)
         self._work.set()
-        return await future
+        return await write.outcome
 
     async def _commit_writes(self) -> None:
         """Group commit: all writes that arrived while the last commit was under way share the next."""
         while True:
             await self._work.wait()
             self._work.clear()
-            pending, self._pending = self._pending, []
+            writes, self._pending = self._pending, []
             try:
-                outcomes = await asyncio.to_thread(self._commit, [operation for operation, _ in pending])
-            except Exception as error:
-                for _, future in pending:
-                    future.set_exception(error)
-                continue
-            for (_, future), outcome in zip(pending, outcomes, strict=True):
-                if future.cancelled():
-                    continue
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-            async with self._changed:
-                self._commits += 1
-                self._changed.notify_all()
+                outcomes = await asyncio.to_thread(self._commit, [write.operation for write in writes])
+            except Exception as error:  # nothing of this commit is durable, and every caller is told
+                outcomes = [error] * len(writes)
+            for write, outcome in zip(writes, outcomes, strict=True):
+                write.settle(outcome)
+            if any(write.wakes for write in writes):
+                self._changed.set()
+                self._changed = asyncio.Event()
 
     def _commit(self, operations: Sequence[Callable[[Connection], Any]]) -> list[Any]:
         outcomes: list[Any] = []
@@ -135,22 +188,11 @@ class Store:
                     outcomes.append(error)
         return outcomes
 
-    async def _wait_for_commit(self, seen: int, deadline: float) -> bool:
-        """Wait until there was a commit after the ``seen``-th; False if the deadline came first."""
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()), self._changed:
-                await self._changed.wait_for(lambda: self._commits != seen)
-        except TimeoutError:
-            return False
-        return True
-
     async def _expire(self) -> None:
+        """Lose the attempts whose leases have run out, for as long as the store lives."""
         while True:
-            await asyncio.sleep(_EXPIRY_PERIOD)
-            await self._write(lambda connection: self._database.lose(connection, time.time()))
-
-
-def _raise_if_fatal(outcome: BaseException | None) -> Exception | None:
-    if outcome is None or isinstance(outcome, Exception):
-        return outcome
-    raise outcome
+            await asyncio.sleep(self._lease_seconds / 6)
+            try:
+                await self._write(lambda connection: self._database.lose(connection, time.time()), wakes=True)
+            except Exception:  # a full disk, say; the next round may succeed
+                _log.exception("leases could not be expired")

@@ -238,7 +238,8 @@ class NcclPublisher(_PushPublisher):
 class IpcPublisher(_PushPublisher):
     """Hands the engines on the learners' own devices handles of the tensors."""
 
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
+    def connect(self, engines: Sequence[ActorHandle], tensor_parallel: int, address: str, port: int) -> None:
+        """They share devices: how many and where they meet does not matter."""
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
         self._connect(IPCTrainerInitInfo(packed=True, rank=self._rank), engines)

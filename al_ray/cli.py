@@ -48,8 +48,7 @@ def train(
     if dry_run:
         commands.dry_run(loaded)
         return
-    name = run or (None if resume else datetime.now().strftime("%Y%m%d-%H%M%S"))
-    asyncio.run(commands.train(loaded, name, resume=resume))
+    asyncio.run(commands.train(loaded, run, _now(), resume=resume))
 
 
 @app.command()
@@ -69,12 +68,10 @@ def evaluate(
     seed: SeedOption = None,
 ) -> None:
     """Evaluate a recipe's untrained model, or a checkpoint of a run, on the held-out tasks."""
-    from al_ray import commands
+    from al_ray import commands, run_folder
 
-    if target.is_dir():
-        asyncio.run(commands.evaluate_checkpoint(target, overrides or []))
-    else:
-        asyncio.run(commands.evaluate_recipe(_load(target, overrides, seed)))
+    recipe = run_folder.recipe_of(target) if target.is_dir() else target
+    asyncio.run(commands.evaluate(target, _load(recipe, overrides, seed), _now()))
 
 
 @app.command()
@@ -123,6 +120,10 @@ def main() -> None:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         sys.exit(2)
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def _load(path: Path, overrides: list[str] | None, seed: int | None) -> Any:

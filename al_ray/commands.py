@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from al_ray import models, plan, preflight, rollout_view
 from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
-from al_ray.console import Console
-from al_ray.database import Database
+from al_ray.console import Console, terminal
+from al_ray.records import Records
 from al_ray.run_folder import RunFolder
 
 
-async def train(recipe: Recipe, run: str | None, *, resume: bool) -> None:
+async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) -> None:
     """Check everything, start the parts, run the loop, say where things are."""
     console = Console()
     tasks = preflight.tasks(recipe)
     model = models.resolve(recipe.model.path)
-    _check_placement(recipe)
-    folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run)
+    plan.plan(recipe, _nodes())
+    folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
     console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.train)} tasks, "
                     f"{len(tasks.held_out)} held out"])  # fmt: skip
     from al_ray.plot import plot_run
 
     try:
-        await _run(recipe, folder, model, tasks, console)
+        with folder.locked():
+            await _run(recipe, folder, model, tasks, console)
     finally:
         console.close()
     console.note(f"checkpoint  {folder.checkpoint(folder.checkpoints()[-1])}")
@@ -60,55 +63,60 @@ def dry_run(recipe: Recipe) -> None:
     """Print the resolved recipe and where everything would go."""
     console = Console()
     tasks = preflight.tasks(recipe)
-    placed = plan.plan(recipe, _cluster(recipe))
+    placed = plan.plan(recipe, recipe.placement.cluster or _nodes())
     console.header(recipes.dump(recipe).splitlines())
     console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out"])
-    rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus:g}", str(b.gpus)) for b in placed.bundles]
+    rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus}", str(b.gpus)) for b in placed.bundles]
     rows.append(("store, gateway, runners", "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
 
 
-async def evaluate_recipe(recipe: Recipe) -> None:
-    """The recipe's model as it is."""
-    await _evaluate(recipe, models.resolve(recipe.model.path))
-
-
-async def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> None:
-    """A checkpoint of a run, by the run's recipe."""
-    recipe = recipes.load(checkpoint.resolve().parents[1] / "recipe.yaml", overrides)
-    await _evaluate(recipe, checkpoint.resolve())
-
-
-async def _evaluate(recipe: Recipe, model: Path) -> None:
-    import tempfile
-    import time
-
+async def evaluate(target: Path, recipe: Recipe, run: str) -> None:
+    """Evaluate a checkpoint (a folder), or a recipe's model as it is; the rollouts stay in a run folder."""
     from al_ray import cluster
-    from al_ray.evaluation import evaluate
+    from al_ray.evaluation import evaluate as evaluate_tasks
+    from al_ray.metrics import open_metrics
     from al_ray.parts import started
+    from al_ray.reporting import evaluation_values
 
     console = Console()
     tasks = preflight.tasks(recipe)
-    _check_placement(recipe)
-    with tempfile.TemporaryDirectory() as scratch, cluster.connected():
-        async with started(recipe, model, RunFolder(Path(scratch)), learn=False) as parts:
-            begun = time.perf_counter()
-            result = await evaluate(recipe, parts, tasks.held_out, model.name,
-                                    lambda done, total: console.phase("evaluation", done, total))  # fmt: skip
-            seconds = time.perf_counter() - begun
-            console.evaluation(result.name, result.accuracy, result.stderr, result.tasks, seconds)
-    console.close()
+    model = target.resolve() if target.is_dir() else models.resolve(recipe.model.path)
+    plan.plan(recipe, _nodes())
+    # Elsewhere than runs, so that the newest run is never an evaluation.
+    folder = RunFolder.create(recipe.model_copy(update={"output": f"{recipe.output}/evaluations"}), run)
+    console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.held_out)} tasks"])
+    try:
+        with cluster.connected():
+            async with started(recipe, model, folder, learn=False) as parts:
+                begun = time.perf_counter()
+                result = await evaluate_tasks(
+                    recipe,
+                    parts,
+                    tasks.held_out,
+                    0,
+                    lambda done, total: console.phase("evaluation", done, total),
+                )
+                values = evaluation_values(result, time.perf_counter() - begun)
+                metrics = open_metrics(run, folder.path, recipe, None)
+                metrics.log(0, values)
+                metrics.close(ok=True)
+        console.evaluation(
+            target.stem, result.accuracy, result.stderr, result.tasks, values["time/evaluation"]
+        )
+    finally:
+        console.close()
+    console.note(f"rollouts    al-ray rollouts {folder.path}")
 
 
 def rollouts(run: Path, rollout: str | None, batch: str | None, status: str | None, limit: int) -> None:
     """List or show what the store of a run holds; the run may be under way."""
-    from rich.console import Console as Terminal
-
-    database = Database(RunFolder.open(run).store_url)
+    records = Records(RunFolder.open(run).store_url)
     if rollout is not None:
-        Terminal(soft_wrap=True).print(rollout_view.show(rollout_view.find(database, rollout)))
+        terminal().print(rollout_view.show(rollout_view.find(records, rollout)))
     else:
-        Terminal().print(rollout_view.rollouts_table(database.rollouts(batch, status)[-limit:]))
+        found = records.rollouts(batch, status, with_rewards=True)
+        terminal().print(rollout_view.rollouts_table(found[-limit:]))
 
 
 def doctor() -> bool:
@@ -121,13 +129,12 @@ def doctor() -> bool:
     return all(check.ok for check in found)
 
 
-def _cluster(recipe: Recipe) -> Sequence[NodeShape]:
-    """The nodes that the recipe describes, else those of this machine."""
-    return recipe.placement.cluster or plan.this_machine()
+def _nodes() -> Sequence[NodeShape]:
+    """Those of the cluster that a run would use; without one, this machine."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return plan.this_machine()
+    from al_ray import cluster
+    from al_ray.actors.placement import cluster_shape
 
-
-def _check_placement(recipe: Recipe) -> None:
-    import os
-
-    if not os.environ.get("RAY_ADDRESS"):  # a cluster is asked once it is connected
-        plan.plan(recipe, _cluster(recipe))
+    with cluster.connected():
+        return cluster_shape()

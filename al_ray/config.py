@@ -6,18 +6,21 @@ and cross-checks them. Every field's docstring is what ``docs/recipes.md`` print
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 DottedPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """``package.module:attribute``."""
+Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
+"""Of a folder: letters, digits and ``_.-``."""
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -40,7 +43,7 @@ class DataSection(Section):
     """The environment's task loader."""
     path: str | None = None
     """A directory or a hub dataset name. None: ``AL_RAY_DATA``, else the environment's sample rows."""
-    options: dict[str, Any] = {}
+    options: dict[str, JsonValue] = {}
     """Passed to the loader by name."""
 
 
@@ -79,7 +82,7 @@ class OptimizerSection(Section):
     """Steps of linear rise from 0 to the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled, on matrices only."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW's."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this global norm."""
@@ -181,7 +184,7 @@ class PlacementSection(Section):
     """Where engines and learners compute. auto: gpu where the cluster has one."""
     layout: Literal["auto", "colocated", "disaggregated"] = "auto"
     """colocated: engines and learners take turns on the same devices. disaggregated: each has its
-    own. auto: disaggregated where the devices suffice for both."""
+    own. auto: disaggregated where there are GPUs enough for both."""
     cluster: list[NodeShape] | None = None
     """For ``--dry-run``: plan for these nodes instead of looking at the machine or the cluster."""
 
@@ -207,9 +210,9 @@ class WandbSection(Section):
 class Recipe(Section):
     """A whole run."""
 
-    name: str
+    name: Name
     """Names the run's folder and its W&B run."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides tasks, their order and the sampling seeds of calls."""
     output: str = "outputs"
     """The folder that run folders are made in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from typing import Any
 
 from al_ray.errors import Problem, RecipeError
@@ -13,11 +14,21 @@ def load(path: str, where: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        cure = f"no module named {error.name!r}; give a module that this Python can import"
-        raise RecipeError(Problem(where, path, cure)) from error
+    except Exception as error:  # whatever the user's module raises when it is imported
+        raise RecipeError(Problem(where, path, _cure(module_name, error))) from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
         cure = f"{module_name} has no {attribute!r}; give package.module:attribute"
         raise RecipeError(Problem(where, path, cure)) from error
+
+
+def _cure(module_name: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        if f"{module_name}.".startswith(f"{error.name}."):
+            return f"no module named {error.name!r} is installed, here, or on PYTHONPATH"
+        return f"{module_name} imports {error.name!r}, which is not installed"
+    said = traceback.format_exception_only(error)[-1].strip()
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+    return f"{module_name} cannot be imported: {said} ({place[0]}, line {place[1]})"

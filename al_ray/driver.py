@@ -22,7 +22,7 @@ from al_ray.parts import Parts
 from al_ray.progress import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
 from al_ray.reporting import evaluation_values, step_row, step_values
 from al_ray.run_folder import RunFolder
-from al_ray.types import Task, UpdateReport
+from al_ray.types import Group, Task, UpdateReport
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Run:
         for span in stage_spans(self.recipe):
             if done >= span.end:
                 continue
-            if done == span.begin:
+            if done <= span.begin:
                 await self._enter(span.stage)
             for step in range(max(done, span.begin), span.end):
                 await self._step(span, step)
@@ -75,7 +75,7 @@ class Run:
         self.console.phase("weights")
         await self.parts.sync_weights()
         requests = rollout_requests(self.recipe, span, step, self.train_tasks)
-        groups = []
+        groups: list[Group] = []
         self.console.phase("rollouts", 0, len(requests))
         async for ended in self.parts.rollouts(requests):
             groups += ended
@@ -110,8 +110,9 @@ class Run:
         return steps[-1]
 
     async def _evaluate_if_due(self, step: int) -> None:
-        """At the start, and where a run stopped between a stage's last checkpoint and its evaluation."""
-        due = step in {0, *(span.end for span in stage_spans(self.recipe))}
+        """At the start, and where a run stopped between a checkpoint and its evaluation."""
+        under_way = (span for span in stage_spans(self.recipe) if span.begin < step <= span.end)
+        due = step == 0 or evaluation_due(self.recipe, next(under_way), step)
         if due and step not in self._evaluated():
             await self._evaluate(step)
 
@@ -128,7 +129,7 @@ class Run:
             self.recipe,
             self.parts,
             self.held_out_tasks,
-            name,
+            step,
             lambda done, total: self.console.phase(f"evaluation, {name}", done, total),
         )
         values = evaluation_values(result, time.perf_counter() - started)

@@ -18,7 +18,6 @@ from al_ray.types import Group, RolloutRequest, RolloutStatus, Task
 class Evaluation:
     """Mean reward over held-out tasks; for a reward of 0 or 1 that is accuracy."""
 
-    name: str
     accuracy: float
     stderr: float
     """Standard error of the mean over tasks."""
@@ -28,10 +27,10 @@ class Evaluation:
 
 
 async def evaluate(
-    recipe: Recipe, parts: Parts, tasks: Sequence[Task], name: str, progress: Callable[[int, int], None]
+    recipe: Recipe, parts: Parts, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
 ) -> Evaluation:
-    """Run the agent once on each task with the evaluation's sampling."""
-    batch = f"eval/{name.replace(' ', '-')}"
+    """Run the agent once on each task with the evaluation's sampling, after ``step`` global steps."""
+    batch = f"eval/step-{step:06d}"
     requests = [
         RolloutRequest(
             id=f"{batch}/{position}",
@@ -47,14 +46,14 @@ async def evaluate(
     async for ended in parts.rollouts(requests):
         groups += ended
         progress(len(groups), len(requests))
-    return summary(name, groups)
+    return summary(groups)
 
 
-def summary(name: str, groups: Sequence[Group]) -> Evaluation:
+def summary(groups: Sequence[Group]) -> Evaluation:
     """Accuracy and its standard error, ``std / sqrt(n)`` with the sample deviation."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rewards = [trajectory(r).reward for r in rollouts if r.status is RolloutStatus.SUCCEEDED]
     if not rewards:
-        return Evaluation(name, math.nan, math.nan, 0, len(rollouts))
+        return Evaluation(math.nan, math.nan, 0, len(rollouts))
     stderr = float(np.std(rewards, ddof=1) / math.sqrt(len(rewards))) if len(rewards) > 1 else math.nan
-    return Evaluation(name, float(np.mean(rewards)), stderr, len(rewards), len(rollouts) - len(rewards))
+    return Evaluation(float(np.mean(rewards)), stderr, len(rewards), len(rollouts) - len(rewards))

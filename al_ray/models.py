@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from al_ray import model_name
 from al_ray.errors import Problem, RecipeError
 
 logger = logging.getLogger(__name__)
@@ -29,13 +29,10 @@ _HUB_SECONDS = 5.0
 
 def resolve(name: str) -> Path:
     """The folder of a model, made ready if it is not there yet; ``RecipeError`` if it cannot be."""
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if folder.is_dir():
-        raise RecipeError(Problem("model.path", name, "the folder holds no config.json"))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise RecipeError(Problem("model.path", name, "no such folder, and no hub name like `owner/model`"))
+    if model_name.is_folder(name):
+        return Path(name).expanduser().absolute()  # Ray's workers may have another working directory
+    if problem := model_name.problem(name):
+        raise RecipeError(problem)
     prepared = _home() / "models" / name.replace("/", "--")
     if (prepared / "config.json").is_file():
         return prepared

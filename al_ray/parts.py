@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from al_ray import cluster
 from al_ray import plan as planner
 from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
@@ -25,10 +26,12 @@ from al_ray.actors.runner_pool import RunnerPool
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
 from al_ray.config import Recipe, SamplingSection
+from al_ray.errors import EngineUnavailableError
 from al_ray.run_folder import RunFolder
-from al_ray.types import Group, RolloutRequest, Sampling
+from al_ray.types import Group, Mode, RolloutRequest, Sampling
 
 _WATCH_SECONDS = 2.0
+_MAX_DEATHS = 5
 
 _log = logging.getLogger(__name__)
 
@@ -37,16 +40,20 @@ _log = logging.getLogger(__name__)
 class Parts:
     """Everything the driver speaks with."""
 
-    plan: planner.Plan
     store: Any
     gateway: Any
     engines: EnginePool
     runners: RunnerPool
     learners: LearnerGroup | None
     """None where nothing is learnt, as in ``al-ray eval``."""
-    base_url: str
+    tensor_parallel: int
+    pushes_weights: bool
+    """Weights are sent by the learners to paused engines, not stored for them."""
     served_version: int = 0
     """The policy version that the engines hold."""
+    deaths: int = 0
+    """Engines replaced since their weights changed last."""
+    watch: asyncio.Task[None] | None = None
 
     async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
         """Enqueue the rollouts of one batch and yield its groups as they are complete."""
@@ -62,26 +69,52 @@ class Parts:
                 yield groups
             if failure := self.runners.failure():
                 raise failure
+            if self.watch is not None and self.watch.done():
+                await self.watch
 
     async def sync_weights(self) -> None:
         """Give the engines the learners' weights, if they do not have them. Calls wait meanwhile."""
         if self.learners is None:
             return
         version = await asyncio.to_thread(self.learners.policy_version)
-        if version == self.served_version:
-            return
-        update = await asyncio.to_thread(self.learners.publish, version)
-        send = None if update.stored else partial(asyncio.to_thread, self.learners.send_weights)
+        if version != self.served_version:
+            await self._transfer_weights(self.learners, version)
+
+    async def watch_engines(self) -> None:
+        """Replace engines that die, and tell the gateway, until cancelled.
+
+        Raises ``EngineUnavailableError`` when that does not help: some call kills whichever answers it.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            replaced = await self.engines.replace_dead()
+            if not replaced:
+                continue
+            self.deaths += len(replaced)
+            if self.deaths > _MAX_DEATHS:
+                raise EngineUnavailableError(
+                    f"{self.deaths} engines died since policy version {self.served_version} was admitted; "
+                    f"their logs are in {cluster.log_folder()}"
+                )
+            if self.learners is not None and self.pushes_weights:
+                await self.connect_engines()
+                await self._transfer_weights(self.learners, self.served_version)
+            await self.gateway.admit.remote(self.engines.admitted())
+
+    async def connect_engines(self) -> None:
+        """Where weights are sent rather than stored, let the learners meet the engines."""
+        if self.learners is not None and self.pushes_weights:
+            await asyncio.to_thread(
+                self.learners.connect_engines, self.engines.engines(), self.tensor_parallel
+            )
+
+    async def _transfer_weights(self, learners: LearnerGroup, version: int) -> None:
+        update = await asyncio.to_thread(learners.publish, version)
+        send = partial(asyncio.to_thread, learners.send_weights) if self.pushes_weights else None
         await self.engines.update(update, send)
         await self.gateway.admit.remote(self.engines.admitted())
         self.served_version = version
-
-    async def watch_engines(self) -> None:
-        """Replace engines that die, and tell the gateway, until cancelled."""
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if await self.engines.replace_dead():
-                await self.gateway.admit.remote(self.engines.admitted())
+        self.deaths = 0
 
 
 @asynccontextmanager
@@ -89,7 +122,7 @@ async def started(
     recipe: Recipe, model: Path, folder: RunFolder, *, learn: bool = True
 ) -> AsyncIterator[Parts]:
     """Start all parts of a run on the connected Ray cluster; they end with the context."""
-    plan = planner.plan(recipe, recipe.placement.cluster or cluster_shape())
+    plan = planner.plan(recipe, cluster_shape())
     async with AsyncExitStack() as stack:
         placement = Placement(plan)
         stack.callback(placement.release)
@@ -106,8 +139,6 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
-        if learners is not None and way in PUSHED:
-            await asyncio.to_thread(learners.connect_engines, engines.engines(), recipe.engines.tensor_parallel)
         gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS, **here).remote(_gateway_spec(recipe), store)
         base_url = await gateway.start.remote()
         stack.callback(ray.kill, gateway)
@@ -115,9 +146,11 @@ async def started(
         runners = RunnerPool(_runner_spec(recipe, base_url), recipe.agent.runners, store, here)
         runners.start()
         stack.push_async_callback(runners.stop)
-        parts = Parts(plan, store, gateway, engines, runners, learners, base_url)
-        watch = asyncio.create_task(parts.watch_engines())
-        stack.callback(watch.cancel)
+        pushes = BACKENDS[way] != "al_ray"
+        parts = Parts(store, gateway, engines, runners, learners, recipe.engines.tensor_parallel, pushes)
+        await parts.connect_engines()
+        parts.watch = asyncio.create_task(parts.watch_engines())
+        stack.callback(parts.watch.cancel)
         yield parts
 
 
@@ -165,7 +198,7 @@ def _learner_settings(recipe: Recipe, plan: planner.Plan, model: Path, way: Tran
 
 
 def _gateway_spec(recipe: Recipe) -> GatewaySpec:
-    sampling = {"train": _sampling(recipe.agent.sampling), "eval": _sampling(recipe.evaluation.sampling)}
+    sampling: dict[Mode, Sampling] = {"train": _sampling(recipe.agent.sampling), "eval": _sampling(recipe.evaluation.sampling)}
     return GatewaySpec(Path(recipe.model.path).name, sampling, recipe.seed)
 
 

@@ -7,8 +7,10 @@ groups of a plan.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,9 @@ from al_ray.errors import PlacementError, Problem
 Device = Literal["cpu", "gpu"]
 Layout = Literal["colocated", "disaggregated"]
 
+_MAX_CORES_BESIDE_A_GPU = 8
+"""What the processes beside a GPU can use; the rest is left to the agents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -25,10 +30,10 @@ class Bundle:
 
     tenants: tuple[str, ...]
     """For example ``("engine 0", "learner 0")``."""
-    cpus: float
+    cpus: int
     gpus: int
     node: int
-    """Which of the nodes it fits on; a proof that the plan can be met, Ray may choose another."""
+    """Which of the nodes it fits on. Ray may choose others, but keeps bundles of one node together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,62 +59,64 @@ def this_machine() -> list[NodeShape]:
 
 def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:
     """Raises ``PlacementError`` that says what the recipe needs and what the cluster has."""
-    nodes = [(float(shape.cpus), shape.gpus) for shape in cluster for _ in range(shape.count)]
-    gpus = sum(node_gpus for _, node_gpus in nodes)
+    nodes = [(shape.cpus, shape.gpus) for shape in cluster for _ in range(shape.count)]
     wanted = recipe.placement.device
-    device: Device = ("gpu" if gpus else "cpu") if wanted == "auto" else wanted
-    if device == "gpu":
-        return _gpu_plan(recipe, nodes)
-    return _cpu_plan(recipe, nodes)
+    device: Device = ("gpu" if any(gpus for _, gpus in nodes) else "cpu") if wanted == "auto" else wanted
+    for layout in _layouts(recipe, device):
+        homes = _homes(recipe.engines.replicas, recipe.learners.replicas, layout)
+        gpus = [_gpus(home, recipe.engines.tensor_parallel) if device == "gpu" else 0 for home in homes]
+        share = sum(cpus for cpus, _ in nodes) // len(homes)
+        for cpus in range(min(share, _MAX_CORES_BESIDE_A_GPU) if device == "gpu" else share, 0, -1):
+            if bundles := _fit(homes, cpus, gpus, nodes):
+                threads = recipe.engines.threads or cpus, recipe.learners.threads or cpus
+                return Plan(device, layout, bundles, *threads)
+    roles = [" + ".join(tenant.split()[0] for tenant in home) for home in homes]
+    needs = _counted(f"({role}: 1 core, {g} GPU)" for role, g in zip(roles, gpus, strict=True))
+    has = _counted(f"({cpus} core, {gpus} GPU)" for cpus, gpus in nodes) or "nothing"
+    cure = f"is needed, the nodes have {has}; lower engines.replicas, learners.replicas or "
+    cure += "engines.tensor_parallel, set placement.layout to auto, or add nodes"
+    raise PlacementError(Problem("placement", f"{layout} on {device}: {needs}", cure))
 
 
-def _cpu_plan(recipe: Recipe, nodes: list[tuple[float, int]]) -> Plan:
-    """Cores are cut into equal bundles. Colocated tenants use all threads of their bundle in turns."""
-    engines, learners = recipe.engines.replicas, recipe.learners.replicas
-    layout: Layout = "disaggregated" if recipe.placement.layout == "disaggregated" else "colocated"
-    homes = _tenants(engines, learners, layout)
-    total = sum(cpus for cpus, _ in nodes)
-    if total < len(homes):
-        needs = f"{layout} {engines} engine(s) and {learners} learner(s) need {len(homes)} cores, the cluster has"
-        raise PlacementError(Problem("placement", f"{needs} {total:g}", _FEWER))
-    cpus = max(1.0, total // len(homes))
-    while (bundles := _fit(homes, cpus, [0] * len(homes), nodes)) is None and cpus > 1:
-        cpus -= 1
-    if bundles is None:
-        raise PlacementError(Problem("placement", f"{len(homes)} bundles of {cpus:g} core(s)", _FEWER))
-    return Plan("cpu", layout, bundles, recipe.engines.threads or int(cpus), recipe.learners.threads or int(cpus))
-
-
-def _gpu_plan(recipe: Recipe, nodes: list[tuple[float, int]]) -> Plan:
-    engines, learners, width = recipe.engines.replicas, recipe.learners.replicas, recipe.engines.tensor_parallel
-    total = sum(gpus for _, gpus in nodes)
-    apart = engines * width + learners
-    layout = recipe.placement.layout
+def _layouts(recipe: Recipe, device: Device) -> Sequence[Layout]:
+    """Those to try, the best first. Raises ``PlacementError`` where none can be on any cluster."""
+    layout, width = recipe.placement.layout, recipe.engines.tensor_parallel
+    if device == "cpu":
+        if width > 1:
+            cure = "is 1 on CPU; use engines.replicas to use more cores"
+            raise PlacementError(Problem("engines.tensor_parallel", width, cure))
+        return ["colocated" if layout == "auto" else layout]
+    # A learner hands weights over within its device: to an engine that has no other device.
+    can_share = width == 1 and recipe.engines.replicas <= recipe.learners.replicas
     if layout == "auto":
-        layout = "disaggregated" if total >= apart else "colocated"
-    homes = _tenants(engines, learners, layout)
-    gpus = [width if any(tenant.startswith("engine") for tenant in home) else 1 for home in homes]
-    cores = sum(cpus for cpus, _ in nodes)
-    cpus = max(1.0, min(8.0, cores // max(1, len(homes))))
-    bundles = _fit(homes, cpus, gpus, nodes)
-    if bundles is None:
-        needs = f"{layout}: {sum(gpus)} GPU(s) in pieces of {sorted(set(gpus), reverse=True)} and {cpus:g} cores each"
-        has = ", ".join(f"node {i}: {g} GPU(s), {c:g} cores" for i, (c, g) in enumerate(nodes))
-        raise PlacementError(Problem("placement", f"needs {needs}; has {has}", _FEWER))
-    return Plan("gpu", layout, bundles, recipe.engines.threads or int(cpus), recipe.learners.threads or int(cpus))
+        return ["disaggregated", "colocated"] if can_share else ["disaggregated"]
+    if layout == "colocated" and not can_share:
+        cure = "on GPU, needs engines.tensor_parallel 1 and a learner for each engine: learners.replicas "
+        cure += "at least engines.replicas; or set placement.layout to disaggregated"
+        raise PlacementError(Problem("placement.layout", layout, cure))
+    return [layout]
 
 
-def _tenants(engines: int, learners: int, layout: str) -> list[tuple[str, ...]]:
+def _homes(engines: int, learners: int, layout: Layout) -> list[tuple[str, ...]]:
+    """Who lives together."""
     engine_names = [f"engine {index}" for index in range(engines)]
     learner_names = [f"learner {index}" for index in range(learners)]
     if layout == "disaggregated":
         return [(name,) for name in (*engine_names, *learner_names)]
-    pairs = max(engines, learners)
-    return [tuple(names[i] for names in (engine_names, learner_names) if i < len(names)) for i in range(pairs)]
+    pairs = zip_longest(engine_names, learner_names)
+    return [tuple(name for name in pair if name is not None) for pair in pairs]
+
+
+def _gpus(home: tuple[str, ...], width: int) -> int:
+    return width if any(tenant.startswith("engine") for tenant in home) else 1
+
+
+def _counted(things: Iterable[str]) -> str:
+    return ", ".join(f"{number} x {thing}" for thing, number in Counter(things).items())
 
 
 def _fit(
-    homes: Sequence[tuple[str, ...]], cpus: float, gpus: Sequence[int], nodes: Sequence[tuple[float, int]]
+    homes: Sequence[tuple[str, ...]], cpus: int, gpus: Sequence[int], nodes: Sequence[tuple[int, int]]
 ) -> list[Bundle] | None:
     """First fit, the widest bundles first; None if one does not fit."""
     free = [list(node) for node in nodes]
@@ -122,9 +129,3 @@ def _fit(
         free[node][1] -= gpus[index]
         placed[index] = Bundle(homes[index], cpus, gpus[index], node)
     return [placed[index] for index in range(len(homes))]
-
-
-_FEWER = (
-    "lower engines.replicas, learners.replicas or engines.tensor_parallel, set placement.layout to "
-    "colocated, or add nodes"
-)

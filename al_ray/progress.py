@@ -29,11 +29,14 @@ def stage_spans(recipe: Recipe) -> Sequence[StageSpan]:
 
 
 def evaluation_name(recipe: Recipe, step: int) -> str:
-    """What the evaluation after ``step`` global steps is called."""
+    """What the evaluation after ``step`` global steps is called; no other of the run is called so."""
     if step == 0:
         return "untrained"
-    ended = [span.stage.algorithm for span in stage_spans(recipe) if span.end == step]
-    return f"after {ended[0]}" if ended else f"step {step}"
+    ended = [span.stage.algorithm for span in stage_spans(recipe) if span.end <= step]
+    if step not in (span.end for span in stage_spans(recipe)):
+        return f"step {step}"
+    nth = ended.count(ended[-1])
+    return f"after {ended[-1]}" + (f" {nth}" if nth > 1 else "")
 
 
 def checkpoint_due(recipe: Recipe, span: StageSpan, step: int) -> bool:

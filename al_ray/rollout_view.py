@@ -22,8 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from al_ray import semconv
-from al_ray.database import Database
 from al_ray.errors import Problem, UserError
+from al_ray.records import Records
 from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Span, SpanKind
 
 Message = Mapping[str, JSON]
@@ -46,12 +46,12 @@ _STYLES: Final[Mapping[str, str]] = {
 }
 
 
-def find(database: Database, prefix: str) -> Rollout:
+def find(records: Records, prefix: str) -> Rollout:
     """The rollout whose id is ``prefix``, or the only one whose id starts with it."""
-    ids = database.rollout_ids()
+    ids = records.rollout_ids()
     found = [prefix] if prefix in ids else [name for name in ids if name.startswith(prefix)]
     if len(found) == 1:
-        rollout = database.rollout(found[0])
+        rollout = records.rollout(found[0])
         assert rollout is not None
         return rollout
     if found:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from filelock import FileLock, Timeout
 
 from al_ray import recipe as recipes
 from al_ray.config import Recipe
 from al_ray.database import sqlite_url
 from al_ray.errors import Problem, UserError
+
+_RECIPE = "recipe.yaml"
+_TEMPLATE = "chat_template.jinja"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +29,33 @@ class RunFolder:
     @classmethod
     def create(cls, recipe: Recipe, name: str) -> RunFolder:
         """A new folder ``output/recipe name/name``. Raises ``UserError`` if it is there already."""
-        path = Path(recipe.output) / recipe.name / name
+        path = _place(recipe, name)
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             cure = "this run exists; give another --run, or --resume to go on with it"
             raise UserError(Problem("run", str(path), cure)) from None
-        (path / "recipe.yaml").write_text(recipes.dump(recipe), encoding="utf-8")
+        template = recipe.model.chat_template
+        if template is not None:  # a run outlives the place that its recipe was read from
+            shutil.copyfile(template, path / _TEMPLATE)
+            recipe = _with_template(recipe, _TEMPLATE)
+        (path / _RECIPE).write_text(recipes.dump(recipe), encoding="utf-8")
         return cls(path)
 
     @classmethod
     def resume(cls, recipe: Recipe, name: str | None) -> RunFolder:
-        """The run called ``name``, or the newest of the recipe; refused if the recipe has changed."""
+        """The run called ``name``, or the one of the recipe that was started last; refused if the recipe
+        asks for another run by now."""
         runs = Path(recipe.output) / recipe.name
-        found = sorted(runs.glob(name or "*"), key=lambda path: path.stat().st_mtime)
-        found = [path for path in found if (path / "recipe.yaml").is_file()]
+        candidates = runs.glob(f"*/{_RECIPE}") if name is None else [_place(recipe, name) / _RECIPE]
+        found = sorted((file for file in candidates if file.is_file()), key=lambda file: file.stat().st_mtime)
         if not found:
             raise UserError(Problem("--resume", str(runs / (name or "*")), "there is no such run"))
-        folder = cls(found[-1])
-        changed = recipes.differences(recipe, folder.recipe())
+        folder = cls(found[-1].parent)
+        started = folder.recipe()
+        if _template(started) == _template(recipe):
+            started = _with_template(started, recipe.model.chat_template)
+        changed = recipes.differences(recipe, started)
         if changed:
             raise UserError(*changed)
         return folder
@@ -49,13 +63,23 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """The run at ``path``. Raises ``UserError`` if that is no run folder."""
-        if not (path / "recipe.yaml").is_file():
-            raise UserError(Problem("run", str(path), "no run folder: it has no recipe.yaml"))
+        if not (path / _RECIPE).is_file():
+            raise UserError(Problem("run", str(path), f"no run folder: it has no {_RECIPE}"))
         return cls(path)
 
     def recipe(self) -> Recipe:
         """The recipe that the run was started with, every default written out."""
-        return Recipe.model_validate(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")))
+        return recipes.reload(self.path / _RECIPE)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Raises ``UserError`` while another process has the run under way."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            cure = "another process has this run under way; wait for its end, or stop it"
+            raise UserError(Problem("run", str(self.path), cure)) from None
 
     @property
     def store_url(self) -> str:
@@ -74,3 +98,28 @@ class RunFolder:
         """Remove all but the newest ``keep``."""
         for step in self.checkpoints()[:-keep]:
             shutil.rmtree(self.checkpoint(step))
+
+
+def recipe_of(checkpoint: Path) -> Path:
+    """The recipe of the run that wrote ``checkpoint``. Raises ``UserError`` if that is no checkpoint."""
+    recipe = checkpoint.resolve().parent.parent / _RECIPE
+    if not (recipe.is_file() and (checkpoint / "config.json").is_file()):
+        cure = "no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe"
+        raise UserError(Problem("checkpoint", str(checkpoint), cure))
+    return recipe
+
+
+def _place(recipe: Recipe, name: str) -> Path:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        cure = "letters, digits and _.- are allowed, the first a letter or digit"
+        raise UserError(Problem("--run", name, cure))
+    return Path(recipe.output) / recipe.name / name
+
+
+def _template(recipe: Recipe) -> str | None:
+    path = recipe.model.chat_template
+    return None if path is None else Path(path).read_text(encoding="utf-8")
+
+
+def _with_template(recipe: Recipe, path: str | None) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"chat_template": path})})

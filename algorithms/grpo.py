@@ -29,8 +29,7 @@ def rows(groups: Sequence[Sequence[Trajectory]], stage: GrpoStage) -> list[Row]:
     trajectories: list[Trajectory] = []
     advantages: list[Sequence[float]] = []
     for group in groups:
-        returns = [credit(trajectory)[0] for trajectory in group]
         trajectories.extend(group)
-        relative = group_relative(returns, stage.normalize_std)
-        advantages.extend([value] * len(t.transitions) for t, value in zip(group, relative, strict=True))
+        returns = [credit(trajectory) for trajectory in group]
+        advantages.extend(group_relative(returns, stage.normalize_std))
     return build_rows(trajectories, advantages, stage.aggregate)

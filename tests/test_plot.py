@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_run_with_rewards_and_accuracy_has_both_panels(tmp_path: Path) -> None
 
 
 def test_of_several_values_of_a_step_the_last_is_drawn() -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"step": 4, "eval/accuracy": 0.5, "eval/stderr": 0.1},
         {"step": 0, "eval/accuracy": 0.2, "eval/stderr": None},
         {"step": 4, "eval/accuracy": 0.6, "eval/stderr": 0.1},

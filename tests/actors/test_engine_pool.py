@@ -145,6 +145,9 @@ async def test_a_killed_engine_is_replaced_with_the_current_weights(
     await pool.update(publisher.publish(changed(model, version).named_parameters(), version))
     [engine] = pool.admitted()
     ray.kill(engine)
+    with pytest.raises(ray.exceptions.RayActorError):
+        while True:
+            await engine.ping.remote()
     [replacement] = await pool.replace_dead()
     assert pool.admitted() == [replacement]
     assert await replacement.policy_version.remote() == version

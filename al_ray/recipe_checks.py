@@ -1,0 +1,139 @@
+"""What must hold in a recipe beyond the types of its values: between sections, and with the files and
+the code that it names. Nothing that it names is called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from al_ray import dotted, model_name
+from al_ray.config import GrpoStage, Recipe, SupervisedStage
+from al_ray.errors import Problem, RecipeError
+
+
+def problems(recipe: Recipe, sound: Collection[str]) -> Iterator[Problem]:
+    """Every mistake that can be told from the ``sound`` sections; the others may be missing."""
+    for sections, check in _CHECKS:
+        if sections <= set(sound):
+            yield from check(recipe)
+
+
+def no_such_key(name: str, known: Iterable[str]) -> str:
+    """The cure for an unknown key: the known one that resembles it, or all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return "no such key; " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}")
+
+
+def _model(recipe: Recipe) -> Iterator[Problem]:
+    if problem := model_name.problem(recipe.model.path):
+        yield problem
+    template = recipe.model.chat_template
+    if template is not None and not Path(template).is_file():
+        yield Problem("model.chat_template", template, "no such file; it is looked for beside the recipe")
+
+
+def _lengths(recipe: Recipe) -> Iterator[Problem]:
+    longest = recipe.model.max_length
+    for where, sampling in (("agent", recipe.agent.sampling), ("evaluation", recipe.evaluation.sampling)):
+        if sampling.max_tokens >= longest:
+            cure = f"leaves no room for a prompt: model.max_length is {longest}"
+            yield Problem(f"{where}.sampling.max_tokens", sampling.max_tokens, cure)
+
+
+def _data(recipe: Recipe) -> Iterator[Problem]:
+    function, wrong = _function("data.load", recipe.data.load)
+    yield from wrong
+    if function is None:
+        return
+    parameters = inspect.signature(function).parameters.values()
+    by_name = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = [name for name in recipe.data.options if not takes_all and name not in by_name]
+    for name in unknown:
+        yield Problem(f"data.options.{name}", recipe.data.options[name], no_such_key(name, by_name[2:]))
+    known = {name: value for name, value in recipe.data.options.items() if name not in unknown}
+    yield from _unfit("data.load", recipe.data.load, function, ("path", "split"), known)
+
+
+def _agent(recipe: Recipe) -> Iterator[Problem]:
+    agent = recipe.agent
+    yield from _callable("agent.run", agent.run, ("task", "llm"), asynchronous=True)
+    if agent.evaluate is not None:
+        yield from _callable("agent.evaluate", agent.evaluate, ("task", "output"))
+
+
+def _stages(recipe: Recipe) -> Iterator[Problem]:
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, SupervisedStage):
+            yield from _callable(f"stages.{index}.demonstrate", stage.demonstrate, ("task",))
+        if stage.optimizer.warmup_steps >= stage.steps:
+            cure = f"is less than the stage's steps, {stage.steps}"
+            yield Problem(f"stages.{index}.optimizer.warmup_steps", stage.optimizer.warmup_steps, cure)
+
+
+def _exploration(recipe: Recipe) -> Iterator[Problem]:
+    learns = any(isinstance(stage, GrpoStage) for stage in recipe.stages)
+    if learns and recipe.agent.sampling.temperature == 0:
+        cure = "above 0, or the rollouts of a group are all alike and nothing is learnt"
+        yield Problem("agent.sampling.temperature", 0, cure)
+
+
+def _callable(
+    where: str, path: str, arguments: Sequence[str], *, asynchronous: bool = False
+) -> Iterator[Problem]:
+    """What is wrong with the function at ``path``, which is going to be called with ``arguments``."""
+    function, wrong = _function(where, path)
+    yield from wrong
+    if function is None:
+        return
+    unfit = list(_unfit(where, path, function, arguments))
+    yield from unfit
+    if asynchronous and not unfit and not _is_async(function):
+        cure = "must be an async function (async def), or an object whose __call__ is one"
+        yield Problem(where, path, cure)
+
+
+def _function(where: str, path: str) -> tuple[Callable[..., Any] | None, Sequence[Problem]]:
+    """What stands at ``path``, or why it cannot be called at all."""
+    try:
+        found = dotted.load(path, where)
+    except RecipeError as error:
+        return None, error.problems
+    if not callable(found):
+        return None, [Problem(where, path, f"is of type {type(found).__name__}; name a function")]
+    return found, []
+
+
+def _unfit(
+    where: str,
+    path: str,
+    function: Callable[..., Any],
+    arguments: Sequence[str],
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Problem]:
+    try:
+        inspect.signature(function).bind(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        yield Problem(where, path, f"cannot be called with ({', '.join([*arguments, *options])}): {error}")
+
+
+def _is_async(function: Any) -> bool:
+    if inspect.isclass(function):
+        return False
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+_CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
+    ({"model"}, _model),
+    ({"model", "agent", "evaluation"}, _lengths),
+    ({"data"}, _data),
+    ({"agent"}, _agent),
+    ({"stages"}, _stages),
+    ({"stages", "agent"}, _exploration),
+)
+"""Each check with the sections that it reads. What depends on the cluster, ``al_ray.plan`` checks."""

@@ -1,0 +1,221 @@
+"""The store actor: what is acknowledged is durable, and whoever waits is woken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from al_ray.actors.ray_errors import unwrapped
+from al_ray.database import Database, sqlite_url
+from al_ray.errors import AttemptEndedError, UserError
+from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, RolloutStatus, Span, SpanKind, Task
+
+StartStore = Callable[..., Any]
+
+READER = """
+import sys, time
+from al_ray.database import Database
+database = Database(sys.argv[1])
+most = 0
+while sys.stdin.readline():
+    rollouts = [database.rollout(name) for name in database.rollout_ids()]
+    for rollout in rollouts:
+        assert [span.sequence for span in rollout.spans] == list(range(len(rollout.spans)))
+    print(sum(len(rollout.spans) for rollout in rollouts), flush=True)
+"""
+
+
+def request(rollout_id: str, *, group: str = "g", max_attempts: int = 1) -> RolloutRequest:
+    return RolloutRequest(rollout_id, "b", group, Task("t", {}), max_attempts=max_attempts)
+
+
+def span(name: str, attempt: Attempt) -> Span:
+    return Span(
+        name, attempt.rollout_id, attempt.number, SpanKind.CALL, "chat", 0.0, 1.0, {"x": list(range(50))}
+    )
+
+
+def ended(attempt: Attempt, status: AttemptStatus = AttemptStatus.SUCCEEDED) -> Attempt:
+    return Attempt(attempt.rollout_id, attempt.number, attempt.key, status)
+
+
+async def claimed(store: Any, claim_id: str, limit: int = 1, wait: float = 0.0) -> list[Claim]:
+    return await store.claim.remote("w", claim_id, limit, wait)
+
+
+def process_of(store: Any) -> Any:
+    return store.__ray_call__.remote(lambda _: os.getpid())
+
+
+async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(start_store: StartStore) -> None:
+    """At once: nothing in the store asks again and again."""
+    store = start_store()
+    waiting = asyncio.ensure_future(claimed(store, "c1", wait=60.0))
+    groups = asyncio.ensure_future(store.finished_groups.remote("b", [], 60.0))
+    await asyncio.wait({waiting, groups}, timeout=0.5)
+    assert not waiting.done()
+    begun = time.monotonic()
+    await store.enqueue.remote([request("r")])
+    (claim,) = await waiting
+    assert not groups.done()
+    await store.finish.remote(ended(claim.attempt))
+    (group,) = await groups
+    assert [rollout.id for rollout in group.rollouts] == ["r"]
+    assert time.monotonic() - begun < 5
+    assert await store.finished_groups.remote("b", ["g"], 0.1) == []
+    assert await claimed(store, "c2", wait=0.1) == []
+
+
+async def test_concurrent_claims_give_each_rollout_to_one_worker(start_store: StartStore) -> None:
+    store = start_store()
+    await store.enqueue.remote([request(f"r{index}") for index in range(30)])
+    claims = await asyncio.gather(*(store.claim.remote(f"w{n}", f"c{n}", 4, 0.0) for n in range(10)))
+    given = [claim.request.id for one in claims for claim in one]
+    assert sorted(given) == sorted(f"r{index}" for index in range(30))
+    assert all(claim.attempt.worker == f"w{n}" for n, one in enumerate(claims) for claim in one)
+
+
+async def test_a_repeated_claim_gives_the_same_attempts(start_store: StartStore) -> None:
+    """As Ray repeats it when the store is killed before it could answer."""
+    store = start_store()
+    await store.enqueue.remote([request("a"), request("b")])
+    first = await claimed(store, "c1")
+    assert await claimed(store, "c1") == first
+    assert [claim.request.id for claim in await claimed(store, "c2")] == ["b"]
+
+
+async def test_a_dead_worker_loses_its_attempts_and_the_claims_it_still_waits_for(
+    start_store: StartStore,
+) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a")])
+    await store.claim.remote("dead", "c1", 1, 0.0)
+    waiting = store.claim.remote("dead", "c2", 5, 2.0)
+    assert await store.lose.remote("dead") == [("a", 1)]
+    await store.enqueue.remote([request("b")])
+    assert await waiting == []
+    again = await claimed(store, "c3", limit=5)
+    assert [(claim.request.id, claim.attempt.number) for claim in again] == [("a", 2), ("b", 1)]
+
+
+async def test_an_attempt_whose_lease_is_not_renewed_is_lost_and_tried_again(start_store: StartStore) -> None:
+    store = start_store(lease_seconds=1.2)
+    await store.enqueue.remote([request("a"), request("b")])
+    await store.claim.remote("alive", "c1", 1, 0.0)
+    (silent,) = await store.claim.remote("silent", "c2", 1, 0.0)
+    assert silent.lease_seconds == 1.2
+    waiting = asyncio.ensure_future(claimed(store, "c3", wait=30.0))
+    while not waiting.done():
+        assert await store.renew.remote("alive") == [("a", 1)]
+        await asyncio.sleep(0.2)
+    (again,) = await waiting
+    assert (again.request.id, again.attempt.number) == ("b", 2)
+    assert await store.finish.remote(ended(silent.attempt)) is False, "it was lost: it has ended"
+    with pytest.raises(AttemptEndedError, match="lost"), unwrapped():
+        await store.authorize.remote(silent.attempt.key)
+
+
+async def test_each_batch_of_spans_succeeds_or_fails_for_itself(start_store: StartStore) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a"), request("b")])
+    a, b = await claimed(store, "c1", limit=2)
+    assert await store.finish.remote(ended(a.attempt)) is True
+    assert await store.finish.remote(ended(a.attempt)) is False
+    unstorable = Span("u", "b", 1, SpanKind.CALL, "chat", 0.0, 1.0, {"x": object})
+    refused, kept, failed = await store.append.remote(
+        [[span("s1", a.attempt)], [span("s2", b.attempt)], [unstorable]]
+    )
+    assert isinstance(refused, AttemptEndedError)
+    assert kept is None
+    assert isinstance(failed, Exception)
+
+
+async def test_a_cancelled_batch_ends_its_attempts_and_completes_its_groups(start_store: StartStore) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a"), request("b")])
+    (a,) = await claimed(store, "c1")
+    await store.cancel.remote("b")
+    (group,) = await store.finished_groups.remote("b", [], 0.0)
+    assert {rollout.status for rollout in group.rollouts} == {RolloutStatus.CANCELLED}
+    assert await store.renew.remote("w") == []
+    with pytest.raises(AttemptEndedError, match="cancelled"), unwrapped():
+        await store.authorize.remote(a.attempt.key)
+
+
+async def test_a_store_of_another_version_is_a_users_error(start_store: StartStore, tmp_path: Path) -> None:
+    """It reaches the driver as itself, with the cure."""
+    database = Database(sqlite_url(tmp_path / "store.sqlite"))
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE meta SET schema_version = 999")
+    database.close()
+    with pytest.raises(UserError, match="use the al_ray that wrote it"), unwrapped():
+        await start_store().ping.remote()
+
+
+async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
+    start_store: StartStore, tmp_path: Path
+) -> None:
+    """Killed twice with SIGKILL while 40 agents record calls: every call is answered in the end, every
+    acknowledged span is there, in order, and another process reads whole states meanwhile."""
+    url = sqlite_url(tmp_path / "store.sqlite")
+    store = start_store()
+    await store.enqueue.remote([request(f"r{index}", group=f"g{index}") for index in range(40)])
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    acknowledged: list[str] = []
+    calls_made = 30
+
+    async def agent(index: int) -> None:
+        (claim,) = await store.claim.remote(f"w{index}", f"c{index}", 1, 60.0)
+        for number in range(calls_made):
+            name = f"{claim.request.id}/{number}"
+            assert await store.append.remote([[span(name, claim.attempt)]]) == [None]
+            acknowledged.append(name)
+        await store.finish.remote(ended(claim.attempt))
+
+    async def kill_after(spans: int) -> None:
+        process = await process_of(store)
+        while len(acknowledged) < spans:
+            await asyncio.sleep(0.01)
+        os.kill(process, signal.SIGKILL)
+
+    async def kill_twice() -> None:
+        await kill_after(200)
+        await kill_after(700)
+
+    try:
+        agents = asyncio.gather(*map(agent, range(40)))
+        killer = asyncio.create_task(kill_twice())
+        seen = 0
+        while not agents.done():
+            await asyncio.wait({agents}, timeout=0.3)
+            before = len(acknowledged)
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            seen = int(await asyncio.to_thread(reader.stdout.readline))
+            assert seen >= before, "the other process misses what was acknowledged"
+        await agents
+        await killer
+    finally:
+        reader.stdin.close()
+        reader.wait()
+    assert len(acknowledged) == seen == 40 * calls_made
+    database = Database(url)
+    for rollout in database.rollouts():
+        whole = database.rollout(rollout.id)
+        assert whole is not None
+        assert [s.id for s in whole.spans] == [f"{rollout.id}/{n}" for n in range(calls_made)]
+        assert [attempt.status for attempt in whole.attempts] == [AttemptStatus.SUCCEEDED]
+    database.close()

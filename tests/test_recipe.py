@@ -1,0 +1,306 @@
+"""A recipe is right as a whole or every mistake in it is told: its place, its value and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from al_ray import recipe as recipes
+from al_ray.config import Recipe
+from al_ray.errors import RecipeError
+from tests import toy
+
+ROOT = Path(__file__).resolve().parent.parent
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a model folder and the code of the toy recipe, which can be imported."""
+    folder = tmp_path_factory.mktemp("recipe")
+    toy.write_code(folder)
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "broken_agent.py").write_text("import asyncio\n\nasync def solve(:\n")
+    (folder / "needy_agent.py").write_text("import absent_package\n")
+    (folder / "failing_agent.py").write_text("\nlimit = int('many')\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delenv("AL_RAY_DATA", raising=False)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return toy.recipe(folder / "model", folder / "out")
+
+
+def mistakes(folder: Path, change: Change = lambda _: None, overrides: list[str] | None = None) -> list[str]:
+    """What is told of the toy recipe after ``change`` and ``overrides``."""
+    changed = content(folder)
+    change(changed)
+    path = toy.write_recipe(folder, changed)
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(path, overrides or [])
+    return [str(problem).removeprefix(f"{path}: ") for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_is_right_and_executable(path: Path) -> None:
+    assert recipes.load(path).name
+    assert path.stat().st_mode & 0o111 == 0o111
+    assert path.read_text().startswith("#!/usr/bin/env -S python -m al_ray train\n")
+
+
+SET_MISTAKES = {
+    "model.max_length": "--set: 'model.max_length': write it as path=value, for example model.max_length=512",
+    "=3": "--set: '=3': write it as path=value, for example model.max_length=512",
+    "model..path=x": "--set: 'model..path=x': write it as path=value, for example model.max_length=512",
+    "model.max_lenght=512": "model.max_lenght: 512: no such key; did you mean 'max_length'?",
+    "agnet.timeout=3": "agnet: {'timeout': 3}: no such key; did you mean 'agent'?",
+    "zzz=1": "zzz: 1: no such key; there are agent, checkpoint, data, engines, evaluation, learners, model,"
+    " name, output, placement, seed, stages, wandb",
+    "stages.1.group_sise=3": "stages.1.group_sise: 3: no such key; did you mean 'group_size'?",
+    "stages.0.optimizer.warmup=3": "stages.0.optimizer.warmup: 3: no such key; did you mean 'warmup_steps'?",
+    "stages.2.steps=3": "--set stages.2.steps: '2': what picks from this list is a number from 0 to 1",
+    "stages.grpo.steps=3": "--set stages.grpo.steps: 'grpo': what picks from this list is a number from 0 to 1",
+    "model.path.x=3": "--set model.path.x: ",
+    "model.path=[1": "--set model.path: '[1': not a YAML value: ",
+    "placement.cluster=[{cpus: 4, gpu: 1}]": "placement.cluster.0.gpu: 1: no such key; did you mean 'gpus'?",
+}
+
+
+@pytest.mark.parametrize("override", SET_MISTAKES)
+def test_a_mistake_in_set_is_told_with_the_cure(folder: Path, override: str) -> None:
+    [told] = mistakes(folder, overrides=[override])
+    assert told.startswith(SET_MISTAKES[override])
+
+
+def set_in(path: str, value: object) -> Change:
+    """Put ``value`` at ``path``."""
+
+    def change(node: Any) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+        node[last] = value
+
+    return change
+
+
+VALUE_MISTAKES: list[tuple[str, object, str]] = [
+    ("model.max_length", "long", "model.max_length: 'long': Input should be a valid integer"),
+    ("model.dtype", "int8", "model.dtype: 'int8': Input should be 'float32', 'bfloat16' or 'float16'"),
+    ("name", "a/b", "name: 'a/b': letters, digits and _.- are allowed"),
+    ("seed", -1, "seed: -1: Input should be greater than or equal to 0"),
+    ("agent.timeout", float("inf"), "agent.timeout: inf: Input should be a finite number"),
+    ("agent.run", "toy_agent.solve", "agent.run: 'toy_agent.solve': write it as package.module:attribute"),
+    ("stages", [], "stages: []: List should have at least 1 item"),
+    ("stages.0.algorithm", "sft", "stages.0.algorithm: 'sft': one of supervised, grpo"),
+    ("stages.1.optimizer", {}, "stages.1.optimizer.learning_rate: 'absent': this key is required"),
+    ("stages.1.optimizer.betas", [0.9, 1.0], "stages.1.optimizer.betas.1: 1.0: Input should be less than 1"),
+    ("model.path", "missing", "model.path: 'missing': no such folder, and no hub name"),
+    ("model.path", "../missing/model", "model.path: '../missing/model': no such folder"),
+    ("model.path", ".", "model.path: '.': the folder holds no config.json"),
+    ("model.chat_template", "no.jinja", "model.chat_template: "),
+    ("data.load", "toy_agent:absent", "data.load: 'toy_agent:absent': toy_agent has no 'absent'"),
+    ("data.options", {"cuont": 3}, "data.options.cuont: 3: no such key; did you mean 'count'?"),
+    ("agent.run", "absent.module:solve", "agent.run: 'absent.module:solve': no module named 'absent'"),
+    (
+        "agent.run",
+        "needy_agent:solve",
+        "agent.run: 'needy_agent:solve': needy_agent imports 'absent_package'",
+    ),
+    (
+        "agent.run",
+        "broken_agent:solve",
+        "agent.run: 'broken_agent:solve': broken_agent cannot be imported: Synt",
+    ),
+    (
+        "agent.run",
+        "failing_agent:solve",
+        "agent.run: 'failing_agent:solve': failing_agent cannot be imported: V",
+    ),
+    ("agent.run", "toy_agent:number", "agent.run: 'toy_agent:number': is of type int; name a function"),
+    ("agent.run", "toy_agent:not_async", "agent.run: 'toy_agent:not_async': must be an async function"),
+    ("agent.run", "toy_agent:Agent", "agent.run: 'toy_agent:Agent': cannot be called with (task, llm)"),
+    (
+        "agent.evaluate",
+        "toy_agent:messages",
+        "agent.evaluate: 'toy_agent:messages': cannot be called with (task,",
+    ),
+    (
+        "stages.0.demonstrate",
+        "toy_agent:score",
+        "stages.0.demonstrate: 'toy_agent:score': cannot be called with",
+    ),
+    (
+        "stages.0.optimizer.warmup_steps",
+        2,
+        "stages.0.optimizer.warmup_steps: 2: is less than the stage's steps, 2",
+    ),
+    (
+        "agent.sampling.temperature",
+        0,
+        "agent.sampling.temperature: 0: above 0, or the rollouts of a group are all",
+    ),
+    (
+        "agent.sampling.max_tokens",
+        128,
+        "agent.sampling.max_tokens: 128: leaves no room for a prompt: model.max_l",
+    ),
+    (
+        "evaluation.sampling.max_tokens",
+        999,
+        "evaluation.sampling.max_tokens: 999: leaves no room for a prompt",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), VALUE_MISTAKES)
+def test_a_wrong_value_is_told_with_its_path_and_the_cure(
+    folder: Path, path: str, value: object, expected: str
+) -> None:
+    [told] = mistakes(folder, set_in(path, value))
+    assert told.startswith(expected)
+
+
+def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> None:
+    """As the module's author would look for it."""
+    [syntax] = mistakes(folder, set_in("agent.run", "broken_agent:solve"))
+    assert syntax.endswith(f"({folder / 'broken_agent.py'}, line 3)")
+    [failing] = mistakes(folder, set_in("agent.run", "failing_agent:solve"))
+    assert failing.endswith(f"({folder / 'failing_agent.py'}, line 2)")
+
+
+def test_an_object_whose_call_is_async_is_an_agent(folder: Path) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    assert recipes.load(path, ["agent.run=toy_agent:agent"]).agent.run == "toy_agent:agent"
+
+
+def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:
+    """Those of overrides, keys, types, values, files and code; each once."""
+
+    def change(recipe: dict[str, Any]) -> None:
+        recipe["model"] |= {"path": "missing", "lenght": 3}
+        recipe["agent"] |= {"run": "absent:solve"}
+        recipe["stages"][1]["group_size"] = 1
+        recipe["enginse"] = {}
+        del recipe["data"]["load"]
+
+    told = mistakes(folder, change, ["stages.7.steps=1", "nothing"])
+    assert [problem.split(": ")[0] for problem in told] == [
+        "--set stages.7.steps",
+        "--set",
+        "model.lenght",
+        "data.load",
+        "stages.1.group_size",
+        "enginse",
+        "model.path",
+        "agent.run",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1\nb: 2", "{path}, line 2, column 2: 'not YAML': expected ',' or ']'"),
+        ("seed: 1\nname: x\nseed: 2", "{path}, line 3, column 1: 'not YAML': 'seed' stands twice"),
+        ("- 1", "{path}: [1]: a recipe is a mapping of sections"),
+        ("", "{path}: None: a recipe is a mapping of sections"),
+        ("a: \x00", "{path}: 'not YAML': unacceptable character"),
+        (b"\xff\xfe", "recipe: '{path}': is not text in UTF-8"),
+        (None, "recipe: '{path}': cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told_where_it_is_wrong(
+    tmp_path: Path, text: str | bytes | None, expected: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(path)
+    assert str(caught.value).startswith(expected.format(path=path))
+
+
+def test_an_override_changes_one_place_even_where_an_alias_made_it_the_same_as_another(folder: Path) -> None:
+    sampling = {"max_tokens": 8}
+    path = toy.write_recipe(folder, content(folder))
+    shared = yaml.safe_load(path.read_text()) | {"evaluation": {"sampling": sampling}}
+    shared["agent"]["sampling"] = sampling
+    path.write_text(yaml.safe_dump(shared))
+    assert "&id001" in path.read_text()
+    recipe = recipes.load(path, ["agent.sampling.max_tokens=9"])
+    assert (recipe.agent.sampling.max_tokens, recipe.evaluation.sampling.max_tokens) == (9, 8)
+
+
+def test_data_comes_from_the_variable_where_the_recipe_names_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    monkeypatch.setenv("AL_RAY_DATA", "/data")
+    assert recipes.load(path).data.path == "/data"
+    assert recipes.load(path, ["data.path=/mine"]).data.path == "/mine"
+    assert recipes.reload(path).data.path is None
+
+
+def test_a_template_lies_beside_the_recipe_wherever_one_stands(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    (folder / "x.jinja").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert recipes.load(path, ["model.chat_template=x.jinja"]).model.chat_template == str(folder / "x.jinja")
+
+
+VALUES = {
+    "name": st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}\Z"),
+    "seed": st.integers(0, 2**32 - 1),
+    "output": st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20),
+    "agent.timeout": st.floats(1e-3, 1e9),
+    "agent.sampling.top_p": st.floats(0.01, 1),
+    "agent.evaluate": st.sampled_from(["toy_agent:score", None]),
+    "stages.1.optimizer.learning_rate": st.floats(1e-12, 1),
+    "stages.1.optimizer.betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list),
+    "stages.1.normalize_std": st.booleans(),
+    "data.options": st.dictionaries(st.just("count"), st.integers() | st.none() | st.text("a1:#-'é ")),
+    "placement.cluster": st.none() | st.just([{"count": 2, "cpus": 64, "gpus": 8}]),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=VALUES))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_dumped_recipe_is_loaded_as_the_same_recipe(folder: Path, values: dict[str, Any]) -> None:
+    """With every default written out."""
+    changed = content(folder)
+    for path, value in values.items():
+        set_in(path, value)(changed)
+    recipe = Recipe.model_validate(changed)
+    dumped = folder / "dumped.yaml"
+    dumped.write_text(recipes.dump(recipe), encoding="utf-8")
+    assert recipes.load(dumped) == recipe == recipes.reload(dumped)
+    assert recipes.differences(recipe, recipes.reload(dumped)) == []
+    written = yaml.safe_load(dumped.read_text(encoding="utf-8"))
+    assert written.keys() == Recipe.model_fields.keys()
+    assert written["stages"][1]["clip_high"] == recipe.stages[1].clip_high  # type: ignore[union-attr]
+
+
+def test_recipes_differ_where_they_ask_for_another_run_and_not_in_where_it_runs(folder: Path) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    ours = recipes.load(
+        path, ["seed=2", "stages.1.group_size=4", "engines.gpu_memory=0.3", "wandb.enabled=true"]
+    )
+    told = [str(problem) for problem in recipes.differences(ours, recipes.load(path))]
+    assert told == [
+        "seed: 2: the run was started with 0; give that, or start a new run",
+        "stages.1.group_size: 4: the run was started with 2; give that, or start a new run",
+    ]
