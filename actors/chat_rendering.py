@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.parser import Parser, ParserManager
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
 
-from al_ray.errors import BadRequestError
+from al_ray.errors import BadRequestError, ContextLengthError
 from al_ray.types import JSON, ChatRequest, Choice, VersionSpan
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class ChatRendering:
         """The prompt. Parsers may adjust ``request`` on the way, as vLLM lets them."""
         try:
             rendered = await self._renderer.render_chat(request)
+        except VLLMValidationError as error:
+            too_long = error.parameter == "input_tokens"
+            raise (ContextLengthError if too_long else BadRequestError)(f"messages: {error}") from error
         except (VLLMClientError, ValueError, TypeError) as error:
             raise BadRequestError(f"messages: the chat template cannot render them: {error}") from error
         if isinstance(rendered, ErrorResponse):

@@ -157,9 +157,15 @@ class Engine:
 
     async def render_calls(
         self, messages: Sequence[Mapping[str, JSON]], tools: Sequence[Mapping[str, JSON]] | None = None
-    ) -> list[tuple[list[int], list[int]]]:
-        """Prompt and response tokens of every assistant message, as if this engine had sampled them."""
-        return await self._rendering.call_tokens(messages, tools)
+    ) -> list[tuple[list[int], list[int]]] | None:
+        """Prompt and response tokens of every assistant message, as if this engine had sampled them.
+
+        None for a conversation that is longer than ``max_length``: it could not have.
+        """
+        try:
+            return await self._rendering.call_tokens(messages, tools)
+        except ContextLengthError:
+            return None
 
     async def logprobs(self, token_ids: list[int]) -> list[float]:
         """log p(token | tokens before it) for each token but the first, at temperature 1."""

@@ -74,10 +74,9 @@ async def demonstration_batch(
     assert isinstance(stage, SupervisedStage)
     demonstrate = dotted.load(stage.demonstrate, f"stages.{span.index}.demonstrate")
     chosen = tasks_of_step(tasks, stage.tasks_per_step, step - span.begin, (recipe.seed, span.index))
-    episodes = [
-        demonstration(task, await engine.render_calls.remote(shown.messages, shown.tools))
-        for task in chosen
-        for shown in [demonstrate(task.data)]
-    ]
+    shown = [demonstrate(task.data) for task in chosen]
+    calls = [await engine.render_calls.remote(each.messages, each.tools) for each in shown]
+    episodes = [demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None]
     advantages = [[1.0] * len(episode.transitions) for episode in episodes]
-    return Batch(build_rows(episodes, advantages, stage.aggregate), CrossEntropy())
+    rows = build_rows(episodes, advantages, stage.aggregate)
+    return Batch(rows, CrossEntropy(), {"demonstration/too_long": len(chosen) - len(episodes)})

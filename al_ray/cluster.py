@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,16 +16,19 @@ from al_ray.errors import Problem, UserError
 _OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
 
+_KNOCK_SECONDS = 5.0
+
 
 @contextmanager
 def connected() -> Iterator[None]:
     """Inside, Ray is initialised; a cluster that was started here ends with it."""
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
         try:
+            _knock(address)
             ray.init(log_to_driver=False, logging_level=logging.WARNING)
-        except ConnectionError as error:
+        except OSError as error:
             cure = f"no cluster answers there (where it needs a token, set RAY_AUTH_MODE=token): {error}"
-            raise UserError(Problem("RAY_ADDRESS", os.environ["RAY_ADDRESS"], cure)) from error
+            raise UserError(Problem("RAY_ADDRESS", address, cure)) from error
     else:
         # Left unset, Ray writes a token file that silently turns authentication on for later clusters.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -37,6 +42,17 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises ``OSError`` where nobody listens, since Ray itself would go on trying for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"[\w.-]+|\[[\w:.]+\]", host) or not port.isdecimal():
+        cure = "must be the head's host:port (often port 6379), or auto; another machine's cluster is "
+        raise UserError(Problem("RAY_ADDRESS", address, cure + "used by `ray job submit`"))
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def log_folder() -> str:

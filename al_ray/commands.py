@@ -11,8 +11,10 @@ from al_ray import models, plan, preflight, rollout_view
 from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
 from al_ray.console import Console, terminal
+from al_ray.errors import Problem, UserError
 from al_ray.records import Records
 from al_ray.run_folder import RunFolder
+from al_ray.types import RolloutStatus
 
 
 async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) -> None:
@@ -111,6 +113,8 @@ async def evaluate(target: Path, recipe: Recipe, run: str) -> None:
 
 def rollouts(run: Path, rollout: str | None, batch: str | None, status: str | None, limit: int) -> None:
     """List or show what the store of a run holds; the run may be under way."""
+    if status not in (None, *RolloutStatus):
+        raise UserError(Problem("--status", status, f"one of {', '.join(RolloutStatus)}"))
     records = Records(RunFolder.open(run).store_url)
     if rollout is not None:
         terminal().print(rollout_view.show(rollout_view.find(records, rollout)))

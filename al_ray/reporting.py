@@ -42,7 +42,7 @@ def step_values(
     }
     if report.metrics.get("tokens_computed"):
         values["perf/trained_tokens_per_s"] = report.metrics["tokens_computed"] / times["update"]
-    if batch.metrics:
+    if "rollout/count" in batch.metrics:
         generated = batch.metrics["rollout/response_tokens"] * batch.metrics["rollout/count"]
         values["perf/generated_tokens_per_s"] = generated / times["rollouts"]
     return values

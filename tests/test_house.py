@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -50,3 +51,8 @@ def test_the_layers_and_the_rooms_table_hold() -> None:
     """The contracts in pyproject.toml, checked by import-linter over every module."""
     done = run(Path(sysconfig.get_path("scripts")) / "lint-imports", "--no-cache")
     assert done.returncode == 0, done.stdout
+
+
+def test_the_page_on_recipes_says_what_the_code_says() -> None:
+    written = [sys.executable, "-c", "import recipe_reference as r; assert r.page() == r.PAGE.read_text()"]
+    subprocess.run(written, cwd=ROOT / "tools", env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-CODE = '''
+CODE = """
 import asyncio
 
 from openai import AsyncOpenAI
@@ -58,7 +58,7 @@ class Agent:
 
 agent = Agent()
 number = 3
-'''
+"""
 
 
 def write_code(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from al_ray.plan import Bundle, Plan
 ROOT = Path(__file__).resolve().parents[2]
 
 TWO_GPUS = """
+import json
 import ray
 from al_ray.actors.placement import Placement, cluster_shape
 from al_ray.config import NodeShape
@@ -39,9 +41,9 @@ def gpus(layout, *bundles):
     placement.release()
     return found
 
-print(gpus("colocated", Bundle(("engine 0", "learner 0"), 3, 1, 0)))
-print(gpus("disaggregated", Bundle(("engine 0",), 2, 1, 0), Bundle(("learner 0",), 2, 1, 0)))
-print(gpus("disaggregated", Bundle(("engine 0",), 2, 2, 0)))
+print(json.dumps(gpus("colocated", Bundle(("engine 0", "learner 0"), 3, 1, 0))))
+print(json.dumps(gpus("disaggregated", Bundle(("engine 0",), 2, 1, 0), Bundle(("learner 0",), 2, 1, 0))))
+print(json.dumps(gpus("disaggregated", Bundle(("engine 0",), 2, 2, 0))))
 """
 
 
@@ -103,7 +105,7 @@ def test_on_gpus_colocated_tenants_see_one_and_others_their_own() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    colocated, apart, wide = (eval(line) for line in done.stdout.splitlines())
+    colocated, apart, wide = (json.loads(line) for line in done.stdout.splitlines())
     assert colocated[0] == colocated[1] and len(colocated[0]) == 1
-    assert sorted(apart) == [["0"], ["1"]]
-    assert sorted(wide[0]) == ["0", "1"]
+    assert sorted(apart) == [[0], [1]]
+    assert sorted(wide[0]) == [0, 1]

@@ -1,0 +1,120 @@
+"""Agents for runners to run: the task says what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from al_ray.types import Endpoint
+
+STRANGE = {
+    "nan": math.nan,
+    "infinity": -math.inf,
+    "text": "1",
+    "nothing": None,
+    "no reward": {"accuracy": 1.0},
+    "a dimension that is text": {"reward": 1.0, "style": "good"},
+    "too large": 10**400,
+}
+
+
+async def act(task: Mapping[str, Any], llm: Endpoint) -> Any:
+    """Does ``task["do"]``."""
+    return await globals()[f"_{task['do']}"](task)
+
+
+async def _give(task: Mapping[str, Any]) -> Any:
+    return task["value"]
+
+
+async def _give_something_strange(task: Mapping[str, Any]) -> Any:
+    return STRANGE[task["value"]]
+
+
+async def _fail(task: Mapping[str, Any]) -> Any:
+    raise ValueError("a mistake of the agent \ud800\x00")
+
+
+async def _exit(task: Mapping[str, Any]) -> Any:
+    sys.exit(3)
+
+
+async def _raise_cancelled(task: Mapping[str, Any]) -> Any:
+    raise asyncio.CancelledError
+
+
+async def _raise_timeout(task: Mapping[str, Any]) -> Any:
+    raise TimeoutError("the agent's own")
+
+
+async def _sleep(task: Mapping[str, Any]) -> Any:
+    """Leaves a mark when it is cancelled."""
+    try:
+        await asyncio.sleep(1000)
+    except asyncio.CancelledError:
+        Path(task["mark"]).touch()
+        raise
+
+
+async def _ignore_cancellation(task: Mapping[str, Any]) -> Any:
+    try:
+        await asyncio.sleep(1000)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0.2)
+    return 1.0
+
+
+async def _take_a_while(task: Mapping[str, Any]) -> Any:
+    begun = time.time()
+    await asyncio.sleep(0.3)
+    return {"reward": 1.0, "begun": begun, "ended": time.time()}
+
+
+async def _sleep_the_first_time(task: Mapping[str, Any]) -> Any:
+    if not _first_time(task):
+        return 1.0
+    await asyncio.sleep(1000)
+
+
+async def _block_the_first_time(task: Mapping[str, Any]) -> Any:
+    if not _first_time(task):
+        return 1.0
+    time.sleep(1000)
+
+
+def _first_time(task: Mapping[str, Any]) -> bool:
+    mark = Path(task["mark"])
+    first = not mark.exists()
+    mark.touch()
+    return first
+
+
+def plain(task: Mapping[str, Any], llm: Endpoint) -> float:
+    """Not async."""
+    return 1.0
+
+
+async def answer_and_spoil(task: dict[str, Any], llm: Endpoint) -> Any:
+    """Its endpoint, after it has changed the task in place."""
+    task["answer"]["right"] = "spoiled"
+    if task.get("unstorable"):
+        return object()
+    return [llm.base_url, llm.api_key, llm.model]
+
+
+def judge(task: Mapping[str, Any], output: Any) -> Any:
+    """What the task says is right; awaited or not, as the task says."""
+    if task.get("raise"):
+        raise LookupError("a mistake of the evaluator")
+    reward = {"reward": 0.5, "answered": 1, "right": task["answer"]["right"]}
+    return _later(reward) if task.get("later") else reward
+
+
+async def _later(value: Any) -> Any:
+    await asyncio.sleep(0)
+    return value

@@ -1,0 +1,122 @@
+"""Commands that a test starts, together with every process that they start in turn.
+
+What descends from a command carries a mark in its environment, whatever session or process group it
+has moved to: so a test can tell that nothing is left, and can end what is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parent.parent
+_MARK = "AL_RAY_TEST_COMMAND"
+
+
+class Command:
+    """``python -m ARGUMENTS`` in ``folder``, in a session of its own; ends with everything it started."""
+
+    def __init__(self, arguments: Sequence[str | Path], folder: Path, **variables: str) -> None:
+        self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        self.log = folder / f"command-{self._mark[-8:]}.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *map(str, arguments)],
+                cwd=folder,
+                env=_environment() | dict([self._mark.split("=")]) | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # Ignored in whatever a shell runs in the background, and inherited.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pid in self.alive():
+            _signal(pid, signal.SIGKILL)
+        self._process.wait()
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, seconds: float = 300) -> int:
+        """The exit code."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"no end after {seconds} s:\n{self.output}") from error
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 300) -> None:
+        """Returns when it has; the command must not end before."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert self._process.poll() is None, f"ended with {self._process.returncode}:\n{self.output}"
+            assert time.monotonic() < deadline, f"not after {seconds} s:\n{self.output}"
+            time.sleep(0.1)
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """The whole process group, at once."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+
+    def alive(self) -> list[int]:
+        """The processes that descend from the command and have not ended."""
+        mark = self._mark.encode()
+        return [
+            int(folder.name)
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdecimal() and mark in _read(folder / "environ").split(b"\0")
+        ]
+
+    def wait_until_nothing_is_left(self, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while pids := self.alive():
+            names = [_read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ")[:120] for pid in pids]
+            assert time.monotonic() < deadline, f"left after {seconds} s: {names}"
+            time.sleep(0.2)
+
+
+def run(arguments: Sequence[str | Path], folder: Path, **variables: str) -> tuple[int, str]:
+    """Exit code and output of a command that ends by itself."""
+    with Command(arguments, folder, **variables) as command:
+        code = command.wait()
+        return code, command.output
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with al_ray importable and nothing that would lead to another cluster or to data."""
+    dropped = {"RAY_ADDRESS", "AL_RAY_DATA", "WANDB_MODE"}
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return kept | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "COLUMNS": "200"}
+
+
+def _read(path: Path) -> bytes:
+    """Of a process that may end at any moment; a zombie has no environment left."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

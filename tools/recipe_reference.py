@@ -1,0 +1,86 @@
+"""Writes ``docs/recipes.md`` from the docstrings of ``al_ray.config``: every key, its type and default."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from al_ray.config import Recipe
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
+HEAD = """# Recipes
+
+A recipe is a YAML file; `al-ray validate RECIPE` checks it, `--set a.b=c` overrides a key (list entries
+by index, `stages.1.steps=20`). Written by `python tools/recipe_reference.py` from `al_ray/config.py`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *_section(Recipe, "recipe")]) + "\n"
+
+
+def _section(model: type[BaseModel], title: str) -> Iterator[str]:
+    sections = []
+    yield f"## {title}\n"
+    if model.__doc__:
+        yield f"{' '.join(model.__doc__.split())}\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    for name, field in model.model_fields.items():
+        inner = list(_sections_in(field.annotation))
+        sections += [(section, _title(title, name, section, alone=len(inner) == 1)) for section in inner]
+        meaning = " ".join((field.description or "see below").split()).replace("``", "`")
+        yield f"| `{name}` | {_type(field)} | {_default(field)} | {meaning} |"
+    yield ""
+    for section, inner_title in sections:
+        yield from _section(section, inner_title)
+
+
+def _title(outer: str, name: str, section: type[BaseModel], *, alone: bool) -> str:
+    path = name if outer == "recipe" else f"{outer}.{name}"
+    return path if alone else f"{path}: {section.model_fields['algorithm'].annotation.__args__[0]}"  # type: ignore[union-attr]
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)
+
+
+def _type(field: FieldInfo) -> str:
+    if any(True for _ in _sections_in(field.annotation)):
+        return "list of sections" if "list" in str(field.annotation) else "section"
+    return _name(field.annotation)
+
+
+def _name(annotation: Any) -> str:
+    """As one would write it, without the constraints."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _name(arguments[0])
+    if origin in (Union, UnionType):
+        return " or ".join(map(_name, arguments))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is not None:
+        return f"{_name(origin)} of {', '.join(map(_name, arguments))}"
+    return "None" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    return "" if isinstance(field.default, BaseModel) else f"`{field.default}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")
