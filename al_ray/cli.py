@@ -10,9 +10,12 @@ import asyncio
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from al_ray.config import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,9 +25,12 @@ app = typer.Typer(
     help="Reinforcement learning for the language model inside any agent.",
 )
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/x.yaml.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/x.yaml.")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the recipe; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a value of the recipe; repeatable."),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Override the recipe's seed.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -36,7 +42,9 @@ def train(
     overrides: SetOption = None,
     seed: SeedOption = None,
     run: Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the placement; start nothing.")
     ] = False,
@@ -126,7 +134,7 @@ def _now() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def _load(path: Path, overrides: list[str] | None, seed: int | None) -> Any:
+def _load(path: Path, overrides: list[str] | None, seed: int | None) -> Recipe:
     from al_ray import recipe
 
     return recipe.load(path, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])

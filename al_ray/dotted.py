@@ -26,7 +26,7 @@ def load(path: str, where: str) -> Any:
 def _cure(module_name: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         if f"{module_name}.".startswith(f"{error.name}."):
-            return f"no module named {error.name!r} is here, installed or on PYTHONPATH"
+            return f"no module named {error.name!r} is here, installed, or on PYTHONPATH"
         return f"{module_name} imports {error.name!r}, which is not installed"
     said = traceback.format_exception_only(error)[-1].strip()
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -21,6 +21,7 @@ from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
 from al_ray.actors.learner import LearnerSettings
 from al_ray.actors.learner_group import LearnerGroup
 from al_ray.actors.placement import Placement, beside_the_driver, cluster_shape
+from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.actors.store import STORE_OPTIONS, Store
@@ -79,6 +80,7 @@ class Parts:
         version = await asyncio.to_thread(self.learners.policy_version)
         if version != self.served_version:
             await self._transfer_weights(self.learners, version)
+            self.deaths = 0
 
     async def watch_engines(self) -> None:
         """Replace engines that die, and tell the gateway, until cancelled.
@@ -88,17 +90,16 @@ class Parts:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             replaced = await self.engines.replace_dead()
-            if not replaced:
-                continue
             self.deaths += len(replaced)
             if self.deaths > _MAX_DEATHS:
                 raise EngineUnavailableError(
                     f"{self.deaths} engines died since policy version {self.served_version} was admitted; "
                     f"their logs are in {cluster.log_folder()}"
                 )
-            if self.learners is not None and self.pushes_weights:
+            if replaced and self.learners is not None and self.pushes_weights:
                 await self.connect_engines()
                 await self._transfer_weights(self.learners, self.served_version)
+            # Also without a replacement: the gateway drops an engine that failed a call but lives.
             await self.gateway.admit.remote(self.engines.admitted())
 
     async def connect_engines(self) -> None:
@@ -114,7 +115,6 @@ class Parts:
         await self.engines.update(update, send)
         await self.gateway.admit.remote(self.engines.admitted())
         self.served_version = version
-        self.deaths = 0
 
 
 @asynccontextmanager
@@ -129,7 +129,8 @@ async def started(
         here = beside_the_driver()
         store = ray.remote(Store).options(**STORE_OPTIONS, **here).remote(folder.store_url)
         stack.callback(ray.kill, store)
-        await store.ping.remote()
+        with unwrapped():
+            await store.ping.remote()
         way = transport(plan.device, together=_together(plan))
         engines = EnginePool(_engine_spec(recipe, plan, model, way), _options(placement, "engine"))
         stack.push_async_callback(engines.shutdown)

@@ -88,8 +88,7 @@ class Command:
     def wait_until_nothing_is_left(self, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
         while pids := self.alive():
-            names = [_read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ")[:120] for pid in pids]
-            assert time.monotonic() < deadline, f"left after {seconds} s: {names}"
+            assert time.monotonic() < deadline, f"left after {seconds} s: {[*map(process_name, pids)]}"
             time.sleep(0.2)
 
 
@@ -98,6 +97,11 @@ def run(arguments: Sequence[str | Path], folder: Path, **variables: str) -> tupl
     with Command(arguments, folder, **variables) as command:
         code = command.wait()
         return code, command.output
+
+
+def process_name(pid: int) -> str:
+    """Its command line, or what it calls itself."""
+    return _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def _environment() -> dict[str, str]:

@@ -143,18 +143,22 @@ def test_a_mistake_is_one_message_and_exit_code_2_before_anything_is_written(
 
 
 def test_absent_data_is_the_users_mistake(invoke: Invoke) -> None:
-    code, output = invoke("train toy.yaml --set data.load=al_ray.envs.calc_x.data:load --set data.path=no")
-    assert code == 2 and output.startswith("error: data.path: 'no': no such folder")
+    code, output = invoke(
+        "train toy.yaml --set data.load=al_ray.envs.calc_x.data:load --set data.path=absent"
+    )
+    assert code == 2 and output.startswith("error: data.path: 'absent': no such folder")
 
 
 def test_all_mistakes_are_told_at_once_a_line_each(invoke: Invoke) -> None:
-    code, output = invoke("train toy.yaml --set model.pth=x --set agent.run=absent:f --set stages.9.steps=1")
+    code, output = invoke("train toy.yaml --set model.pth=x --set agent.run=no_such:f --set stages.9.steps=1")
     assert code == 2
-    assert output.splitlines() == [
+    lines = output.splitlines()
+    assert lines[:2] == [
         "error: --set stages.9.steps: '9': what picks from this list is a number from 0 to 1",
         "error: toy.yaml: model.pth: 'x': no such key; did you mean 'path'?",
-        "error: toy.yaml: agent.run: 'absent:f': no module named 'absent' is here, installed or on PYTHONPATH",
     ]
+    assert lines[2].startswith("error: toy.yaml: agent.run: 'no_such:f': no module named 'no_such'")
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize("command", ["train", "no-such-verb", "train toy.yaml --no-such-option"])

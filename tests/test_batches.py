@@ -1,0 +1,133 @@
+"""A batch asks for the same rollouts whenever it is asked for, and failed ones are no part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from al_ray import semconv
+from al_ray.batches import rollout_batch, rollout_requests
+from al_ray.config import GrpoStage, Recipe
+from al_ray.progress import StageSpan, stage_spans
+from al_ray.types import (
+    Attempt,
+    AttemptStatus,
+    Group,
+    Rollout,
+    RolloutRequest,
+    RolloutStatus,
+    Span,
+    SpanKind,
+    Task,
+)
+from tests import toy
+
+RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
+TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
+
+
+def span() -> StageSpan:
+    return stage_spans(RECIPE)[1]
+
+
+def stage() -> GrpoStage:
+    found = span().stage
+    assert isinstance(found, GrpoStage)
+    return found
+
+
+def rollout(group: str, member: int, reward: float | None, calls: int = 1) -> Rollout:
+    """That sampled two tokens a call and was rewarded; None: it failed after its calls."""
+    name = f"{group}/{member}"
+    succeeded = reward is not None
+    attempt = Attempt(name, 1, "key", AttemptStatus.SUCCEEDED if succeeded else AttemptStatus.FAILED)
+    spans = [
+        Span(
+            f"{name}/{call}",
+            name,
+            1,
+            SpanKind.CALL,
+            "chat",
+            call,
+            call + 1,
+            {
+                semconv.PROMPT_IDS: [1, 2, call],
+                semconv.CHOICES: [{"ids": [3, 4], "logprobs": [-1.0, -1.0], "versions": [[5, 0, 2]]}],
+                semconv.FINISH_REASONS: ["stop"],
+            },
+            call,
+        )
+        for call in range(calls)
+    ]
+    if succeeded:
+        attributes = {semconv.REWARD: reward, semconv.REWARD_DIMENSIONS: {"reward": reward}}
+        spans.append(Span(f"{name}/r", name, 1, SpanKind.REWARD, "reward", 9, 9, attributes, calls))
+    status = RolloutStatus.SUCCEEDED if succeeded else RolloutStatus.FAILED
+    return Rollout(RolloutRequest(name, "step-000002", group, TASKS[0]), status, [attempt], spans)
+
+
+def groups(*rewards: Sequence[float | None]) -> list[Group]:
+    return [
+        Group(
+            f"g{index}", "step-000002", [rollout(f"g{index}", m, reward) for m, reward in enumerate(members)]
+        )
+        for index, members in enumerate(rewards)
+    ]
+
+
+def test_a_steps_requests_are_groups_of_one_task_each() -> None:
+    requests = rollout_requests(RECIPE, span(), 3, TASKS)
+    assert [request.id for request in requests] == [f"step-000003/{g}/{m}" for g in (0, 1) for m in (0, 1)]
+    assert [request.group for request in requests] == ["step-000003/0"] * 2 + ["step-000003/1"] * 2
+    by_group = {request.group: request.task for request in requests}
+    assert all(request.task == by_group[request.group] for request in requests)
+    assert {request.max_attempts for request in requests} == {RECIPE.agent.max_attempts}
+
+
+def test_requests_depend_on_recipe_and_step_alone() -> None:
+    again = Recipe.model_validate(RECIPE.model_dump())
+    for step in range(2, 5):
+        assert rollout_requests(RECIPE, span(), step, TASKS) == rollout_requests(
+            again, stage_spans(again)[1], step, list(TASKS)
+        )
+    other = RECIPE.model_copy(update={"seed": 1})
+    asked = [[r.task for r in rollout_requests(one, span(), 2, TASKS)] for one in (RECIPE, other)]
+    assert asked[0] != asked[1]
+
+
+def test_failed_rollouts_are_counted_and_leave_the_baseline_of_their_group_alone() -> None:
+    """The others' advantages are as if the failed one had never been asked for."""
+    with_failed = rollout_batch(RECIPE, stage(), groups([0.0, None, 1.0]), 5)
+    without = rollout_batch(RECIPE, stage(), groups([0.0, 1.0]), 5)
+    assert [list(row.advantages) for row in with_failed.rows] == [
+        list(row.advantages) for row in without.rows
+    ]
+    assert (with_failed.metrics["rollout/count"], with_failed.metrics["rollout/failed"]) == (3, 1)
+    assert with_failed.metrics["reward/mean"] == without.metrics["reward/mean"] == 0.5
+
+
+def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:
+    batch = rollout_batch(RECIPE, stage(), groups([1.0, None], [0.0, 1.0], [None, None], [1.0, 1.0]), 5)
+    assert {row.group for row in batch.rows} == {"g1", "g3"}
+    assert (batch.metrics["rollout/dropped_groups"], batch.metrics["rollout/equal_groups"]) == (2, 1)
+
+
+def test_groups_give_the_same_batch_in_whatever_order_they_end() -> None:
+    ended = groups([0.0, 1.0], [1.0, 0.0], [0.5, 1.0])
+    first, second = (rollout_batch(RECIPE, stage(), order, 5) for order in (ended, ended[::-1]))
+    assert first.metrics == second.metrics
+    for a, b in zip(first.rows, second.rows, strict=True):
+        assert a.rollout_id == b.rollout_id and np.array_equal(a.tokens, b.tokens)
+
+
+def test_a_batch_in_which_everything_failed_has_no_rows() -> None:
+    batch = rollout_batch(RECIPE, stage(), groups([None, None]), 5)
+    assert batch.rows == [] and batch.metrics["reward/mean"] == 0.0
+
+
+def test_staleness_is_the_version_now_minus_the_version_that_sampled() -> None:
+    batch = rollout_batch(RECIPE, stage(), groups([0.0, 1.0]), 7)
+    assert batch.metrics["off_policy/staleness_max"] == pytest.approx(2)
