@@ -12,8 +12,8 @@ has too little range for gradients, so its forward computes in float32.
 from __future__ import annotations
 
 import copy
-import socket
 import math
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence

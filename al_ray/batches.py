@@ -31,7 +31,9 @@ class Batch:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def rollout_requests(recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task]) -> list[RolloutRequest]:
+def rollout_requests(
+    recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task]
+) -> list[RolloutRequest]:
     """The groups of a step; their ids are functions of the recipe and the step alone."""
     stage = span.stage
     assert isinstance(stage, GrpoStage)
@@ -76,7 +78,9 @@ async def demonstration_batch(
     chosen = tasks_of_step(tasks, stage.tasks_per_step, step - span.begin, (recipe.seed, span.index))
     shown = [demonstrate(task.data) for task in chosen]
     calls = [await engine.render_calls.remote(each.messages, each.tools) for each in shown]
-    episodes = [demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None]
+    episodes = [
+        demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None
+    ]
     advantages = [[1.0] * len(episode.transitions) for episode in episodes]
     rows = build_rows(episodes, advantages, stage.aggregate)
     return Batch(rows, CrossEntropy(), {"demonstration/too_long": len(chosen) - len(episodes)})

@@ -54,7 +54,9 @@ async def _run(
         try:
             async with started(recipe, model, folder) as parts:
                 assert parts.learners is not None
-                run = Run(recipe, folder, parts, parts.learners, metrics, console, tasks.train, tasks.held_out)
+                run = Run(
+                    recipe, folder, parts, parts.learners, metrics, console, tasks.train, tasks.held_out
+                )
                 await run.train()
             ended_well = True
         finally:

@@ -199,7 +199,10 @@ def _learner_settings(recipe: Recipe, plan: planner.Plan, model: Path, way: Tran
 
 
 def _gateway_spec(recipe: Recipe) -> GatewaySpec:
-    sampling: dict[Mode, Sampling] = {"train": _sampling(recipe.agent.sampling), "eval": _sampling(recipe.evaluation.sampling)}
+    sampling: dict[Mode, Sampling] = {
+        "train": _sampling(recipe.agent.sampling),
+        "eval": _sampling(recipe.evaluation.sampling),
+    }
     return GatewaySpec(Path(recipe.model.path).name, sampling, recipe.seed)
 
 

@@ -152,9 +152,8 @@ def test_every_call_is_in_the_store_with_the_version_of_its_step(
     """Each step raises the version by one, also over restarts; evaluations are of the version then."""
     records = Records(place.run.store_url)
     expected = {request.id: int(request.batch.removeprefix("step-")) for request in requests(recipe)}
-    expected |= {f"eval/untrained/{i}": 0 for i in range(2)}
-    expected |= {f"eval/after-supervised/{i}": FIRST_RL_STEP for i in range(2)}
-    expected |= {f"eval/after-grpo/{i}": LAST_STEP for i in range(2)}
+    for step in (0, FIRST_RL_STEP, LAST_STEP):
+        expected |= {f"eval/step-{step:06d}/{index}": step for index in range(2)}
     assert set(records.rollout_ids()) == expected.keys()
     for name, version in expected.items():
         rollout = records.rollout(name)
@@ -211,10 +210,9 @@ def test_the_console_tells_the_whole_run(finished: str) -> None:
 
 def test_rollouts_can_be_listed_and_read(place: Place, finished: str) -> None:
     code, listed = run(["al_ray", "rollouts", place.run.path, "--batch", "step-000004"], place.path)
-    assert code == 0 and all(
-        f"step-000004/{group}/{member}" in listed for group in (0, 1) for member in (0, 1)
-    )
-    code, shown = run(["al_ray", "rollouts", place.run.path, "eval/after-grpo/1"], place.path)
+    assert code == 0
+    assert all(f"step-000004/{member}" in listed for member in ("0/0", "0/1", "1/0", "1/1"))
+    code, shown = run(["al_ray", "rollouts", place.run.path, "eval/step-000005/1"], place.path)
     assert code == 0 and re.search(r"word \d", shown) and "reward" in shown
 
 
