@@ -1,5 +1,6 @@
 # make run   installs, prepares the model and trains Calc-X; BUILD=cpu|gpu, RECIPE=..., PYTHON=...
-# make test  installs with the test tools and runs the tests; ARGS="-k gateway" passes on to pytest
+# make test  installs with the test tools and runs the tests; ARGS="-k gateway" passes on to pytest,
+#            as ARGS="--seed 2" does to the training of make run
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
 .PHONY: run test lint install install-test clean
@@ -17,7 +18,7 @@ export RAY_AUTH_MODE ?= disabled
 
 run: install
 	$(BIN)/python -m al_ray model $(MODEL)
-	$(BIN)/al-ray train $(RECIPE)
+	$(BIN)/al-ray train $(RECIPE) $(ARGS)
 
 test: install-test
 	$(BIN)/pytest $(ARGS)

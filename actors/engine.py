@@ -96,7 +96,13 @@ def _engine_args(spec: EngineSpec) -> AsyncEngineArgs:
         "worker_extension_cls": "al_ray.actors.weight_receiver.WeightReceiver",
     }
     if spec.device == "cpu":
-        args |= {"enforce_eager": True, "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30)}
+        args |= {
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30),
+            # Only whole blocks are shared between prompts, and the CPU's default of 128 tokens is
+            # longer than many of them.
+            "block_size": 32,
+        }
     else:
         args |= {"gpu_memory_utilization": spec.gpu_memory}
     return AsyncEngineArgs(**args)

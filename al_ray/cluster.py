@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import ray
 
@@ -21,7 +23,12 @@ _KNOCK_SECONDS = 5.0
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Inside, Ray is initialised; a cluster that was started here ends with it."""
+    """Inside, Ray is initialised; a cluster that was started here ends with it.
+
+    SIGTERM, from ``ray job stop``, Kubernetes or a batch system, then ends a run as Ctrl-C does. To be
+    called in the main thread.
+    """
+    on_terminate = signal.getsignal(signal.SIGTERM)
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             _knock(address)
@@ -38,10 +45,16 @@ def connected() -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
+    signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
     try:
         yield
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _knock(address: str) -> None:

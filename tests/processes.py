@@ -72,6 +72,10 @@ class Command:
         """What Ctrl-C does."""
         self._process.send_signal(signal.SIGINT)
 
+    def terminate(self) -> None:
+        """What a batch system does."""
+        self._process.terminate()
+
     def kill(self) -> None:
         """The whole process group, at once."""
         os.killpg(self._process.pid, signal.SIGKILL)

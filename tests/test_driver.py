@@ -21,7 +21,7 @@ from al_ray.run_folder import RunFolder
 from al_ray.trajectory import trajectory
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests import toy
-from tests.processes import Command, run
+from tests.processes import Command, process_name, run
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +120,16 @@ def test_an_interrupted_run_says_so_without_a_traceback(interrupted: Command) ->
     """And how far it came."""
     assert "Traceback" not in interrupted.output
     assert "resumed after step 3" in interrupted.output
+
+
+def test_a_run_that_is_terminated_while_it_starts_leaves_nothing(place: Place) -> None:
+    """As a batch system does it, at a bad moment: the engine's own processes are just coming up."""
+    with Command(["al_ray", "train", "toy.yaml", "--run", "b"], place.path) as command:
+        command.wait_until(lambda: any("VLLM" in process_name(pid) for pid in command.alive()))
+        command.terminate()
+        assert command.wait(60) == 130, command.output
+        command.wait_until_nothing_is_left(0)
+    assert "Traceback" not in command.output
 
 
 def test_a_resumed_run_asks_for_the_same_rollouts(place: Place, finished: str, recipe: Recipe) -> None:
