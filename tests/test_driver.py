@@ -124,7 +124,7 @@ def test_an_interrupted_run_says_so_without_a_traceback(interrupted: Command) ->
 
 def test_a_run_that_is_terminated_while_it_starts_leaves_nothing(place: Place) -> None:
     """As a batch system does it, at a bad moment: the engine's own processes are just coming up."""
-    with Command(["al_ray", "train", "toy.yaml", "--run", "b"], place.path) as command:
+    with Command(["al_ray", "train", "toy.yaml", "--set", "name=ended"], place.path) as command:
         command.wait_until(lambda: any("VLLM" in process_name(pid) for pid in command.alive()))
         command.terminate()
         assert command.wait(60) == 130, command.output

@@ -65,7 +65,8 @@ def install(build: str, extras: list[str]) -> None:
     backend = [] if at_hand else ["--torch-backend", build]
     files = ["--constraints", constraints, "--overrides", overrides]
     package = f"{ROOT}[{','.join([build, *extras])}]"
-    subprocess.run([*uv, *backend, *files, "--editable", package], env=environment, check=True)
+    quietly = [*uv, "--quiet", *backend, *files, "--editable", package]
+    subprocess.run(quietly, env=environment, check=True)
 
 
 def stamp(build: str, tests: bool) -> str:
