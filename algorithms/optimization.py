@@ -21,7 +21,12 @@ def adamw(model: nn.Module, section: OptimizerSection) -> torch.optim.AdamW:
 
 
 def learning_rate(section: OptimizerSection, step: int, total_steps: int) -> float:
-    """The rate of step ``step``, counted from 0; no step of a stage has rate 0."""
+    """The rate of step ``step``, counted from 0; no step of a stage has rate 0.
+
+    Raises ``ValueError`` after the last step, where a schedule would turn negative and climb the loss.
+    """
+    if step >= total_steps:
+        raise ValueError(f"step {step} of a stage that ends after {total_steps}: start the next stage first")
     if step < section.warmup_steps:
         return section.learning_rate * (step + 1) / section.warmup_steps
     progress = (step - section.warmup_steps) / max(1, total_steps - section.warmup_steps)
