@@ -213,7 +213,7 @@ class Recipe(Section):
     name: Name
     """Names the run's folder and its W&B run."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Decides tasks, their order and the sampling seeds of calls."""
+    """Decides tasks, their order and, on GPU, the sampling seeds of calls."""
     output: str = "outputs"
     """The folder that run folders are made in."""
     model: ModelSection
