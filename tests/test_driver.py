@@ -62,6 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     toy.write_recipe(path, content)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(path)
+        patch.delenv("AL_RAY_DATA", raising=False)  # it would fill in data.path, here but not in the runs
         yield Place(path)
 
 

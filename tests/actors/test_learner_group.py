@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 from safetensors.torch import load_file
 
 from al_ray.actors.learner import Learner
@@ -17,16 +16,7 @@ from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, rows, s
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(num_cpus=2, object_store_memory=200_000_000, include_dashboard=False)
-        yield
-        ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pair(cluster: None, tiny_model: Path) -> Iterator[LearnerGroup]:
+def pair(ray_cluster: None, tiny_model: Path) -> Iterator[LearnerGroup]:
     group = LearnerGroup(settings(tiny_model), [{"num_cpus": 1}, {"num_cpus": 1}])
     yield group
     group.close()

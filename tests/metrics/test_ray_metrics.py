@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 import ray
@@ -14,13 +13,9 @@ from al_ray.metrics.ray_metrics import COUNTERS, GAUGES, RaySink
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+def port(ray_cluster: None) -> int:
     """Where the node of a local Ray exports its metrics."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
-        yield ray.nodes()[0]["MetricsExportPort"]
-        ray.shutdown()
+    return int(ray.nodes()[0]["MetricsExportPort"])
 
 
 def _exported(port: int) -> dict[str, float]:
