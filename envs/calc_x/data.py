@@ -20,6 +20,7 @@ FIELDS = ("id", "question", "chain", "result", "source")
 SAMPLES = Path(__file__).parent / "samples"
 
 _CALCULATION = re.compile(r'<gadget id="calculator">(.*?)</gadget>', re.DOTALL)
+_OPERATOR = re.compile(r"\*\*|//|[-+*/%^]")
 
 
 def load(
@@ -28,12 +29,14 @@ def load(
     *,
     sources: list[str] | None = None,
     max_calls: int | None = None,
+    max_operations: int | None = None,
     max_question_chars: int | None = None,
 ) -> list[Task]:
     """The tasks of a split, in the order of the file.
 
     ``sources`` keeps the rows that come from these datasets, ``max_calls`` those with between one
-    and so many calculations, ``max_question_chars`` those with a question no longer than that.
+    and so many calculations, ``max_operations`` those with at most so many operators in all of them
+    together, ``max_question_chars`` those with a question no longer than that.
     """
     tasks = []
     for where, row in _rows(path, split):
@@ -42,11 +45,18 @@ def load(
             continue
         if max_calls is not None and not 1 <= len(calculations(row["chain"])) <= max_calls:
             continue
+        if max_operations is not None and operations(row["chain"]) > max_operations:
+            continue
         if max_question_chars is not None and len(row["question"]) > max_question_chars:
             continue
         tasks.append(Task(row["id"], {field: row[field] for field in FIELDS}, split))
     if not tasks:
-        options = {"sources": sources, "max_calls": max_calls, "max_question_chars": max_question_chars}
+        options = {
+            "sources": sources,
+            "max_calls": max_calls,
+            "max_operations": max_operations,
+            "max_question_chars": max_question_chars,
+        }
         raise DataError(
             Problem(f"rows of {split} in {path or SAMPLES}", options, "no row passes these options")
         )
@@ -56,6 +66,11 @@ def load(
 def calculations(chain: str) -> list[str]:
     """The expressions of a chain, as they are written there."""
     return [match.strip() for match in _CALCULATION.findall(chain)]
+
+
+def operations(chain: str) -> int:
+    """How many operators the expressions of a chain have; a sign is one."""
+    return sum(len(_OPERATOR.findall(expression)) for expression in calculations(chain))
 
 
 def _rows(path: str | None, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -91,10 +106,7 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise DataError(Problem("data.path", str(file), "install pyarrow to read parquet files")) from error
+    parquet = importlib.import_module("pyarrow.parquet")  # only where needed: it takes a while to load
     for number, row in enumerate(parquet.read_table(file).to_pylist(), start=1):
         yield f"{file}, row {number}", row
 
