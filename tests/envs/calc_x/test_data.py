@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from al_ray.envs.calc_x import data, reward
 from al_ray.envs.calc_x.calculator import evaluate
@@ -73,14 +75,12 @@ def test_test_files_serve_as_validation_unless_there_is_one(tmp_path: Path) -> N
 
 def test_parquet_files_are_read_as_published(tmp_path: Path) -> None:
     """Calc-X's own files hold the same rows."""
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist([row(1), row(2)]), tmp_path / "train.parquet")
     assert data.load(str(tmp_path), "train") == [Task(f"t{n}", row(n), "train") for n in (1, 2)]
 
 
 def test_options_keep_the_rows_that_are_asked_for(tmp_path: Path) -> None:
-    """By source, by the number of calculations (at least one), and by the length of the question."""
+    """By source, by the number of calculations (at least one) and of operators, and by length."""
     rows = [row(0, 0), row(1, 1), row(2, 2), row(3, source="b"), row(4, question="Long " * 9 + "?")]
     write(tmp_path / "train.jsonl", rows)
 
@@ -90,6 +90,7 @@ def test_options_keep_the_rows_that_are_asked_for(tmp_path: Path) -> None:
     assert kept() == ["t0", "t1", "t2", "t3", "t4"]
     assert kept(sources=["b"]) == ["t3"]
     assert kept(max_calls=1) == ["t1", "t3", "t4"]
+    assert kept(max_operations=1) == ["t0", "t1", "t3", "t4"]
     assert kept(max_question_chars=9) == ["t0", "t1", "t2", "t3"]
     assert kept(sources=["made"], max_calls=2, max_question_chars=9) == ["t1", "t2"]
 
