@@ -6,7 +6,7 @@ generated for one choice and parses reasoning and tool calls out of it, at once 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 
 from al_ray.errors import BadRequestError, ContextLengthError
 from al_ray.lineage import Turn
-from al_ray.types import JSON, ChatRequest, Choice, Sampling, VersionSpan
+from al_ray.types import JSON, ChatRequest, Choice, VersionSpan
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -55,7 +55,9 @@ class ChatRendering:
             tokenizer=self._tokenizer,
         )
         self._parses_tools = spec.tool_parser is not None
-        self._special = {id for id, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        # Those of Mistral's have no such table, and no text that could be continued.
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        self._special = frozenset(id for id, token in added.items() if token.special)
         self._ends = {id: self._tokenizer.decode([id]) for id in self._end_ids()}
 
     def request(self, request: ChatRequest) -> ChatCompletionRequest:
@@ -162,14 +164,9 @@ class ChatRendering:
         )
         return answer.read(text, await self.encode(text))
 
-    def shown(self, request: ChatCompletionRequest, sampling: Sampling, choice: Choice) -> bool:
-        """Whether the agent was given all the text of ``choice``: no stop string cut it, and no special token
-        was left out. Bytes at its end that are not yet a character are no text."""
-        ids = choice.response_ids
-        ended = bool(ids) and ids[-1] in self._ends
-        cut = bool(sampling.stop) and not ended and choice.finish_reason != "length"
-        within = ids[:-1] if ended else ids
-        return not cut and not (request.skip_special_tokens and self._special.intersection(within))
+    def hidden(self, request: ChatCompletionRequest) -> Set[int]:
+        """The tokens that the agent is not shown where they are sampled in mid-answer."""
+        return self._special if request.skip_special_tokens else frozenset()
 
     def _end_ids(self) -> set[int]:
         configured = self._model_config.try_get_generation_config().get("eos_token_id") or []

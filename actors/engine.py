@@ -258,8 +258,7 @@ class Engine:
         self, request: ChatRequest, openai: ChatCompletionRequest, prompt: Prompt, choices: Sequence[Choice]
     ) -> ChatReply:
         """Remembered before anyone sees it, so that the next call can continue it."""
-        shown = [self._rendering.shown(openai, request.sampling, choice) for choice in choices]
-        self._continuation.remember(request.id, prompt, choices, shown)
+        self._continuation.remember(request, prompt, choices, self._rendering.hidden(openai))
         return ChatReply(prompt.ids, choices, prompt.lineage)
 
     def _sampling_params(

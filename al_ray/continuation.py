@@ -14,7 +14,7 @@ written again; one that was not, because the response was cut off, comes from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,25 +79,31 @@ class Continuation:
         return Prompt([*reused, *await self._renderer.encode(rest)], text, place, lineage)
 
     def remember(
-        self, call_id: str, prompt: Prompt, choices: Sequence[Choice], shown: Sequence[bool]
+        self, request: ChatRequest, prompt: Prompt, choices: Sequence[Choice], hidden: Set[int]
     ) -> None:
-        """Keeps the answers; ``shown`` says of each whether the agent was shown all of its text."""
+        """Keeps the answers to ``request``; the agent was not shown the tokens in ``hidden``."""
         if prompt.text is None:
             return
         prompt_ids, digest = np.asarray(prompt.ids, np.int32), TextDigest.of(prompt.text)
-        turns = [
-            Turn(
-                id=f"{call_id}/{choice.index}",
-                message=choice.message,
-                prompt_ids=prompt_ids,
-                response_ids=np.asarray(choice.response_ids, np.int32),
-                prompt=digest,
-                ended=choice.response_ids[-1] in self._renderer.ends,
-                shown=whole,
+        turns = []
+        for choice in choices:
+            if not choice.response_ids:
+                continue
+            ended = choice.response_ids[-1] in self._renderer.ends
+            text_ids = choice.response_ids[:-1] if ended else choice.response_ids
+            cut = bool(request.sampling.stop) and not ended and choice.finish_reason != "length"
+            turns.append(
+                Turn(
+                    id=f"{request.id}/{choice.index}",
+                    message=choice.message,
+                    prompt_ids=prompt_ids,
+                    response_ids=np.asarray(choice.response_ids, np.int32),
+                    prompt=digest,
+                    ended=ended,
+                    # Bytes at its end that are not yet a character are no text.
+                    shown=not cut and hidden.isdisjoint(text_ids),
+                )
             )
-            for choice, whole in zip(choices, shown, strict=True)
-            if choice.response_ids
-        ]
         self._memory.remember(prompt.place, turns)
 
     async def _rest(self, request: ChatRequest, turn: Turn, text: str) -> str | LineageOutcome:

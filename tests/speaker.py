@@ -89,8 +89,6 @@ ENDS = ["<|im_end|>", "<|eot_id|>", "</s>"]
 SPECIAL = [*ENDS, "<|im_start|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "Ċ Ċ", "1 2", "2 3", "12 3", "Ã ©"]
 
-SAMPLING = Sampling()
-
 
 def byte_level_tokenizer() -> Tokenizer:
     """All bytes, a few merges, and the special tokens of the templates above."""
@@ -113,6 +111,7 @@ class Speaker:
         self.date = "1 May 2026"
         self.memory = LineageMemory()
         self.continuation = Continuation(self, self.memory)
+        self.special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._calls = 0
 
     @property
@@ -130,12 +129,13 @@ class Speaker:
     ) -> ChatReply:
         """The answer to a call of which ``responses`` were sampled: tokens, or text in its usual tokens."""
         self._calls += 1
-        request = ChatRequest(f"c{self._calls}", messages, SAMPLING, tools, attempt=attempt)
+        sampling = Sampling(stop=(stop,) if stop else (), n=len(responses))
+        request = ChatRequest(f"c{self._calls}", messages, sampling, tools, attempt=attempt)
         place = self.continuation.place(request)
         text = self.text(place.messages, tools, True)
         prompt = await self.continuation.prompt(request, place, text, self.tokenize(text))
         choices = [self._choice(index, response, stop) for index, response in enumerate(responses)]
-        self.continuation.remember(request.id, prompt, choices, [not stop] * len(choices))
+        self.continuation.remember(request, prompt, choices, self.special)
         return ChatReply(prompt.ids, choices, prompt.lineage)
 
     def tokenize(self, text: str) -> list[int]:
@@ -192,10 +192,11 @@ class Speaker:
     def _choice(self, index: int, response: str | Sequence[int], stop: str) -> Choice:
         ids = self.tokenize(response) if isinstance(response, str) else list(response)
         ended = bool(ids) and ids[-1] in self.ends
-        text = self.decode(ids[:-1] if ended else ids)
-        message = self.parse(text.removesuffix(stop))
+        text = self.decode(id for id in ids if id not in self.special)
+        cut = bool(stop) and text.endswith(stop)
+        message = self.parse(text.removesuffix(stop) if cut else text)
         logprobs = [-float(self._calls * 1000 + index * 100 + i) for i in range(len(ids))]
-        reason = "stop" if ended or stop else "length"
+        reason = "stop" if ended or cut else "length"
         return Choice(index, message, reason, ids, logprobs, [VersionSpan(0, 0, len(ids))])
 
 

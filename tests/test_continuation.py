@@ -5,9 +5,6 @@ Chat templates and tokenizers are real; what is sampled is chosen here, so that 
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +13,7 @@ from transformers import AutoTokenizer
 from al_ray import models
 from al_ray.errors import RecipeError
 from al_ray.lineage import Message
-from al_ray.types import Lineage, LineageOutcome
+from al_ray.types import ChatRequest, Lineage, LineageOutcome, Sampling
 from tests.speaker import (
     CHATML,
     HERMES,
@@ -38,7 +35,8 @@ END = TOKENIZER.token_to_id("<|im_end|>")
 STABLE = [CHATML, HERMES, SMOLLM2_TOOLS]
 TEMPLATE_ENDS = [(CHATML, "<|im_end|>"), (QWEN3, "<|im_end|>"), (LLAMA3, "<|eot_id|>")]
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {}}}]
-BYTES = st.lists(st.integers(len(SPECIAL), TOKENIZER.get_vocab_size() - 1), max_size=12)
+BYTES = st.lists(st.integers(len(SPECIAL), TOKENIZER.get_vocab_size() - 1), min_size=1, max_size=12)
+RESPONSES = BYTES | BYTES.map(lambda ids: [*ids, END]) | st.just([END])
 
 
 def spelt(text: str) -> list[int]:
@@ -70,30 +68,25 @@ async def test_what_was_sampled_stays_though_its_text_would_be_tokenised_otherwi
         last = reply
 
 
-@given(st.lists(st.tuples(BYTES, st.booleans()), min_size=2, max_size=4), st.sampled_from(STABLE))
+@given(st.lists(RESPONSES, min_size=2, max_size=4), st.sampled_from(STABLE))
 @settings(max_examples=100, deadline=None)
 async def test_any_bytes_that_were_sampled_stay_whether_they_are_text_or_not(
-    responses: list[tuple[list[int], bool]], template: str
+    responses: list[list[int]], template: str
 ) -> None:
-    """Also where the response was cut off: then the template ends the turn."""
+    """Also where a response was cut off: then the template ends the turn."""
     speaker = Speaker(template, TOKENIZER)
     messages: list[Message] = [user("?")]
-    seen: list[int] = []
-    for response, ended in responses:
-        ids = [*response, END] if ended or not response else response
-        reply = await speaker.call(messages, ids)
-        assert reply.prompt_ids[: len(seen)] == seen
-        if seen:
-            assert reply.lineage.reused_tokens == len(seen)
-            rest = speaker.decode(reply.prompt_ids[len(seen) :])
-            assert rest == "\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"
-        seen = [*tokens(reply)] if ids[-1] == END else [*tokens(reply), END]
-        messages += [said(reply), user("more")]
-        if ids[-1] != END:
-            seen = seen[:-1]
-            follow = await speaker.call(messages, [END])
-            assert follow.prompt_ids[: len(seen) + 1] == [*seen, END]
-            messages, seen = [*messages, said(follow), user("more")], tokens(follow)
+    last = await speaker.call(messages, responses[0])
+    for number, response in enumerate(responses[1:], start=1):
+        messages += [said(last), user("more")]
+        reply = await speaker.call(messages, response)
+        begun = tokens(last)
+        assert reply.lineage == continued(f"c{number}/0", begun)
+        assert reply.prompt_ids[: len(begun)] == begun
+        end = "" if begun[-1] == END else "<|im_end|>"
+        new = f"{end}\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"
+        assert reply.prompt_ids[len(begun) :] == speaker.tokenize(new)
+        last = reply
 
 
 @pytest.mark.parametrize(
@@ -183,6 +176,22 @@ async def test_a_turn_that_a_stop_string_cut_is_tokenised_again() -> None:
     assert second.prompt_ids == speaker.tokenize(speaker.text(messages, None, True))
 
 
+@pytest.mark.parametrize("sampled", ["12 hello", "12 hello<|im_end|>"])
+async def test_a_stop_string_that_was_not_sampled_cuts_nothing(sampled: str) -> None:
+    speaker = Speaker(CHATML, TOKENIZER)
+    first = await speaker.call([user("?")], sampled, stop="zz")
+    second = await speaker.call([user("?"), said(first), user("again")], [END])
+    assert second.lineage == continued("c1/0", tokens(first))
+
+
+async def test_a_special_token_that_the_agent_was_not_shown_is_not_put_into_its_conversation() -> None:
+    speaker = Speaker(CHATML, TOKENIZER)
+    first = await speaker.call([user("?")], "hello<|im_start|>hello<|im_end|>")
+    assert said(first)["content"] == "hellohello"
+    second = await speaker.call([user("?"), said(first), user("again")], [END])
+    assert second.lineage == Lineage(LineageOutcome.RETOKENISED)
+
+
 async def test_a_cut_tool_call_is_kept_as_the_text_that_it_was() -> None:
     speaker = Speaker(HERMES, TOKENIZER)
     first = await speaker.call([user("?")], spelt('<tool_call>{"name": "ad'), tools=TOOLS)
@@ -191,8 +200,7 @@ async def test_a_cut_tool_call_is_kept_as_the_text_that_it_was() -> None:
     assert second.prompt_ids[: len(tokens(first)) + 1] == [*tokens(first), END]
 
 
-async def test_arguments_that_the_template_cannot_write_open_a_branch() -> None:
-    """They are no JSON object, so vLLM gives the template an empty one."""
+async def test_arguments_that_the_template_leaves_out_open_a_branch() -> None:
     speaker = Speaker(HERMES, TOKENIZER)
     first = await speaker.call(
         [user("?")], '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|im_end|>', tools=TOOLS
@@ -218,10 +226,8 @@ async def test_the_tokens_of_a_branch_that_no_template_could_keep_go_on_from_the
 async def test_a_tokenizer_that_makes_no_text_continues_nothing() -> None:
     speaker = Speaker(CHATML, TOKENIZER)
     first = await speaker.call([user("?")], "hello<|im_end|>")
-    request: Any = json.loads(json.dumps([user("?"), said(first), user("again")]))
-    from al_ray.types import ChatRequest, Sampling
-
-    asked = ChatRequest("c2", request, Sampling(), attempt="r/1")
+    messages = [user("?"), said(first), user("again")]
+    asked = ChatRequest("c2", messages, Sampling(), attempt="r/1")
     place = speaker.continuation.place(asked)
     prompt = await speaker.continuation.prompt(asked, place, None, [1, 2])
     assert (prompt.ids, prompt.lineage) == ([1, 2], Lineage(LineageOutcome.OTHER))

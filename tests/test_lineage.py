@@ -30,11 +30,11 @@ from al_ray.types import (
     Trajectory,
     Transition,
 )
-from tests.speaker import CHATML, HERMES, QWEN3, Speaker, byte_level_tokenizer, said, tokens, user
+from tests.speaker import CHATML, HERMES, QWEN3, SPECIAL, Speaker, byte_level_tokenizer, said, tokens, user
 
 TOKENIZER = byte_level_tokenizer()
-ANSWERS = ["hello", "123", "no"]
 END = "<|im_end|>"
+END_ID = TOKENIZER.token_to_id(END)
 
 
 class Dialogue:
@@ -117,7 +117,7 @@ async def test_thinking_that_the_agent_changed_is_a_rewrite() -> None:
 
 async def test_of_several_choices_each_can_be_continued() -> None:
     speaker = Speaker(CHATML, TOKENIZER)
-    first = await speaker.call([user("?")], "hello" + END, [*TOKENIZER.encode("1").ids, 0], "12" + END)
+    first = await speaker.call([user("?")], "hello" + END, [*TOKENIZER.encode("1").ids, END_ID], "12" + END)
     for index in range(3):
         reply = await speaker.call([user("?"), said(first, index), user("!")], "no" + END)
         assert reply.lineage.parent == f"c1/{index}"
@@ -163,7 +163,6 @@ JSON_VALUES = st.recursive(
     max_leaves=6,
 )
 FIELDS = ["role", "content", "name", "reasoning", "tool_calls", "reasoning_content"]
-SOME_CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=5), max_size=3), st.booleans())
@@ -195,7 +194,11 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(["continue", "fork", "restart", "edit", "compact"]),
         st.integers(0, 20),
-        st.lists(st.lists(st.integers(7, 262), max_size=4), min_size=1, max_size=2),
+        st.lists(
+            st.lists(st.integers(len(SPECIAL), TOKENIZER.get_vocab_size() - 1), max_size=4),
+            min_size=1,
+            max_size=2,
+        ),
         st.booleans(),
     ),
     min_size=1,
@@ -218,7 +221,9 @@ async def test_every_sampled_token_is_trained_once_in_any_forest(
     for number, (step, which, responses, ended) in enumerate(steps):
         history = histories[which % len(histories)] if step != "continue" else histories[-1]
         messages = _changed(step, history, number)
-        reply = await speaker.call(messages, *([*ids, 0] if ended or not ids else ids for ids in responses))
+        reply = await speaker.call(
+            messages, *([*ids, END_ID] if ended or not ids else ids for ids in responses)
+        )
         parent = reply.lineage.parent
         if parent is not None:
             whole = next(t for t in transitions if t.id == parent)
