@@ -26,7 +26,8 @@ class Call:
     @property
     def request(self) -> ChatRequest:
         """The call as the engine takes it."""
-        return ChatRequest(self.id, self.body.messages, self.sampling, self.body.tools, self.body.tool_choice)
+        body, attempt = self.body, f"{self.attempt.rollout_id}/{self.attempt.number}"
+        return ChatRequest(self.id, body.messages, self.sampling, body.tools, body.tool_choice, attempt)
 
 
 class CallRecorder:
@@ -76,6 +77,8 @@ def _span(call: Call, reply: ChatReply) -> Span:
         semconv.FINISH_REASONS: [choice.finish_reason for choice in reply.choices],
         semconv.INPUT_TOKENS: len(reply.prompt_ids),
         semconv.OUTPUT_TOKENS: sum(len(choice.response_ids) for choice in reply.choices),
+        semconv.LINEAGE: reply.lineage.outcome,
+        semconv.LINEAGE_REUSED: reply.lineage.reused_tokens,
         semconv.PROMPT_IDS: list(reply.prompt_ids),
         semconv.CHOICES: [
             {
@@ -86,6 +89,8 @@ def _span(call: Call, reply: ChatReply) -> Span:
             for choice in reply.choices
         ],
     }
+    if reply.lineage.parent is not None:
+        attributes[semconv.LINEAGE_PARENT] = reply.lineage.parent
     if body.tools:
         attributes[semconv.TOOL_DEFINITIONS] = body.tools
     return Span(

@@ -6,7 +6,8 @@ generated for one choice and parses reasoning and tool calls out of it, at once 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -14,10 +15,12 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.parser import Parser, ParserManager
+from vllm.renderers import TokenizeParams
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
 
 from al_ray.errors import BadRequestError, ContextLengthError
+from al_ray.lineage import Turn
 from al_ray.types import JSON, ChatRequest, Choice, VersionSpan
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ Message = Mapping[str, JSON]
 
 
 class ChatRendering:
-    """One model's chat template, tokenizer and parsers."""
+    """One model's chat template, tokenizer and parsers; a ``Renderer`` of ``al_ray.continuation``."""
 
     def __init__(self, llm: AsyncLLM, spec: EngineSpec) -> None:
         self._model_config = llm.model_config
@@ -52,6 +55,10 @@ class ChatRendering:
             tokenizer=self._tokenizer,
         )
         self._parses_tools = spec.tool_parser is not None
+        # Those of Mistral's have no such table, and no text that could be continued.
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        self._special = frozenset(id for id, token in added.items() if token.special)
+        self._ends = {id: self._tokenizer.decode([id]) for id in self._end_ids()}
 
     def request(self, request: ChatRequest) -> ChatCompletionRequest:
         """vLLM's form of ``request``; its sampling stays with us."""
@@ -67,8 +74,11 @@ class ChatRendering:
             )
         return _validated(fields)
 
-    async def tokens(self, request: ChatCompletionRequest) -> list[int]:
-        """The prompt. Parsers may adjust ``request`` on the way, as vLLM lets them."""
+    async def rendered(self, request: ChatCompletionRequest) -> tuple[str | None, list[int]]:
+        """The prompt as text, where the tokenizer works on text, and as tokens.
+
+        Parsers may adjust ``request`` on the way, as vLLM lets them.
+        """
         try:
             rendered = await self._renderer.render_chat(request)
         except VLLMValidationError as error:
@@ -79,19 +89,20 @@ class ChatRendering:
         if isinstance(rendered, ErrorResponse):
             raise BadRequestError(rendered.error.message)
         _, (prompt,) = rendered
-        return list(prompt["prompt_token_ids"])
+        return prompt.get("prompt"), list(prompt["prompt_token_ids"])
 
     async def conversation_tokens(
         self, messages: Sequence[Message], tools: Sequence[Message] | None, add_generation_prompt: bool
     ) -> list[int]:
-        """The tokens of a whole conversation, as ``tokens`` would render its beginning."""
+        """The tokens of a whole conversation, as ``rendered`` gives its beginning."""
         fields: dict[str, Any] = {
             "messages": [dict(message) for message in messages],
             "tools": [dict(tool) for tool in tools] if tools else None,
             "tool_choice": "none",
             "add_generation_prompt": add_generation_prompt,
         }
-        return await self.tokens(_validated(fields))
+        _, tokens = await self.rendered(_validated(fields))
+        return tokens
 
     async def call_tokens(
         self, messages: Sequence[Message], tools: Sequence[Message] | None
@@ -132,6 +143,36 @@ class ChatRendering:
         parser.set_prompt_token_ids(prompt_ids)
         return Answer(request, prompt_ids, index, parser)
 
+    # --- what a continuation is proved by
+
+    @property
+    def ends(self) -> Mapping[int, str]:
+        """The tokens with which the model may end its turn, as they stand in text."""
+        return self._ends
+
+    async def encode(self, text: str) -> list[int]:
+        """The tokens of a piece of a rendered conversation."""
+        params = TokenizeParams(self._model_config.max_model_len, add_special_tokens=False)
+        encoded = await self._renderer.renderer.tokenize_prompt_async({"prompt": text}, params)
+        return list(encoded["prompt_token_ids"])
+
+    async def read(self, text: str, request: ChatRequest, turn: Turn) -> Message:
+        """``text`` as the message that an agent would be given if ``turn`` had been that text."""
+        tool_choice = "auto" if turn.message.get("tool_calls") else "none"
+        answer = self.answer(
+            self.request(replace(request, tool_choice=tool_choice)), turn.prompt_ids.tolist(), 0
+        )
+        return answer.read(text, await self.encode(text))
+
+    def hidden(self, request: ChatCompletionRequest) -> Set[int]:
+        """The tokens that the agent is not shown where they are sampled in mid-answer."""
+        return self._special if request.skip_special_tokens else frozenset()
+
+    def _end_ids(self) -> set[int]:
+        configured = self._model_config.try_get_generation_config().get("eos_token_id") or []
+        ends = {configured} if isinstance(configured, int) else set(configured)
+        return ends | {self._tokenizer.eos_token_id}
+
 
 def _validated(fields: dict[str, Any]) -> ChatCompletionRequest:
     try:
@@ -169,18 +210,13 @@ class Answer:
     def complete(self, output: CompletionOutput) -> Choice:
         """The choice whose whole output this is."""
         self._add_tokens(output)
-        if self._parser is None:
-            self._content.append(output.text)
-            return self.choice()
-        reasoning, content, calls = self._parser.parse(
-            output.text, self._request, enable_auto_tools=True, model_output_token_ids=output.token_ids
-        )
-        self._reasoning.append(reasoning or "")
-        self._content.append(content or "")
-        self._tool_calls.extend(
-            _tool_call(call.id or make_tool_call_id(), call.name, call.arguments) for call in calls or ()
-        )
+        self._parse(output.text, output.token_ids)
         return self.choice()
+
+    def read(self, text: str, token_ids: Sequence[int]) -> Message:
+        """The message that this whole text makes."""
+        self._parse(text, token_ids)
+        return self.choice().message
 
     def extend(self, output: CompletionOutput) -> dict[str, JSON] | None:
         """Adds newly generated tokens; the OpenAI delta that they make, if they make one yet."""
@@ -220,6 +256,19 @@ class Answer:
             response_ids=self._response_ids,
             logprobs=self._logprobs,
             versions=self._versions,
+        )
+
+    def _parse(self, text: str, token_ids: Sequence[int]) -> None:
+        if self._parser is None:
+            self._content.append(text)
+            return
+        reasoning, content, calls = self._parser.parse(
+            text, self._request, enable_auto_tools=True, model_output_token_ids=token_ids
+        )
+        self._reasoning.append(reasoning or "")
+        self._content.append(content or "")
+        self._tool_calls.extend(
+            _tool_call(call.id or make_tool_call_id(), call.name, call.arguments) for call in calls or ()
         )
 
     def _add_tokens(self, output: CompletionOutput) -> None:

@@ -10,13 +10,15 @@ vLLM is imported when the engine starts, so whoever only holds a handle does not
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from al_ray.actors.weight_transfer import WeightUpdate, local_files
+from al_ray.continuation import Continuation, Prompt
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
-from al_ray.types import JSON, ChatDelta, ChatReply, ChatRequest, Sampling
+from al_ray.lineage import LineageMemory
+from al_ray.types import JSON, ChatDelta, ChatReply, ChatRequest, Choice, Sampling
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, SamplingParams
@@ -116,6 +118,7 @@ class Engine:
         self._version = 0
         self._llm: AsyncLLM
         self._rendering: ChatRendering
+        self._continuation: Continuation
 
     async def start(self) -> None:
         """Loads the model; returns when the engine can answer."""
@@ -125,32 +128,33 @@ class Engine:
 
         self._llm = AsyncLLM.from_engine_args(_engine_args(self._spec))
         self._rendering = ChatRendering(self._llm, self._spec)
+        self._continuation = Continuation(self._rendering, LineageMemory())
         await self._llm.update_weight_version(str(self._version))
 
     async def chat(self, request: ChatRequest, /) -> ChatReply:
         """Answers one call. Raises ``BadRequestError`` where no engine could."""
-        openai, prompt_ids = await self._render(request)
-        params = self._sampling_params(request.sampling, openai, len(prompt_ids), streaming=False)
-        async for output in self._generate(request.id, prompt_ids, params):
+        openai, prompt = await self._render(request)
+        params = self._sampling_params(request.sampling, openai, len(prompt.ids), streaming=False)
+        async for output in self._generate(request.id, prompt.ids, params):
             choices = [
-                self._rendering.answer(openai, prompt_ids, choice.index).complete(choice)
+                self._rendering.answer(openai, prompt.ids, choice.index).complete(choice)
                 for choice in output.outputs
             ]
-        return ChatReply(prompt_ids, choices)
+        return self._reply(request, openai, prompt, choices)
 
     async def stream(self, request: ChatRequest, /) -> AsyncIterator[ChatDelta | ChatReply]:
         """Answers one call piece by piece; the last item is the reply that the pieces add up to."""
-        openai, prompt_ids = await self._render(request)
-        params = self._sampling_params(request.sampling, openai, len(prompt_ids), streaming=True)
-        answers = [self._rendering.answer(openai, prompt_ids, index) for index in range(params.n)]
-        async for output in self._generate(request.id, prompt_ids, params):
+        openai, prompt = await self._render(request)
+        params = self._sampling_params(request.sampling, openai, len(prompt.ids), streaming=True)
+        answers = [self._rendering.answer(openai, prompt.ids, index) for index in range(params.n)]
+        async for output in self._generate(request.id, prompt.ids, params):
             for piece in output.outputs:
                 answer = answers[piece.index]
                 if not answer.started:
                     yield ChatDelta(piece.index, {"role": "assistant", "content": ""})
                 if delta := answer.extend(piece):
                     yield ChatDelta(piece.index, delta)
-        yield ChatReply(prompt_ids, [answer.choice() for answer in answers])
+        yield self._reply(request, openai, prompt, [answer.choice() for answer in answers])
 
     async def render(
         self,
@@ -238,15 +242,24 @@ class Engine:
 
     # ---------------------------------------------------------------------------------------------
 
-    async def _render(self, request: ChatRequest) -> tuple[ChatCompletionRequest, list[int]]:
+    async def _render(self, request: ChatRequest) -> tuple[ChatCompletionRequest, Prompt]:
+        place = self._continuation.place(request)
+        request = replace(request, messages=place.messages)
         openai = self._rendering.request(request)
-        prompt_ids = await self._rendering.tokens(openai)
-        if len(prompt_ids) >= self._spec.max_length:
+        prompt = await self._continuation.prompt(request, place, *await self._rendering.rendered(openai))
+        if len(prompt.ids) >= self._spec.max_length:
             raise ContextLengthError(
-                f"messages: the prompt has {len(prompt_ids)} tokens, which leaves none of the "
+                f"messages: the prompt has {len(prompt.ids)} tokens, which leaves none of the "
                 f"{self._spec.max_length} of model.max_length for the response"
             )
-        return openai, prompt_ids
+        return openai, prompt
+
+    def _reply(
+        self, request: ChatRequest, openai: ChatCompletionRequest, prompt: Prompt, choices: Sequence[Choice]
+    ) -> ChatReply:
+        """Remembered before anyone sees it, so that the next call can continue it."""
+        self._continuation.remember(request, prompt, choices, self._rendering.hidden(openai))
+        return ChatReply(prompt.ids, choices, prompt.lineage)
 
     def _sampling_params(
         self, sampling: Sampling, openai: ChatCompletionRequest, prompt_length: int, *, streaming: bool
@@ -279,13 +292,15 @@ class Engine:
             raise BadRequestError(f"sampling: {error}") from error
 
     async def _generate(
-        self, request_id: str, prompt_ids: list[int], params: SamplingParams
+        self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams
     ) -> AsyncIterator[RequestOutput]:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, params, request_id):
+            async for output in self._llm.generate(
+                {"prompt_token_ids": list(prompt_ids)}, params, request_id
+            ):
                 if any(choice.finish_reason in ("error", "abort") for choice in output.outputs):
                     raise EngineUnavailableError(f"call {request_id}: vLLM gave it up")
                 yield output

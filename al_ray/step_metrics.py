@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from al_ray.types import AttemptStatus, Group, Rollout, RolloutStatus, Trajectory
+from al_ray import semconv
+from al_ray.types import AttemptStatus, Group, LineageOutcome, Rollout, RolloutStatus, SpanKind, Trajectory
 
 
 def rollout_metrics(
@@ -32,6 +33,22 @@ def rollout_metrics(
         "off_policy/staleness_mean": _mean(staleness),
         "off_policy/staleness_max": max(staleness, default=0),
         **{f"rollout/attempts_{status}": count for status, count in failed_attempts(rollouts).items()},
+        **lineage_metrics(rollouts),
+    }
+
+
+def lineage_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How many calls continued an earlier one token for token, and why others opened a branch instead."""
+    outcomes = Counter(
+        span.attributes.get(semconv.LINEAGE)
+        for rollout in rollouts
+        for span in rollout.spans
+        if span.kind is SpanKind.CALL
+    )
+    unbranched = (LineageOutcome.NEW, LineageOutcome.CONTINUED)
+    return {
+        f"lineage/{'' if outcome in unbranched else 'branch_'}{outcome}": outcomes[outcome]
+        for outcome in LineageOutcome
     }
 
 

@@ -173,6 +173,8 @@ class ChatRequest:
     sampling: Sampling
     tools: Sequence[Mapping[str, JSON]] | None = None
     tool_choice: JSON = None
+    attempt: str | None = None
+    """Whose earlier calls this one may continue. None: nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +201,43 @@ class Choice:
     versions: Sequence[VersionSpan]
 
 
+class LineageOutcome(StrEnum):
+    """What a call's prompt was made of. All but the first two open a branch in mid-conversation."""
+
+    NEW = "new"
+    """A conversation in which the model has said nothing yet."""
+    CONTINUED = "continued"
+    """The tokens of the earlier call that it extends, as sampled, and the new messages."""
+    TEMPLATE = "template"
+    """The chat template renders what was there before otherwise now: it strips thinking, moves the system
+    prompt, writes a date."""
+    RETOKENISED = "retokenised"
+    """The model's last turn is not made of whole tokens as the agent was shown it: a stop string cut it, or
+    it hid a special token. Its text is tokenised again."""
+    REWRITTEN = "rewritten"
+    """The agent changed, moved or left out something between, before or in the model's turns."""
+    OTHER = "other"
+    """Assistant messages that the attempt's calls did not say: examples, or calls that were forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """How a call's prompt descends from an earlier call of its attempt."""
+
+    outcome: LineageOutcome
+    parent: str | None = None
+    """The transition whose prompt and response it begins with, token for token."""
+    reused_tokens: int = 0
+    """Of the prompt: those of the parent."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatReply:
     """A finished call."""
 
     prompt_ids: Sequence[int]
     choices: Sequence[Choice]
+    lineage: Lineage = Lineage(LineageOutcome.NEW)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,16 @@ import signal
 from collections.abc import AsyncIterator
 
 from al_ray.errors import BadRequestError, ContextLengthError, EngineUnavailableError
-from al_ray.types import JSON, ChatDelta, ChatReply, ChatRequest, Choice, VersionSpan
+from al_ray.types import (
+    JSON,
+    ChatDelta,
+    ChatReply,
+    ChatRequest,
+    Choice,
+    Lineage,
+    LineageOutcome,
+    VersionSpan,
+)
 
 ERRORS = {
     "too long": ContextLengthError("messages: the prompt has 999 tokens"),
@@ -32,7 +41,8 @@ class FakeEngine:
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         await self._obey(request)
-        return ChatReply([1, 2, 3], [self._choice(request, index) for index in range(request.sampling.n)])
+        choices = [self._choice(request, index) for index in range(request.sampling.n)]
+        return ChatReply([1, 2, 3], choices, Lineage(LineageOutcome.CONTINUED, "earlier/0", 2))
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta | ChatReply]:
         reply = await self.chat(request)

@@ -21,7 +21,15 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
 from al_ray.errors import BadRequestError
-from al_ray.types import ChatReply, ChatRequest, Choice, Sampling, VersionSpan
+from al_ray.types import (
+    ChatReply,
+    ChatRequest,
+    Choice,
+    Lineage,
+    LineageOutcome,
+    Sampling,
+    VersionSpan,
+)
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -220,6 +228,63 @@ async def test_a_conversation_is_rendered_as_the_models_template_says(
     [(prompt_ids, response_ids)] = await engine.render_calls.remote(messages, TOOLS)
     reply = await engine.chat.remote(ChatRequest("call", ASK, GREEDY, tools=TOOLS))
     assert (prompt_ids, response_ids) == (reply.prompt_ids, reply.choices[0].response_ids)
+
+
+async def test_a_conversation_goes_on_with_the_tokens_that_were_sampled(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Also those that are no text, so that what the agent was shown is other tokens."""
+    asked = [{"role": "user", "content": "zq"}]
+    wild = Sampling(temperature=2.0, max_tokens=20, n=8)
+    first = await engine.chat.remote(ChatRequest("wild", asked, wild, attempt="r/1"))
+    special = set(tokenizer.all_special_ids)
+    unread = 0
+    for choice in first.choices:
+        if special.intersection(choice.response_ids[:-1]):
+            continue
+        messages = [*asked, choice.message, *GREET]
+        second = await engine.chat.remote(
+            ChatRequest(f"after-{choice.index}", messages, GREEDY, attempt="r/1")
+        )
+        begun = [*first.prompt_ids, *choice.response_ids]
+        assert second.prompt_ids[: len(begun)] == begun
+        assert second.lineage == Lineage(LineageOutcome.CONTINUED, f"wild/{choice.index}", len(begun))
+        end = [] if choice.response_ids[-1] == tokenizer.eos_token_id else [tokenizer.eos_token_id]
+        new = tokenizer("\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+        assert second.prompt_ids[len(begun) :] == [*end, *new.input_ids]
+        unread += second.prompt_ids != rendered(tokenizer, messages, add_generation_prompt=True)
+    assert unread, "every choice was the usual tokens of its text: sample more of them"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_tool_call_goes_on_with_its_own_tokens(engine: ActorHandle, streams: bool) -> None:
+    """Though the agent's client writes the call in its own way."""
+    attempt = f"tools/{streams}"
+    request = ChatRequest(f"call-{streams}", ASK, GREEDY, tools=TOOLS, attempt=attempt)
+    first = (await streamed(engine, request))[1] if streams else await engine.chat.remote(request)
+    [choice] = first.choices
+    function = {"name": "add", "arguments": '{ "a":1 }'}
+    sent = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "So:"}],
+        "refusal": None,
+        "tool_calls": [{"id": "mine", "type": "function", "function": function}],
+    }
+    messages = [*ASK, sent, {"role": "tool", "tool_call_id": "mine", "content": "2"}]
+    second = await engine.chat.remote(ChatRequest("next", messages, GREEDY, tools=TOOLS, attempt=attempt))
+    begun = [*first.prompt_ids, *choice.response_ids]
+    assert second.prompt_ids[: len(begun)] == begun
+    assert second.lineage == Lineage(LineageOutcome.CONTINUED, f"{request.id}/0", len(begun))
+
+
+async def test_a_turn_that_a_stop_string_cut_opens_a_branch(engine: ActorHandle) -> None:
+    cut = replace(GREEDY, stop=("ll",))
+    first = await engine.chat.remote(ChatRequest("cut", GREET, cut, attempt="stop/1"))
+    assert first.choices[0].message["content"] == "he"
+    messages = [*GREET, first.choices[0].message, *ASK]
+    second = await engine.chat.remote(ChatRequest("next", messages, GREEDY, attempt="stop/1"))
+    assert second.lineage == Lineage(LineageOutcome.RETOKENISED)
+    assert second.prompt_ids == await engine.render.remote(messages, None, True)
 
 
 async def test_a_response_ends_where_the_context_does(engine: ActorHandle) -> None:

@@ -151,6 +151,19 @@ async def test_the_openai_client_is_answered_and_the_call_is_in_the_store(served
     assert call.attributes[semconv.OUTPUT_MESSAGES] == [{"role": "assistant", "content": "a0"}]
 
 
+async def test_what_a_call_continues_is_in_the_store_and_is_of_its_own_attempt(
+    served: House, engine_a: Any
+) -> None:
+    attempt = await served.attempt()
+    await served.ask(attempt)
+    (call,) = served.calls(attempt)
+    assert call.attributes[semconv.LINEAGE] == "continued"
+    assert call.attributes[semconv.LINEAGE_PARENT] == "earlier/0"
+    assert call.attributes[semconv.LINEAGE_REUSED] == 2
+    request = (await engine_a.requests.remote())[-1]
+    assert request.attempt == f"{attempt.rollout_id}/{attempt.number}"
+
+
 async def test_a_streamed_answer_adds_up_to_the_same(served: House) -> None:
     attempt = await served.attempt()
     chunks = await served.chunks(attempt)

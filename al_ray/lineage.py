@@ -1,0 +1,245 @@
+"""Lineage: which earlier call of its attempt a conversation extends, and why it extends none.
+
+``LineageMemory`` keeps what the model said and the tokens that it was said with. ``place`` finds, in the
+messages that an agent sends, the last turn that the model said at this very point of this very
+conversation. Agents send our messages back in many shapes, so what is compared is what a message
+*says*: its text without the white space around it, and its tool calls by name and arguments. Ids,
+the layout of JSON and fields that nobody reads make no difference, nor does reasoning that was left
+out, since most agents do not know the field; reasoning that was *changed* is a rewrite. Every turn
+that is found is put back as the model said it, so templates render it as they would have.
+
+The memory is bounded and may be lost: a turn that it has forgotten is rendered from its text, which
+opens a new branch, counted as ``other``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+import numpy as np
+
+from al_ray.errors import BadRequestError
+from al_ray.types import JSON, ChatRequest, LineageOutcome
+
+MEMORY_TOKENS: Final = 2**25
+"""128 MiB of token ids in an engine."""
+
+Message = Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One answer of the model, and everything that it was sampled after."""
+
+    id: str
+    """Of the transition: the call's id, a slash, and the choice's index."""
+    message: Message
+    prompt_ids: np.ndarray
+    """int32; shared by the choices of a call."""
+    response_ids: np.ndarray
+    """int32, every sampled token."""
+    prompt: TextDigest
+    """The text that the template gave for the prompt."""
+    ended: bool
+    """The model ended the turn itself: its last token is an end of turn."""
+    shown: bool
+    """The agent was shown all of its text, and nothing but it."""
+
+    @property
+    def size(self) -> int:
+        """Tokens."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TextDigest:
+    """A long text, to be recognised as the beginning of another."""
+
+    length: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, text: str) -> TextDigest:
+        return cls(len(text), blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+
+    def begins(self, text: str) -> bool:
+        return len(text) >= self.length and TextDigest.of(text[: self.length]) == self
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its attempt's history a conversation stands."""
+
+    attempt: bytes | None
+    """Stands for the attempt. None: of nobody's, and its answers are not remembered."""
+    messages: Sequence[Message]
+    """As the agent sent them, with every turn that was found put back as the model said it."""
+    state: bytes
+    """Stands for the attempt, the tools and all messages: an answer is remembered under it."""
+    turn: Turn | None
+    """The last turn that was found."""
+    outcome: LineageOutcome
+    """What the call is if the tokens of ``turn`` can be reused."""
+
+
+class LineageMemory:
+    """The turns of many attempts; forgets those that were not used for longest."""
+
+    def __init__(self, limit: int = MEMORY_TOKENS) -> None:
+        self._limit = limit
+        self._size = 0
+        self._turns: OrderedDict[bytes, _Remembered] = OrderedDict()
+        """By what was said, and where."""
+        self._traces: dict[bytes, bytes] = {}
+        """Where the model was asked, and what it said in an attempt, to the last turn that tells so."""
+
+    def place(self, request: ChatRequest) -> Place:
+        """Compares the messages of ``request`` with the earlier calls of its attempt."""
+        if request.attempt is None:
+            return Place(None, request.messages, b"", None, LineageOutcome.NEW)
+        attempt = _digest(b"", request.attempt)
+        state = _digest(attempt, list(map(dict, request.tools or ())))
+        messages: list[Message] = []
+        turn, outcome = None, LineageOutcome.NEW
+        for message in request.messages:
+            if message.get("role") == "assistant":
+                found = self._find(state, message)
+                if found is not None:
+                    message = _put_back(message, found.message)
+                    turn, outcome = found, LineageOutcome.CONTINUED
+                elif self._was_rewritten(attempt, state, message):
+                    outcome = LineageOutcome.REWRITTEN
+                elif outcome is not LineageOutcome.REWRITTEN:
+                    outcome = LineageOutcome.OTHER
+            messages.append(message)
+            state = _digest(state, canonical(message))
+        return Place(attempt, messages, state, turn, outcome)
+
+    def remember(self, place: Place, turns: Sequence[Turn]) -> None:
+        """Keeps the answers to the call that was placed at ``place``."""
+        if place.attempt is None:
+            return
+        for turn in turns:
+            key = _said(place.state, turn.message)
+            self._forget(key)
+            traces = (place.state, _said(place.attempt, turn.message))
+            self._turns[key] = _Remembered(turn, traces)
+            self._traces |= dict.fromkeys(traces, key)
+            self._size += turn.size
+        while self._size > self._limit:
+            self._forget(next(iter(self._turns)))
+
+    def _find(self, state: bytes, message: Message) -> Turn | None:
+        key = _said(state, message)
+        remembered = self._turns.get(key)
+        if remembered is None:
+            return None
+        reasoning = canonical(message)["reasoning"]
+        if reasoning and reasoning != canonical(remembered.turn.message)["reasoning"]:
+            return None
+        self._turns.move_to_end(key)
+        return remembered.turn
+
+    def _was_rewritten(self, attempt: bytes, state: bytes, message: Message) -> bool:
+        """The model said something else here, or said this elsewhere."""
+        return state in self._traces or _said(attempt, message) in self._traces
+
+    def _forget(self, key: bytes) -> None:
+        remembered = self._turns.pop(key, None)
+        if remembered is None:
+            return
+        self._size -= remembered.turn.size
+        for trace in remembered.traces:
+            if self._traces.get(trace) == key:
+                del self._traces[trace]
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    turn: Turn
+    traces: tuple[bytes, bytes]
+
+
+def canonical(message: Message) -> dict[str, JSON]:
+    """What ``message`` says; two messages that say the same may differ in all else."""
+    content = _text(message.get("content"))
+    if message.get("role") != "assistant":
+        return {"role": message.get("role"), "content": content, "name": message.get("name")}
+    reasoning = _text(message.get("reasoning") or message.get("reasoning_content"))
+    return {
+        "role": "assistant",
+        "content": _stripped(content),
+        "reasoning": _stripped(reasoning),
+        "tool_calls": _calls(message.get("tool_calls")),
+    }
+
+
+def same(one: Message, other: Message) -> bool:
+    """Whether both say the same; ``1`` and ``true`` do not."""
+    return _digest(b"", canonical(one)) == _digest(b"", canonical(other))
+
+
+def _text(content: JSON) -> JSON:
+    """A string where there is nothing but text, however it is wrapped."""
+    if not isinstance(content, list):
+        return content or ""
+    parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    texts = [part for part in parts if isinstance(part, str)]
+    return "\n".join(texts) if len(texts) == len(parts) else content
+
+
+def _stripped(content: JSON) -> JSON:
+    return content.strip() if isinstance(content, str) else content
+
+
+def _calls(calls: JSON) -> JSON:
+    if not isinstance(calls, list) or not all(
+        isinstance(call, Mapping) and isinstance(call.get("function"), Mapping) for call in calls
+    ):
+        return {"no calls": calls} if calls else []
+    functions = [call["function"] for call in calls]
+    return [[function.get("name"), _arguments(function.get("arguments"))] for function in functions]
+
+
+def _arguments(arguments: JSON) -> JSON:
+    try:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        return json.loads(text or "{}", parse_float=_number)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _number(text: str) -> float | int:
+    """JavaScript writes 1.0 as 1."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _put_back(sent: Message, said: Message) -> Message:
+    """What the model said, under the names and ids that the agent gives."""
+    message = dict(said)
+    if sent.get("name"):
+        message["name"] = sent["name"]
+    if said.get("tool_calls"):
+        message["tool_calls"] = [
+            {**ours, "id": theirs.get("id") or ours["id"], "function": dict(ours["function"])}
+            for ours, theirs in zip(said["tool_calls"], sent["tool_calls"], strict=True)
+        ]
+    return message
+
+
+def _said(state: bytes, message: Message) -> bytes:
+    return _digest(state, canonical(message) | {"reasoning": ""})
+
+
+def _digest(state: bytes, value: Any) -> bytes:
+    try:
+        text = json.dumps(value, sort_keys=True)
+    except RecursionError:
+        raise BadRequestError("messages: they are nested too deeply") from None
+    return blake2b(state + text.encode(), digest_size=16).digest()
