@@ -73,6 +73,16 @@ class AgentSection(Section):
     """What training calls are sampled with, whatever the agent asks for."""
 
 
+class TransitionsSection(Section):
+    """What of an agent's doings is learnt from."""
+
+    train: Annotated[list[str], Field(min_length=1)] = ["*"]
+    """Names of the agents whose calls are trained, as patterns: ``*`` any text, ``?`` a character,
+    ``[ab]`` one of these. Calls of other agents are context only, though their rewards count."""
+    reward: str = "reward"
+    """The dimension of the rewards that is learnt from; the others become metrics, ``rewards/NAME``."""
+
+
 class OptimizerSection(Section):
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak, AdamW."""
@@ -219,6 +229,7 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     agent: AgentSection
+    transitions: TransitionsSection = TransitionsSection()
     stages: Annotated[list[AnyStage], Field(min_length=1)]
     """Run one after the other."""
     evaluation: EvaluationSection = EvaluationSection()

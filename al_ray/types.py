@@ -219,6 +219,26 @@ class ChatDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Signals:
+    """What can be told of a response without knowing the task: counts, each event in one of them."""
+
+    tool_ok: int = 0
+    """Tool calls that were answered without an error."""
+    tool_errors: int = 0
+    """Tool calls whose answer was an error."""
+    exceptions: int = 0
+    """Exceptions that the agent recorded after the call, outside of its tools."""
+    timeouts: int = 0
+    """Tool calls and other operations that ran out of time."""
+    malformed_calls: int = 0
+    """Tool calls that did not parse, or that name a tool which the model was not offered."""
+    repeated_calls: int = 0
+    """Tool calls with the name and the arguments of one before it in the same conversation."""
+    truncated: int = 0
+    """1 if the response ended for want of room."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """One model call as the learner sees it: observation, action, reward."""
 
@@ -231,19 +251,29 @@ class Transition:
     policy_version: int
     """The oldest version that sampled a token of the response."""
     reward: float = 0.0
-    """Reward that arrived after this call and before the next one."""
+    """The rewards that this call earned."""
     finish_reason: str = "stop"
+    trained: bool = True
+    """False: the call of an agent that is not trained; its tokens are at most others' context."""
+    signals: Signals = Signals()
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The ordered transitions of one rollout. ``reward`` is their sum, the episode's return."""
+    """The ordered transitions of one rollout."""
 
     rollout_id: str
     group: str
     task_id: str
     transitions: Sequence[Transition]
     reward: float
+    """The episode's return: all its rewards, also those that came before any transition."""
+    terminal_reward: float = 0.0
+    """The part of ``reward`` that came after the last call and for no call in particular."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """The return in each dimension that was rewarded; ``reward`` is the primary one."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Responses that gave no transition, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
