@@ -45,7 +45,7 @@ def rollout_requests(
             batch=batch,
             group=f"{batch}/{position}",
             task=task,
-            max_attempts=recipe.agent.max_attempts,
+            retry=recipe.agent.retry.policy,
         )
         for position, task in enumerate(chosen)
         for member in range(stage.group_size)

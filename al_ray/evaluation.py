@@ -38,7 +38,7 @@ async def evaluate(
             group=f"{batch}/{position}",
             task=task,
             mode="eval",
-            max_attempts=recipe.agent.max_attempts,
+            retry=recipe.agent.retry.policy,
         )
         for position, task in enumerate(tasks)
     ]

@@ -37,7 +37,7 @@ _STYLES: Final[Mapping[str, str]] = {
     RolloutStatus.FAILED: "red",
     RolloutStatus.RUNNING: "yellow",
     AttemptStatus.TIMED_OUT: "red",
-    AttemptStatus.LOST: "red",
+    AttemptStatus.UNRESPONSIVE: "red",
     "system": "magenta",
     "developer": "magenta",
     "user": "cyan",

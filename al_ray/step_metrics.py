@@ -65,7 +65,7 @@ def failed_attempts(rollouts: Sequence[Rollout]) -> Mapping[AttemptStatus, int]:
     return {
         status: statuses[status]
         for status in AttemptStatus
-        if status not in (AttemptStatus.SUCCEEDED, AttemptStatus.RUNNING) and statuses[status]
+        if status.ended and status is not AttemptStatus.SUCCEEDED and statuses[status]
     }
 
 

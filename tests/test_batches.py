@@ -84,7 +84,7 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
     assert [request.group for request in requests] == ["step-000003/0"] * 2 + ["step-000003/1"] * 2
     by_group = {request.group: request.task for request in requests}
     assert all(request.task == by_group[request.group] for request in requests)
-    assert {request.max_attempts for request in requests} == {RECIPE.agent.max_attempts}
+    assert {request.retry for request in requests} == {RECIPE.agent.retry.policy}
 
 
 def test_requests_depend_on_recipe_and_step_alone() -> None:

@@ -154,7 +154,7 @@ def test_every_rollout_succeeds_in_the_end_and_attempts_of_dead_drivers_are_lost
     assert {rollout.status for rollout in found} == {RolloutStatus.SUCCEEDED}
     for rollout in found:
         *before, last = (attempt.status for attempt in rollout.attempts)
-        assert last is AttemptStatus.SUCCEEDED and set(before) <= {AttemptStatus.LOST}
+        assert last is AttemptStatus.SUCCEEDED and set(before) <= {AttemptStatus.UNRESPONSIVE}
 
 
 def test_every_call_is_in_the_store_with_the_version_of_its_step(

@@ -10,7 +10,8 @@ from rich.console import RenderableType
 
 from al_ray import rollout_view, semconv
 from al_ray.console import terminal
-from al_ray.database import Database, sqlite_url
+from al_ray.database import Database
+from al_ray.dialects import sqlite_url
 from al_ray.errors import UserError
 from al_ray.types import (
     JSON,
