@@ -36,6 +36,9 @@ class Nesting:
         for span in sorted(recorded, key=lambda span: span.sequence):
             self._by_id.setdefault(span.id, span)
         self._twins = _twins(self._by_id)
+        self._seen_as: dict[str, list[Span]] = {}
+        for twin, call in self._twins.items():
+            self._seen_as.setdefault(call.id, []).append(self._by_id[twin])
         self.spans: Sequence[Span] = [s for s in self._by_id.values() if s.id not in self._twins]
         self.calls: Sequence[Span] = [span for span in self.spans if span.kind is SpanKind.CALL]
         self._parents = self._told_parents()
@@ -60,7 +63,7 @@ class Nesting:
     def agent(self, call: Span) -> str:
         """The agent's name: the call's own, else that of the nearest operation around it that has one;
         where the chain of parents is broken, that of the trace's only agent. Else empty."""
-        for around in (call, *self.enclosing(call)):
+        for around in (call, *self._seen_as.get(call.id, ()), *self.enclosing(call)):
             if name := around.attributes.get(semconv.AGENT_NAME):
                 return str(name)
         *_, outermost = (call, *self._ancestors(call))

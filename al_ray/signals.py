@@ -70,22 +70,21 @@ def _own(call: Span) -> Iterator[Counter[str]]:
 def _executions(nesting: Nesting) -> Iterable[tuple[Earner, ToolStatus]]:
     """How each execution of a tool ended, with the call that asked for it."""
     worst: dict[tuple[str, int | None, str], tuple[Earner, ToolStatus]] = {}
-
-    def told(earner: Earner | None, execution: str, status: ToolStatus) -> None:
-        if earner is not None:
-            key = (earner.call.id, earner.choice, execution)
-            worst[key] = (earner, max(status, worst[key][1] if key in worst else status))
-
     for call in nesting.calls:
         for message in messages.sent(call):
-            if message.get("role") == "tool":
-                asked = message.get("tool_call_id")
-                told(nesting.asker(asked, call), str(asked), tool_results.of_message(message))
+            asked = message.get("tool_call_id") if message.get("role") == "tool" else None
+            asker = nesting.asker(asked, call)
+            # Every later call shows the message again.
+            if asker and (key := (asker.call.id, asker.choice, str(asked))) not in worst:
+                worst[key] = (asker, tool_results.of_message(message))
     for span in nesting.spans:
-        if (execution := _execution(nesting, span)) is not None:
-            asked = execution.attributes.get(semconv.TOOL_CALL_ID)
-            asker = nesting.asker(asked, span)
-            told(asker or nesting.earner(execution), str(asked) if asker else execution.id, of_span(span))
+        execution = _execution(nesting, span)
+        asked = execution.attributes.get(semconv.TOOL_CALL_ID) if execution else None
+        asker = nesting.asker(asked, span)
+        earner = asker or (nesting.earner(execution) if execution else None)
+        if execution and earner:
+            key = (earner.call.id, earner.choice, str(asked) if asker else execution.id)
+            worst[key] = (earner, max(of_span(span), worst.get(key, (earner, ToolStatus.OK))[1]))
     return worst.values()
 
 

@@ -77,6 +77,11 @@ def require_named(settings: TransitionsSection, trajectories: Sequence[Trajector
         raise UserError(*problems)
 
 
+def rewards(rollout: Rollout) -> Mapping[str, float]:
+    """What the deciding attempt was given in each dimension, as far as the spans were read."""
+    return trajectory(replace(rollout, spans=[s for s in rollout.spans if s.kind is SpanKind.REWARD])).rewards
+
+
 def reward_dimensions(span: Span) -> Mapping[str, float]:
     """The rewards of a reward span by name; the one without a name of its own is ``reward``."""
     unnamed = {"reward": span.attributes[semconv.REWARD]} if semconv.REWARD in span.attributes else {}

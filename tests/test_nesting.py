@@ -177,6 +177,8 @@ def test_a_call_that_the_agents_telemetry_saw_too_is_one_call() -> None:
         episode = _trajectory([_agent("x", 0, "planner"), call, seen, reward])
         assert [(t.id, t.agent, t.reward) for t in episode.transitions] == [("call/0", "planner", 1.0)]
         assert not episode.left_out
+    named = replace(seen, attributes={**seen.attributes, semconv.AGENT_NAME: "critic"})
+    assert _agents(_agent("x", 0, "planner"), recorded, named) == ["critic"]
 
 
 # --- rewards -----------------------------------------------------------------------------------------
