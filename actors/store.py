@@ -121,7 +121,7 @@ class Store:
     async def cancel(self, batch: str) -> None:
         """Cancel what is unfinished in ``batch``."""
         await self._write(
-            lambda connection: self._database.cancel(connection, batch, time.time()), wakes=True
+            lambda connection: self._database.cancel_batch(connection, batch, time.time()), wakes=True
         )
 
     async def finished_groups(self, batch: str, exclude: Collection[str], wait_seconds: float) -> list[Group]:

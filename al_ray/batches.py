@@ -13,9 +13,9 @@ from al_ray.algorithms.rows import build_rows
 from al_ray.algorithms.supervised import demonstration
 from al_ray.config import GrpoStage, Recipe, SupervisedStage
 from al_ray.progress import StageSpan
-from al_ray.step_metrics import rollout_metrics
+from al_ray.step_metrics import call_metrics, dimension_metrics, rollout_metrics
 from al_ray.task_order import tasks_of_step
-from al_ray.trajectory import trajectory
+from al_ray.trajectory import require_named, trajectory
 from al_ray.types import Group, RolloutRequest, RolloutStatus, Row, Task, Trajectory
 
 MIN_GROUP = 2
@@ -45,7 +45,7 @@ def rollout_requests(
             batch=batch,
             group=f"{batch}/{position}",
             task=task,
-            max_attempts=recipe.agent.max_attempts,
+            retry=recipe.agent.retry.policy,
         )
         for position, task in enumerate(chosen)
         for member in range(stage.group_size)
@@ -53,16 +53,30 @@ def rollout_requests(
 
 
 def rollout_batch(recipe: Recipe, stage: GrpoStage, groups: Sequence[Group], policy_version: int) -> Batch:
-    """Failed rollouts are left out before anything is compared, and counted."""
+    """Failed rollouts are left out before anything is compared, and counted; so are those without a call
+    that is trained or without the reward that is learnt from."""
     ordered = sorted(groups, key=lambda group: group.id)
+    ended = {
+        group.id: [
+            trajectory(rollout, recipe.transitions)
+            for rollout in group.rollouts
+            if rollout.status is RolloutStatus.SUCCEEDED
+        ]
+        for group in ordered
+    }
+    require_named(recipe.transitions, [episode for group in ended.values() for episode in group])
     kept: list[Sequence[Trajectory]] = []
     for group in ordered:
-        succeeded = [trajectory(r) for r in group.rollouts if r.status is RolloutStatus.SUCCEEDED]
-        comparable = [episode for episode in succeeded if episode.transitions]
+        comparable = [
+            episode
+            for episode in ended[group.id]
+            if recipe.transitions.reward in episode.rewards and any(t.trained for t in episode.transitions)
+        ]
         if len(comparable) >= MIN_GROUP:
             kept.append(comparable)
     episodes = [episode for group in kept for episode in group]
-    metrics = rollout_metrics(groups, episodes, policy_version)
+    metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
+    metrics |= dimension_metrics(episodes, recipe.transitions.reward)
     metrics["rollout/dropped_groups"] = len(groups) - len(kept)
     metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
     return Batch(grpo.rows(kept, stage), grpo.loss(stage, recipe.agent.sampling), metrics)

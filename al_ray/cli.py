@@ -33,6 +33,8 @@ SetOption = Annotated[
     typer.Option("--set", metavar="A.B=C", help="Override a value of the recipe; repeatable."),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Override the recipe's seed.")]
+BatchOption = Annotated[str | None, typer.Option(help="Only batches whose name begins so, for example eval.")]
+ModeOption = Annotated[str | None, typer.Option(help="Only train, or only eval.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -86,14 +88,49 @@ def evaluate(
 def rollouts(
     run: RunArgument,
     rollout: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Only batches that begin so, for example eval.")] = None,
+    batch: BatchOption = None,
     status: Annotated[str | None, typer.Option(help="Only this status, for example failed.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    mode: ModeOption = None,
+    task: Annotated[str | None, typer.Option(metavar="ID", help="Only this task.")] = None,
+    min_reward: Annotated[float | None, typer.Option(help="Only with at least this reward.")] = None,
+    max_reward: Annotated[float | None, typer.Option(help="Only with at most this reward.")] = None,
+    error: Annotated[str | None, typer.Option(metavar="TEXT", help="Only with this in an error.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only with a call of this agent; * is any text.")
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(help="asked, reward, seconds or attempts; the greatest last.")
+    ] = "asked",
+    reverse: Annotated[bool, typer.Option("--reverse", help="The least last.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="The last so many.")] = 50,
+    page: Annotated[int, typer.Option(min=1, help="2: those before the last so many, and so on.")] = 1,
 ) -> None:
     """List the rollouts of a run, or show one: each call, tool result and reward."""
     from al_ray import commands
 
-    commands.rollouts(run, rollout, batch, status, limit)
+    if rollout is not None:
+        commands.show_rollout(run, rollout)
+        return
+    order = commands.order(sort)
+    chosen = {"batch": batch, "status": status, "mode": mode, "task": task, "error": error, "agent": agent}
+    search = commands.search(run, {**chosen, "min_reward": min_reward, "max_reward": max_reward})
+    commands.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Replaced if it exists.")],
+    what: Annotated[str, typer.Option(help="rollouts, spans or transitions.")] = "rollouts",
+    format: Annotated[str, typer.Option(help="jsonl or parquet.")] = "jsonl",
+    batch: BatchOption = None,
+    mode: ModeOption = None,
+) -> None:
+    """Write what a run has recorded to a file that Hugging Face datasets reads."""
+    from al_ray import commands
+
+    search = commands.search(run, {"batch": batch, "mode": mode})
+    typer.echo(commands.export(run, search, what, format, output))
 
 
 @app.command()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any, get_args
 
-from al_ray import models, plan, preflight, rollout_view
+from al_ray import models, plan, preflight, rollout_search, rollout_view
 from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
 from al_ray.console import Console, terminal
 from al_ray.errors import Problem, UserError
 from al_ray.records import Records
+from al_ray.rollout_search import Order, Search
 from al_ray.run_folder import RunFolder
-from al_ray.types import RolloutStatus
+from al_ray.types import Mode, RolloutStatus
 
 
 async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) -> None:
@@ -113,16 +116,47 @@ async def evaluate(target: Path, recipe: Recipe, run: str) -> None:
     console.note(f"rollouts    al-ray rollouts {folder.path}")
 
 
-def rollouts(run: Path, rollout: str | None, batch: str | None, status: str | None, limit: int) -> None:
-    """List or show what the store of a run holds; the run may be under way."""
-    if status not in (None, *RolloutStatus):
-        raise UserError(Problem("--status", status, f"one of {', '.join(RolloutStatus)}"))
-    records = Records(RunFolder.open(run).store_url)
-    if rollout is not None:
-        terminal().print(rollout_view.show(rollout_view.find(records, rollout)))
-    else:
-        found = records.rollouts(batch, status, with_rewards=True)
-        terminal().print(rollout_view.rollouts_table(found[-limit:]))
+def search(run: Path, conditions: Mapping[str, Any]) -> Search:
+    """What the command line asks for of the rollouts of a run."""
+    for name, choices in (("status", tuple(RolloutStatus)), ("mode", get_args(Mode))):
+        if conditions.get(name) not in (None, *choices):
+            raise UserError(Problem(f"--{name}", conditions[name], f"one of {', '.join(choices)}"))
+    return Search(**conditions, dimension=RunFolder.open(run).recipe().transitions.reward)
+
+
+def order(name: str) -> Order:
+    """What ``--sort`` names."""
+    if name not in tuple(Order):
+        raise UserError(Problem("--sort", name, f"one of {', '.join(Order)}"))
+    return Order(name)
+
+
+def list_rollouts(run: Path, wanted: Search, by: Order, *, reverse: bool, limit: int, page: int) -> None:
+    """A table of those that fit; the run may be under way."""
+    with closing(Records(RunFolder.open(run).store_url)) as records:
+        found = rollout_search.last(records, wanted, by, reverse=reverse, limit=limit, page=page)
+    terminal().print(rollout_view.rollouts_table(found[-limit:], wanted.dimension))
+    if len(found) > limit:
+        terminal().print(f"there are more before these: --page {page + 1}")
+
+
+def show_rollout(run: Path, rollout: str) -> None:
+    """All of one rollout, named by its id or the beginning of it."""
+    folder = RunFolder.open(run)
+    with closing(Records(folder.store_url)) as records:
+        found = rollout_search.find(records, rollout)
+    terminal().print(rollout_view.show(found, folder.recipe().transitions.reward))
+
+
+def export(run: Path, wanted: Search, what: str, format: str, output: Path) -> str:
+    """Write the records to the file; says what was written."""
+    from al_ray.export import Export
+    from al_ray.export import export as write
+
+    folder = RunFolder.open(run)
+    with closing(Records(folder.store_url)) as records:
+        rows = write(Export(records, wanted, folder.recipe().transitions), what, format, output)
+    return f"{output}: {rows} {what}"
 
 
 def doctor() -> bool:

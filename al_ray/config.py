@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from al_ray.types import AttemptStatus, RetryPolicy
+
 DottedPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """``package.module:attribute``."""
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
@@ -56,6 +58,27 @@ class SamplingSection(Section):
     """Per call."""
 
 
+class RetrySection(Section):
+    max_attempts: Positive = 2
+    """Tries at a rollout before it counts as failed. An attempt that is lost with its runner is none."""
+    statuses: list[Literal["failed", "timed_out"]] = ["failed", "timed_out"]
+    """How an attempt must have ended to be tried again."""
+    errors: list[str] | None = None
+    """Of failed attempts, only those that raised one of these, by full or bare class name, for example
+    ``openai.APIConnectionError``. None: whatever they raised."""
+    never_errors: list[str] = []
+    """... and none that raised one of these."""
+
+    @property
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            max_attempts=self.max_attempts,
+            statuses=tuple(map(AttemptStatus, self.statuses)),
+            errors=None if self.errors is None else tuple(self.errors),
+            never_errors=tuple(self.never_errors),
+        )
+
+
 class AgentSection(Section):
     run: DottedPath
     """The agent: an async callable of the task's data and the endpoint."""
@@ -63,14 +86,24 @@ class AgentSection(Section):
     """Turns the agent's return value into the reward. None: the agent returns the reward."""
     timeout: Seconds = 300.0
     """Seconds an attempt may take before it is ended."""
-    max_attempts: Positive = 2
-    """Tries at a rollout before it counts as failed."""
+    retry: RetrySection = RetrySection()
+    """When a rollout is tried again."""
     concurrency: Positive = 32
     """Attempts that one runner has under way at once."""
     runners: Positive = 1
     """Runner actors."""
     sampling: SamplingSection = SamplingSection()
     """What training calls are sampled with, whatever the agent asks for."""
+
+
+class TransitionsSection(Section):
+    """What of an agent's doings is learnt from."""
+
+    train: Annotated[list[str], Field(min_length=1)] = ["*"]
+    """Names of the agents whose calls are trained, as patterns: ``*`` any text, ``?`` a character,
+    ``[ab]`` one of these. Calls of other agents are context only, though their rewards count."""
+    reward: str = "reward"
+    """The dimension of the rewards that is learnt from; the others become metrics, ``rewards/NAME``."""
 
 
 class OptimizerSection(Section):
@@ -189,6 +222,12 @@ class PlacementSection(Section):
     """For ``--dry-run``: plan for these nodes instead of looking at the machine or the cluster."""
 
 
+class StoreSection(Section):
+    url: Annotated[str, StringConstraints(pattern="^postgresql://")] | None = None
+    """A PostgreSQL database, ``postgresql://USER@HOST/DATABASE``, where each run has a schema of its own;
+    the password is best left to ``~/.pgpass``. None: a SQLite file in the run's folder."""
+
+
 class CheckpointSection(Section):
     every: Positive = 10
     """Steps between checkpoints; the end of a stage always has one."""
@@ -219,11 +258,13 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     agent: AgentSection
+    transitions: TransitionsSection = TransitionsSection()
     stages: Annotated[list[AnyStage], Field(min_length=1)]
     """Run one after the other."""
     evaluation: EvaluationSection = EvaluationSection()
     engines: EnginesSection = EnginesSection()
     learners: LearnersSection = LearnersSection()
     placement: PlacementSection = PlacementSection()
+    store: StoreSection = StoreSection()
     checkpoint: CheckpointSection = CheckpointSection()
     wandb: WandbSection = WandbSection()

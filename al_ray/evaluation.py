@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from al_ray.config import Recipe
+from al_ray.config import Recipe, TransitionsSection
 from al_ray.parts import Parts
-from al_ray.trajectory import trajectory
+from al_ray.trajectory import require_named, trajectory
 from al_ray.types import Group, RolloutRequest, RolloutStatus, Task
 
 
@@ -22,7 +22,7 @@ class Evaluation:
     stderr: float
     """Standard error of the mean over tasks."""
     tasks: int
-    """Those that were answered; one that failed for want of an answer has no reward."""
+    """Those that were rewarded; one that failed for want of an answer has no reward."""
     failed: int
 
 
@@ -38,7 +38,7 @@ async def evaluate(
             group=f"{batch}/{position}",
             task=task,
             mode="eval",
-            max_attempts=recipe.agent.max_attempts,
+            retry=recipe.agent.retry.policy,
         )
         for position, task in enumerate(tasks)
     ]
@@ -46,13 +46,15 @@ async def evaluate(
     async for ended in parts.rollouts(requests):
         groups += ended
         progress(len(groups), len(requests))
-    return summary(groups)
+    return summary(groups, recipe.transitions)
 
 
-def summary(groups: Sequence[Group]) -> Evaluation:
+def summary(groups: Sequence[Group], settings: TransitionsSection) -> Evaluation:
     """Accuracy and its standard error, ``std / sqrt(n)`` with the sample deviation."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    rewards = [trajectory(r).reward for r in rollouts if r.status is RolloutStatus.SUCCEEDED]
+    episodes = [trajectory(r, settings) for r in rollouts if r.status is RolloutStatus.SUCCEEDED]
+    require_named(settings, episodes)
+    rewards = [episode.reward for episode in episodes if settings.reward in episode.rewards]
     if not rewards:
         return Evaluation(math.nan, math.nan, 0, len(rollouts))
     stderr = float(np.std(rewards, ddof=1) / math.sqrt(len(rewards))) if len(rewards) > 1 else math.nan

@@ -6,46 +6,55 @@ another process writes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
+from al_ray.dialects import open_engine, reading
 from al_ray.errors import AttemptEndedError
+from al_ray.query import ATTEMPTS, ROLLOUTS, SPANS, Condition, Kind, Page, Query, paged, rows_of
 from al_ray.tables import (
     attempt_columns,
     attempt_of,
     attempts,
     claims,
-    open_engine,
     request_of,
+    resource_of,
+    resources,
     rollouts,
     span_of,
     spans,
+    worker_of,
+    workers,
 )
-from al_ray.types import Attempt, AttemptStatus, Claim, Group, Rollout, RolloutStatus, Span, SpanKind
+from al_ray.types import Attempt, Claim, Group, Resource, Rollout, RolloutStatus, Span, SpanKind, Worker
 
 ENDED = [status for status in RolloutStatus if status.ended]
+_CHUNK: Final = 500
+"""Ids in one question; databases limit them."""
 
 
 class Records:
-    """One run's records, to be read. ``url`` is SQLAlchemy's."""
+    """One run's records, to be read. ``url`` is that of ``al_ray.dialects``."""
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
+        self._reading = reading(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
 
     def authorize(self, key: str) -> Claim:
-        """The running attempt that ``key`` belongs to. Raises ``AttemptEndedError`` if there is none."""
-        with self._engine.connect() as connection:
+        """The attempt that ``key`` belongs to. Raises ``AttemptEndedError`` if it has ended, or there
+        is none."""
+        with self._reading.connect() as connection:
             row = connection.execute(claims().where(attempts.c.key == key)).first()
         if row is None:
             raise AttemptEndedError("the API key is unknown")
         attempt = attempt_of(row)
-        if attempt.status is not AttemptStatus.RUNNING:
+        if attempt.status.ended:
             raise AttemptEndedError(
                 f"the API key's attempt {attempt.number} of rollout {attempt.rollout_id} has ended: "
                 f"{attempt.status}"
@@ -63,13 +72,13 @@ class Records:
             .order_by(sa.func.min(rollouts.c.position))
         )
         excluded = set(exclude)
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             names = [name for name in connection.scalars(query) if name not in excluded]
             return [Group(name, batch, self._group(connection, batch, name)) for name in names]
 
     def rollout_ids(self) -> list[str]:
         """All of them, in the order they were asked for."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return list(connection.scalars(sa.select(rollouts.c.id).order_by(rollouts.c.position)))
 
     def rollouts(
@@ -79,55 +88,107 @@ class Records:
 
         ``batch`` is the beginning of a batch's name.
         """
-        where: list[sa.ColumnElement[bool]] = [sa.true()]
+        where: list[Condition] = []
         if batch is not None:
-            where.append(rollouts.c.batch.startswith(batch, autoescape=True))
+            where.append(Condition("batch", "prefix", batch))
         if status is not None:
-            where.append(rollouts.c.status == status)
-        with self._engine.connect() as connection:
-            return self._read(connection, sa.and_(*where), (SpanKind.REWARD,) if with_rewards else ())
+            where.append(Condition("status", "=", status))
+        return list(self.find_rollouts(Query(where), (SpanKind.REWARD,) if with_rewards else ()).items)
 
     def rollout(self, rollout_id: str) -> Rollout | None:
         """One rollout with the spans of its last attempt, or None."""
-        with self._engine.connect() as connection:
-            found = self._read(connection, rollouts.c.id == rollout_id, tuple(SpanKind))
+        found = self.find_rollouts(Query([Condition("id", "=", rollout_id)]), tuple(SpanKind)).items
         return found[0] if found else None
 
-    def _group(self, connection: Connection, batch: str, name: str) -> list[Rollout]:
-        where = sa.and_(rollouts.c.batch == batch, rollouts.c.group == name)
-        return self._read(connection, where, tuple(SpanKind))
+    def find_rollouts(self, query: Query, kinds: Collection[SpanKind] = ()) -> Page[Rollout]:
+        """A page of rollouts with their attempts and, of their last attempts, the spans of these kinds."""
+        with self._reading.connect() as connection:
+            rows, following = _page(connection, ROLLOUTS, query, sa.select(rollouts))
+            return Page(self._with_attempts(connection, rows, kinds), following)
 
-    def _read(
-        self, connection: Connection, where: sa.ColumnElement[bool], kinds: Collection[SpanKind]
+    def find_attempts(self, query: Query) -> Page[Attempt]:
+        """A page of attempts; they have the fields of their rollouts too."""
+        of_rollout = attempts.c.rollout_id == rollouts.c.id
+        columns = sa.select(*attempt_columns()).join_from(attempts, rollouts, of_rollout)
+        with self._reading.connect() as connection:
+            rows, following = _page(connection, ATTEMPTS, query, columns)
+        return Page([attempt_of(row) for row in rows], following)
+
+    def find_spans(self, query: Query) -> Page[Span]:
+        """A page of spans, of whatever attempt; they have the fields of their rollouts too."""
+        columns = sa.select(spans).join_from(spans, rollouts, spans.c.rollout_id == rollouts.c.id)
+        with self._reading.connect() as connection:
+            rows, following = _page(connection, SPANS, query, columns)
+        return Page([span_of(row) for row in rows], following)
+
+    def resources(self, name: str | None = None) -> list[Resource]:
+        """Every version, or every one of ``name``, by name and version."""
+        query = sa.select(resources).order_by(resources.c.name, resources.c.version)
+        with self._reading.connect() as connection:
+            rows = connection.execute(query if name is None else query.where(resources.c.name == name))
+            return [resource_of(row) for row in rows]
+
+    def resource(self, name: str, version: int | None = None) -> Resource | None:
+        """A version of a resource, the newest if none is named; None if there is no such."""
+        query = sa.select(resources).where(resources.c.name == name).order_by(resources.c.version.desc())
+        with self._reading.connect() as connection:
+            row = connection.execute(
+                query if version is None else query.where(resources.c.version == version)
+            ).first()
+        return None if row is None else resource_of(row)
+
+    def workers(self) -> list[Worker]:
+        """Everybody who has worked for the run, by name."""
+        with self._reading.connect() as connection:
+            return [worker_of(row) for row in connection.execute(sa.select(workers).order_by(workers.c.name))]
+
+    def _group(self, connection: Connection, batch: str, name: str) -> list[Rollout]:
+        of_group = sa.and_(rollouts.c.batch == batch, rollouts.c.group == name)
+        rows = connection.execute(sa.select(rollouts).where(of_group).order_by(rollouts.c.position)).all()
+        return self._with_attempts(connection, rows, tuple(SpanKind))
+
+    def _with_attempts(
+        self, connection: Connection, rows: Sequence[Row[Any]], kinds: Collection[SpanKind]
     ) -> list[Rollout]:
-        rows = connection.execute(sa.select(rollouts).where(where).order_by(rollouts.c.position)).all()
-        chosen = sa.select(rollouts.c.id).where(where)
         tries: dict[str, list[Attempt]] = {row.id: [] for row in rows}
-        query = sa.select(*attempt_columns()).where(attempts.c.rollout_id.in_(chosen))
-        for row in connection.execute(query.order_by(attempts.c.number)):
-            tries[row.rollout_id].append(attempt_of(row))
         recorded: dict[str, list[Span]] = {}
-        if kinds:
-            for span in self._last_spans(connection, chosen, kinds):
-                recorded.setdefault(span.rollout_id, []).append(span)
+        for ids in chunks(list(tries)):
+            query = sa.select(*attempt_columns()).where(attempts.c.rollout_id.in_(ids))
+            for row in connection.execute(query.order_by(attempts.c.number)):
+                tries[row.rollout_id].append(attempt_of(row))
+            if kinds:
+                for span in _last_spans(connection, ids, kinds):
+                    recorded.setdefault(span.rollout_id, []).append(span)
         return [
             Rollout(request_of(row), RolloutStatus(row.status), tries[row.id], recorded.get(row.id, ()))
             for row in rows
         ]
 
-    def _last_spans(
-        self, connection: Connection, chosen: sa.Select[Any], kinds: Collection[SpanKind]
-    ) -> Iterable[Span]:
-        last = (
-            sa.select(attempts.c.rollout_id, sa.func.max(attempts.c.number).label("number"))
-            .where(attempts.c.rollout_id.in_(chosen))
-            .group_by(attempts.c.rollout_id)
-            .subquery()
-        )
-        query = (
-            sa.select(spans)
-            .join(last, sa.and_(spans.c.rollout_id == last.c.rollout_id, spans.c.attempt == last.c.number))
-            .where(spans.c.kind.in_(kinds))
-            .order_by(spans.c.rollout_id, spans.c.sequence)
-        )
-        return (span_of(row) for row in connection.execute(query))
+
+def _page(
+    connection: Connection, kind: Kind, query: Query, columns: sa.Select[Any]
+) -> tuple[Sequence[Row[Any]], Query | None]:
+    return rows_of(query, connection.execute(paged(kind, query, columns)).all())
+
+
+def _last_spans(
+    connection: Connection, rollout_ids: Sequence[str], kinds: Collection[SpanKind]
+) -> Iterable[Span]:
+    last = (
+        sa.select(attempts.c.rollout_id, sa.func.max(attempts.c.number).label("number"))
+        .where(attempts.c.rollout_id.in_(rollout_ids))
+        .group_by(attempts.c.rollout_id)
+        .subquery()
+    )
+    query = (
+        sa.select(spans)
+        .join(last, sa.and_(spans.c.rollout_id == last.c.rollout_id, spans.c.attempt == last.c.number))
+        .where(spans.c.kind.in_(kinds))
+        .order_by(spans.c.rollout_id, spans.c.sequence)
+    )
+    return (span_of(row) for row in connection.execute(query))
+
+
+def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """``ids`` in portions that any database takes."""
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

@@ -1,4 +1,4 @@
-"""A rollout as a person reads it: a table of many, one in full, or its conversation as plain text.
+"""A rollout as a person reads it: a table of many, or one in full.
 
 What tasks, agents and models wrote is shown as it is: never as markup, with nothing left out, and
 with control characters made visible, so that it cannot steer the terminal.
@@ -6,38 +6,40 @@ with control characters made visible, so that it cannot steer the terminal.
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from dataclasses import asdict
+from itertools import zip_longest
 from statistics import fmean
 from textwrap import indent
 from typing import Final
 
-import orjson
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from al_ray import semconv
-from al_ray.errors import Problem, UserError
-from al_ray.records import Records
-from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Span, SpanKind
-
-Message = Mapping[str, JSON]
+from al_ray import messages, semconv
+from al_ray.conversation import as_text, body, fresh_messages
+from al_ray.messages import Message
+from al_ray.nesting import Nesting
+from al_ray.rollout_search import seconds
+from al_ray.signals import signals
+from al_ray.trajectory import reward_dimensions, rewards
+from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Signals, Span, SpanKind
 
 EXCERPT: Final = 60
 """Characters of the task that the table shows."""
-_CANDIDATES: Final = 8
+_DEEPEST: Final = 12
+_PLUMBING: Final = {semconv.PARENT_ID, semconv.TRACE_ID, semconv.OPERATION, semconv.AGENT_NAME}
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES: Final[Mapping[str, str]] = {
     RolloutStatus.SUCCEEDED: "green",
     RolloutStatus.FAILED: "red",
     RolloutStatus.RUNNING: "yellow",
     AttemptStatus.TIMED_OUT: "red",
-    AttemptStatus.LOST: "red",
+    AttemptStatus.UNRESPONSIVE: "red",
     "system": "magenta",
     "developer": "magenta",
     "user": "cyan",
@@ -46,112 +48,79 @@ _STYLES: Final[Mapping[str, str]] = {
 }
 
 
-def find(records: Records, prefix: str) -> Rollout:
-    """The rollout whose id is ``prefix``, or the only one whose id starts with it."""
-    ids = records.rollout_ids()
-    found = [prefix] if prefix in ids else [name for name in ids if name.startswith(prefix)]
-    if len(found) == 1:
-        rollout = records.rollout(found[0])
-        assert rollout is not None
-        return rollout
-    if found:
-        cure = f"{len(found)} rollouts start so, write more of the id: {_some(found)}"
-    elif ids:
-        similar = get_close_matches(prefix, ids, _CANDIDATES, cutoff=0.3) or ids
-        cure = f"no rollout starts so; there are: {_some(similar)}"
-    else:
-        cure = "the run has no rollouts yet"
-    raise UserError(Problem("rollout", prefix, cure))
-
-
-def reward(rollout: Rollout) -> float | None:
-    """The sum of the rewards of the deciding attempt; None if it has none."""
-    spans = [span for span in rollout.spans if span.kind is SpanKind.REWARD]
-    return sum(float(span.attributes[semconv.REWARD]) for span in spans) if spans else None
-
-
-def rollouts_table(rollouts: Sequence[Rollout]) -> RenderableType:
-    """One line each; rewards are shown where the rollouts were read with them."""
+def rollouts_table(rollouts: Sequence[Rollout], dimension: str = "reward") -> RenderableType:
+    """One line each; ``dimension`` is the reward that is shown, if it was read."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("rollout", "batch", "status"):
         table.add_column(name, no_wrap=True, overflow="fold")
-    for name in ("attempts", "reward"):
+    for name in ("attempts", "seconds", "reward"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("task", overflow="ellipsis", no_wrap=True)
     for rollout in rollouts:
-        total = reward(rollout)
+        took, reward = seconds(rollout), rewards(rollout).get(dimension)
         table.add_row(
             _text(rollout.id),
             _text(rollout.request.batch),
             _text(rollout.status, _STYLES.get(rollout.status, "")),
             str(len(rollout.attempts)),
-            "-" if total is None else f"{total:g}",
+            "-" if took is None else f"{took:.1f}",
+            "-" if reward is None else f"{reward:g}",
             _text(_excerpt(rollout.request.task.data)),
         )
     return table
 
 
-def show(rollout: Rollout) -> RenderableType:
-    """All that the store knows of the rollout: its task, its attempts, and, in the order in which
-    they arrived, the calls, events and rewards of the deciding attempt. A call shows the messages
-    that no call before it has shown."""
+def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
+    """All that the store knows of the rollout: its task, its attempts, and what happened in the deciding
+    attempt: operations around what they enclose, rewards under the calls that earned them. A call shows
+    the messages that no call before it has shown."""
     request = rollout.request
     lines = [
         _text(f"rollout {rollout.id}", "bold"),
         _text(f"batch {request.batch}, group {request.group}, {request.mode}: {rollout.status}"),
         _heading(f"task {request.task.id} ({request.task.split})"),
-        *(_indented(f"{name}: {_as_text(value)}") for name, value in request.task.data.items()),
+        *(_indented(f"{name}: {as_text(value)}") for name, value in request.task.data.items()),
     ]
     for attempt in rollout.attempts:
         lines += _attempt(attempt)
-    fresh = dict(_fresh_messages(rollout))
-    numbers = itertools.count(1)
-    for span in _ordered(rollout):
-        if span.kind is SpanKind.CALL:
-            lines += _call(next(numbers), span, fresh[span.id])
-        else:
-            lines += _event(span)
-    total = reward(rollout)
+    lines += _happened(Nesting(rollout.spans))
+    total = rewards(rollout).get(dimension)
     lines.append(_heading("no reward" if total is None else f"final reward {total:g}"))
     return Lines(*lines)
 
 
-def transcript(rollout: Rollout) -> str:
-    """The conversation alone, every message once, each under its role."""
-    messages: list[Message] = []
-    fresh = dict(_fresh_messages(rollout))
-    for span in _ordered(rollout):
+def _happened(nesting: Nesting) -> Iterator[Text]:
+    """The spans in order; what encloses others comes with the first of them, and they after it."""
+    around = {span.id: _around(nesting, span) for span in nesting.spans}
+    first = {span.id: span.sequence for span in nesting.spans}
+    for span in nesting.spans:
+        for outer in around[span.id]:
+            first[outer.id] = min(first[outer.id], span.sequence)
+    fresh = {call.id: found for call, found in fresh_messages(nesting.calls)}
+    numbers = {call.id: number for number, call in enumerate(nesting.calls, 1)}
+    told = signals(nesting)
+
+    def place(span: Span) -> list[tuple[int, str]]:
+        return [(first[each.id], each.id) for each in (*around[span.id], span)]
+
+    for span in sorted(nesting.spans, key=place):
         if span.kind is SpanKind.CALL:
-            messages += [*fresh[span.id], *span.attributes[semconv.OUTPUT_MESSAGES]]
-    return "\n\n".join(f"[{message['role']}]\n{_body(message)}" for message in messages)
+            title = f"call {numbers[span.id]}"
+            if agent := nesting.agent(span):
+                title += f" of {agent}"
+            lines = _call(title, span, fresh[span.id], told)
+        else:
+            lines = _event(span)
+        for line in lines:
+            yield _inside(line, min(len(around[span.id]), _DEEPEST))
 
 
-def _fresh_messages(rollout: Rollout) -> Iterator[tuple[str, Sequence[Message]]]:
-    """For each call, its id and those of its messages that do not continue an earlier call."""
-    histories: list[list[Message]] = []
-    for span in _ordered(rollout):
-        if span.kind is not SpanKind.CALL:
-            continue
-        messages = [_significant(message) for message in span.attributes[semconv.INPUT_MESSAGES]]
-        known = max((_shared(messages, history) for history in histories), default=0)
-        histories += [
-            [*messages, _significant(answer)] for answer in span.attributes[semconv.OUTPUT_MESSAGES]
-        ]
-        yield span.id, span.attributes[semconv.INPUT_MESSAGES][known:]
-
-
-def _ordered(rollout: Rollout) -> Sequence[Span]:
-    return sorted(rollout.spans, key=lambda span: span.sequence)
-
-
-def _significant(message: Message) -> Message:
-    """Without what clients add or leave out when they send an answer back."""
-    return {key: value for key, value in message.items() if value not in (None, "", [])}
-
-
-def _shared(left: Sequence[Message], right: Sequence[Message]) -> int:
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))
-    return sum(1 for _ in same)
+def _around(nesting: Nesting, span: Span) -> Sequence[Span]:
+    """What it is shown within, outermost first: of a reward, the call that earned it."""
+    if span.kind is not SpanKind.REWARD or nesting.is_terminal(span):
+        return [*nesting.enclosing(span)][::-1]
+    earner = nesting.earner(span)
+    return [*_around(nesting, earner.call), earner.call] if earner else []
 
 
 def _attempt(attempt: Attempt) -> list[Text]:
@@ -162,93 +131,71 @@ def _attempt(attempt: Attempt) -> list[Text]:
     if attempt.error is not None:
         lines.append(_indented(attempt.error, "red"))
     if attempt.output is not None:
-        lines.append(_indented(f"returned {_as_text(attempt.output)}"))
+        lines.append(_indented(f"returned {as_text(attempt.output)}"))
     return lines
 
 
-def _call(number: int, span: Span, fresh: Sequence[Message]) -> list[Text]:
+def _call(
+    title: str, span: Span, fresh: Sequence[Message], told: Mapping[tuple[str, int], Signals]
+) -> list[Text]:
     attributes = span.attributes
-    earlier = len(attributes[semconv.INPUT_MESSAGES]) - len(fresh)
-    title = f"call {number}: {attributes[semconv.INPUT_TOKENS]} prompt tokens, {span.end - span.start:.2f} s"
-    lines = [_heading(title)]
-    if earlier:
+    tokens = attributes.get(semconv.INPUT_TOKENS)
+    prompt = "" if tokens is None else f" {tokens} prompt tokens,"
+    lines = [_heading(f"{title}:{prompt} {span.end - span.start:.2f} s")]
+    if earlier := len(messages.sent(span)) - len(fresh):
         lines.append(_indented(f"({earlier} messages as before)", "dim"))
     for message in fresh:
-        lines += _message(str(message["role"]), "", message)
-    for answer, choice, reason in zip(
-        attributes[semconv.OUTPUT_MESSAGES],
-        attributes[semconv.CHOICES],
-        attributes[semconv.FINISH_REASONS],
-        strict=True,
-    ):
-        lines += _message("assistant", _sampled(choice, reason), answer)
+        lines += _message(str(message.get("role")), "", message)
+    answers, reasons = messages.answers(span), messages.finish_reasons(span)
+    for index, (answer, choice) in enumerate(zip_longest(answers, attributes.get(semconv.CHOICES) or ())):
+        found = asdict(told.get((span.id, index), Signals()))
+        noted = [f"{name} {count}" for name, count in found.items() if count]
+        sampled = [*_sampled(choice), *reasons[index : index + 1], *noted]
+        lines += _message("assistant", ", ".join(sampled), answer or {})
     return lines
 
 
-def _sampled(choice: Mapping[str, JSON], finish_reason: str) -> str:
+def _sampled(choice: Mapping[str, JSON] | None) -> list[str]:
+    if not choice or not choice["ids"]:
+        return []
     versions = sorted({version for version, _, _ in choice["versions"]})
-    told = [f"{len(choice['ids'])} tokens", finish_reason, f"policy {'-'.join(map(str, versions))}"]
-    if choice["logprobs"]:
-        told.append(f"mean logprob {fmean(choice['logprobs']):.3f}")
-    return ", ".join(told)
+    told = [f"{len(choice['ids'])} tokens", f"policy {'-'.join(map(str, versions))}"]
+    return [*told, f"mean logprob {fmean(choice['logprobs']):.3f}"] if choice["logprobs"] else told
 
 
 def _message(role: str, told: str, message: Message) -> list[Text]:
     title = _text(f"  {role}", _STYLES.get(role, "bold"))
     if told:
         title.append(f"  ({told})", "dim")
-    return [title, _indented(_body(message), levels=2)]
-
-
-def _body(message: Message) -> str:
-    parts = []
-    for key, value in _significant(message).items():
-        if key == "content":
-            parts.append(_content(value))
-        elif key == "tool_calls":
-            parts += [_tool_call(call) for call in value]
-        elif key != "role":
-            parts.append(f"{key}: {_as_text(value)}")
-    return "\n".join(parts)
-
-
-def _content(content: JSON) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] if part.get("type") == "text" else _as_text(part) for part in content)
-
-
-def _tool_call(call: Mapping[str, JSON]) -> str:
-    function = call["function"]
-    return f"-> {function['name']}({_as_text(function['arguments'])})  {call.get('id', '')}".rstrip()
+    return [title, _indented(body(message), levels=2)]
 
 
 def _event(span: Span) -> list[Text]:
     if span.kind is SpanKind.REWARD:
-        dimensions = span.attributes.get(semconv.REWARD_DIMENSIONS)
-        lines = [_heading(f"reward {float(span.attributes[semconv.REWARD]):g} ({span.name})", "bold cyan")]
-        return [*lines, _indented(_as_text(dimensions))] if dimensions else lines
+        named = ", ".join(f"{name} {value:g}" for name, value in reward_dimensions(span).items())
+        return [_heading(f"{named} ({span.name})", "bold cyan")]
+    title = str(span.attributes.get(semconv.AGENT_NAME) or span.name)
+    if span.name == semconv.AGENT_OUTPUT:
+        title = "the agent printed"
+    told = [(name, value) for name, value in span.attributes.items() if name not in _PLUMBING]
     return [
-        _heading(f"{span.name}, {span.end - span.start:.2f} s"),
-        *(_indented(f"{name}: {_as_text(value)}") for name, value in span.attributes.items()),
+        _heading(f"{title}, {span.end - span.start:.2f} s"),
+        *(_indented(f"{name}: {as_text(value)}") for name, value in told),
     ]
 
 
-def _as_text(value: JSON) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
-
-
 def _excerpt(data: Mapping[str, JSON]) -> str:
-    text = " ".join("  ".join(_as_text(value) for value in data.values()).split())
+    text = " ".join("  ".join(as_text(value) for value in data.values()).split())
     return text if len(text) <= EXCERPT else f"{text[: EXCERPT - 3]}..."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_CANDIDATES]) + (", ..." if len(names) > _CANDIDATES else "")
 
 
 def _heading(text: str, style: str = "bold") -> Text:
     return _text(f"\n{text}", style)
+
+
+def _inside(text: Text, depth: int) -> Text:
+    lines = text.split("\n", allow_blank=True)
+    return Text("\n").join(Text.assemble("  " * depth, line) if line else line for line in lines)
 
 
 def _indented(text: str, style: str = "", levels: int = 1) -> Text:

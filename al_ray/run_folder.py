@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from al_ray import recipe as recipes
 from al_ray.config import Recipe
-from al_ray.database import sqlite_url
+from al_ray.dialects import sqlite_url
 from al_ray.errors import Problem, UserError
 
 _RECIPE = "recipe.yaml"

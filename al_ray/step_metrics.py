@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 
 from al_ray import semconv
-from al_ray.types import AttemptStatus, Group, LineageOutcome, Rollout, RolloutStatus, SpanKind, Trajectory
+from al_ray.types import (
+    AttemptStatus,
+    Group,
+    LineageOutcome,
+    Rollout,
+    RolloutStatus,
+    Signals,
+    SpanKind,
+    Trajectory,
+)
 
 
 def rollout_metrics(
@@ -29,7 +39,6 @@ def rollout_metrics(
         "rollout/response_tokens": _mean(
             [sum(len(call.response_ids) for call in trajectory.transitions) for trajectory in trajectories]
         ),
-        "rollout/truncated": _mean([float(call.finish_reason == "length") for call in calls]),
         "off_policy/staleness_mean": _mean(staleness),
         "off_policy/staleness_max": max(staleness, default=0),
         **{f"rollout/attempts_{status}": count for status, count in failed_attempts(rollouts).items()},
@@ -52,13 +61,37 @@ def lineage_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
+def call_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Signals, the mean over trained calls; responses that gave no transition, by reason."""
+    calls = [call for trajectory in trajectories for call in trajectory.transitions if call.trained]
+    left_out = Counter[str]()
+    for trajectory in trajectories:
+        left_out.update(trajectory.left_out)
+    return {
+        **{
+            f"signals/{f.name}": _mean([getattr(call.signals, f.name) for call in calls])
+            for f in fields(Signals)
+        },
+        **{f"rollout/left_out_{reason}": count for reason, count in sorted(left_out.items())},
+    }
+
+
+def dimension_metrics(trajectories: Sequence[Trajectory], primary: str) -> dict[str, float]:
+    """Of every dimension of the rewards but the primary, the mean over the rollouts that have it."""
+    names = {name for trajectory in trajectories for name in trajectory.rewards} - {primary}
+    return {
+        f"rewards/{name}": _mean([t.rewards[name] for t in trajectories if name in t.rewards])
+        for name in sorted(names)
+    }
+
+
 def failed_attempts(rollouts: Sequence[Rollout]) -> Mapping[AttemptStatus, int]:
     """How many attempts ended otherwise than well, by how they ended."""
     statuses = Counter(attempt.status for rollout in rollouts for attempt in rollout.attempts)
     return {
         status: statuses[status]
         for status in AttemptStatus
-        if status not in (AttemptStatus.SUCCEEDED, AttemptStatus.RUNNING) and statuses[status]
+        if status.ended and status is not AttemptStatus.SUCCEEDED and statuses[status]
     }
 
 

@@ -1,21 +1,36 @@
-"""The store's tables: their columns, how a database is opened, and how a row becomes a value.
+"""The store's tables: their columns, and how a row becomes a value.
 
-Three kinds of record: a rollout, its attempts, and their spans. ``al_ray.database`` asks the
-questions; here is only what they are asked of.
+``al_ray.database`` writes them and ``al_ray.records`` asks the questions; here is only what they
+are asked of.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Row
 
-from al_ray.errors import Problem, UserError
-from al_ray.types import JSON, Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
+from al_ray.types import (
+    JSON,
+    Attempt,
+    AttemptStatus,
+    Resource,
+    RetryPolicy,
+    RolloutRequest,
+    Span,
+    SpanKind,
+    Task,
+    Worker,
+    WorkerStatus,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""Compared byte by byte on every database."""
 
 
 class _Json(sa.types.TypeDecorator[JSON]):
@@ -31,95 +46,81 @@ class _Json(sa.types.TypeDecorator[JSON]):
         return None if value is None else orjson.loads(value)
 
 
-_metadata = sa.MetaData()
-_meta = sa.Table("meta", _metadata, sa.Column("schema_version", sa.Integer, nullable=False))
+metadata = sa.MetaData()
+meta = sa.Table("meta", metadata, sa.Column("schema_version", sa.Integer, nullable=False))
 rollouts = sa.Table(
     "rollouts",
-    _metadata,
+    metadata,
     sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.Text, unique=True, nullable=False),
-    sa.Column("batch", sa.Text, nullable=False, index=True),
-    sa.Column("group", sa.Text, nullable=False, index=True),
-    sa.Column("task_id", sa.Text, nullable=False),
-    sa.Column("split", sa.Text, nullable=False),
+    sa.Column("id", Text, unique=True, nullable=False),
+    sa.Column("batch", Text, nullable=False, index=True),
+    sa.Column("group", Text, nullable=False, index=True),
+    sa.Column("task_id", Text, nullable=False),
+    sa.Column("split", Text, nullable=False),
     sa.Column("data", _Json, nullable=False),
-    sa.Column("mode", sa.Text, nullable=False),
-    sa.Column("max_attempts", sa.Integer, nullable=False),
-    sa.Column("status", sa.Text, nullable=False, index=True),
+    sa.Column("mode", Text, nullable=False),
+    sa.Column("retry", _Json, nullable=False),
+    sa.Column("status", Text, nullable=False),
+    sa.Index("rollouts_by_status", "status", "position"),
 )
 attempts = sa.Table(
     "attempts",
-    _metadata,
-    sa.Column("rollout_id", sa.Text, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("key", sa.Text, unique=True, nullable=False),
-    sa.Column("status", sa.Text, nullable=False, index=True),
-    sa.Column("worker", sa.Text, nullable=False),
+    metadata,
+    sa.Column("rollout_id", Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("key", Text, unique=True, nullable=False),
+    sa.Column("status", Text, nullable=False, index=True),
+    sa.Column("worker", Text, nullable=False),
     # The claim that made the attempt; repeating that claim finds it again.
-    sa.Column("claim_id", sa.Text, nullable=False, index=True),
+    sa.Column("claim_id", Text, nullable=False, index=True),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("lease_until", sa.Double, nullable=False),
     sa.Column("ended_at", sa.Double),
-    sa.Column("error", sa.Text),
+    sa.Column("error", Text),
+    sa.Column("error_class", Text),
     sa.Column("output", _Json),
+    sa.Column("resources", _Json, nullable=False),
     # How many the attempt has: the sequence number of the next.
     sa.Column("spans", sa.Integer, nullable=False, default=0),
 )
 spans = sa.Table(
     "spans",
-    _metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("rollout_id", sa.Text, nullable=False),
+    metadata,
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("rollout_id", Text, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("sequence", sa.Integer, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", Text, nullable=False),
+    sa.Column("name", Text, nullable=False),
     sa.Column("start", sa.Double, nullable=False),
     sa.Column("end", sa.Double, nullable=False),
     sa.Column("attributes", _Json, nullable=False),
     sa.Index("spans_of_attempt", "rollout_id", "attempt", "sequence", unique=True),
 )
-
-
-def open_engine(url: str) -> sa.Engine:
-    """The database at ``url``, its tables made if it is new.
-
-    Raises ``UserError`` if another version of al_ray wrote it, and then leaves it as it is.
-    """
-    engine = sa.create_engine(url)
-    if engine.dialect.name == "sqlite":
-        _configure_sqlite(engine)
-    with engine.begin() as connection:
-        _metadata.create_all(connection)
-        version = connection.scalar(sa.select(_meta.c.schema_version))
-        if version is None:
-            connection.execute(_meta.insert().values(schema_version=SCHEMA_VERSION))
-        elif version != SCHEMA_VERSION:
-            cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
-            raise UserError(Problem(f"store {url}", f"schema version {version}", cure))
-    return engine
-
-
-def _configure_sqlite(engine: sa.Engine) -> None:
-    """WAL, so that others read while the store writes; transactions begun by SQLAlchemy, not by the
-    driver, so that savepoints work (SQLAlchemy's documented recipe for pysqlite)."""
-
-    @sa.event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout=30000")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @sa.event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+resources = sa.Table(
+    "resources",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", Text, nullable=False),
+    sa.Column("content", _Json, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("kind", Text, nullable=False),
+    sa.Column("status", Text, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)
 
 
 def attempt_columns() -> list[sa.ColumnElement[Any]]:
     """What ``attempt_of`` reads; a rollout has a status too, so they may be selected together."""
-    names = ("rollout_id", "number", "key", "worker", "started_at", "ended_at", "error", "output")
-    return [attempts.c.status.label("attempt_status"), *(attempts.c[name] for name in names)]
+    names = ("rollout_id", "number", "key", "worker", "started_at", "ended_at", "error", "error_class")
+    columns = [attempts.c[name] for name in (*names, "output", "resources")]
+    return [attempts.c.status.label("attempt_status"), *columns]
 
 
 def claims() -> sa.Select[Any]:
@@ -131,7 +132,32 @@ def claims() -> sa.Select[Any]:
 def request_of(row: Row[Any]) -> RolloutRequest:
     """From a row with the columns of ``rollouts``."""
     task = Task(row.task_id, row.data, row.split)
-    return RolloutRequest(row.id, row.batch, row.group, task, row.mode, row.max_attempts)
+    return RolloutRequest(row.id, row.batch, row.group, task, row.mode, retry_of(row.retry))
+
+
+def request_row(request: RolloutRequest) -> dict[str, Any]:
+    """The columns of ``rollouts`` that a request decides."""
+    return {
+        "id": request.id,
+        "batch": request.batch,
+        "group": request.group,
+        "task_id": request.task.id,
+        "split": request.task.split,
+        "data": dict(request.task.data),
+        "mode": request.mode,
+        "retry": asdict(request.retry),
+    }
+
+
+def retry_of(stored: JSON) -> RetryPolicy:
+    """From the column ``retry``."""
+    errors = stored["errors"]
+    return RetryPolicy(
+        max_attempts=stored["max_attempts"],
+        statuses=tuple(map(AttemptStatus, stored["statuses"])),
+        errors=None if errors is None else tuple(errors),
+        never_errors=tuple(stored["never_errors"]),
+    )
 
 
 def attempt_of(row: Row[Any]) -> Attempt:
@@ -145,7 +171,9 @@ def attempt_of(row: Row[Any]) -> Attempt:
         started_at=row.started_at,
         ended_at=row.ended_at,
         error=row.error,
+        error_class=row.error_class,
         output=row.output,
+        resources=row.resources,
     )
 
 
@@ -162,3 +190,28 @@ def span_of(row: Row[Any]) -> Span:
         attributes=row.attributes,
         sequence=row.sequence,
     )
+
+
+def span_row(span: Span, sequence: int) -> dict[str, Any]:
+    """The columns of ``spans``."""
+    return {
+        "id": span.id,
+        "rollout_id": span.rollout_id,
+        "attempt": span.attempt,
+        "sequence": sequence,
+        "kind": span.kind,
+        "name": span.name,
+        "start": span.start,
+        "end": span.end,
+        "attributes": dict(span.attributes),
+    }
+
+
+def resource_of(row: Row[Any]) -> Resource:
+    """From a row with the columns of ``resources``."""
+    return Resource(row.name, row.version, row.kind, row.content, row.created_at)
+
+
+def worker_of(row: Row[Any]) -> Worker:
+    """From a row with the columns of ``workers``."""
+    return Worker(row.name, row.kind, WorkerStatus(row.status), row.seen_at)

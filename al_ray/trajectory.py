@@ -1,48 +1,140 @@
 """From the spans of a rollout to what the learner sees: spans -> transitions -> trajectory.
 
-Pure functions. Order is the store's sequence number, never a clock.
+Pure functions of the spans, in whatever order they are listed. ``docs/architecture.md`` tells the
+rules in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Final
 
 from al_ray import semconv
-from al_ray.types import Rollout, Span, SpanKind, Trajectory, Transition
+from al_ray.config import TransitionsSection
+from al_ray.errors import Problem, UserError
+from al_ray.nesting import Nesting
+from al_ray.signals import signals
+from al_ray.types import Rollout, Signals, Span, SpanKind, Trajectory, Transition
+
+ABORTED: Final = "aborted"
+"""The finish reason of a response whose client hung up."""
+_DEFAULTS: Final = TransitionsSection()
+
+_Place = tuple[int, float]
+"""Of a response in its rollout: its call's sequence number, its index among the call's choices."""
 
 
-def trajectory(rollout: Rollout) -> Trajectory:
-    """The transitions of the rollout's deciding attempt, with rewards given to the calls before them."""
-    ordered = sorted(rollout.spans, key=lambda span: span.sequence)
-    transitions: list[Transition] = []
-    total = 0.0
-    for span in ordered:
-        if span.kind is SpanKind.CALL:
-            transitions.extend(call_transitions(span))
-        elif span.kind is SpanKind.REWARD:
-            value = float(span.attributes[semconv.REWARD])
-            total += value
-            if transitions:
-                transitions[-1] = replace(transitions[-1], reward=transitions[-1].reward + value)
+def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Trajectory:
+    """The transitions of the rollout's deciding attempt, each with the rewards that it earned."""
+    nesting = Nesting(rollout.spans)
+    transitions = dict(_transitions(nesting, settings))
+    places = list(transitions)
+    earned: dict[_Place, list[float]] = {}
+    terminal: list[float] = []
+    dimensions: dict[str, list[float]] = {}
+    for span in nesting.spans:
+        if span.kind is not SpanKind.REWARD:
+            continue
+        values = reward_dimensions(span)
+        for name, value in values.items():
+            dimensions.setdefault(name, []).append(value)
+        primary = values.get(settings.reward, 0.0)
+        if (place := _place(nesting, span, places)) is not None:
+            earned.setdefault(place, []).append(primary)
+        if nesting.is_terminal(span):
+            terminal.append(primary)
     request = rollout.request
-    return Trajectory(request.id, request.group, request.task.id, tuple(transitions), total)
+    return Trajectory(
+        rollout_id=request.id,
+        group=request.group,
+        task_id=request.task.id,
+        transitions=tuple(replace(t, reward=math.fsum(earned.get(p, ()))) for p, t in transitions.items()),
+        reward=math.fsum(dimensions.get(settings.reward, ())),
+        terminal_reward=math.fsum(terminal),
+        rewards={name: math.fsum(dimensions[name]) for name in sorted(dimensions)},
+        left_out=Counter(reason for call in nesting.calls for _, reason in _responses(call) if reason),
+    )
 
 
-def call_transitions(span: Span) -> Sequence[Transition]:
-    """One transition for each choice of the call, none for a call that produced no token."""
-    attributes = span.attributes
-    reasons = attributes[semconv.FINISH_REASONS]
-    return [
-        Transition(
-            id=f"{span.id}/{index}",
-            agent=str(attributes.get(semconv.AGENT_NAME, "")),
-            prompt_ids=tuple(attributes[semconv.PROMPT_IDS]),
-            response_ids=tuple(choice["ids"]),
-            logprobs=tuple(choice["logprobs"]),
-            policy_version=min(version for version, _, _ in choice["versions"]),
-            finish_reason=reasons[index],
-        )
-        for index, choice in enumerate(attributes[semconv.CHOICES])
-        if choice["ids"]
-    ]
+def require_named(settings: TransitionsSection, trajectories: Sequence[Trajectory]) -> None:
+    """Raises ``UserError`` if the settings name a reward or agents of which nothing was ever seen."""
+    rewards = sorted({name for episode in trajectories for name in episode.rewards})
+    transitions = [transition for episode in trajectories for transition in episode.transitions]
+    problems = []
+    if rewards and settings.reward not in rewards:
+        cure = f"no rollout has such a reward; there are: {', '.join(rewards)}"
+        problems.append(Problem("transitions.reward", settings.reward, cure))
+    if transitions and not any(transition.trained for transition in transitions):
+        agents = ", ".join(sorted({repr(transition.agent) for transition in transitions}))
+        cure = f"no agent that made a call has such a name; there are: {agents}"
+        problems.append(Problem("transitions.train", settings.train, cure))
+    if problems:
+        raise UserError(*problems)
+
+
+def rewards(rollout: Rollout) -> Mapping[str, float]:
+    """What the deciding attempt was given in each dimension, as far as the spans were read."""
+    return trajectory(replace(rollout, spans=[s for s in rollout.spans if s.kind is SpanKind.REWARD])).rewards
+
+
+def reward_dimensions(span: Span) -> Mapping[str, float]:
+    """The rewards of a reward span by name; the one without a name of its own is ``reward``."""
+    unnamed = {"reward": span.attributes[semconv.REWARD]} if semconv.REWARD in span.attributes else {}
+    named = unnamed | span.attributes.get(semconv.REWARD_DIMENSIONS, {})
+    return {name: float(value) for name, value in named.items()}
+
+
+def _transitions(nesting: Nesting, settings: TransitionsSection) -> Iterator[tuple[_Place, Transition]]:
+    told = signals(nesting)
+    for call in nesting.calls:
+        attributes = call.attributes
+        agent = nesting.agent(call)
+        trained = any(fnmatchcase(agent, pattern) for pattern in settings.train)
+        for index, reason in _responses(call):
+            if reason is not None:
+                continue
+            choice = attributes[semconv.CHOICES][index]
+            yield (
+                (call.sequence, index),
+                Transition(
+                    id=f"{call.id}/{index}",
+                    agent=agent,
+                    prompt_ids=tuple(attributes[semconv.PROMPT_IDS]),
+                    response_ids=tuple(choice["ids"]),
+                    logprobs=tuple(choice["logprobs"]),
+                    policy_version=min(version for version, _, _ in choice["versions"]),
+                    finish_reason=attributes[semconv.FINISH_REASONS][index],
+                    trained=trained,
+                    signals=told.get((call.id, index), Signals()),
+                ),
+            )
+
+
+def _responses(call: Span) -> Iterator[tuple[int, str | None]]:
+    """The index of each response of the call, with the reason why it gives no transition, if any."""
+    choices = call.attributes.get(semconv.CHOICES)
+    if not choices or not call.attributes.get(semconv.PROMPT_IDS):
+        yield 0, "no_token_ids"
+        return
+    for index, choice in enumerate(choices):
+        if call.attributes[semconv.FINISH_REASONS][index] == ABORTED:
+            yield index, "aborted"
+        else:
+            yield index, None if choice["ids"] else "empty"
+
+
+def _place(nesting: Nesting, reward: Span, places: Sequence[_Place]) -> _Place | None:
+    """Where the transition stands that gets the reward: the choice that earned it, or the last of the
+    call's choices if only the call is known, so that credit which looks ahead gives it to all of them.
+    If there is no transition there, the one before gets it, and none if there is none."""
+    earner = nesting.earner(reward)
+    if earner is None:
+        return None
+    choice = math.inf if earner.choice is None else earner.choice
+    position = bisect_right(places, (earner.call.sequence, choice))
+    return places[position - 1] if position else None

@@ -42,15 +42,39 @@ class RolloutStatus(StrEnum):
 
 
 class AttemptStatus(StrEnum):
-    """Where an attempt stands. Every status but ``RUNNING`` is final."""
+    """Where an attempt stands: claimed, at work, or ended for good."""
 
+    PREPARING = "preparing"
+    """Claimed; the agent has not started."""
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
+    UNRESPONSIVE = "unresponsive"
+    """Its runner died or stopped renewing the lease."""
     CANCELLED = "cancelled"
-    LOST = "lost"
-    """Its runner stopped renewing the lease."""
+
+    @property
+    def ended(self) -> bool:
+        return self not in (AttemptStatus.PREPARING, AttemptStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Whether a rollout whose attempt did not succeed is tried again.
+
+    An error class is named in full (``openai.APIConnectionError``) or by its last part. Unresponsive
+    attempts are nobody's failure: they are always tried again, up to the store's own limit.
+    """
+
+    max_attempts: int = 1
+    """Unresponsive attempts do not count."""
+    statuses: tuple[AttemptStatus, ...] = (AttemptStatus.FAILED, AttemptStatus.TIMED_OUT)
+    """An attempt that ends otherwise is the last."""
+    errors: tuple[str, ...] | None = None
+    """Of failed attempts, only those with these error classes are tried again. None: with any."""
+    never_errors: tuple[str, ...] = ()
+    """... and none with these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +88,7 @@ class RolloutRequest:
     """The rollouts of one task that are compared with each other share this."""
     task: Task
     mode: Mode = "train"
-    max_attempts: int = 1
+    retry: RetryPolicy = RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +98,18 @@ class Attempt:
     rollout_id: str
     number: int
     key: str
-    status: AttemptStatus = AttemptStatus.RUNNING
+    status: AttemptStatus = AttemptStatus.PREPARING
     worker: str = ""
     started_at: float = 0.0
-    """Seconds since the epoch, by the store's clock."""
+    """When it was claimed: seconds since the epoch, by the store's clock."""
     ended_at: float | None = None
     error: str | None = None
+    error_class: str | None = None
+    """The full name of the exception that ended it, for example ``openai.APIConnectionError``."""
     output: JSON = None
     """What the agent returned, where that is JSON."""
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """The versions of the resources that the agent was started with, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +165,38 @@ class Group:
     id: str
     batch: str
     rollouts: Sequence[Rollout]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What agents run with: a model, a prompt template. A version never changes."""
+
+    name: str
+    version: int
+    """1 is the first."""
+    kind: str
+    content: JSON
+    created_at: float
+
+
+class WorkerStatus(StrEnum):
+    """What a worker does, as far as it was heard of."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that works for the run."""
+
+    name: str
+    kind: str
+    """``runner``, say."""
+    status: WorkerStatus
+    seen_at: float
+    """When it was last heard of: seconds since the epoch, by the store's clock."""
 
 
 # --- calls -----------------------------------------------------------------------------------
@@ -252,6 +312,26 @@ class ChatDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Signals:
+    """What can be told of a response without knowing the task: counts, each event in one of them."""
+
+    tool_ok: int = 0
+    """Tool calls that were answered without an error."""
+    tool_errors: int = 0
+    """Tool calls whose answer was an error."""
+    exceptions: int = 0
+    """Exceptions that the agent recorded after the call, outside of its tools."""
+    timeouts: int = 0
+    """Tool calls and other operations that ran out of time."""
+    malformed_calls: int = 0
+    """Tool calls that did not parse, or that name a tool which the model was not offered."""
+    repeated_calls: int = 0
+    """Tool calls with the name and the arguments of one before it in the same conversation."""
+    truncated: int = 0
+    """1 if the response ended for want of room."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """One model call as the learner sees it: observation, action, reward."""
 
@@ -264,19 +344,29 @@ class Transition:
     policy_version: int
     """The oldest version that sampled a token of the response."""
     reward: float = 0.0
-    """Reward that arrived after this call and before the next one."""
+    """The rewards that this call earned."""
     finish_reason: str = "stop"
+    trained: bool = True
+    """False: the call of an agent that is not trained; its tokens are at most others' context."""
+    signals: Signals = Signals()
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The ordered transitions of one rollout. ``reward`` is their sum, the episode's return."""
+    """The ordered transitions of one rollout."""
 
     rollout_id: str
     group: str
     task_id: str
     transitions: Sequence[Transition]
     reward: float
+    """The episode's return: all its rewards, also those that came before any transition."""
+    terminal_reward: float = 0.0
+    """The part of ``reward`` that came after the last call and for no call in particular."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """The return in each dimension that was rewarded; ``reward`` is the primary one."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Responses that gave no transition, by reason."""
 
 
 @dataclass(frozen=True, slots=True)

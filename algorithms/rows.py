@@ -2,7 +2,8 @@
 
 A call whose prompt begins with everything that an earlier call saw and said, token for token,
 continues that call's branch. Any other call opens a new branch, in which what it inherited is
-context only. So every sampled token is trained once, in exactly one row.
+context only. So every sampled token is trained once, in exactly one row; those of agents that are not
+trained are context wherever they stand.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ class _Branch:
                 f"{len(sampled)} logprobs: it needs a prompt, and one logprob per response token"
             )
         zeros = np.zeros(len(context), np.float32)
+        trained = np.full(len(response), call.trained)
         self.tokens = np.concatenate([self.tokens, context, response])
-        self.trained = np.concatenate([self.trained, zeros > 0, np.ones(len(response), bool)])
-        self.logprobs = np.concatenate([self.logprobs, zeros, sampled])
-        spread = np.full(len(response), advantage, np.float32)
+        self.trained = np.concatenate([self.trained, zeros > 0, trained])
+        self.logprobs = np.concatenate([self.logprobs, zeros, sampled * trained])
+        spread = np.float32(advantage) * trained
         self.advantages = np.concatenate([self.advantages, zeros, spread])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server of this session alone, on this machine."""
+    from tests.postgresql import postgresql_server
+
+    with postgresql_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of this test alone, of each kind in turn."""
+    from al_ray.dialects import postgresql_url, sqlite_url
+
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "store.sqlite")
+    return postgresql_url(request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from al_ray import semconv
 from al_ray.batches import rollout_batch, rollout_requests
-from al_ray.config import GrpoStage, Recipe
+from al_ray.config import GrpoStage, Recipe, TransitionsSection
+from al_ray.errors import UserError
+from al_ray.evaluation import summary
 from al_ray.progress import StageSpan, stage_spans
 from al_ray.types import (
     Attempt,
@@ -84,7 +87,7 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
     assert [request.group for request in requests] == ["step-000003/0"] * 2 + ["step-000003/1"] * 2
     by_group = {request.group: request.task for request in requests}
     assert all(request.task == by_group[request.group] for request in requests)
-    assert {request.max_attempts for request in requests} == {RECIPE.agent.max_attempts}
+    assert {request.retry for request in requests} == {RECIPE.agent.retry.policy}
 
 
 def test_requests_depend_on_recipe_and_step_alone() -> None:
@@ -131,3 +134,59 @@ def test_a_batch_in_which_everything_failed_has_no_rows() -> None:
 def test_staleness_is_the_version_now_minus_the_version_that_sampled() -> None:
     batch = rollout_batch(RECIPE, stage(), groups([0.0, 1.0]), 7)
     assert batch.metrics["off_policy/staleness_max"] == pytest.approx(2)
+
+
+def settled(**transitions: object) -> Recipe:
+    return RECIPE.model_copy(update={"transitions": TransitionsSection.model_validate(transitions)})
+
+
+def with_spans(group: Group, change: object) -> Group:
+    return replace(group, rollouts=[replace(r, spans=[change(s) for s in r.spans]) for r in group.rollouts])  # type: ignore[operator]
+
+
+def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_baseline() -> None:
+    """It is not a rollout with reward 0, in training or in evaluation."""
+
+    def another_dimension(span: Span) -> Span:
+        told = {semconv.REWARD_DIMENSIONS: {"style": 9.0}}
+        return (
+            replace(span, attributes=told) if span.kind is SpanKind.REWARD and span.id == "g0/1/r" else span
+        )
+
+    unrewarded = [with_spans(group, another_dimension) for group in groups([0.0, 0.5, 1.0])]
+    batch, without = (
+        rollout_batch(RECIPE, stage(), each, 5) for each in (unrewarded, groups([0.0, None, 1.0]))
+    )
+    assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in without.rows]
+    evaluated = summary(unrewarded, RECIPE.transitions)
+    assert (evaluated.accuracy, evaluated.tasks, evaluated.failed) == (0.5, 2, 1)
+
+
+def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run() -> None:
+    def named(span: Span) -> Span:
+        agent = "writer" if span.id.endswith("/0") else "checker"
+        return replace(span, attributes={**span.attributes, semconv.AGENT_NAME: agent})
+
+    ended = [with_spans(replace(g, rollouts=[rollout(g.id, m, float(m), 2) for m in (0, 1)]), named)
+             for g in groups([0.0, 1.0])]  # fmt: skip
+    both, one = (rollout_batch(settled(train=train), stage(), ended, 5) for train in (["*"], ["wr*"]))
+    assert [sum(row.trained.sum() for row in batch.rows) for batch in (both, one)] == [8, 4]
+    with pytest.raises(UserError, match="'checker', 'writer'"):
+        rollout_batch(settled(train=["editor"]), stage(), ended, 5)
+
+
+def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
+    def changed(span: Span) -> Span:
+        if span.kind is SpanKind.REWARD:
+            value = span.attributes[semconv.REWARD]
+            return replace(
+                span, attributes={semconv.REWARD_DIMENSIONS: {"reward": value, "style": 2 * value}}
+            )
+        reason = "aborted" if span.id == "g0/1/1" else "length" if span.id == "g0/0/0" else "stop"
+        return replace(span, attributes={**span.attributes, semconv.FINISH_REASONS: [reason]})
+
+    group = Group("g0", "step-000002", [rollout("g0", member, float(member), 2) for member in (0, 1)])
+    metrics = rollout_batch(RECIPE, stage(), [with_spans(group, changed)], 5).metrics
+    assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
+    assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0
+    assert metrics["rollout/left_out_aborted"] == 1

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from al_ray import cli
+from al_ray.config import Recipe
+from al_ray.database import Database
+from al_ray.run_folder import RunFolder
 from tests import toy
 from tests.processes import ROOT, run
+from tests.recorded import record
 
 Invoke = Callable[[str], tuple[int, str]]
 
@@ -126,6 +130,8 @@ MISTAKES = {
     "validate toy.yaml --set agent.run=toy_agent:number": "error: toy.yaml: agent.run: 'toy_agent:number'",
     "eval .": "error: checkpoint: '.': no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe",
     "rollouts out": "error: run: 'out': no run folder: it has no recipe.yaml",
+    "rollouts . --sort cost": "error: --sort: 'cost': one of asked, reward, seconds, attempts",
+    "rollouts . --mode test": "error: --mode: 'test': one of train, eval",
     "rollouts . --status done": "error: --status: 'done': one of queued, running, succeeded, failed, canc",
 }
 
@@ -140,6 +146,36 @@ def test_a_mistake_is_one_message_and_exit_code_2_before_anything_is_written(
     [line] = output.splitlines()
     assert line.startswith(MISTAKES[command].format(folder=folder))
     assert {path.name for path in set(folder.iterdir()) - before} <= {"__pycache__"}
+
+
+@pytest.fixture
+def recorded(folder: Path, tiny_model: Path) -> Path:
+    """A run folder whose store has rollouts of every kind, and a run that is under way."""
+    recipe = Recipe.model_validate(toy.recipe(tiny_model, folder / "out"))
+    run_folder = RunFolder.create(recipe, "a")
+    database = Database(run_folder.store_url)
+    record(database, 0, 9)
+    database.close()
+    return run_folder.path
+
+
+def test_rollouts_are_listed_filtered_sorted_and_paged(invoke: Invoke, recorded: Path) -> None:
+    code, output = invoke(f"rollouts {recorded} --sort reward --min-reward 0.1 --limit 2 --agent '*'")
+    assert code == 0, output
+    assert [line.split()[0] for line in output.splitlines()] == ["rollout", "r6", "r7", "there"]
+    assert output.splitlines()[-1] == "there are more before these: --page 2"
+    code, output = invoke(f"rollouts {recorded} r5")
+    assert code == 0 and "ValueError: 5" in output and "call 1 of odd: 1.00 s" in output
+
+
+def test_a_run_is_exported(invoke: Invoke, recorded: Path, folder: Path) -> None:
+    assert invoke(f"export {recorded} --what transitions --batch eval -o x.jsonl") == (
+        0,
+        "x.jsonl: 4 transitions\n",
+    )
+    assert len((folder / "x.jsonl").read_bytes().splitlines()) == 4
+    code, output = invoke(f"export {recorded} -o x.csv --format csv")
+    assert (code, output) == (2, "error: --format: 'csv': one of jsonl, parquet\n")
 
 
 def test_absent_data_is_the_users_mistake(invoke: Invoke) -> None:

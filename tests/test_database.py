@@ -14,15 +14,26 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy.exc import StatementError
 
-from al_ray.database import LOST_LIMIT, Database, sqlite_url
+from al_ray.database import LOST_LIMIT, Database
+from al_ray.dialects import sqlite_url
 from al_ray.errors import AttemptEndedError, UserError
-from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, RolloutStatus, Span, SpanKind, Task
+from al_ray.types import (
+    Attempt,
+    AttemptStatus,
+    Claim,
+    RetryPolicy,
+    RolloutRequest,
+    RolloutStatus,
+    Span,
+    SpanKind,
+    Task,
+)
 
 ENDINGS = (AttemptStatus.SUCCEEDED, AttemptStatus.FAILED, AttemptStatus.TIMED_OUT)
 
 
 def request(rollout_id: str, *, batch: str = "b", group: str = "g", max_attempts: int = 1) -> RolloutRequest:
-    return RolloutRequest(rollout_id, batch, group, Task("t", {"q": 1}), max_attempts=max_attempts)
+    return RolloutRequest(rollout_id, batch, group, Task("t", {"q": 1}), retry=RetryPolicy(max_attempts))
 
 
 def span(name: str, attempt: Attempt, kind: SpanKind = SpanKind.CALL) -> Span:
@@ -36,8 +47,8 @@ def ended(attempt: Attempt, status: AttemptStatus) -> Attempt:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(sqlite_url(tmp_path / "store.sqlite"))
+def database(store_url: str) -> Iterator[Database]:
+    database = Database(store_url)
     yield database
     database.close()
 
@@ -80,7 +91,7 @@ class ModelRollout:
 
     def end(self, status: AttemptStatus) -> None:
         self.ends[-1] = status
-        lost = self.ends.count(AttemptStatus.LOST)
+        lost = self.ends.count(AttemptStatus.UNRESPONSIVE)
         if status is AttemptStatus.SUCCEEDED:
             self.status = RolloutStatus.SUCCEEDED
         elif lost >= LOST_LIMIT or len(self.ends) - lost >= self.max_attempts:
@@ -112,7 +123,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         return rollout, data.draw(st.sampled_from(rollout.attempts))
 
     def running(self, rollout: ModelRollout, attempt: Attempt) -> bool:
-        return rollout.ends[attempt.number - 1] is AttemptStatus.RUNNING
+        return not rollout.ends[attempt.number - 1].ended
 
     @rule(ids=st.lists(st.sampled_from("abcdef"), max_size=4), max_attempts=st.integers(1, 3))
     def enqueue(self, ids: list[str], max_attempts: int) -> None:
@@ -152,7 +163,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         for made in claims:
             rollout = self.model[made.request.id]
             rollout.status = RolloutStatus.RUNNING
-            rollout.ends.append(AttemptStatus.RUNNING)
+            rollout.ends.append(AttemptStatus.PREPARING)
             rollout.attempts.append(made.attempt)
             rollout.spans.append([])
             assert made.attempt.number == len(rollout.attempts)
@@ -194,18 +205,16 @@ class DatabaseMachine(RuleBasedStateMachine):
         }
         assert set(lost) == mine
         for rollout_id, _ in lost:
-            self.model[rollout_id].end(AttemptStatus.LOST)
+            self.model[rollout_id].end(AttemptStatus.UNRESPONSIVE)
 
     @rule()
     def cancel(self) -> None:
         with self.database.begin() as connection:
-            self.database.cancel(connection, "b", 7.0)
+            self.database.cancel_batch(connection, "b", 7.0)
         for rollout in self.model.values():
             if not rollout.status.ended:
                 rollout.status = RolloutStatus.CANCELLED
-                rollout.ends = [
-                    AttemptStatus.CANCELLED if end is AttemptStatus.RUNNING else end for end in rollout.ends
-                ]
+                rollout.ends = [end if end.ended else AttemptStatus.CANCELLED for end in rollout.ends]
 
     @rule()
     def reopen(self) -> None:
@@ -220,9 +229,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             model = self.model[rollout.id]
             assert rollout.status is model.status
             assert [attempt.status for attempt in rollout.attempts] == model.ends
-            assert sum(end is AttemptStatus.RUNNING for end in model.ends) == (
-                rollout.status is RolloutStatus.RUNNING
-            )
+            assert sum(not end.ended for end in model.ends) == (rollout.status is RolloutStatus.RUNNING)
             whole = self.database.rollout(rollout.id)
             assert whole is not None
             assert [s.id for s in whole.spans] == (model.spans[-1] if model.spans else [])
@@ -299,7 +306,12 @@ def test_a_group_is_finished_when_its_last_rollout_is_and_brings_its_spans(datab
 def test_what_is_written_is_read_as_it_was(database: Database) -> None:
     """Requests, attempts and spans come back equal, numbers and all."""
     wanted = RolloutRequest(
-        "r", "b", "g", Task("t", {"q": [1, 2.5, None, "\u00e9\u4e2d"]}, "test"), "eval", 2
+        "r",
+        "b",
+        "g",
+        Task("t", {"q": [1, 2.5, None, "\u00e9\u4e2d"]}, "test"),
+        "eval",
+        RetryPolicy(2, (AttemptStatus.FAILED,), ("a.B",), ("C",)),
     )
     enqueue(database, wanted)
     (made,) = claim(database, "c")

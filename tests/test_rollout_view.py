@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import RenderableType
 
-from al_ray import rollout_view, semconv
+from al_ray import conversation, rollout_search, rollout_view, semconv
 from al_ray.console import terminal
-from al_ray.database import Database, sqlite_url
+from al_ray.database import Database
+from al_ray.dialects import sqlite_url
 from al_ray.errors import UserError
 from al_ray.types import (
     JSON,
@@ -88,7 +90,7 @@ def test_every_message_is_shown_once_and_in_order() -> None:
 def test_a_call_tells_tokens_reason_policy_logprob_and_seconds() -> None:
     text = _printed(rollout_view.show(_rollout()))
     assert "call 2: 11 prompt tokens, 1.50 s" in text
-    assert "(2 tokens, stop, policy 4, mean logprob -0.500)" in text
+    assert "(2 tokens, policy 4, mean logprob -0.500, stop)" in text
 
 
 def test_an_attempt_tells_status_time_error_and_output() -> None:
@@ -117,7 +119,7 @@ def test_a_rewritten_history_is_shown_from_where_it_differs() -> None:
 
 
 def test_the_transcript_is_the_conversation() -> None:
-    assert rollout_view.transcript(_rollout()) == "\n\n".join(
+    assert conversation.transcript(_rollout()) == "\n\n".join(
         [
             "[system]\nCompute. [bold]Not markup[/bold]",
             "[user]\nWhat is 2 + 3?",
@@ -149,9 +151,9 @@ def test_the_table_tells_rewards_and_an_excerpt_of_the_task(database: Database) 
     header, done, waiting = _printed(
         rollout_view.rollouts_table(database.rollouts(with_rewards=True))
     ).splitlines()
-    assert header.split() == ["rollout", "batch", "status", "attempts", "reward", "task"]
-    assert done.split()[:5] == ["step-000000/0/0", "step-000000", "succeeded", "1", "0.5"]
-    assert waiting.split()[:5] == ["step-000000/0/1", "step-000000", "queued", "0", "-"]
+    assert header.split() == ["rollout", "batch", "status", "attempts", "seconds", "reward", "task"]
+    assert done.split()[:6] == ["step-000000/0/0", "step-000000", "succeeded", "1", "1.0", "0.5"]
+    assert waiting.split()[:6] == ["step-000000/0/1", "step-000000", "queued", "0", "-", "-"]
     assert done.rstrip().endswith("...") and len(done) < 200
 
 
@@ -161,11 +163,57 @@ def test_rewards_are_read_without_calls(database: Database) -> None:
 
 
 def test_a_rollout_is_found_by_the_beginning_of_its_id(database: Database) -> None:
-    assert rollout_view.find(database, "step-000000/0/1").id == "step-000000/0/1"
+    assert rollout_search.find(database, "step-000000/0/1").id == "step-000000/0/1"
 
 
 @pytest.mark.parametrize("prefix", ["step", "stap-000000/0/0"])
 def test_an_ambiguous_or_unknown_id_is_answered_with_those_there_are(database: Database, prefix: str) -> None:
     with pytest.raises(UserError, match="step-000000/0/0, step-000000/0/1") as error:
-        rollout_view.find(database, prefix)
+        rollout_search.find(database, prefix)
     assert prefix in str(error.value)
+
+
+def test_operations_are_shown_around_what_they_enclose_and_rewards_under_their_call() -> None:
+    """Though an operation is recorded when it ends, after all that is in it."""
+    around = {semconv.OPERATION: "invoke_agent", semconv.AGENT_NAME: "solver"}
+    tool = {semconv.OPERATION: "execute_tool", semconv.TOOL_CALL_ID: "c1", semconv.PARENT_ID: "agent"}
+    step = {semconv.REWARD: 0.25, semconv.REWARD_CALL: "call-0"}
+    first = _call(0, [SYSTEM, USER], CALLING, 3)
+    calls = [replace(first, attributes={**first.attributes, semconv.PARENT_ID: "agent"})]
+    spans = [
+        *calls,
+        Span("t", "r/0", 1, SpanKind.EVENT, "add", 0.0, 0.1, {**tool, semconv.ERROR_TYPE: "KeyError"}, 1),
+        Span("agent", "r/0", 1, SpanKind.EVENT, "run", 0.0, 3.0, around, 2),
+        Span("out", "r/0", 1, SpanKind.EVENT, semconv.AGENT_OUTPUT, 3.0, 3.0, {"stdout": "hello\nyou"}, 3),
+        Span("step", "r/0", 1, SpanKind.REWARD, "step", 3.0, 3.0, step, 4),
+        Span("reward", "r/0", 1, SpanKind.REWARD, "reward", 3.0, 3.0, {semconv.REWARD: 1.0}, 5),
+    ]
+    rollout = _rollout()
+    text = _printed(rollout_view.show(replace(rollout, spans=spans)))
+    happened = [line for line in text[text.index("solver") :].splitlines() if line.strip()]
+    assert happened == [
+        "solver, 3.00 s",
+        "  call 1 of solver: 11 prompt tokens, 1.50 s",
+        "    system",
+        "      Compute. [bold]Not markup[/bold]",
+        "    user",
+        "      What is 2 + 3?",
+        "    assistant  (2 tokens, policy 3, mean logprob -0.500, stop, tool_errors 1)",
+        '      -> add({"a": 2, "b": 3})  c1',
+        "    reward 0.25 (step)",
+        "  add, 0.10 s",
+        "    gen_ai.tool.call.id: c1",
+        "    error.type: KeyError",
+        "the agent printed, 0.00 s",
+        "  stdout: hello",
+        "  you",
+        "reward 1 (reward)",
+        "final reward 1.25",
+    ]
+
+
+def test_a_hosted_call_is_shown_with_what_is_known_of_it() -> None:
+    attributes = {semconv.INPUT_MESSAGES: [USER], semconv.OUTPUT_MESSAGES: [ANSWER]}
+    hosted = Span("h", "r/0", 1, SpanKind.CALL, "chat", 0.0, 1.0, attributes, 0)
+    text = _printed(rollout_view.show(replace(_rollout(), spans=[hosted])))
+    assert "call 1: 1.00 s" in text and "  assistant\n    The answer is 5." in text

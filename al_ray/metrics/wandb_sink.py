@@ -15,8 +15,9 @@ import orjson
 import wandb
 
 from al_ray.config import Recipe
+from al_ray.conversation import transcript
 from al_ray.errors import Problem, UserError
-from al_ray.rollout_view import reward, transcript
+from al_ray.trajectory import rewards
 from al_ray.types import Rollout, SpanKind
 
 ID_FILE: Final = "wandb-id"
@@ -30,6 +31,7 @@ class WandbSink:
 
     def __init__(self, run_name: str, folder: Path, recipe: Recipe) -> None:
         section = recipe.wandb
+        self._dimension = recipe.transitions.reward
         mode: Any = os.environ.get("WANDB_MODE") or section.mode  # which ones there are, W&B knows
         try:
             self._run = wandb.init(
@@ -60,7 +62,7 @@ class WandbSink:
 
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         for rollout in rollouts[:MAX_ROLLOUTS]:
-            self._rollouts.add_data(*_row(step, rollout))
+            self._rollouts.add_data(*_row(step, rollout, self._dimension))
         self._run.log({"step": step, "rollouts": self._rollouts})
 
     def close(self, ok: bool) -> None:
@@ -75,7 +77,8 @@ def _run_id(folder: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def _row(step: int, rollout: Rollout) -> list[object]:
+def _row(step: int, rollout: Rollout, dimension: str) -> list[object]:
     calls = sum(span.kind is SpanKind.CALL for span in rollout.spans)
     task = orjson.dumps(rollout.request.task.data).decode()
-    return [step, rollout.id, str(rollout.status), reward(rollout), calls, task, transcript(rollout)]
+    reward = rewards(rollout).get(dimension)
+    return [step, rollout.id, str(rollout.status), reward, calls, task, transcript(rollout)]

@@ -16,7 +16,7 @@ def start_store(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Any
     import ray
 
     from al_ray.actors.store import STORE_OPTIONS, Store
-    from al_ray.database import sqlite_url
+    from al_ray.dialects import sqlite_url
 
     with ExitStack() as stack:
 

@@ -20,7 +20,8 @@ from openai import AsyncOpenAI
 from al_ray import semconv
 from al_ray.actors.gateway import GATEWAY_OPTIONS, MAX_BODY_BYTES, Gateway, GatewaySpec
 from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.database import Database, sqlite_url
+from al_ray.database import Database
+from al_ray.dialects import sqlite_url
 from al_ray.types import JSON, Attempt, AttemptStatus, Mode, RolloutRequest, Sampling, Span, Task
 from tests.actors.fake_engine import FakeEngine
 

@@ -16,9 +16,9 @@ from al_ray import semconv
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
 from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.database import sqlite_url
+from al_ray.dialects import sqlite_url
 from al_ray.errors import AttemptEndedError
-from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, Task
+from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.actors.agents import STRANGE
 
 TIMEOUT = 1.0
@@ -38,7 +38,7 @@ class House:
         batch = f"batch {next(self.numbers)}"
         await self.store.enqueue.remote(
             [
-                RolloutRequest(f"{batch}/{i}", batch, batch, Task("t", task), max_attempts=max_attempts)
+                RolloutRequest(f"{batch}/{i}", batch, batch, Task("t", task), retry=RetryPolicy(max_attempts))
                 for i, task in enumerate(tasks)
             ]
         )

@@ -71,7 +71,7 @@ async def test_a_killed_runner_is_replaced_and_loses_nothing(start_store: StartS
         for rollout in await ended(store):
             assert rollout.status is RolloutStatus.SUCCEEDED
             lost, again = rollout.attempts
-            assert (lost.status, lost.error) == (AttemptStatus.LOST, "its runner died")
+            assert (lost.status, lost.error) == (AttemptStatus.UNRESPONSIVE, "its runner died")
             assert again.status is AttemptStatus.SUCCEEDED
             assert lost.worker != again.worker
         assert pool.failure() is None

@@ -15,9 +15,20 @@ from typing import Any
 import pytest
 
 from al_ray.actors.ray_errors import unwrapped
-from al_ray.database import Database, sqlite_url
+from al_ray.database import Database
+from al_ray.dialects import sqlite_url
 from al_ray.errors import AttemptEndedError, UserError
-from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, RolloutStatus, Span, SpanKind, Task
+from al_ray.types import (
+    Attempt,
+    AttemptStatus,
+    Claim,
+    RetryPolicy,
+    RolloutRequest,
+    RolloutStatus,
+    Span,
+    SpanKind,
+    Task,
+)
 
 StartStore = Callable[..., Any]
 
@@ -34,7 +45,7 @@ while sys.stdin.readline():
 
 
 def request(rollout_id: str, *, group: str = "g", max_attempts: int = 1) -> RolloutRequest:
-    return RolloutRequest(rollout_id, "b", group, Task("t", {}), max_attempts=max_attempts)
+    return RolloutRequest(rollout_id, "b", group, Task("t", {}), retry=RetryPolicy(max_attempts))
 
 
 def span(name: str, attempt: Attempt) -> Span:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -122,3 +123,32 @@ def test_a_demonstration_trains_every_assistant_message_of_one_conversation() ->
     (row,) = build_rows([trajectory], [[1.0, 1.0]], "token_mean")
     assert row.rollout_id == "t1"
     assert row.trained.tolist() == [False, False, True, False, True]
+
+
+@given(BATCHES, st.data())
+@settings(max_examples=100, deadline=None)
+def test_calls_of_agents_that_are_not_trained_are_context_where_they_stand(
+    batch: tuple[Trajectory, ...], data: st.DataObject
+) -> None:
+    """The tokens of the others are trained after exactly what they were sampled after, as ever."""
+    mixed = tuple(
+        replace(each, transitions=[replace(t, trained=data.draw(st.booleans())) for t in each.transitions])
+        for each in batch
+    )
+    expected = Counter(
+        (each.rollout_id, (*call.prompt_ids, *call.response_ids[:i]), token, logprob)
+        for each in mixed
+        for call in each.transitions
+        if call.trained
+        for i, (token, logprob) in enumerate(zip(call.response_ids, call.logprobs, strict=True))
+    )
+    rows = build_rows(mixed, advantages_of(mixed), "rollout_mean")
+    trained = Counter(
+        (row.rollout_id, tuple(row.tokens[:i]), row.tokens[i], row.logprobs[i])
+        for row in rows
+        for i in np.flatnonzero(row.trained)
+    )
+    assert trained == expected
+    for row in rows:
+        assert not row.advantages[~row.trained].any() and not row.logprobs[~row.trained].any()
+    assert not rows or np.isclose(sum(row.weights.sum() for row in rows), 1.0)

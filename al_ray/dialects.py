@@ -1,0 +1,116 @@
+"""Where the store's databases differ: how SQLite and PostgreSQL are opened, locked and read.
+
+Everything else is one code path. A URL is SQLAlchemy's; ``postgresql://`` means psycopg, and its
+query parameter ``schema`` the schema that holds the tables, so that runs share a server.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
+
+from al_ray.errors import Problem, UserError
+from al_ray.tables import SCHEMA_VERSION, meta, metadata
+
+_WRITER_LOCK: Final = 0x616C5F726179
+"""Of PostgreSQL's advisory locks: "al_ray"."""
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of the SQLite file at ``path``."""
+    return f"sqlite:///{path}"
+
+
+def postgresql_url(url: str, schema: str) -> str:
+    """``url`` with its tables in ``schema``."""
+    with_schema = sa.make_url(url).update_query_dict({"schema": schema})
+    return with_schema.render_as_string(hide_password=False)
+
+
+def open_engine(url: str) -> sa.Engine:
+    """The database at ``url``, its tables made if it is new.
+
+    Raises ``UserError`` if there is none, or if another version of al_ray wrote it, and then leaves
+    it as it is.
+    """
+    where = f"store {sa.make_url(url).render_as_string()}"
+    engine = _sqlite(url) if sa.make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
+    try:
+        with engine.begin() as connection:
+            lock_writers(connection)
+            _make_tables(connection, where)
+    except OperationalError as error:
+        raise UserError(Problem(where, str(error.orig).strip(), "no database can be used there")) from error
+    return engine
+
+
+def reading(engine: sa.Engine) -> sa.Engine:
+    """``engine`` for transactions of several reads that all see the same moment."""
+    if engine.dialect.name == "sqlite":  # its transactions always do
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ")
+
+
+def lock_writers(connection: Connection) -> None:
+    """Wait until no other transaction writes, such as the last one of a store that was killed: its
+    server may still be at it. SQLite has such a lock, and takes it with the first write."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
+
+
+def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows that no unique column knows; leave the others as they are."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def insert_or_update(connection: Connection, table: sa.Table, key: str, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows; of those whose ``key`` is known, write the other columns anew."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    insert = dialect.insert(table)
+    values = {column.name: insert.excluded[column.name] for column in table.c if column.name != key}
+    connection.execute(insert.on_conflict_do_update(index_elements=[key], set_=values), rows)
+
+
+def _make_tables(connection: Connection, where: str) -> None:
+    schema = connection.get_execution_options().get("schema_translate_map", {}).get(None)
+    if schema is not None:
+        connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+    if not sa.inspect(connection).has_table(meta.name, schema=schema):
+        metadata.create_all(connection)
+        connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION))
+    version = connection.scalar(sa.select(meta.c.schema_version))
+    if version != SCHEMA_VERSION:
+        cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
+        raise UserError(Problem(where, f"schema version {version}", cure))
+
+
+def _sqlite(url: str) -> sa.Engine:
+    """WAL, so that others read while the store writes; transactions begun by SQLAlchemy, not by the
+    driver, so that savepoints work (SQLAlchemy's documented recipe for pysqlite)."""
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout=30000")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _postgresql(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    schema = parsed.query.get("schema")
+    plain = parsed.difference_update_query(["schema"]).set(drivername="postgresql+psycopg")
+    return sa.create_engine(plain, execution_options={"schema_translate_map": {None: schema}})
