@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from al_ray import semconv
@@ -22,6 +23,8 @@ class Call:
     body: ChatBody
     sampling: Sampling
     started: float
+    trace: Mapping[str, JSON] = field(default_factory=dict)
+    """Where in the agent's own trace it was made."""
 
     @property
     def request(self) -> ChatRequest:
@@ -65,6 +68,7 @@ class CallRecorder:
 def _span(call: Call, reply: ChatReply) -> Span:
     sampling, body = call.sampling, call.body
     attributes: dict[str, JSON] = {
+        **call.trace,
         semconv.OPERATION: "chat",
         semconv.REQUEST_MODEL: call.model,
         semconv.REQUEST_TEMPERATURE: sampling.temperature,

@@ -23,9 +23,11 @@ from aiohttp import web
 from al_ray.actors.call_recorder import Call, CallRecorder
 from al_ray.actors.chat_api import ChatBody, ReplyHead, chat_chunks, chat_completion, parse_chat_body
 from al_ray.actors.engine_router import ROLLOUTS_REMEMBERED, EngineRouter
+from al_ray.actors.otlp_receiver import OtlpReceiver
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.recent import Recent
 from al_ray.errors import AttemptEndedError, BadRequestError, ContextLengthError
+from al_ray.otlp import Owner, trace_context
 from al_ray.types import JSON, Attempt, ChatReply, Claim, Mode, Sampling
 
 GATEWAY_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 10_000}
@@ -43,6 +45,8 @@ class GatewaySpec:
     model: str
     sampling: Mapping[Mode, Sampling]
     seed: int
+    collector_key: str | None = None
+    """Of a collector that sends the spans of many attempts; it may name the attempt."""
 
 
 class Gateway:
@@ -61,6 +65,7 @@ class Gateway:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
+        app.add_routes(OtlpReceiver(self._store, self._spec.collector_key).routes())
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, _HOST, 0).start()
@@ -85,6 +90,7 @@ class Gateway:
             body=body,
             sampling=self._sampling(claim, body),
             started=time.time(),
+            trace=_trace(request, claim.attempt),
         )
         if body.stream:
             return await self._stream(request, call)
@@ -181,6 +187,11 @@ async def _errors_as_json(
     except Exception as error:
         problem = _problem(error)
         return _json(problem.body, problem.status)
+
+
+def _trace(request: web.Request, attempt: Attempt) -> Mapping[str, JSON]:
+    """Where in the agent's own trace the call was made, if its HTTP client tells."""
+    return trace_context(request.headers.get("traceparent", ""), Owner(attempt.rollout_id, attempt.number))
 
 
 def _head(call: Call) -> ReplyHead:

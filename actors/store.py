@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
+from al_ray.actors.trace_exporter import ExportTarget, TraceExporter
 from al_ray.database import Database
 from al_ray.types import Attempt, Claim, Group, RolloutRequest, Span
 
@@ -47,8 +48,11 @@ class _Write:
 class Store:
     """Make it an actor with ``STORE_OPTIONS``."""
 
-    def __init__(self, url: str, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(
+        self, url: str, lease_seconds: float = LEASE_SECONDS, export: ExportTarget | None = None
+    ) -> None:
         self._url = url
+        self._exporter = TraceExporter(export) if export else None
         self._lease_seconds = lease_seconds
         self._pending: list[_Write] = []
         self._work = asyncio.Event()
@@ -97,6 +101,8 @@ class Store:
                 await self._write(lambda connection: self._database.append(connection, spans), wakes=False)
             except Exception as error:  # handed to the caller, in its place
                 return error
+            if self._exporter:
+                self._exporter.offer(spans)
             return None
 
         return await asyncio.gather(*map(append, batches))
@@ -104,9 +110,12 @@ class Store:
     async def finish(self, attempt: Attempt, spans: Sequence[Span] = ()) -> bool:
         """End an attempt with its status, error, output and last spans; False if it had ended before."""
         ended = replace(attempt, ended_at=time.time())
-        return await self._write(
+        is_first = await self._write(
             lambda connection: self._database.finish(connection, ended, spans), wakes=True
         )
+        if self._exporter and is_first:
+            self._exporter.offer([*spans, ended])
+        return is_first
 
     async def lose(self, worker: str) -> list[tuple[str, int]]:
         """End the attempts of a worker that is known to be dead.
@@ -129,6 +138,10 @@ class Store:
         return await self._first(
             lambda: asyncio.to_thread(lambda: self._database.finished_groups(batch, exclude)), wait_seconds
         )
+
+    async def flush_export(self, seconds: float) -> int:
+        """Wait for exported spans to leave, but not longer; returns how many were dropped in all."""
+        return await self._exporter.flush(seconds) if self._exporter else 0
 
     @cached_property
     def _database(self) -> Database:

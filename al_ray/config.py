@@ -246,6 +246,21 @@ class WandbSection(Section):
     """offline writes a folder to be synchronised later."""
 
 
+class ExportSection(Section):
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://")] | None = None
+    """An OTLP/HTTP collector's, without ``/v1/traces``. None: ``OTEL_EXPORTER_OTLP_ENDPOINT`` where the
+    driver runs, else nothing is exported."""
+    headers: dict[str, str] = {}
+    """Sent with each export. None of them: ``OTEL_EXPORTER_OTLP_HEADERS``, where secrets are better kept."""
+
+
+class TracesSection(Section):
+    export: ExportSection = ExportSection()
+    """Where our spans go besides the store."""
+    collector_key_env: str = "AL_RAY_COLLECTOR_KEY"
+    """The variable that holds the key with which a collector may send the spans of all attempts."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -268,3 +283,4 @@ class Recipe(Section):
     store: StoreSection = StoreSection()
     checkpoint: CheckpointSection = CheckpointSection()
     wandb: WandbSection = WandbSection()
+    traces: TracesSection = TracesSection()

@@ -1,6 +1,7 @@
 """How the spans of one attempt enclose each other, and which call each of them belongs to.
 
-Order is the store's sequence number, never a clock. A span that arrived twice counts once. *Noise*, a
+Order is the store's sequence number, never a clock. A span that arrived twice counts once, and so does a
+call that the gateway and the agent's telemetry both saw (``trace_merge``). *Noise*, a
 span that is neither call nor reward nor a known operation (an HTTP request, a health check, a database
 query), encloses nothing: what it holds belongs to what encloses the noise.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from al_ray import messages, semconv
+from al_ray.trace_merge import merged
 from al_ray.types import JSON, Span, SpanKind
 
 TOOL: Final = "execute_tool"
@@ -32,9 +34,7 @@ class Nesting:
     """The spans of one attempt: each once, in order, and with what is around it."""
 
     def __init__(self, recorded: Iterable[Span]) -> None:
-        self._by_id: dict[str, Span] = {}
-        for span in sorted(recorded, key=lambda span: span.sequence):
-            self._by_id.setdefault(span.id, span)
+        self._by_id = {span.id: span for span in merged(recorded)}
         self._twins = _twins(self._by_id)
         self._seen_as: dict[str, list[Span]] = {}
         for twin, call in self._twins.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.actors.store import STORE_OPTIONS, Store
+from al_ray.actors.trace_exporter import ExportTarget, export_target
 from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
 from al_ray.config import Recipe, SamplingSection
 from al_ray.errors import EngineUnavailableError
@@ -33,6 +35,8 @@ from al_ray.types import Group, Mode, RolloutRequest, Sampling
 
 _WATCH_SECONDS = 2.0
 _MAX_DEATHS = 5
+_EXPORT_SECONDS = 5.0
+"""What a tracing backend has, at the end, to take what waits for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -127,8 +131,13 @@ async def started(
         placement = Placement(plan)
         stack.callback(placement.release)
         here = beside_the_driver()
-        store = ray.remote(Store).options(**STORE_OPTIONS, **here).remote(folder.store_url)
+        store = (
+            ray.remote(Store)
+            .options(**STORE_OPTIONS, **here)
+            .remote(folder.store_url, export=_export(recipe))
+        )
         stack.callback(ray.kill, store)
+        stack.push_async_callback(_flushed, store)
         with unwrapped():
             await store.ping.remote()
         way = transport(plan.device, together=_together(plan))
@@ -198,12 +207,22 @@ def _learner_settings(recipe: Recipe, plan: planner.Plan, model: Path, way: Tran
     )
 
 
+def _export(recipe: Recipe) -> ExportTarget | None:
+    section = recipe.traces.export
+    return export_target(section.endpoint, section.headers, os.environ)
+
+
+async def _flushed(store: Any) -> None:
+    await store.flush_export.remote(_EXPORT_SECONDS)
+
+
 def _gateway_spec(recipe: Recipe) -> GatewaySpec:
     sampling: dict[Mode, Sampling] = {
         "train": _sampling(recipe.agent.sampling),
         "eval": _sampling(recipe.evaluation.sampling),
     }
-    return GatewaySpec(Path(recipe.model.path).name, sampling, recipe.seed)
+    collector_key = os.environ.get(recipe.traces.collector_key_env)
+    return GatewaySpec(Path(recipe.model.path).name, sampling, recipe.seed, collector_key)
 
 
 def _runner_spec(recipe: Recipe, base_url: str) -> RunnerSpec:
