@@ -45,7 +45,7 @@ def merged(recorded: Iterable[Span]) -> list[Span]:
     for twin_id, call_id in twins.items():
         twin, call = spans[twin_id], spans[call_id]
         spans[twin_id] = replace(twin, attributes={**twin.attributes, semconv.RESPONSE_ID: call_id})
-        parent = twin.attributes.get(semconv.PARENT_ID)
+        parent = _told(twin, semconv.PARENT_ID)
         if parent and semconv.PARENT_ID not in call.attributes:
             trace = {name: twin.attributes[name] for name in (semconv.TRACE_ID,) if name in twin.attributes}
             spans[call_id] = replace(call, attributes={**call.attributes, **trace, semconv.PARENT_ID: parent})
@@ -59,18 +59,18 @@ def merged(recorded: Iterable[Span]) -> list[Span]:
 def _agent(spans: Mapping[str, Span], call: Span, twin: Span | None) -> str:
     seen = [call] if twin is None else [call, twin]
     around = (outer for span in reversed(seen) for outer in _around(spans, span) if not _is_call(outer))
-    names = (span.attributes.get(semconv.AGENT_NAME) for span in (*seen, *around))
-    return next((str(name) for name in names if name), "")
+    names = (_told(span, semconv.AGENT_NAME) for span in (*seen, *around))
+    return next(filter(None, names), "")
 
 
 def _around(spans: Mapping[str, Span], span: Span) -> Iterator[Span]:
     """What encloses ``span``, innermost first; a circle is walked once."""
     passed = {span.id}
-    outer = spans.get(span.attributes.get(semconv.PARENT_ID, ""))
+    outer = spans.get(_told(span, semconv.PARENT_ID))
     while outer is not None and outer.id not in passed:
         passed.add(outer.id)
         yield outer
-        outer = spans.get(outer.attributes.get(semconv.PARENT_ID, ""))
+        outer = spans.get(_told(outer, semconv.PARENT_ID))
 
 
 def _twins(spans: Mapping[str, Span]) -> dict[str, str]:
@@ -91,7 +91,7 @@ def _twins(spans: Mapping[str, Span]) -> dict[str, str]:
 
 
 def _saw_a_call(span: Span) -> bool:
-    asks = bool(_response(span)) or span.attributes.get(semconv.OPERATION) in _MODEL_OPERATIONS
+    asks = bool(_response(span)) or _told(span, semconv.OPERATION) in _MODEL_OPERATIONS
     return asks and not _is_call(span)
 
 
@@ -100,7 +100,13 @@ def _is_call(span: Span) -> bool:
 
 
 def _response(span: Span) -> str:
-    return str(span.attributes.get(semconv.RESPONSE_ID) or "")
+    return _told(span, semconv.RESPONSE_ID)
+
+
+def _told(span: Span, name: str) -> str:
+    """An attribute that is a text; empty where it is absent or anything else."""
+    value = span.attributes.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _alike(seen: Sequence[Span], calls: Sequence[Span]) -> dict[str, str]:
@@ -165,7 +171,8 @@ def _answer(message: Mapping[str, JSON]) -> _Answer:
         str(part.get("content") or part.get("text") or "") for part in pieces if part.get("type") == "text"
     )
     asked = [part for part in pieces if part.get("type") == "tool_call"]
-    for call in message.get("tool_calls") or ():
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
             asked.append(function)
