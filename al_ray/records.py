@@ -93,6 +93,13 @@ class Records:
             found = self._read(connection, rollouts.c.id == rollout_id, tuple(SpanKind))
         return found[0] if found else None
 
+    def rewarded(self, rollout_id: str, number: int) -> bool:
+        """Whether the attempt has a reward."""
+        mine = sa.and_(spans.c.rollout_id == rollout_id, spans.c.attempt == number)
+        query = sa.select(sa.exists().where(mine, spans.c.kind == SpanKind.REWARD))
+        with self._engine.connect() as connection:
+            return bool(connection.scalar(query))
+
     def _group(self, connection: Connection, batch: str, name: str) -> list[Rollout]:
         where = sa.and_(rollouts.c.batch == batch, rollouts.c.group == name)
         return self._read(connection, where, tuple(SpanKind))

@@ -80,6 +80,8 @@ class Attempt:
     """Seconds since the epoch, by the store's clock."""
     ended_at: float | None = None
     error: str | None = None
+    error_class: str | None = None
+    """The qualified name of the exception that it failed with."""
     output: JSON = None
     """What the agent returned, where that is JSON."""
 
