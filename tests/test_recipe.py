@@ -143,7 +143,7 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("agent.task", "file", "agent.task: 'file': is only for isolation: command, not for async"),
     ("agent.requirements", ["x"], "agent.requirements: ['x']: is only for isolation: process"),
     ("agent.reward", "events", "agent.reward: 'events': leave it out: agent.evaluate gives the reward"),
-    ("agent.before", "toy_agent:load", "agent.before: 'toy_agent:load': cannot be called with (request, att"),
+    ("agent.before", "toy_agent:messages", "agent.before: 'toy_agent:messages': cannot be called with (req"),
     ("agent.run", "toy_agent:Agent", "agent.run: 'toy_agent:Agent': cannot be called with (task, llm)"),
     (
         "agent.evaluate",
@@ -199,6 +199,7 @@ def test_an_object_whose_call_is_async_is_an_agent(folder: Path) -> None:
     assert recipes.load(path, ["agent.run=toy_agent:agent"]).agent.run == "toy_agent:agent"
 
 
+SHORT = {"sampling": {"max_tokens": 8}}
 COMMAND = {"isolation": "command", "command": ["node"], "evaluate": "toy_agent:score"}
 OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
     (COMMAND | {"command": ["no-such-program"]}, "agent.command.0: 'no-such-program': no such program is on"),
@@ -207,12 +208,12 @@ OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
     (COMMAND | {"command": ["ls"], "folder": "absent"}, "agent.folder: "),
     (
         COMMAND | {"command": ["ls"], "run": "toy_agent:solve"},
-        "agent.run: 'toy_agent:solve': is not for isolat",
+        "agent.run: 'toy_agent:solve': is not for",
     ),
     ({"isolation": "command"}, "agent.command: None: give the program and its arguments, as a list"),
     ({"isolation": "process", "run": "toy_agent:load", "python": "absent"}, "agent.python: "),
     (
-        {"isolation": "process", "run": "toy_agent:agent", "requirements": "absent.txt"},
+        {"isolation": "process", "run": "toy_agent:agent", "requirements": "absent"},
         "agent.requirements: ",
     ),
     (
@@ -226,7 +227,7 @@ OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
 def test_what_is_wrong_with_a_program_or_an_interpreter_is_told(
     folder: Path, agent: dict[str, Any], expected: str
 ) -> None:
-    [told] = mistakes(folder, lambda recipe: recipe.update(agent=agent))
+    [told] = mistakes(folder, lambda recipe: recipe.update(agent=agent | SHORT))
     assert told.startswith(expected)
 
 
@@ -241,9 +242,9 @@ def test_programs_files_and_interpreters_lie_beside_the_recipe(
     (folder / "python").unlink(missing_ok=True)
     (folder / "python").symlink_to(sys.executable)
     monkeypatch.chdir(tmp_path)
-    changed["agent"] = {"isolation": "command", "command": ["./program"]}
+    changed["agent"] = {"isolation": "command", "command": ["./program"]} | SHORT
     assert recipes.load(toy.write_recipe(folder, changed)).agent.folder == str(folder)
-    changed["agent"] = {"isolation": "process", "run": "elsewhere:act", "python": "./python"}
+    changed["agent"] = {"isolation": "process", "run": "elsewhere:act", "python": "./python"} | SHORT
     assert recipes.load(toy.write_recipe(folder, changed)).agent.python == str(folder / "python")
 
 

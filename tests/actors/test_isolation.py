@@ -156,17 +156,27 @@ async def test_an_attempt_that_the_store_has_cancelled_leaves_no_process(apart: 
     await until(lambda: not alive(f"{batch}/0"), TIMEOUT)
 
 
-@pytest.mark.parametrize("agent", [{"run": CALLABLE}, {"command": PROGRAM}], ids=["process", "command"])
+@pytest.mark.parametrize(
+    ("agent", "by_ray"),
+    [
+        ({"isolation": "process", "run": CALLABLE}, False),
+        ({"isolation": "command", "command": PROGRAM}, True),
+    ],
+    ids=["process, kill -9", "command, ray.kill"],
+)
 async def test_a_runner_that_is_killed_leaves_no_process(
-    ray_cluster: None, tmp_path: Path, agent: dict[str, Any]
+    ray_cluster: None, tmp_path: Path, agent: dict[str, Any], by_ray: bool
 ) -> None:
-    isolation = "process" if "run" in agent else "command"
-    houses = house_of(tmp_path, isolation=isolation, timeout=60.0, concurrency=6, **agent)
+    """Not even what its agents have started in sessions of their own, ignoring SIGTERM."""
+    houses = house_of(tmp_path, timeout=60.0, concurrency=6, **agent)
     house = next(houses)
     batch = await house.enqueue(*WILD_TASKS)
     ids = [f"{batch}/{index}" for index in range(len(WILD_TASKS))]
     await until(lambda: len(alive(ids[2])) > 15 and all(len(alive(name)) > 1 for name in ids))
-    os.kill(await house.runner.__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
+    if by_ray:
+        ray.kill(house.runner)
+    else:
+        os.kill(await house.runner.__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
     await until(lambda: not any(map(alive, ids)))
     houses.close()
     ray.kill(house.store)

@@ -160,9 +160,8 @@ async def test_an_agent_that_is_not_async_fails_with_the_reason(ray_cluster: Non
 
 async def test_prints_and_logs_of_agents_that_run_at_once_are_told_apart(house: House) -> None:
     """Also those of an agent's own tasks and of ``asyncio.to_thread``."""
-    for word, rollout in zip(
-        "ab", await house.rollouts(*[{"do": "print", "word": w} for w in "ab"]), strict=True
-    ):
+    rollouts = await house.rollouts(*[{"do": "print", "word": word} for word in "ab"])
+    for word, rollout in zip("ab", rollouts, strict=True):
         (output,) = (span for span in rollout.spans if span.kind is SpanKind.EVENT)
         assert output.name == semconv.AGENT_OUTPUT
         assert output.attributes[semconv.STDOUT] == f"{word}\n{word}\n{word}\n{word} in a thread\n"
