@@ -1,30 +1,34 @@
 """The runner actor: claims rollouts and runs the agent on them, many at once.
 
 An attempt ends exactly once, in the store: succeeded with its reward, failed with the agent's
-traceback, timed out, or lost when this process dies. A failed attempt has no reward.
+traceback, timed out, or lost when this process dies. A failed attempt has no reward. By the time the
+store is told, the agent is gone, as far as its isolation lets it be ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
-import inspect
-import math
-import time
-import traceback
+import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Final
 
 import orjson
 
-from al_ray import dotted, semconv
-from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, SpanKind
+from al_ray.actors.agent import Agent, Job, Running
+from al_ray.actors.failure import CAUGHT, failed, is_cancelled
+from al_ray.actors.hooks import Hooks
+from al_ray.actors.isolation import ISOLATIONS
+from al_ray.actors.printed import Printed, storable
+from al_ray.actors.scoring import Scoring
+from al_ray.config import AgentSection
+from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span
 
 RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
 _CLAIM_WAIT: Final = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,7 @@ class RunnerSpec:
     """What a runner runs."""
 
     name: str
-    agent: str
-    evaluate: str | None
-    timeout: float
-    concurrency: int
+    agent: AgentSection
     base_url: str
     model: str
 
@@ -46,32 +47,47 @@ class Runner:
     def __init__(self, spec: RunnerSpec, store: Any) -> None:
         self._spec = spec
         self._store = store
-        self._agent: Any = None
-        self._evaluate: Any = None
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._left_behind: list[Running] = []
+        """Agents that could not be ended."""
+        self._agent: Agent
+        self._scoring: Scoring
+        self._hooks: Hooks
 
     async def ping(self) -> None:
         """Answers unless an agent keeps the event loop to itself."""
 
     async def run(self) -> None:
-        """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own."""
-        self._agent = dotted.load(self._spec.agent, "agent.run")
-        if self._spec.evaluate:
-            self._evaluate = dotted.load(self._spec.evaluate, "agent.evaluate")
-        renewing = None
+        """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own.
+
+        Returns when more agents than may run at once could not be ended: the process must be given up.
+        """
+        await asyncio.to_thread(self._prepare)
         async with asyncio.TaskGroup() as tasks:
-            while True:
+            renewing = None
+            while len(self._still_there()) <= self._spec.agent.concurrency:
                 claims = await self._claim()
                 for claim in claims:
                     self._start(claim, tasks)
                 if claims and renewing is None:
                     renewing = tasks.create_task(self._renew_leases(claims[0].lease_seconds / 3))
+            while self._running:
+                await asyncio.wait(self._running.values())
+            if renewing is not None:
+                renewing.cancel()
+
+    def _prepare(self) -> None:
+        """In a thread: imports may take their time, and virtual environments more."""
+        agent = self._spec.agent
+        self._agent = ISOLATIONS[agent.isolation](agent)
+        self._scoring = Scoring(agent, self._store)
+        self._hooks = Hooks(agent)
 
     async def _claim(self) -> Sequence[Claim]:
         """As many rollouts as there is room for, once there is room."""
-        while len(self._running) >= self._spec.concurrency:
+        while len(self._running) >= self._spec.agent.concurrency:
             await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
-        room = self._spec.concurrency - len(self._running)
+        room = self._spec.agent.concurrency - len(self._running)
         return await self._store.claim.remote(self._spec.name, uuid.uuid4().hex, room, _CLAIM_WAIT)
 
     def _start(self, claim: Claim, tasks: asyncio.TaskGroup) -> None:
@@ -80,57 +96,61 @@ class Runner:
         task.add_done_callback(lambda _: self._running.pop(reference))
 
     async def _attempt(self, claim: Claim) -> None:
-        """Run the agent once and tell the store how it ended.
-
-        The agent has a task of its own: one that suppresses its cancellation has timed out all the same.
-        """
-        playing = asyncio.create_task(self._play(claim))
-        try:
-            await asyncio.wait({playing}, timeout=self._spec.timeout)
-        finally:
-            playing.cancel()
-        rewards: Sequence[Span] = ()
-        if not playing.done():
-            error = f"the agent had not ended after {self._spec.timeout:g} s"
-            ended = replace(claim.attempt, status=AttemptStatus.TIMED_OUT, error=error)
-        elif playing.cancelled():
-            error = "the agent raised CancelledError, but nobody had cancelled it"
-            ended = replace(claim.attempt, status=AttemptStatus.FAILED, error=error)
-        else:
-            ended, rewards = playing.result()
-        await self._store.finish.remote(ended, rewards)
-
-    async def _play(self, claim: Claim) -> tuple[Attempt, Sequence[Span]]:
-        """Agent and evaluator; whatever they raise ends the attempt and is kept with it."""
+        """Run the agent once and tell the store how it ended."""
         endpoint = Endpoint(self._spec.base_url, claim.attempt.key, self._spec.model)
-        task = claim.request.task.data
-        output = None
+        job = Job(claim.request, claim.attempt, endpoint, Printed())
         try:
-            result = self._agent(copy.deepcopy(dict(task)), endpoint)
-            if not inspect.isawaitable(result):
-                raise TypeError(f"agent.run: {self._spec.agent} is not async: it returned {result!r}")
-            output = await result
-            rewards = await self._score(task, output)
-        # SystemExit too: in an event loop it would end this process and everybody's attempts.
-        except (Exception, SystemExit, KeyboardInterrupt):
-            error = _storable(traceback.format_exc())
-            ended = replace(claim.attempt, status=AttemptStatus.FAILED, error=error, output=_as_json(output))
-            return ended, ()
-        ended = replace(claim.attempt, status=AttemptStatus.SUCCEEDED, output=_as_json(output))
-        return ended, (_reward_span(claim.attempt, rewards),)
+            ended, rewards = await self._play_in_time(job)
+        except asyncio.CancelledError:  # the store has ended it already
+            await self._hooks.after(job, replace(job.attempt, status=AttemptStatus.CANCELLED))
+            raise
+        ended = await self._hooks.after(job, ended)
+        if ended.status is not AttemptStatus.SUCCEEDED:
+            rewards = ()
+        await self._store.finish.remote(ended, [*job.printed.spans(ended), *rewards])
 
-    async def _score(self, task: Mapping[str, JSON], output: Any) -> Mapping[str, float]:
-        """The rewards by name, ``reward`` among them."""
-        result = self._evaluate(task, output) if self._evaluate else output
-        if inspect.isawaitable(result):
-            result = await result
-        rewards = result if isinstance(result, Mapping) else {"reward": result}
-        source = self._spec.evaluate or self._spec.agent
-        for name in ("reward", *rewards):
-            value = rewards.get(name)
-            if not isinstance(value, Real) or not math.isfinite(value):
-                raise TypeError(f"{source} returned {value!r} as {name}; it must be a finite number")
-        return {str(name): float(value) for name, value in rewards.items()}
+    async def _play_in_time(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
+        timeout = self._spec.agent.timeout
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                ended, rewards = await self._play(job)
+            if not deadline.expired():  # as it has where somebody suppressed the cancellation
+                return ended, rewards
+        except TimeoutError:  # everybody else's are caught before they come here
+            _log.debug("attempt %s ran out of time", job.attempt)
+        error = f"the agent had not ended after {timeout:g} s"
+        return replace(job.attempt, status=AttemptStatus.TIMED_OUT, error=error), ()
+
+    async def _play(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
+        """Hook, agent and reward; whatever they raise ends the attempt and is kept with it."""
+        attempt = job.attempt
+        try:
+            await self._hooks.before(job)
+            output = await self._output(job)
+            attempt = replace(attempt, output=_as_json(output))
+            rewards = await self._scoring.terminal(job, output)
+        except CAUGHT as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
+            return failed(attempt, error), ()
+        return replace(attempt, status=AttemptStatus.SUCCEEDED), rewards
+
+    async def _output(self, job: Job) -> Any:
+        """What the agent returned; by then, or if it is cancelled, the agent has been ended."""
+        running = await self._agent.start(job)
+        try:
+            return await running.wait()
+        finally:
+            await running.end()
+            if not running.ended:
+                self._left_behind.append(running)
+                _log.warning(
+                    "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents "
+                    "are in this runner (agent.isolation: process ends them for good)",
+                    job.attempt.number,
+                    job.attempt.rollout_id,
+                    len(self._still_there()),
+                )
 
     async def _renew_leases(self, period: float) -> None:
         """Keep the leases; an attempt that the store no longer grants (cancelled, expired) is ended."""
@@ -139,22 +159,13 @@ class Runner:
             before = set(self._running)
             held = {tuple(reference) for reference in await self._store.renew.remote(self._spec.name)}
             for reference in before - held:
-                if reference in self._running:
-                    self._running[reference].cancel()
+                task = self._running.get(reference)
+                if task is not None and not task.cancelling():  # once: its agent may take its grace
+                    task.cancel()
 
-
-def _reward_span(attempt: Attempt, rewards: Mapping[str, float]) -> Span:
-    now = time.time()
-    return Span(
-        id=uuid.uuid4().hex,
-        rollout_id=attempt.rollout_id,
-        attempt=attempt.number,
-        kind=SpanKind.REWARD,
-        name="reward",
-        start=now,
-        end=now,
-        attributes={semconv.REWARD: rewards["reward"], semconv.REWARD_DIMENSIONS: dict(rewards)},
-    )
+    def _still_there(self) -> Sequence[Running]:
+        self._left_behind = [running for running in self._left_behind if not running.ended]
+        return self._left_behind
 
 
 def _as_json(output: Any) -> JSON:
@@ -162,9 +173,4 @@ def _as_json(output: Any) -> JSON:
     try:
         return orjson.loads(orjson.dumps(output))
     except (TypeError, orjson.JSONDecodeError):
-        return _storable(repr(output))
-
-
-def _storable(text: str) -> str:
-    """``text`` without what no database takes as text: lone surrogates and NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+        return storable(repr(output))

@@ -55,6 +55,7 @@ class RunnerPool:
             runner = self._runners[spec.name] = self._actor.remote(named, self._store)
             try:
                 await _watch(runner)
+                _log.warning("runner %s is replaced: too many of its agents could not be ended", named.name)
             except (RayActorError, _Unresponsive) as error:
                 if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise

@@ -93,6 +93,10 @@ class Store:
         """The running attempt of an API key. Raises ``AttemptEndedError``."""
         return await asyncio.to_thread(lambda: self._database.authorize(key))
 
+    async def rewarded(self, rollout_id: str, number: int) -> bool:
+        """Whether the attempt has a reward."""
+        return await asyncio.to_thread(lambda: self._database.rewarded(rollout_id, number))
+
     async def append(self, batches: Sequence[Sequence[Span]]) -> list[Exception | None]:
         """Make spans durable; each batch belongs to one attempt and succeeds or fails for itself."""
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
-from al_ray import models, plan, preflight, rollout_search, rollout_view
+from al_ray import agent_python, models, plan, preflight, rollout_search, rollout_view
 from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
 from al_ray.console import Console, terminal
@@ -24,6 +24,7 @@ async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) 
     """Check everything, start the parts, run the loop, say where things are."""
     console = Console()
     tasks = preflight.tasks(recipe)
+    agent_python.check(recipe.agent)
     model = models.resolve(recipe.model.path)
     plan.plan(recipe, _nodes())
     folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
@@ -88,6 +89,7 @@ async def evaluate(target: Path, recipe: Recipe, run: str) -> None:
 
     console = Console()
     tasks = preflight.tasks(recipe)
+    agent_python.check(recipe.agent)
     model = target.resolve() if target.is_dir() else models.resolve(recipe.model.path)
     plan.plan(recipe, _nodes())
     # Elsewhere than runs, so that the newest run is never an evaluation.

@@ -79,15 +79,45 @@ class RetrySection(Section):
         )
 
 
+Isolation = Literal["async", "thread", "process", "command"]
+
+
 class AgentSection(Section):
-    run: DottedPath
-    """The agent: an async callable of the task's data and the endpoint."""
+    run: DottedPath | None = None
+    """The agent, unless it is a command: a callable of the task's data and the endpoint."""
+    isolation: Isolation = "async"
+    """async: an async callable, in the runner. thread: a plain one, in a thread of the runner; a thread
+    that hangs cannot be ended. process: either, in a process of its own, where it may take the task
+    alone and find the endpoint in its environment. command: any program."""
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    """The program and its arguments, for ``isolation: command``."""
+    folder: str | None = None
+    """Where the command runs, relative to the recipe. None: beside the recipe."""
+    task: Literal["stdin", "file", "variables"] = "stdin"
+    """How a command gets the task: as JSON on standard input, as JSON in the file that
+    ``AL_RAY_TASK_FILE`` names, or as a variable ``AL_RAY_TASK_KEY`` for each of its keys."""
+    python: str | None = None
+    """With ``isolation: process``: the path of an interpreter, relative to the recipe. None: al_ray's."""
+    requirements: list[str] | str | None = None
+    """With ``isolation: process``: packages, or a requirements file relative to the recipe. The agent runs
+    in a virtual environment that has these and nothing else, made once."""
+    reward: Literal["output", "events"] | None = None
+    """Where the reward comes from, unless ``evaluate`` gives it. output: what the agent returned, a number
+    or numbers by name with ``reward`` among them; of a command, a JSON object on the last line of its
+    standard output. events: the rewards that it posted. None: the output, or, where that holds no
+    reward, the events."""
     evaluate: DottedPath | None = None
-    """Turns the agent's return value into the reward. None: the agent returns the reward."""
+    """Turns what the agent returned (a command: printed) into the reward."""
+    before: DottedPath | None = None
+    """Called before each attempt with its request and the attempt; if it raises, the attempt has failed."""
+    after: DottedPath | None = None
+    """Called likewise after each attempt, however that ended, with the attempt as it will be stored."""
     timeout: Seconds = 300.0
     """Seconds an attempt may take before it is ended."""
     retry: RetrySection = RetrySection()
     """When a rollout is tried again."""
+    grace: Seconds = 5.0
+    """Seconds that an agent is given to end by itself (a process: after SIGTERM) before it is killed."""
     concurrency: Positive = 32
     """Attempts that one runner has under way at once."""
     runners: Positive = 1

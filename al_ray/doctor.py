@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from al_ray.home import home
+
 _GIB = 2**30
 _PATIENCE = 2.0
 _WITH_CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
@@ -142,10 +144,10 @@ def _hub() -> Check:
 
 
 def _models() -> Check:
-    home = Path(os.environ.get("AL_RAY_HOME", "~/.cache/al_ray")).expanduser() / "models"
-    names = sorted(config.parent.name.replace("--", "/", 1) for config in home.glob("*/config.json"))
+    folder = home() / "models"
+    names = sorted(config.parent.name.replace("--", "/", 1) for config in folder.glob("*/config.json"))
     return Check(
-        "prepared models", True, ", ".join(names) or f"none in {home}", "" if names else "al-ray model NAME"
+        "prepared models", True, ", ".join(names) or f"none in {folder}", "" if names else "al-ray model NAME"
     )
 
 

@@ -53,6 +53,25 @@ class AttemptEndedError(AlRayError):
     """The key or the lease belongs to an attempt that has ended, or to none."""
 
 
+class AgentExitError(AlRayError):
+    """An agent's process ended otherwise than it should, or without an answer."""
+
+
+class RewardError(AlRayError):
+    """An attempt without a reward, or with one that is no finite number."""
+
+
+class ToldError(AlRayError):
+    """An error of another process, as that process told it: ``str`` of it is the traceback."""
+
+    def __init__(self, told: str, error_class: str) -> None:
+        self.error_class = error_class
+        super().__init__(told)
+
+    def __reduce__(self) -> tuple[type[ToldError], tuple[str, str]]:
+        return type(self), (str(self), self.error_class)
+
+
 class BadRequestError(AlRayError):
     """A request to the model that no engine could serve; the agent's mistake."""
 

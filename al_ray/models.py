@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from filelock import FileLock
 
 from al_ray import model_name
 from al_ray.errors import Problem, RecipeError
+from al_ray.home import home
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def resolve(name: str) -> Path:
         return Path(name).expanduser().absolute()  # Ray's workers may have another working directory
     if problem := model_name.problem(name):
         raise RecipeError(problem)
-    prepared = _home() / "models" / name.replace("/", "--")
+    prepared = home() / "models" / name.replace("/", "--")
     if (prepared / "config.json").is_file():
         return prepared
     try:
@@ -44,10 +44,6 @@ def resolve(name: str) -> Path:
             raise RecipeError(Problem("model.path", name, _cure(name))) from error
     _prepare(gguf, prepared)
     return prepared
-
-
-def _home() -> Path:
-    return Path(os.environ.get("AL_RAY_HOME", "~/.cache/al_ray")).expanduser()
 
 
 def _download(name: str) -> Path:

@@ -226,16 +226,7 @@ def _gateway_spec(recipe: Recipe) -> GatewaySpec:
 
 
 def _runner_spec(recipe: Recipe, base_url: str) -> RunnerSpec:
-    agent = recipe.agent
-    return RunnerSpec(
-        name="runner",
-        agent=agent.run,
-        evaluate=agent.evaluate,
-        timeout=agent.timeout,
-        concurrency=agent.concurrency,
-        base_url=base_url,
-        model=Path(recipe.model.path).name,
-    )
+    return RunnerSpec("runner", recipe.agent, base_url, Path(recipe.model.path).name)
 
 
 def _sampling(section: SamplingSection) -> Sampling:

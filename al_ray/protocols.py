@@ -9,23 +9,46 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from al_ray.types import JSON, ChatReply, ChatRequest, Endpoint, Task, Trajectory
+from al_ray.types import (
+    JSON,
+    Attempt,
+    ChatReply,
+    ChatRequest,
+    Endpoint,
+    RolloutRequest,
+    Task,
+    Trajectory,
+)
 
 
 class Agent(Protocol):
-    """The user's agent: any async callable of the task's data and the endpoint to call.
+    """The user's agent: a callable of the task's data and the endpoint to call.
 
-    Its return value is handed to the evaluator; without one it must be the reward: a number, or
-    a mapping of numbers with the key ``reward``.
+    Under ``isolation: async`` an async one, under ``thread`` a plain one, under ``process`` either, which
+    may then take the task alone. What it returns is handed to the evaluator; without one it is the
+    reward: a number, or a mapping of numbers with the key ``reward``; or None, where it posted rewards.
     """
 
-    def __call__(self, task: Mapping[str, JSON], llm: Endpoint, /) -> Awaitable[Any]: ...
+    def __call__(self, task: Mapping[str, JSON], llm: Endpoint, /) -> Any: ...
 
 
 class Evaluator(Protocol):
-    """Turns what the agent returned into the terminal reward of the rollout."""
+    """Turns what the agent returned into the terminal reward of the rollout.
+
+    Of a command that is the JSON object on the last line of its standard output, else all of that.
+    """
 
     def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float: ...
+
+
+class Hook(Protocol):
+    """Called before or after each attempt, plain or async. What it raises fails the attempt.
+
+    After it, ``attempt`` has the status, the error and the output that are going to be stored; one that
+    the store has ended by itself is cancelled, and then only logged is what the hook raises.
+    """
+
+    def __call__(self, request: RolloutRequest, attempt: Attempt, /) -> Awaitable[None] | None: ...
 
 
 class LoadTasks(Protocol):

@@ -24,6 +24,13 @@ DATA_VARIABLE = "AL_RAY_DATA"
 _ALGORITHMS = {"supervised": SupervisedStage, "grpo": GrpoStage}
 _DECIDES_NOTHING = ("output", "engines", "learners", "placement", "checkpoint", "wandb")
 """Sections that say where and how a run computes, not what: a run may go on with others."""
+_BESIDE_THE_RECIPE = (
+    ("model", "chat_template"),
+    ("agent", "folder"),
+    ("agent", "python"),
+    ("agent", "requirements"),
+)
+"""Paths that are relative to the recipe."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -134,9 +141,14 @@ def _apply(raw: dict[str, Any], override: str) -> Iterator[Problem]:
 def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetails]]:
     """The recipe and what is wrong with it; of a wrong one, the sections that are right, unknown keys
     left out."""
-    model = raw.get("model")
-    if isinstance(model, dict) and isinstance(model.get("chat_template"), str):
-        model["chat_template"] = str((path.parent / model["chat_template"]).resolve())
+    agent = raw.get("agent")
+    if isinstance(agent, dict) and agent.get("command") is not None and agent.get("folder") is None:
+        agent["folder"] = "."
+    for section, key in _BESIDE_THE_RECIPE:
+        values = raw.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            # Not resolved: the link to an interpreter is what makes it that of an environment.
+            values[key] = os.path.abspath(path.parent / values[key])
     try:
         return Recipe.model_validate(raw), []
     except ValidationError as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from al_ray import dotted, model_name
-from al_ray.config import GrpoStage, Recipe, SupervisedStage
+from al_ray.config import AgentSection, GrpoStage, Recipe, SupervisedStage
 from al_ray.errors import Problem, RecipeError
 
 
@@ -62,9 +63,60 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
 
 def _agent(recipe: Recipe) -> Iterator[Problem]:
     agent = recipe.agent
-    yield from _callable("agent.run", agent.run, ("task", "llm"), asynchronous=True)
+    yield from (_command if agent.isolation == "command" else _python_agent)(agent)
     if agent.evaluate is not None:
         yield from _callable("agent.evaluate", agent.evaluate, ("task", "output"))
+        if agent.reward is not None:
+            yield Problem("agent.reward", agent.reward, "leave it out: agent.evaluate gives the reward")
+    for where, hook in (("agent.before", agent.before), ("agent.after", agent.after)):
+        if hook is not None:
+            yield from _callable(where, hook, ("request", "attempt"))
+
+
+def _command(agent: AgentSection) -> Iterator[Problem]:
+    for key in ("run", "python", "requirements"):
+        if getattr(agent, key) is not None:
+            yield Problem(f"agent.{key}", getattr(agent, key), "is not for isolation: command")
+    if agent.command is None:
+        yield Problem("agent.command", None, "give the program and its arguments, as a list")
+        return
+    folder = Path(agent.folder or ".")
+    if not folder.is_dir():
+        yield Problem("agent.folder", agent.folder, "no such folder; it is looked for beside the recipe")
+    program = agent.command[0]
+    if shutil.which(folder / program if "/" in program else program) is None:
+        cure = "no such program is on PATH; one of your own is given as ./NAME, relative to agent.folder"
+        yield Problem("agent.command.0", program, cure)
+
+
+def _python_agent(agent: AgentSection) -> Iterator[Problem]:
+    cure = f"is only for isolation: command, not for {agent.isolation}"
+    if agent.command is not None:
+        yield Problem("agent.command", agent.command, cure)
+    if agent.task != "stdin":
+        yield Problem("agent.task", agent.task, cure)
+    if agent.run is None:
+        yield Problem("agent.run", None, "name the agent, or give isolation: command and a command")
+        return
+    if agent.python is not None and shutil.which(agent.python) is None:
+        yield Problem("agent.python", agent.python, "no such program; it is looked for beside the recipe")
+    if isinstance(agent.requirements, str) and not Path(agent.requirements).is_file():
+        cure = "no such file; it is looked for beside the recipe"
+        yield Problem("agent.requirements", agent.requirements, cure)
+    if agent.isolation == "process":
+        if agent.python is None and agent.requirements is None:  # else al_ray.agent_python checks it there
+            yield from _callable("agent.run", agent.run, ("task", "llm"), or_else=("task",))
+        return
+    for key in ("python", "requirements"):
+        if getattr(agent, key) is not None:
+            yield Problem(f"agent.{key}", getattr(agent, key), "is only for isolation: process")
+    unfit = list(_callable("agent.run", agent.run, ("task", "llm")))
+    yield from unfit
+    asynchronous = agent.isolation == "async"
+    if not unfit and _is_async(dotted.load(agent.run, "agent.run")) is not asynchronous:
+        plain = "is a plain function: set agent.isolation to thread or process, or make it async def"
+        cure = plain if asynchronous else "is async: set agent.isolation to async or process"
+        yield Problem("agent.run", agent.run, cure)
 
 
 def _stages(recipe: Recipe) -> Iterator[Problem]:
@@ -84,18 +136,17 @@ def _exploration(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _callable(
-    where: str, path: str, arguments: Sequence[str], *, asynchronous: bool = False
+    where: str, path: str, arguments: Sequence[str], *, or_else: Sequence[str] | None = None
 ) -> Iterator[Problem]:
-    """What is wrong with the function at ``path``, which is going to be called with ``arguments``."""
+    """What is wrong with the function at ``path``, which is going to be called with ``arguments``, or
+    with those of ``or_else`` if it does not take them."""
     function, wrong = _function(where, path)
     yield from wrong
     if function is None:
         return
     unfit = list(_unfit(where, path, function, arguments))
-    yield from unfit
-    if asynchronous and not unfit and not _is_async(function):
-        cure = "must be an async function (async def), or an object whose __call__ is one"
-        yield Problem(where, path, cure)
+    if unfit and (or_else is None or list(_unfit(where, path, function, or_else))):
+        yield from unfit
 
 
 def _function(where: str, path: str) -> tuple[Callable[..., Any] | None, Sequence[Problem]]:

@@ -106,6 +106,13 @@ class Records:
             rows, following = _page(connection, ROLLOUTS, query, sa.select(rollouts))
             return Page(self._with_attempts(connection, rows, kinds), following)
 
+    def rewarded(self, rollout_id: str, number: int) -> bool:
+        """Whether the attempt has a reward."""
+        mine = sa.and_(spans.c.rollout_id == rollout_id, spans.c.attempt == number)
+        query = sa.select(sa.exists().where(mine, spans.c.kind == SpanKind.REWARD))
+        with self._reading.connect() as connection:
+            return bool(connection.scalar(query))
+
     def find_attempts(self, query: Query) -> Page[Attempt]:
         """A page of attempts; they have the fields of their rollouts too."""
         of_rollout = attempts.c.rollout_id == rollouts.c.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,19 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         "agent.run: 'failing_agent:solve': failing_agent cannot be imported: V",
     ),
     ("agent.run", "toy_agent:number", "agent.run: 'toy_agent:number': is of type int; name a function"),
-    ("agent.run", "toy_agent:not_async", "agent.run: 'toy_agent:not_async': must be an async function"),
+    (
+        "agent.run",
+        "toy_agent:not_async",
+        "agent.run: 'toy_agent:not_async': is a plain function: set agent.isolation to thread or process, or",
+    ),
+    ("agent.isolation", "thread", "agent.run: 'toy_agent:solve': is async: set agent.isolation to async or"),
+    ("agent.isolation", "fork", "agent.isolation: 'fork': Input should be 'async', 'thread', 'process' or"),
+    ("agent.run", None, "agent.run: None: name the agent, or give isolation: command and a command"),
+    ("agent.command", ["ls"], "agent.command: ['ls']: is only for isolation: command, not for async"),
+    ("agent.task", "file", "agent.task: 'file': is only for isolation: command, not for async"),
+    ("agent.requirements", ["x"], "agent.requirements: ['x']: is only for isolation: process"),
+    ("agent.reward", "events", "agent.reward: 'events': leave it out: agent.evaluate gives the reward"),
+    ("agent.before", "toy_agent:messages", "agent.before: 'toy_agent:messages': cannot be called with (req"),
     ("agent.run", "toy_agent:Agent", "agent.run: 'toy_agent:Agent': cannot be called with (task, llm)"),
     (
         "agent.evaluate",
@@ -184,6 +197,55 @@ def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> Non
 def test_an_object_whose_call_is_async_is_an_agent(folder: Path) -> None:
     path = toy.write_recipe(folder, content(folder))
     assert recipes.load(path, ["agent.run=toy_agent:agent"]).agent.run == "toy_agent:agent"
+
+
+SHORT = {"sampling": {"max_tokens": 8}}
+COMMAND = {"isolation": "command", "command": ["node"], "evaluate": "toy_agent:score"}
+OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
+    (COMMAND | {"command": ["no-such-program"]}, "agent.command.0: 'no-such-program': no such program is on"),
+    (COMMAND | {"command": ["./absent"]}, "agent.command.0: './absent': no such program"),
+    (COMMAND | {"command": []}, "agent.command: []: List should have at least 1 item"),
+    (COMMAND | {"command": ["ls"], "folder": "absent"}, "agent.folder: "),
+    (
+        COMMAND | {"command": ["ls"], "run": "toy_agent:solve"},
+        "agent.run: 'toy_agent:solve': is not for",
+    ),
+    ({"isolation": "command"}, "agent.command: None: give the program and its arguments, as a list"),
+    ({"isolation": "process", "run": "toy_agent:load", "python": "absent"}, "agent.python: "),
+    (
+        {"isolation": "process", "run": "toy_agent:agent", "requirements": "absent"},
+        "agent.requirements: ",
+    ),
+    (
+        {"isolation": "process", "run": "toy_agent:Agent"},
+        "agent.run: 'toy_agent:Agent': cannot be called with",
+    ),
+]
+
+
+@pytest.mark.parametrize(("agent", "expected"), OTHER_AGENTS)
+def test_what_is_wrong_with_a_program_or_an_interpreter_is_told(
+    folder: Path, agent: dict[str, Any], expected: str
+) -> None:
+    [told] = mistakes(folder, lambda recipe: recipe.update(agent=agent | SHORT))
+    assert told.startswith(expected)
+
+
+def test_programs_files_and_interpreters_lie_beside_the_recipe(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Wherever one stands; and the link that makes an interpreter that of an environment stays one."""
+    changed = content(folder)
+    program = folder / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (folder / "python").unlink(missing_ok=True)
+    (folder / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    changed["agent"] = {"isolation": "command", "command": ["./program"]} | SHORT
+    assert recipes.load(toy.write_recipe(folder, changed)).agent.folder == str(folder)
+    changed["agent"] = {"isolation": "process", "run": "elsewhere:act", "python": "./python"} | SHORT
+    assert recipes.load(toy.write_recipe(folder, changed)).agent.python == str(folder / "python")
 
 
 def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:

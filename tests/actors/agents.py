@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import sys
 import time
@@ -10,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from al_ray.types import Endpoint
+from al_ray.types import Attempt, Endpoint, RolloutRequest
 
 STRANGE = {
     "nan": math.nan,
     "infinity": -math.inf,
     "text": "1",
-    "nothing": None,
     "no reward": {"accuracy": 1.0},
     "a dimension that is text": {"reward": 1.0, "style": "good"},
     "too large": 10**400,
@@ -87,6 +87,27 @@ async def _block_the_first_time(task: Mapping[str, Any]) -> Any:
     time.sleep(1000)
 
 
+async def _wait_for(task: Mapping[str, Any]) -> Any:
+    """Returns nothing, or what the task says, once the mark is there."""
+    while not Path(task["mark"]).exists():
+        await asyncio.sleep(0.02)
+    return task.get("value")
+
+
+async def _print(task: Mapping[str, Any]) -> Any:
+    """From a task of its own, and from a thread."""
+    await asyncio.create_task(_say(task["word"]))
+    await asyncio.to_thread(print, task["word"], "in a thread")
+    logging.getLogger("agent").warning(task["word"])
+    return 1.0
+
+
+async def _say(word: str) -> None:
+    for _ in range(3):
+        print(word)
+        await asyncio.sleep(0.05)
+
+
 def _first_time(task: Mapping[str, Any]) -> bool:
     mark = Path(task["mark"])
     first = not mark.exists()
@@ -118,3 +139,22 @@ def judge(task: Mapping[str, Any], output: Any) -> Any:
 async def _later(value: Any) -> Any:
     await asyncio.sleep(0)
     return value
+
+
+def before(request: RolloutRequest, attempt: Attempt) -> None:
+    """Notes that it was called, or fails."""
+    if request.task.data.get("before") == "fail":
+        raise LookupError("a mistake before")
+    _note(request, f"before {attempt.number} {attempt.status}")
+
+
+async def after(request: RolloutRequest, attempt: Attempt) -> None:
+    """Likewise."""
+    _note(request, f"after {attempt.number} {attempt.status}")
+    if request.task.data.get("after") == "fail":
+        raise LookupError("a mistake after")
+
+
+def _note(request: RolloutRequest, line: str) -> None:
+    with Path(request.task.data["notes"]).open("a") as file:
+        print(line, file=file)

@@ -3,81 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from al_ray import semconv
+from al_ray.actors.failure import failed
 from al_ray.actors.ray_errors import unwrapped
-from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
-from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.dialects import sqlite_url
-from al_ray.errors import AttemptEndedError
-from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
+from al_ray.errors import AttemptEndedError, RewardError, ToldError
+from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.actors.agents import STRANGE
-
-TIMEOUT = 1.0
-CONCURRENCY = 3
-LEASE_SECONDS = 1.5
-
-
-@dataclass(frozen=True)
-class House:
-    """A real store and runners of one agent."""
-
-    store: Any
-    numbers: Iterator[int]
-
-    async def rollouts(self, *tasks: dict[str, Any], max_attempts: int = 1) -> list[Rollout]:
-        """Of one new group, ended."""
-        batch = f"batch {next(self.numbers)}"
-        await self.store.enqueue.remote(
-            [
-                RolloutRequest(f"{batch}/{i}", batch, batch, Task("t", task), retry=RetryPolicy(max_attempts))
-                for i, task in enumerate(tasks)
-            ]
-        )
-        (group,) = await self.store.finished_groups.remote(batch, [], 60.0)
-        return list(group.rollouts)
-
-    async def rollout(self, task: dict[str, Any], max_attempts: int = 1) -> Rollout:
-        (rollout,) = await self.rollouts(task, max_attempts=max_attempts)
-        return rollout
-
-
-def house_of(path: Path, agent: str, evaluate: str | None = None) -> Iterator[House]:
-    store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(path / "store"), LEASE_SECONDS)
-    spec = RunnerSpec(
-        name="runner",
-        agent=f"tests.actors.agents:{agent}",
-        evaluate=evaluate and f"tests.actors.agents:{evaluate}",
-        timeout=TIMEOUT,
-        concurrency=CONCURRENCY,
-        base_url="http://gateway/v1",
-        model="toy",
-    )
-    runner = ray.remote(Runner).options(**RUNNER_OPTIONS).remote(spec, store)
-    run = runner.run.remote()
-    yield House(store, itertools.count())
-    done, _ = ray.wait([run], timeout=0)
-    ray.kill(runner)
-    ray.kill(store)
-    assert not done, "the runner itself has ended"
+from tests.actors.house import CONCURRENCY, House, appears, house_of
 
 
 @pytest.fixture(scope="module")
 def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    yield from house_of(tmp_path_factory.mktemp("runner"), "act")
+    yield from house_of(tmp_path_factory.mktemp("runner"), run="tests.actors.agents:act")
 
 
 @pytest.fixture(scope="module")
 def judged(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    yield from house_of(tmp_path_factory.mktemp("judged"), "answer_and_spoil", "judge")
+    yield from house_of(
+        tmp_path_factory.mktemp("judged"),
+        run="tests.actors.agents:answer_and_spoil",
+        evaluate="tests.actors.agents:judge",
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +97,7 @@ async def test_a_time_out_ends_the_agent_and_its_key(house: House, tmp_path: Pat
     assert "1 s" in (attempt.error or "")
     with pytest.raises(AttemptEndedError, match="timed_out"), unwrapped():
         await house.store.authorize.remote(attempt.key)
-    await _appears(tmp_path / "cancelled")
+    await appears(tmp_path / "cancelled")
 
 
 async def test_an_agent_that_ignores_its_cancellation_has_timed_out_all_the_same(house: House) -> None:
@@ -167,7 +120,7 @@ async def test_an_attempt_that_the_store_has_cancelled_ends_its_agent(house: Hou
     )
     await asyncio.sleep(0.2)
     await house.store.cancel.remote("c")
-    await _appears(tmp_path / "cancelled")
+    await appears(tmp_path / "cancelled")
     (group,) = await house.store.finished_groups.remote("c", [], 0.0)
     assert group.rollouts[0].status is RolloutStatus.CANCELLED
 
@@ -198,14 +151,91 @@ async def test_an_output_that_is_no_json_is_kept_as_it_prints(judged: House) -> 
 
 
 async def test_an_agent_that_is_not_async_fails_with_the_reason(ray_cluster: None, tmp_path: Path) -> None:
-    houses = house_of(tmp_path, "plain")
+    houses = house_of(tmp_path, run="tests.actors.agents:plain")
     rollout = await next(houses).rollout({})
     assert rollout.status is RolloutStatus.FAILED
     assert "agents:plain is not async: it returned 1.0" in (rollout.attempts[0].error or "")
     assert list(houses) == []
 
 
-async def _appears(path: Path) -> None:
-    async with asyncio.timeout(10):
-        while not path.exists():
+async def test_prints_and_logs_of_agents_that_run_at_once_are_told_apart(house: House) -> None:
+    """Also those of an agent's own tasks and of ``asyncio.to_thread``."""
+    rollouts = await house.rollouts(*[{"do": "print", "word": word} for word in "ab"])
+    for word, rollout in zip("ab", rollouts, strict=True):
+        (output,) = (span for span in rollout.spans if span.kind is SpanKind.EVENT)
+        assert output.name == semconv.AGENT_OUTPUT
+        assert output.attributes[semconv.STDOUT] == f"{word}\n{word}\n{word}\n{word} in a thread\n"
+        assert output.attributes[semconv.STDERR] == f"{word}\n"
+
+
+async def test_the_class_of_what_ended_an_attempt_is_told_to_the_store() -> None:
+    """Qualified, as a recipe names classes."""
+    for error, name in (
+        (ValueError("x"), "builtins.ValueError"),
+        (RewardError("x"), "al_ray.errors.RewardError"),
+        (ToldError("Traceback", "openai.RateLimitError"), "openai.RateLimitError"),
+    ):
+        assert failed(Attempt("r", 1, "k"), error).error_class == name
+
+
+async def test_an_agent_that_posted_its_reward_need_not_return_one(house: House, tmp_path: Path) -> None:
+    """What it returns comes on top of what it posted."""
+    for value, rewards in ((None, [0.5]), (0.25, [0.5, 0.25])):
+        mark = tmp_path / f"mark {value}"
+        batch = await house.enqueue({"do": "wait_for", "mark": str(mark), "value": value})
+        await post_reward(house, f"{batch}/0", 0.5)
+        mark.touch()
+        (rollout,) = await house.ended(batch)
+        assert rollout.status is RolloutStatus.SUCCEEDED
+        assert [span.attributes[semconv.REWARD] for span in rollout.spans] == rewards
+
+
+async def post_reward(house: House, rollout_id: str, value: float) -> None:
+    """As soon as there is an attempt to be rewarded."""
+    span = Span(uuid.uuid4().hex, rollout_id, 1, SpanKind.REWARD, "posted", 0.0, 0.0, {semconv.REWARD: value})
+    async with asyncio.timeout(20):
+        while (await house.store.append.remote([[span]]))[0] is not None:
             await asyncio.sleep(0.02)
+
+
+async def test_an_agent_that_gives_no_reward_at_all_has_failed_with_the_cure(house: House) -> None:
+    rollout = await house.rollout({"do": "give", "value": None})
+    assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
+    assert "returned no reward and posted none; do either, or name agent.evaluate" in (
+        rollout.attempts[0].error or ""
+    )
+
+
+async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_failure(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    hooks = {"before": "tests.actors.agents:before", "after": "tests.actors.agents:after"}
+    houses = house_of(tmp_path, run="tests.actors.agents:act", **hooks)
+    house = next(houses)
+    tasks: list[dict[str, Any]] = [
+        {"do": "give", "value": 1.0},
+        {"do": "give", "value": 1.0, "before": "fail"},
+        {"do": "give", "value": 1.0, "after": "fail"},
+        {"do": "fail", "after": "fail"},
+        {"do": "sleep", "mark": str(tmp_path / "mark")},
+    ]
+    named = [task | {"notes": str(tmp_path / f"notes {i}")} for i, task in enumerate(tasks)]
+    good, unprepared, undone, worse, late = await house.rollouts(*named)
+    notes = [(tmp_path / f"notes {i}").read_text().splitlines() for i in range(len(tasks))]
+    assert [lines[-1] for lines in notes] == [
+        "after 1 succeeded",
+        "after 1 failed",
+        "after 1 succeeded",
+        "after 1 failed",
+        "after 1 timed_out",
+    ]
+    assert [lines[0] for lines in notes if len(lines) > 1] == ["before 1 running"] * 4
+    assert good.status is RolloutStatus.SUCCEEDED
+    for rollout in (unprepared, undone, worse):
+        assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
+    assert "LookupError: a mistake before" in (unprepared.attempts[0].error or "")
+    assert "agent.after failed" in (undone.attempts[0].error or "")
+    told = worse.attempts[0].error or ""
+    assert told.index("a mistake of the agent") < told.index("a mistake after")
+    assert late.attempts[0].status is AttemptStatus.TIMED_OUT
+    assert list(houses) == []

@@ -17,6 +17,7 @@ from ray.exceptions import ActorDiedError
 from al_ray.actors import runner_pool
 from al_ray.actors.runner import Runner, RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
+from al_ray.config import AgentSection
 from al_ray.errors import RecipeError
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, Task
 
@@ -25,9 +26,10 @@ StartStore = Callable[..., Any]
 
 @asynccontextmanager
 async def pool_of(
-    store: Any, agent: str = "tests.actors.agents:act", count: int = 1
+    store: Any, agent: str = "tests.actors.agents:act", count: int = 1, **options: Any
 ) -> AsyncIterator[RunnerPool]:
-    spec = RunnerSpec("runner", agent, None, 60.0, 4, "http://gateway/v1", "toy")
+    section = AgentSection(**{"run": agent, "timeout": 60.0, "concurrency": 4, **options})
+    spec = RunnerSpec("runner", section, "http://gateway/v1", "toy")
     pool = RunnerPool(spec, count, store, {})
     pool.start()
     yield pool
@@ -141,3 +143,18 @@ async def test_several_runners_share_the_work_and_end_with_the_pool(start_store:
     for runner in runners:
         with pytest.raises(ActorDiedError):
             ray.get(runner.ping.remote(), timeout=20)
+
+
+async def test_a_runner_full_of_threads_that_hang_is_replaced(start_store: StartStore) -> None:
+    """They cannot be ended but with their process; nothing else is lost by that."""
+    store = start_store()
+    agent = "tests.actors.wild_agents:act"
+    async with pool_of(store, agent, isolation="thread", timeout=1.0, concurrency=2) as pool:
+        await enqueue(store, *[{"do": "hang"}] * 5, {"do": "give", "value": 1.0})
+        rollouts = await ended(store)
+        assert pool.failure() is None
+    assert [rollout.attempts[-1].status for rollout in rollouts] == [AttemptStatus.TIMED_OUT] * 5 + [
+        AttemptStatus.SUCCEEDED
+    ]
+    assert all(len(rollout.attempts) == 1 for rollout in rollouts)
+    assert len({rollout.attempts[0].worker for rollout in rollouts}) > 1

@@ -1,0 +1,97 @@
+"""A real store with a real runner of one agent: what tests of agents and their ends look into."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
+from al_ray.actors.store import STORE_OPTIONS, Store
+from al_ray.config import AgentSection
+from al_ray.dialects import sqlite_url
+from al_ray.types import RetryPolicy, Rollout, RolloutRequest, Task
+
+TIMEOUT = 1.0
+CONCURRENCY = 3
+LEASE_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class House:
+    """Whoever looks in may enqueue rollouts and wait for their ends."""
+
+    store: Any
+    runner: Any
+    numbers: Iterator[int]
+
+    async def enqueue(self, *tasks: dict[str, Any], max_attempts: int = 1) -> str:
+        """One new group; returns its batch. The rollouts' ids are the batch's, ``/`` and a number."""
+        batch = f"batch-{next(self.numbers)}"
+        await self.store.enqueue.remote(
+            [
+                RolloutRequest(f"{batch}/{i}", batch, batch, Task("t", task), retry=RetryPolicy(max_attempts))
+                for i, task in enumerate(tasks)
+            ]
+        )
+        return batch
+
+    async def ended(self, batch: str) -> list[Rollout]:
+        (group,) = await self.store.finished_groups.remote(batch, [], 60.0)
+        return list(group.rollouts)
+
+    async def rollouts(self, *tasks: dict[str, Any], max_attempts: int = 1) -> list[Rollout]:
+        """Of one new group, ended."""
+        return await self.ended(await self.enqueue(*tasks, max_attempts=max_attempts))
+
+    async def rollout(self, task: dict[str, Any], max_attempts: int = 1) -> Rollout:
+        (rollout,) = await self.rollouts(task, max_attempts=max_attempts)
+        return rollout
+
+
+def house_of(path: Path, base_url: str = "http://gateway/v1", **agent: Any) -> Iterator[House]:
+    """``agent`` is the recipe's section."""
+    store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(path / "store"), LEASE_SECONDS)
+    section = AgentSection(**{"timeout": TIMEOUT, "concurrency": CONCURRENCY, "grace": 0.3, **agent})
+    runner = (
+        ray.remote(Runner).options(**RUNNER_OPTIONS).remote(RunnerSpec("r", section, base_url, "toy"), store)
+    )
+    run = runner.run.remote()
+    yield House(store, runner, itertools.count())
+    done, _ = ray.wait([run], timeout=0)
+    ray.kill(runner)
+    ray.kill(store)
+    assert not done, f"the runner itself has ended: {run}"
+
+
+def alive(rollout_id: str) -> list[int]:
+    """The processes that descend from the rollout's agent, guardians included, and have not ended."""
+    mark = f"AL_RAY_ROLLOUT_ID={rollout_id}".encode()
+    return [
+        int(folder.name)
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdecimal() and mark in _environment(folder).split(b"\0")
+    ]
+
+
+def _environment(process: Path) -> bytes:
+    """Of a process that may end at any moment, or be another user's; a zombie has none left."""
+    try:
+        return (process / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+async def until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not happened():
+            await asyncio.sleep(0.05)
+
+
+async def appears(path: Path) -> None:
+    await until(path.exists)
