@@ -229,7 +229,7 @@ async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_fa
         "after 1 failed",
         "after 1 timed_out",
     ]
-    assert [lines[0] for lines in notes if len(lines) > 1] == ["before 1 running"] * 4
+    assert [lines[0] for lines in notes if len(lines) > 1] == ["before 1 preparing"] * 4
     assert good.status is RolloutStatus.SUCCEEDED
     for rollout in (unprepared, undone, worse):
         assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
