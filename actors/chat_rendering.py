@@ -6,10 +6,11 @@ generated for one choice and parses reasoning and tool calls out of it, at once 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from vllm.entrypoints.generate.base.protocol import structured_outputs_from_response_format
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError, VLLMValidationError
@@ -18,10 +19,12 @@ from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
 
 from al_ray.errors import BadRequestError, ContextLengthError
-from al_ray.types import JSON, ChatRequest, Choice, VersionSpan
+from al_ray.types import JSON, ChatDelta, ChatRequest, Choice, CompletionRequest, TokenLogprob, VersionSpan
 
 if TYPE_CHECKING:
+    from vllm.logprobs import FlatLogprobs
     from vllm.outputs import CompletionOutput
+    from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from al_ray.actors.engine import EngineSpec
@@ -60,6 +63,8 @@ class ChatRendering:
             fields["tools"] = [dict(tool) for tool in request.tools]
         if request.tool_choice is not None:
             fields["tool_choice"] = request.tool_choice
+        if request.response_format is not None:
+            fields["response_format"] = request.response_format
         if request.tools and request.tool_choice != "none" and not self._parses_tools:
             raise BadRequestError(
                 "tools: this model's tool calls cannot be parsed; set model.tool_parser in the recipe, "
@@ -80,6 +85,28 @@ class ChatRendering:
             raise BadRequestError(rendered.error.message)
         _, (prompt,) = rendered
         return list(prompt["prompt_token_ids"])
+
+    def structured_outputs(
+        self, openai: ChatCompletionRequest, *, has_format: bool
+    ) -> StructuredOutputsParams | None:
+        """The grammar that the response is held to, where the agent demands a tool or a format.
+
+        A tool's ``strict`` would mask tokens also where the policy may choose whether to call it; only
+        what is demanded is worth sampling from another distribution than the policy's.
+        """
+        if not has_format and openai.tool_choice in (None, "none", "auto"):
+            return None
+        return structured_outputs_from_response_format(openai.structured_outputs, openai.response_format)
+
+    def raw_tokens(self, request: CompletionRequest) -> list[int]:
+        """The prompt of a call that brings its own: text as the tokenizer takes it, or ids as they are."""
+        if isinstance(request.prompt, str):
+            return list(self._tokenizer.encode(request.prompt))
+        beyond = self._model_config.get_vocab_size()
+        wrong = next((token for token in request.prompt if not 0 <= token < beyond), None)
+        if wrong is not None:
+            raise BadRequestError(f"prompt: {wrong} is no token id: the model has {beyond} tokens")
+        return list(request.prompt)
 
     async def conversation_tokens(
         self, messages: Sequence[Message], tools: Sequence[Message] | None, add_generation_prompt: bool
@@ -117,12 +144,23 @@ class ChatRendering:
             calls.append((prompt, added[: added.index(end) + 1]))
         return calls
 
-    def answer(self, request: ChatCompletionRequest, prompt_ids: Sequence[int], index: int) -> Answer:
-        """An empty answer to ``request``. Tool calls are looked for only where they may be made."""
+    def answer(
+        self,
+        request: ChatCompletionRequest | None,
+        prompt_ids: Sequence[int],
+        top_logprobs: int | None,
+        index: int,
+    ) -> Answer:
+        """An empty answer to ``request``, or to a raw prompt, whose answer is nothing but text.
+
+        Tool calls are looked for only where they may be made.
+        """
+        if request is None:
+            return Answer(None, prompt_ids, index, None, top_logprobs)
         with_tools = request.tools is not None and request.tool_choice != "none"
         parser_class = self._renderer.parser if with_tools else self._plain_parser
         if parser_class is None:
-            return Answer(request, prompt_ids, index, None)
+            return Answer(request, prompt_ids, index, None, top_logprobs)
         parser = parser_class(
             self._tokenizer,
             request.tools if with_tools else None,
@@ -130,7 +168,7 @@ class ChatRendering:
             model_config=self._model_config,
         )
         parser.set_prompt_token_ids(prompt_ids)
-        return Answer(request, prompt_ids, index, parser)
+        return Answer(request, prompt_ids, index, parser, top_logprobs)
 
 
 def _validated(fields: dict[str, Any]) -> ChatCompletionRequest:
@@ -148,9 +186,15 @@ class Answer:
     """The tokens and the message of one choice, growing while it is generated."""
 
     def __init__(
-        self, request: ChatCompletionRequest, prompt_ids: Sequence[int], index: int, parser: Parser | None
+        self,
+        request: ChatCompletionRequest | None,
+        prompt_ids: Sequence[int],
+        index: int,
+        parser: Parser | None,
+        top_logprobs: int | None,
     ) -> None:
         self._request = request
+        self._top_logprobs = top_logprobs
         self._prompt_ids = list(prompt_ids)
         self._index = index
         self._parser = parser
@@ -160,7 +204,9 @@ class Answer:
         self._response_ids: list[int] = []
         self._logprobs: list[float] = []
         self._versions: list[VersionSpan] = []
+        self._token_logprobs: list[TokenLogprob] = []
         self._finish_reason = ""
+        self._stop: str | None = None
 
     @property
     def started(self) -> bool:
@@ -182,12 +228,18 @@ class Answer:
         )
         return self.choice()
 
-    def extend(self, output: CompletionOutput) -> dict[str, JSON] | None:
-        """Adds newly generated tokens; the OpenAI delta that they make, if they make one yet."""
+    def extend(self, output: CompletionOutput) -> ChatDelta:
+        """Adds newly generated tokens; what they add to the message that the agent sees."""
+        known = len(self._token_logprobs)
         self._add_tokens(output)
+        delta = self._delta(output)
+        return ChatDelta(self._index, delta, len(output.token_ids), self._token_logprobs[known:])
+
+    def _delta(self, output: CompletionOutput) -> dict[str, JSON]:
+        """As OpenAI has it; empty while the parser cannot tell yet what the text is."""
         if self._parser is None:
             self._content.append(output.text)
-            return {"content": output.text} if output.text else None
+            return {"content": output.text} if output.text else {}
         message = self._parser.parse_delta(
             output.text,
             list(output.token_ids),
@@ -196,13 +248,13 @@ class Answer:
             finished=output.finish_reason is not None,
         )
         if message is None:
-            return None
+            return {}
         delta = {key: value for key, value in message.model_dump(exclude_none=True).items() if value}
         self._content.append(delta.get("content", ""))
         self._reasoning.append(delta.get("reasoning", ""))
         for call in delta.get("tool_calls", ()):
             self._extend_tool_call(call)
-        return {key: delta[key] for key in ("reasoning", "content", "tool_calls") if key in delta} or None
+        return {key: delta[key] for key in ("reasoning", "content", "tool_calls") if key in delta}
 
     def choice(self) -> Choice:
         """What was collected, as the caller sees it."""
@@ -220,12 +272,19 @@ class Answer:
             response_ids=self._response_ids,
             logprobs=self._logprobs,
             versions=self._versions,
+            stop=self._stop,
+            token_logprobs=self._token_logprobs,
         )
 
     def _add_tokens(self, output: CompletionOutput) -> None:
         self._response_ids.extend(output.token_ids)
-        self._logprobs.extend(output.logprobs.logprobs)
+        # At each position the sampled token comes first, then the alternatives that were asked for.
+        flat = output.logprobs
+        self._logprobs.extend(flat.logprobs[start] for start in flat.start_indices)
+        if self._top_logprobs is not None:
+            self._token_logprobs.extend(_token_logprobs(flat, self._top_logprobs))
         self._finish_reason = output.finish_reason or ""
+        self._stop = output.stop_reason if isinstance(output.stop_reason, str) else None
         if output.weight_versions is not None:
             self._versions = [
                 VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions
@@ -236,6 +295,16 @@ class Answer:
         if delta["index"] == len(self._tool_calls):
             self._tool_calls.append(_tool_call(delta["id"], function["name"], ""))
         self._tool_calls[delta["index"]]["function"]["arguments"] += function.get("arguments", "")
+
+
+def _token_logprobs(flat: FlatLogprobs, top: int) -> Iterator[TokenLogprob]:
+    for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+        told = [
+            (text or "", value)
+            for text, value in zip(flat.decoded_tokens[start:end], flat.logprobs[start:end], strict=True)
+        ]
+        # vLLM lists a sampled token that is among the likeliest only once, where it was sampled.
+        yield TokenLogprob(*told[0], sorted(told, key=lambda entry: -entry[1])[:top])
 
 
 def _tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:

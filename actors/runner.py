@@ -13,6 +13,7 @@ import math
 import time
 import traceback
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -36,7 +37,8 @@ class RunnerSpec:
     evaluate: str | None
     timeout: float
     concurrency: int
-    base_url: str
+    base_urls: Sequence[str]
+    """Of the gateways; each rollout keeps to one."""
     model: str
 
 
@@ -102,7 +104,9 @@ class Runner:
 
     async def _play(self, claim: Claim) -> tuple[Attempt, Sequence[Span]]:
         """Agent and evaluator; whatever they raise ends the attempt and is kept with it."""
-        endpoint = Endpoint(self._spec.base_url, claim.attempt.key, self._spec.model)
+        urls = self._spec.base_urls
+        base_url = urls[zlib.crc32(claim.request.id.encode()) % len(urls)]
+        endpoint = Endpoint(base_url, claim.attempt.key, self._spec.model)
         task = claim.request.task.data
         output = None
         try:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from al_ray.types import JSON, ChatReply, ChatRequest, Endpoint, Task, Trajectory
+from al_ray.types import JSON, ChatReply, Endpoint, ModelRequest, Task, Trajectory
 
 
 class Agent(Protocol):
@@ -61,4 +61,4 @@ class Credit(Protocol):
 class ChatEngine(Protocol):
     """What the gateway needs of an engine; a Ray actor handle or, in unit tests, a plain object."""
 
-    async def chat(self, request: ChatRequest, /) -> ChatReply: ...
+    async def chat(self, request: ModelRequest, /) -> ChatReply: ...

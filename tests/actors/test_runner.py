@@ -58,7 +58,7 @@ def house_of(path: Path, agent: str, evaluate: str | None = None) -> Iterator[Ho
         evaluate=evaluate and f"tests.actors.agents:{evaluate}",
         timeout=TIMEOUT,
         concurrency=CONCURRENCY,
-        base_url="http://gateway/v1",
+        base_urls=["http://gateway/v1"],
         model="toy",
     )
     runner = ray.remote(Runner).options(**RUNNER_OPTIONS).remote(spec, store)
