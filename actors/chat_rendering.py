@@ -1,8 +1,4 @@
-"""Messages to tokens and tokens to messages, both by vLLM's own code for its OpenAI server.
-
-``ChatRendering`` renders a request with the model's chat template; ``Answer`` collects what was
-generated for one choice and parses reasoning and tool calls out of it, at once or as it streams.
-"""
+"""Messages to tokens, by the model's chat template and tokenizer, as vLLM's own OpenAI server does it."""
 
 from __future__ import annotations
 
@@ -11,20 +7,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from vllm.entrypoints.generate.base.protocol import structured_outputs_from_response_format
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError, VLLMValidationError
-from vllm.parser import Parser, ParserManager
+from vllm.parser import ParserManager
 from vllm.renderers import TokenizeParams
-from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.renderers.online_renderer import OnlineRenderer
 
+from al_ray.actors.answer import Answer
 from al_ray.errors import BadRequestError, ContextLengthError
 from al_ray.lineage import Turn
-from al_ray.types import JSON, ChatRequest, Choice, VersionSpan
+from al_ray.types import JSON, ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
-    from vllm.outputs import CompletionOutput
+    from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from al_ray.actors.engine import EngineSpec
@@ -67,6 +64,8 @@ class ChatRendering:
             fields["tools"] = [dict(tool) for tool in request.tools]
         if request.tool_choice is not None:
             fields["tool_choice"] = request.tool_choice
+        if request.response_format is not None:
+            fields["response_format"] = request.response_format
         if request.tools and request.tool_choice != "none" and not self._parses_tools:
             raise BadRequestError(
                 "tools: this model's tool calls cannot be parsed; set model.tool_parser in the recipe, "
@@ -90,6 +89,28 @@ class ChatRendering:
             raise BadRequestError(rendered.error.message)
         _, (prompt,) = rendered
         return prompt.get("prompt"), list(prompt["prompt_token_ids"])
+
+    def structured_outputs(
+        self, openai: ChatCompletionRequest, *, has_format: bool
+    ) -> StructuredOutputsParams | None:
+        """The grammar that the response is held to, where the agent demands a tool or a format.
+
+        A tool's ``strict`` would mask tokens also where the policy may choose whether to call it; only
+        what is demanded is worth sampling from another distribution than the policy's.
+        """
+        if not has_format and openai.tool_choice in (None, "none", "auto"):
+            return None
+        return structured_outputs_from_response_format(openai.structured_outputs, openai.response_format)
+
+    def raw_tokens(self, request: CompletionRequest) -> list[int]:
+        """The prompt of a call that brings its own: text as the tokenizer takes it, or ids as they are."""
+        if isinstance(request.prompt, str):
+            return list(self._tokenizer.encode(request.prompt))
+        beyond = self._model_config.get_vocab_size()
+        wrong = next((token for token in request.prompt if not 0 <= token < beyond), None)
+        if wrong is not None:
+            raise BadRequestError(f"prompt: {wrong} is no token id: the model has {beyond} tokens")
+        return list(request.prompt)
 
     async def conversation_tokens(
         self, messages: Sequence[Message], tools: Sequence[Message] | None, add_generation_prompt: bool
@@ -128,12 +149,23 @@ class ChatRendering:
             calls.append((prompt, added[: added.index(end) + 1]))
         return calls
 
-    def answer(self, request: ChatCompletionRequest, prompt_ids: Sequence[int], index: int) -> Answer:
-        """An empty answer to ``request``. Tool calls are looked for only where they may be made."""
+    def answer(
+        self,
+        request: ChatCompletionRequest | None,
+        prompt_ids: Sequence[int],
+        top_logprobs: int | None,
+        index: int,
+    ) -> Answer:
+        """An empty answer to ``request``, or to a raw prompt, whose answer is nothing but text.
+
+        Tool calls are looked for only where they may be made.
+        """
+        if request is None:
+            return Answer(None, prompt_ids, index, None, top_logprobs)
         with_tools = request.tools is not None and request.tool_choice != "none"
         parser_class = self._renderer.parser if with_tools else self._plain_parser
         if parser_class is None:
-            return Answer(request, prompt_ids, index, None)
+            return Answer(request, prompt_ids, index, None, top_logprobs)
         parser = parser_class(
             self._tokenizer,
             request.tools if with_tools else None,
@@ -141,7 +173,7 @@ class ChatRendering:
             model_config=self._model_config,
         )
         parser.set_prompt_token_ids(prompt_ids)
-        return Answer(request, prompt_ids, index, parser)
+        return Answer(request, prompt_ids, index, parser, top_logprobs)
 
     # --- what a continuation is proved by
 
@@ -159,9 +191,8 @@ class ChatRendering:
     async def read(self, text: str, request: ChatRequest, turn: Turn) -> Message:
         """``text`` as the message that an agent would be given if ``turn`` had been that text."""
         tool_choice = "auto" if turn.message.get("tool_calls") else "none"
-        answer = self.answer(
-            self.request(replace(request, tool_choice=tool_choice)), turn.prompt_ids.tolist(), 0
-        )
+        openai = self.request(replace(request, tool_choice=tool_choice))
+        answer = self.answer(openai, turn.prompt_ids.tolist(), top_logprobs=None, index=0)
         return answer.read(text, await self.encode(text))
 
     def hidden(self, request: ChatCompletionRequest) -> Set[int]:
@@ -183,109 +214,3 @@ def _validated(fields: dict[str, Any]) -> ChatCompletionRequest:
         raise BadRequestError(f"{where}: {problem['msg']}") from error
     except VLLMClientError as error:
         raise BadRequestError(str(error)) from error
-
-
-class Answer:
-    """The tokens and the message of one choice, growing while it is generated."""
-
-    def __init__(
-        self, request: ChatCompletionRequest, prompt_ids: Sequence[int], index: int, parser: Parser | None
-    ) -> None:
-        self._request = request
-        self._prompt_ids = list(prompt_ids)
-        self._index = index
-        self._parser = parser
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._tool_calls: list[dict[str, Any]] = []
-        self._response_ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._versions: list[VersionSpan] = []
-        self._finish_reason = ""
-
-    @property
-    def started(self) -> bool:
-        return bool(self._response_ids)
-
-    def complete(self, output: CompletionOutput) -> Choice:
-        """The choice whose whole output this is."""
-        self._add_tokens(output)
-        self._parse(output.text, output.token_ids)
-        return self.choice()
-
-    def read(self, text: str, token_ids: Sequence[int]) -> Message:
-        """The message that this whole text makes."""
-        self._parse(text, token_ids)
-        return self.choice().message
-
-    def extend(self, output: CompletionOutput) -> dict[str, JSON] | None:
-        """Adds newly generated tokens; the OpenAI delta that they make, if they make one yet."""
-        self._add_tokens(output)
-        if self._parser is None:
-            self._content.append(output.text)
-            return {"content": output.text} if output.text else None
-        message = self._parser.parse_delta(
-            output.text,
-            list(output.token_ids),
-            self._request,
-            self._prompt_ids,
-            finished=output.finish_reason is not None,
-        )
-        if message is None:
-            return None
-        delta = {key: value for key, value in message.model_dump(exclude_none=True).items() if value}
-        self._content.append(delta.get("content", ""))
-        self._reasoning.append(delta.get("reasoning", ""))
-        for call in delta.get("tool_calls", ()):
-            self._extend_tool_call(call)
-        return {key: delta[key] for key in ("reasoning", "content", "tool_calls") if key in delta} or None
-
-    def choice(self) -> Choice:
-        """What was collected, as the caller sees it."""
-        content = "".join(self._content)
-        message: dict[str, JSON] = {"role": "assistant", "content": content}
-        if reasoning := "".join(self._reasoning):
-            message["reasoning"] = reasoning
-        if self._tool_calls:
-            message["content"] = content or None
-            message["tool_calls"] = self._tool_calls
-        return Choice(
-            index=self._index,
-            message=message,
-            finish_reason="tool_calls" if self._tool_calls else self._finish_reason,
-            response_ids=self._response_ids,
-            logprobs=self._logprobs,
-            versions=self._versions,
-        )
-
-    def _parse(self, text: str, token_ids: Sequence[int]) -> None:
-        if self._parser is None:
-            self._content.append(text)
-            return
-        reasoning, content, calls = self._parser.parse(
-            text, self._request, enable_auto_tools=True, model_output_token_ids=token_ids
-        )
-        self._reasoning.append(reasoning or "")
-        self._content.append(content or "")
-        self._tool_calls.extend(
-            _tool_call(call.id or make_tool_call_id(), call.name, call.arguments) for call in calls or ()
-        )
-
-    def _add_tokens(self, output: CompletionOutput) -> None:
-        self._response_ids.extend(output.token_ids)
-        self._logprobs.extend(output.logprobs.logprobs)
-        self._finish_reason = output.finish_reason or ""
-        if output.weight_versions is not None:
-            self._versions = [
-                VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions
-            ]
-
-    def _extend_tool_call(self, delta: Mapping[str, Any]) -> None:
-        function = delta.get("function", {})
-        if delta["index"] == len(self._tool_calls):
-            self._tool_calls.append(_tool_call(delta["id"], function["name"], ""))
-        self._tool_calls[delta["index"]]["function"]["arguments"] += function.get("arguments", "")
-
-
-def _tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

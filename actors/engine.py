@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,13 +19,23 @@ from al_ray.actors.weight_transfer import WeightUpdate, local_files
 from al_ray.continuation import Continuation, Prompt
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
 from al_ray.lineage import LineageMemory
-from al_ray.types import JSON, ChatDelta, ChatReply, ChatRequest, Choice, Sampling
+from al_ray.types import (
+    JSON,
+    ChatDelta,
+    ChatReply,
+    Choice,
+    CompletionRequest,
+    Lineage,
+    LineageOutcome,
+    ModelRequest,
+)
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, SamplingParams
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.outputs import RequestOutput
+    from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from al_ray.actors.chat_rendering import ChatRendering
@@ -131,29 +142,26 @@ class Engine:
         self._continuation = Continuation(self._rendering, LineageMemory())
         await self._llm.update_weight_version(str(self._version))
 
-    async def chat(self, request: ChatRequest, /) -> ChatReply:
+    async def chat(self, request: ModelRequest, /) -> ChatReply:
         """Answers one call. Raises ``BadRequestError`` where no engine could."""
         openai, prompt = await self._render(request)
-        params = self._sampling_params(request.sampling, openai, len(prompt.ids), streaming=False)
+        params = self._sampling_params(request, openai, len(prompt.ids), streaming=False)
+        answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
         async for output in self._generate(request.id, prompt.ids, params):
-            choices = [
-                self._rendering.answer(openai, prompt.ids, choice.index).complete(choice)
-                for choice in output.outputs
-            ]
+            choices = [answer(choice.index).complete(choice) for choice in output.outputs]
         return self._reply(request, openai, prompt, choices)
 
-    async def stream(self, request: ChatRequest, /) -> AsyncIterator[ChatDelta | ChatReply]:
+    async def stream(self, request: ModelRequest, /) -> AsyncIterator[ChatDelta | ChatReply]:
         """Answers one call piece by piece; the last item is the reply that the pieces add up to."""
         openai, prompt = await self._render(request)
-        params = self._sampling_params(request.sampling, openai, len(prompt.ids), streaming=True)
-        answers = [self._rendering.answer(openai, prompt.ids, index) for index in range(params.n)]
+        params = self._sampling_params(request, openai, len(prompt.ids), streaming=True)
+        answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
+        answers = [answer(index) for index in range(params.n)]
         async for output in self._generate(request.id, prompt.ids, params):
             for piece in output.outputs:
-                answer = answers[piece.index]
-                if not answer.started:
+                if not answers[piece.index].started:
                     yield ChatDelta(piece.index, {"role": "assistant", "content": ""})
-                if delta := answer.extend(piece):
-                    yield ChatDelta(piece.index, delta)
+                yield answers[piece.index].extend(piece)
         yield self._reply(request, openai, prompt, [answer.choice() for answer in answers])
 
     async def render(
@@ -242,38 +250,50 @@ class Engine:
 
     # ---------------------------------------------------------------------------------------------
 
-    async def _render(self, request: ChatRequest) -> tuple[ChatCompletionRequest, Prompt]:
-        place = self._continuation.place(request)
-        request = replace(request, messages=place.messages)
-        openai = self._rendering.request(request)
-        prompt = await self._continuation.prompt(request, place, *await self._rendering.rendered(openai))
+    async def _render(self, request: ModelRequest) -> tuple[ChatCompletionRequest | None, Prompt]:
+        """vLLM's form of the call, which a raw prompt has none of, and the prompt."""
+        if isinstance(request, CompletionRequest):
+            ids = self._rendering.raw_tokens(request)
+            openai, prompt = None, Prompt(ids, None, None, Lineage(LineageOutcome.NEW))
+        else:
+            place = self._continuation.place(request)
+            request = replace(request, messages=place.messages)
+            openai = self._rendering.request(request)
+            prompt = await self._continuation.prompt(request, place, *await self._rendering.rendered(openai))
         if len(prompt.ids) >= self._spec.max_length:
             raise ContextLengthError(
-                f"messages: the prompt has {len(prompt.ids)} tokens, which leaves none of the "
+                f"the prompt has {len(prompt.ids)} tokens, which leaves none of the "
                 f"{self._spec.max_length} of model.max_length for the response"
             )
         return openai, prompt
 
     def _reply(
-        self, request: ChatRequest, openai: ChatCompletionRequest, prompt: Prompt, choices: Sequence[Choice]
+        self,
+        request: ModelRequest,
+        openai: ChatCompletionRequest | None,
+        prompt: Prompt,
+        choices: Sequence[Choice],
     ) -> ChatReply:
         """Remembered before anyone sees it, so that the next call can continue it."""
-        self._continuation.remember(request, prompt, choices, self._rendering.hidden(openai))
+        if openai is not None:
+            self._continuation.remember(request, prompt, choices, self._rendering.hidden(openai))
         return ChatReply(prompt.ids, choices, prompt.lineage)
 
     def _sampling_params(
-        self, sampling: Sampling, openai: ChatCompletionRequest, prompt_length: int, *, streaming: bool
+        self,
+        request: ModelRequest,
+        openai: ChatCompletionRequest | None,
+        prompt_length: int,
+        *,
+        streaming: bool,
     ) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
-        # A tool's ``strict`` would mask tokens also where the policy may choose whether to call it;
-        # only a demanded call is worth sampling from another distribution than the policy's.
-        #
         # vLLM 0.32 on CPU dies when the prompt of a seeded request is computed in chunks: it winds the
         # request's generator back ("CPU Generator does not use offset").
-        forced = openai.tool_choice not in (None, "none", "auto")
+        sampling = request.sampling
         try:
             return SamplingParams(
                 n=sampling.n,
@@ -282,14 +302,21 @@ class Engine:
                 max_tokens=min(sampling.max_tokens, self._spec.max_length - prompt_length),
                 stop=list(sampling.stop),
                 seed=None if self._spec.device == "cpu" else sampling.seed,
-                logprobs=0,
+                logprobs=request.top_logprobs or 0,
                 flat_logprobs=True,
-                skip_special_tokens=openai.skip_special_tokens,
-                structured_outputs=openai.structured_outputs if forced else None,
+                skip_special_tokens=openai is None or openai.skip_special_tokens,
+                structured_outputs=self._structured_outputs(request, openai),
                 output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
             )
         except (VLLMClientError, ValueError) as error:
             raise BadRequestError(f"sampling: {error}") from error
+
+    def _structured_outputs(
+        self, request: ModelRequest, openai: ChatCompletionRequest | None
+    ) -> StructuredOutputsParams | None:
+        if openai is None or isinstance(request, CompletionRequest):
+            return None
+        return self._rendering.structured_outputs(openai, has_format=request.response_format is not None)
 
     async def _generate(
         self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams

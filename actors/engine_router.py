@@ -16,10 +16,12 @@ from typing import Any, Final
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
+from al_ray.actors.call import Call
+from al_ray.actors.dialects.core import Message
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.recent import Recent
 from al_ray.errors import EngineUnavailableError
-from al_ray.types import ChatDelta, ChatReply, ChatRequest
+from al_ray.types import ChatDelta, ChatReply
 
 ROLLOUTS_REMEMBERED: Final = 10_000
 """Far more than are ever under way at once."""
@@ -63,12 +65,21 @@ class EngineRouter:
         else:
             self._any.clear()
 
-    async def chat(self, rollout_id: str, request: ChatRequest) -> ChatReply:
-        """The answer to a call of the rollout. One that is cancelled stops its engine's work on it."""
+    async def chat(self, call: Call) -> ChatReply:
+        """The answer to a call. One that is cancelled stops its engine's work on it."""
+        return await self._ask(call.attempt.rollout_id, "chat", call.request)
+
+    async def render(
+        self, rollout_id: str, messages: Sequence[Message], tools: Sequence[Message] | None
+    ) -> Sequence[int]:
+        """The tokens of the prompt that a call with these messages has."""
+        return await self._ask(rollout_id, "render", messages, tools, True)
+
+    async def _ask(self, rollout_id: str, method: str, *arguments: Any) -> Any:
         while True:
             admitted = await self._pick(rollout_id)
             with admitted.busy() as engine:
-                reference = engine.chat.remote(request)
+                reference = getattr(engine, method).remote(*arguments)
                 try:
                     with unwrapped():
                         return await reference
@@ -78,15 +89,13 @@ class EngineRouter:
                 except _GONE as error:
                     self._drop(admitted, error)
 
-    async def stream(
-        self, rollout_id: str, request: ChatRequest
-    ) -> AsyncGenerator[ChatDelta | ChatReply, None]:
+    async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """The answer piece by piece, the whole reply last; close it to stop the engine's work on it."""
         while True:
-            admitted = await self._pick(rollout_id)
+            admitted = await self._pick(call.attempt.rollout_id)
             started = False
             with admitted.busy() as engine:
-                pieces = engine.stream.options(num_returns="streaming").remote(request)
+                pieces = engine.stream.options(num_returns="streaming").remote(call.request)
                 try:
                     with unwrapped():
                         async for reference in pieces:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -37,7 +38,8 @@ class RunnerSpec:
 
     name: str
     agent: AgentSection
-    base_url: str
+    base_urls: Sequence[str]
+    """Of the gateways; each rollout keeps to one."""
     model: str
 
 
@@ -97,7 +99,7 @@ class Runner:
 
     async def _attempt(self, claim: Claim) -> None:
         """Run the agent once and tell the store how it ended."""
-        endpoint = Endpoint(self._spec.base_url, claim.attempt.key, self._spec.model)
+        endpoint = Endpoint(self._base_url(claim.request.id), claim.attempt.key, self._spec.model)
         job = Job(claim.request, claim.attempt, endpoint, Printed())
         try:
             ended, rewards = await self._play_in_time(job)
@@ -108,6 +110,10 @@ class Runner:
         if ended.status is not AttemptStatus.SUCCEEDED:
             rewards = ()
         await self._store.finish.remote(ended, [*job.printed.spans(ended), *rewards])
+
+    def _base_url(self, rollout_id: str) -> str:
+        urls = self._spec.base_urls
+        return urls[zlib.crc32(rollout_id.encode()) % len(urls)]
 
     async def _play_in_time(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
         timeout = self._spec.agent.timeout

@@ -97,6 +97,14 @@ class Store:
         """Whether the attempt has a reward."""
         return await asyncio.to_thread(lambda: self._database.rewarded(rollout_id, number))
 
+    async def spans(self, rollout_id: str, attempt: int, span_id: str) -> list[Span]:
+        """The attempt's span of this id; empty if it has none."""
+        return await asyncio.to_thread(lambda: self._database.attempt_spans(rollout_id, attempt, span_id))
+
+    async def usage(self, rollout_id: str, attempt: int) -> tuple[int, int]:
+        """How many calls the attempt has made, and how many tokens they used."""
+        return await asyncio.to_thread(lambda: self._database.usage(rollout_id, attempt))
+
     async def append(self, batches: Sequence[Sequence[Span]]) -> list[Exception | None]:
         """Make spans durable; each batch belongs to one attempt and succeeds or fails for itself."""
 

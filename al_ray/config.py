@@ -49,13 +49,30 @@ class DataSection(Section):
     """Passed to the loader by name."""
 
 
-class SamplingSection(Section):
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    """Divides the logits. 0 is greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus; the log-probabilities that are recorded are those after it."""
+class AgentSamplingSection(Section):
+    """What is left out is as for the other agents."""
+
+    temperature: Annotated[float, Field(ge=0)] | None = 1.0
+    """Divides the logits. 0 is greedy. None: as the agent asks, else 1."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
+    """Nucleus; the log-probabilities that are recorded are those after it. None: as the agent asks,
+    else 1."""
     max_tokens: Positive = 256
-    """Per call."""
+    """Per call, at most: the agent may be briefer."""
+
+
+class SamplingSection(AgentSamplingSection):
+    agents: dict[str, AgentSamplingSection] = {}
+    """By the agent's name (the header ``x-al-ray-agent``), as a pattern (``judge*``); the first match
+    counts. The learner computes with the temperature above: train no agent that has another."""
+
+
+class LimitsSection(Section):
+    calls: Positive | None = None
+    """Calls of an attempt. None: no limit."""
+    tokens: Positive | None = None
+    """Tokens of an attempt's calls, prompts and responses together; a call that begins below it ends as
+    it would. None: no limit."""
 
 
 class RetrySection(Section):
@@ -124,6 +141,8 @@ class AgentSection(Section):
     """Runner actors."""
     sampling: SamplingSection = SamplingSection()
     """What training calls are sampled with, whatever the agent asks for."""
+    limits: LimitsSection = LimitsSection()
+    """What one attempt may use; a call beyond it is refused."""
 
 
 class TransitionsSection(Section):
@@ -222,6 +241,26 @@ class EnginesSection(Section):
     """Sequences an engine advances at once."""
 
 
+class GatewaySection(Section):
+    replicas: Positive = 1
+    """Gateways, among which the runners are shared out."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Beyond loopback, gateways are spread over the nodes."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
+    """Of a request, at most."""
+
+
+class UpstreamSection(Section):
+    """A hosted model, reached at the gateway under the name that is its key here, and never trained."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    """Of an OpenAI-compatible server, with ``/v1``."""
+    model: str
+    """What that server calls the model."""
+    api_key_env: str | None = None
+    """The variable that holds the key, where the driver runs. None: none is sent."""
+
+
 class LearnersSection(Section):
     replicas: Positive = 1
     """Data-parallel learner processes."""
@@ -308,6 +347,9 @@ class Recipe(Section):
     """Run one after the other."""
     evaluation: EvaluationSection = EvaluationSection()
     engines: EnginesSection = EnginesSection()
+    gateway: GatewaySection = GatewaySection()
+    upstreams: dict[Name, UpstreamSection] = {}
+    """Hosted models by the name that agents ask for."""
     learners: LearnersSection = LearnersSection()
     placement: PlacementSection = PlacementSection()
     store: StoreSection = StoreSection()

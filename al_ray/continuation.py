@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from al_ray.lineage import LineageMemory, Message, Place, TextDigest, Turn, same
-from al_ray.types import ChatRequest, Choice, Lineage, LineageOutcome
+from al_ray.types import ChatRequest, Choice, Lineage, LineageOutcome, ModelRequest
 
 
 class Renderer(Protocol):
@@ -45,7 +45,8 @@ class Prompt:
     ids: Sequence[int]
     text: str | None
     """What the template gave. None: the tokenizer renders messages without making a text of them."""
-    place: Place
+    place: Place | None
+    """None: of a raw prompt, which is no conversation."""
     lineage: Lineage
 
 
@@ -79,10 +80,10 @@ class Continuation:
         return Prompt([*reused, *await self._renderer.encode(rest)], text, place, lineage)
 
     def remember(
-        self, request: ChatRequest, prompt: Prompt, choices: Sequence[Choice], hidden: Set[int]
+        self, request: ModelRequest, prompt: Prompt, choices: Sequence[Choice], hidden: Set[int]
     ) -> None:
         """Keeps the answers to ``request``; the agent was not shown the tokens in ``hidden``."""
-        if prompt.text is None:
+        if prompt.text is None or prompt.place is None:
             return
         prompt_ids, digest = np.asarray(prompt.ids, np.int32), TextDigest.of(prompt.text)
         turns = []

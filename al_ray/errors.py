@@ -80,5 +80,18 @@ class ContextLengthError(BadRequestError):
     """The prompt leaves no room for a response."""
 
 
+class LimitReachedError(BadRequestError):
+    """The attempt has used up what the recipe allows one."""
+
+
+class HostedModelError(AlRayError):
+    """A hosted model refused the call, or did not answer it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(status, message)
+
+
 class EngineUnavailableError(AlRayError):
     """No admitted engine could answer the call."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,26 @@ import ray
 
 from al_ray import cluster
 from al_ray import plan as planner
+from al_ray.actors.attempt_limits import Limits
 from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
 from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.hosted_model import HostedModelSpec
 from al_ray.actors.learner import LearnerSettings
 from al_ray.actors.learner_group import LearnerGroup
+from al_ray.actors.model_calls import CallRules
 from al_ray.actors.placement import Placement, beside_the_driver, cluster_shape
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
+from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.actors.trace_exporter import ExportTarget, export_target
 from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
-from al_ray.config import Recipe, SamplingSection
+from al_ray.config import Recipe, SamplingSection, UpstreamSection
 from al_ray.errors import EngineUnavailableError
 from al_ray.run_folder import RunFolder
-from al_ray.types import Group, Mode, RolloutRequest, Sampling
+from al_ray.types import Group, RolloutRequest
 
 _WATCH_SECONDS = 2.0
 _MAX_DEATHS = 5
@@ -46,7 +50,7 @@ class Parts:
     """Everything the driver speaks with."""
 
     store: Any
-    gateway: Any
+    gateways: Sequence[Any]
     engines: EnginePool
     runners: RunnerPool
     learners: LearnerGroup | None
@@ -104,7 +108,12 @@ class Parts:
                 await self.connect_engines()
                 await self._transfer_weights(self.learners, self.served_version)
             # Also without a replacement: the gateway drops an engine that failed a call but lives.
-            await self.gateway.admit.remote(self.engines.admitted())
+            await self.admit_engines()
+
+    async def admit_engines(self) -> None:
+        """Tell the gateways which engines may answer."""
+        engines = self.engines.admitted()
+        await asyncio.gather(*(gateway.admit.remote(engines) for gateway in self.gateways))
 
     async def connect_engines(self) -> None:
         """Where weights are sent rather than stored, let the learners meet the engines."""
@@ -117,7 +126,7 @@ class Parts:
         update = await asyncio.to_thread(learners.publish, version)
         send = partial(asyncio.to_thread, learners.send_weights) if self.pushes_weights else None
         await self.engines.update(update, send)
-        await self.gateway.admit.remote(self.engines.admitted())
+        await self.admit_engines()
         self.served_version = version
 
 
@@ -149,15 +158,16 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
-        gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS, **here).remote(_gateway_spec(recipe), store)
-        base_url = await gateway.start.remote()
-        stack.callback(ray.kill, gateway)
-        await gateway.admit.remote(engines.admitted())
-        runners = RunnerPool(_runner_spec(recipe, base_url), recipe.agent.runners, store, here)
+        gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
+        for gateway in gateways:
+            stack.callback(ray.kill, gateway)
+        base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
+        runners = RunnerPool(_runner_spec(recipe, base_urls), recipe.agent.runners, store, here)
         runners.start()
         stack.push_async_callback(runners.stop)
         pushes = BACKENDS[way] != "al_ray"
-        parts = Parts(store, gateway, engines, runners, learners, recipe.engines.tensor_parallel, pushes)
+        parts = Parts(store, gateways, engines, runners, learners, recipe.engines.tensor_parallel, pushes)
+        await parts.admit_engines()
         await parts.connect_engines()
         parts.watch = asyncio.create_task(parts.watch_engines())
         stack.callback(parts.watch.cancel)
@@ -216,21 +226,44 @@ async def _flushed(store: Any) -> None:
     await store.flush_export.remote(_EXPORT_SECONDS)
 
 
-def _gateway_spec(recipe: Recipe) -> GatewaySpec:
-    sampling: dict[Mode, Sampling] = {
-        "train": _sampling(recipe.agent.sampling),
-        "eval": _sampling(recipe.evaluation.sampling),
-    }
-    collector_key = os.environ.get(recipe.traces.collector_key_env)
-    return GatewaySpec(Path(recipe.model.path).name, sampling, recipe.seed, collector_key)
+def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
+    """Beside the driver, as runners are, where nobody else can reach it."""
+    section = recipe.gateway
+    where = here if section.host == "127.0.0.1" else {"scheduling_strategy": "SPREAD"}
+    spec = GatewaySpec(
+        rules=CallRules(
+            model=Path(recipe.model.path).name,
+            sampling={
+                "train": _sampling(recipe.agent.sampling),
+                "eval": _sampling(recipe.evaluation.sampling),
+            },
+            seed=recipe.seed,
+        ),
+        limits=Limits(recipe.agent.limits.calls, recipe.agent.limits.tokens),
+        hosted={name: _hosted(upstream) for name, upstream in recipe.upstreams.items()},
+        collector_key=os.environ.get(recipe.traces.collector_key_env),
+        host=section.host,
+        max_body_bytes=section.max_body_bytes,
+    )
+    return ray.remote(Gateway).options(**GATEWAY_OPTIONS, **where).remote(spec, store)
 
 
-def _runner_spec(recipe: Recipe, base_url: str) -> RunnerSpec:
-    return RunnerSpec("runner", recipe.agent, base_url, Path(recipe.model.path).name)
+def _hosted(upstream: UpstreamSection) -> HostedModelSpec:
+    key = os.environ[upstream.api_key_env] if upstream.api_key_env else None
+    return HostedModelSpec(upstream.base_url, upstream.model, key)
 
 
-def _sampling(section: SamplingSection) -> Sampling:
-    return Sampling(section.temperature, section.top_p, section.max_tokens)
+def _runner_spec(recipe: Recipe, base_urls: Sequence[str]) -> RunnerSpec:
+    return RunnerSpec("runner", recipe.agent, tuple(base_urls), Path(recipe.model.path).name)
+
+
+def _sampling(section: SamplingSection) -> SamplingPolicy:
+    pinned = PinnedSampling(section.temperature, section.top_p, section.max_tokens)
+    by_agent = [
+        (pattern, replace(pinned, **agent.model_dump(exclude_unset=True)))
+        for pattern, agent in section.agents.items()
+    ]
+    return SamplingPolicy(pinned, by_agent)
 
 
 def _chat_template(recipe: Recipe) -> str | None:

@@ -13,8 +13,8 @@ from al_ray.types import (
     JSON,
     Attempt,
     ChatReply,
-    ChatRequest,
     Endpoint,
+    ModelRequest,
     RolloutRequest,
     Task,
     Trajectory,
@@ -84,4 +84,4 @@ class Credit(Protocol):
 class ChatEngine(Protocol):
     """What the gateway needs of an engine; a Ray actor handle or, in unit tests, a plain object."""
 
-    async def chat(self, request: ChatRequest, /) -> ChatReply: ...
+    async def chat(self, request: ModelRequest, /) -> ChatReply: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -130,9 +131,21 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
 
 def _exploration(recipe: Recipe) -> Iterator[Problem]:
     learns = any(isinstance(stage, GrpoStage) for stage in recipe.stages)
-    if learns and recipe.agent.sampling.temperature == 0:
+    temperature = recipe.agent.sampling.temperature
+    if learns and temperature == 0:
         cure = "above 0, or the rollouts of a group are all alike and nothing is learnt"
         yield Problem("agent.sampling.temperature", 0, cure)
+    if learns and temperature is None:
+        cure = "a number: the learner must know the distribution that tokens are drawn from"
+        yield Problem("agent.sampling.temperature", temperature, cure)
+
+
+def _upstreams(recipe: Recipe) -> Iterator[Problem]:
+    for name, upstream in recipe.upstreams.items():
+        variable = upstream.api_key_env
+        if variable is not None and not os.environ.get(variable):
+            cure = "this variable is not set; it is to hold the key of the hosted model"
+            yield Problem(f"upstreams.{name}.api_key_env", variable, cure)
 
 
 def _callable(
@@ -186,5 +199,6 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"agent"}, _agent),
     ({"stages"}, _stages),
     ({"stages", "agent"}, _exploration),
+    ({"upstreams"}, _upstreams),
 )
 """Each check with the sections that it reads. What depends on the cluster, ``al_ray.plan`` checks."""

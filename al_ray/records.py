@@ -12,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from al_ray import semconv
 from al_ray.dialects import open_engine, reading
 from al_ray.errors import AttemptEndedError
 from al_ray.query import ATTEMPTS, ROLLOUTS, SPANS, Condition, Kind, Page, Query, paged, rows_of
@@ -60,6 +61,21 @@ class Records:
                 f"{attempt.status}"
             )
         return Claim(request_of(row), attempt, lease_seconds=0.0)
+
+    def attempt_spans(self, rollout_id: str, attempt: int, span_id: str | None = None) -> list[Span]:
+        """The spans of one attempt, in order, or the one of this id."""
+        where = [spans.c.rollout_id == rollout_id, spans.c.attempt == attempt]
+        if span_id is not None:
+            where.append(spans.c.id == span_id)
+        query = sa.select(spans).where(*where).order_by(spans.c.sequence)
+        with self._engine.connect() as connection:
+            return [span_of(row) for row in connection.execute(query)]
+
+    def usage(self, rollout_id: str, attempt: int) -> tuple[int, int]:
+        """How many calls the attempt has made, and how many tokens they used."""
+        calls = [span for span in self.attempt_spans(rollout_id, attempt) if span.kind is SpanKind.CALL]
+        names = (semconv.INPUT_TOKENS, semconv.OUTPUT_TOKENS)
+        return len(calls), sum(span.attributes[name] for span in calls for name in names)
 
     def finished_groups(self, batch: str, exclude: Collection[str]) -> list[Group]:
         """Groups of ``batch`` all of whose rollouts have ended, with spans, except those excluded."""

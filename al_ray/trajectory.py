@@ -118,12 +118,14 @@ def _transitions(nesting: Nesting, settings: TransitionsSection) -> Iterator[tup
 def _responses(call: Span) -> Iterator[tuple[int, str | None]]:
     """The index of each response of the call, with the reason why it gives no transition, if any."""
     choices = call.attributes.get(semconv.CHOICES)
-    if not choices or not call.attributes.get(semconv.PROMPT_IDS):
+    if not choices:
         yield 0, "no_token_ids"
         return
     for index, choice in enumerate(choices):
         if call.attributes[semconv.FINISH_REASONS][index] == ABORTED:
             yield index, "aborted"
+        elif not call.attributes.get(semconv.PROMPT_IDS):
+            yield index, "no_token_ids"
         else:
             yield index, None if choice["ids"] else "empty"
 

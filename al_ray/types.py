@@ -235,6 +235,23 @@ class ChatRequest:
     tool_choice: JSON = None
     attempt: str | None = None
     """Whose earlier calls this one may continue. None: nobody's."""
+    response_format: JSON = None
+    """OpenAI's, for structured output."""
+    top_logprobs: int | None = None
+    """Alternatives of each token to tell, beside itself. None: the agent asked for no log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """One call with a raw prompt, text or token ids, that no chat template touches."""
+
+    id: str
+    prompt: str | Sequence[int]
+    sampling: Sampling
+    top_logprobs: int | None = None
+
+
+ModelRequest = ChatRequest | CompletionRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +261,16 @@ class VersionSpan:
     version: int
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """What an agent that asks for log-probabilities is told of a token."""
+
+    token: str
+    logprob: float
+    top: Sequence[tuple[str, float]] = ()
+    """The likeliest tokens in its place, with theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +286,18 @@ class Choice:
     logprobs: Sequence[float]
     """Natural log-probability of each response token under the *sampling* distribution."""
     versions: Sequence[VersionSpan]
+    stop: str | None = None
+    """The stop sequence that ended it, if one did."""
+    token_logprobs: Sequence[TokenLogprob] = ()
+    """Where the agent asked for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a call, over all its choices."""
+
+    input_tokens: int
+    output_tokens: int
 
 
 class LineageOutcome(StrEnum):
@@ -293,11 +332,19 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A finished call."""
+    """A finished call. One that a hosted model answered has no token ids: it cannot be trained."""
 
     prompt_ids: Sequence[int]
     choices: Sequence[Choice]
     lineage: Lineage = Lineage(LineageOutcome.NEW)
+    hosted_usage: Usage | None = None
+    """What a hosted model says of its tokens."""
+
+    @property
+    def usage(self) -> Usage:
+        if self.hosted_usage is not None:
+            return self.hosted_usage
+        return Usage(len(self.prompt_ids), sum(len(choice.response_ids) for choice in self.choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +353,10 @@ class ChatDelta:
 
     index: int
     delta: Mapping[str, JSON]
+    """Empty while the engine's parsers hold text back."""
+    tokens: int = 0
+    """How many tokens were sampled for it."""
+    token_logprobs: Sequence[TokenLogprob] = ()
 
 
 # --- what the learner sees ---------------------------------------------------------------------

@@ -17,7 +17,8 @@ from al_ray.types import Row, Trajectory
 
 
 def loss(stage: GrpoStage, sampling: SamplingSection) -> ClippedPolicyGradient:
-    """The stage's loss for tokens drawn with ``sampling``."""
+    """The stage's loss for tokens drawn with ``sampling``, whose temperature the recipe pins."""
+    assert sampling.temperature is not None
     return ClippedPolicyGradient(
         stage.clip_low, stage.clip_high, stage.kl_coefficient, temperature=sampling.temperature
     )

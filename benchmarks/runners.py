@@ -124,7 +124,9 @@ async def main(kind: str, rollouts: int) -> None:
     agent = AgentSection(timeout=3600, concurrency=rollouts, **AGENTS[kind])
     with tempfile.TemporaryDirectory() as folder:
         store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(Path(folder) / "store.sqlite"))
-        runner = ray.remote(Runner).options(**RUNNER_OPTIONS).remote(RunnerSpec("r", agent, url, "m"), store)
+        runner = (
+            ray.remote(Runner).options(**RUNNER_OPTIONS).remote(RunnerSpec("r", agent, [url], "m"), store)
+        )
         runner.run.remote()
         pid = await runner.__ray_call__.remote(lambda _: os.getpid())
         await run(store, endpoint, "warm", 1, pid)

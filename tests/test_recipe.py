@@ -67,8 +67,8 @@ SET_MISTAKES = {
     "model..path=x": "--set: 'model..path=x': write it as path=value, for example model.max_length=512",
     "model.max_lenght=512": "model.max_lenght: 512: no such key; did you mean 'max_length'?",
     "agnet.timeout=3": "agnet: {'timeout': 3}: no such key; did you mean 'agent'?",
-    "zzz=1": "zzz: 1: no such key; there are agent, checkpoint, data, engines, evaluation, learners, model,"
-    " name, output, placement, seed, stages, store, transitions, wandb",
+    "zzz=1": "zzz: 1: no such key; there are agent, checkpoint, data, engines, evaluation, gateway, learners,"
+    " model, name, output, placement, seed, stages, store, transitions, upstreams, wandb",
     "stages.1.group_sise=3": "stages.1.group_sise: 3: no such key; did you mean 'group_size'?",
     "stages.0.optimizer.warmup=3": "stages.0.optimizer.warmup: 3: no such key; did you mean 'warmup_steps'?",
     "stages.2.steps=3": "--set stages.2.steps: '2': what picks from this list is a number from 0 to 1",
@@ -165,6 +165,18 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         0,
         "agent.sampling.temperature: 0: above 0, or the rollouts of a group are all",
     ),
+    (
+        "agent.sampling.temperature",
+        None,
+        "agent.sampling.temperature: None: a number: the learner must know the distribution",
+    ),
+    (
+        "upstreams",
+        {"wise": {"base_url": "https://example.org/v1", "model": "w", "api_key_env": "NO_SUCH_KEY"}},
+        "upstreams.wise.api_key_env: 'NO_SUCH_KEY': this variable is not set",
+    ),
+    ("upstreams", {"wise": {"base_url": "example.org", "model": "w"}}, "upstreams.wise.base_url: "),
+    ("agent.limits.calls", 0, "agent.limits.calls: 0: "),
     (
         "agent.sampling.max_tokens",
         128,

@@ -57,7 +57,9 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _type(field: FieldInfo) -> str:
     if any(True for _ in _sections_in(field.annotation)):
-        return "list of sections" if "list" in str(field.annotation) else "section"
+        return {list: "list of sections", dict: "sections by name"}.get(
+            get_origin(field.annotation), "section"
+        )
     return _name(field.annotation)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,3 +27,45 @@ def start_store(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Any
             return store
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A gateway and a store for the tests of one module."""
+    from tests.actors.gateway_house import open_house
+
+    with open_house(tmp_path_factory.mktemp("house")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def engine_a(ray_cluster: None) -> Iterator[Any]:
+    import ray
+
+    from tests.actors.gateway_house import engine
+
+    actor = engine("a")
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.fixture
+async def served(house: Any, engine_a: Any) -> Any:
+    """The house, by engine a alone."""
+    await house.admit(engine_a)
+    return house
+
+
+@pytest.fixture
+async def mortal(house: Any) -> AsyncIterator[tuple[Any, Any]]:
+    """Engines a and b of this test alone, admitted."""
+    import ray
+
+    from tests.actors.gateway_house import engine
+
+    engines = engine("a"), engine("b")
+    await house.admit(*engines)
+    yield engines
+    await house.admit()
+    for actor in engines:
+        ray.kill(actor)

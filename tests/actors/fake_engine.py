@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 from al_ray.errors import BadRequestError, ContextLengthError, EngineUnavailableError
 from al_ray.types import (
@@ -14,8 +15,11 @@ from al_ray.types import (
     ChatReply,
     ChatRequest,
     Choice,
+    CompletionRequest,
     Lineage,
     LineageOutcome,
+    ModelRequest,
+    TokenLogprob,
     VersionSpan,
 )
 
@@ -27,10 +31,12 @@ ERRORS = {
 
 
 class FakeEngine:
-    """Answers every call with its own name, or with a call of the first tool it is offered.
+    """Answers every call with its own name, or with a call of the first tool it is offered; one that wants
+    a format with an object.
 
-    Content that orders something else: a key of ``ERRORS``; ``wait`` (for ``release``); ``die NAME`` and
-    ``die NAME after a piece``; ``unavailable NAME``. NAME is the engine's that obeys.
+    Content that orders something else: a key of ``ERRORS``; ``wait`` (for ``release``) and ``wait after a
+    piece``; ``die NAME`` and ``die NAME after a piece``; ``unavailable NAME``; ``think``; ``long`` and
+    ``stop``, for those ends. NAME is the engine's that obeys.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,29 +45,41 @@ class FakeEngine:
         self._requests: list[ChatRequest] = []
         self._cancelled = 0
 
-    async def chat(self, request: ChatRequest) -> ChatReply:
+    async def chat(self, request: ModelRequest) -> ChatReply:
         await self._obey(request)
         choices = [self._choice(request, index) for index in range(request.sampling.n)]
         return ChatReply([1, 2, 3], choices, Lineage(LineageOutcome.CONTINUED, "earlier/0", 2))
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[ChatDelta | ChatReply]:
+    async def stream(self, request: ModelRequest) -> AsyncIterator[ChatDelta | ChatReply]:
         reply = await self.chat(request)
         for choice in reply.choices:
             yield ChatDelta(choice.index, {"role": "assistant", "content": ""})
-            if request.messages[-1]["content"] == f"die {self._name} after a piece":
+            if _order(request) == f"die {self._name} after a piece":
                 await asyncio.sleep(0.2)
                 os.kill(os.getpid(), signal.SIGKILL)
+            for piece in choice.message.get("reasoning", ""):
+                yield ChatDelta(choice.index, {"reasoning": piece}, 1)
             for call in choice.message.get("tool_calls", ()):
-                yield ChatDelta(choice.index, {"tool_calls": [{"index": 0, **call}]})
-            for piece in choice.message["content"] or "":
-                yield ChatDelta(choice.index, {"content": piece})
+                whole = call["function"]["arguments"]
+                for arguments in ("", whole[:3], whole[3:]):
+                    told = {"index": 0, "function": {"arguments": arguments}}
+                    if not arguments:
+                        told = {"index": 0, **call, "function": call["function"] | {"arguments": ""}}
+                    yield ChatDelta(choice.index, {"tool_calls": [told]}, 1)
+            for place, piece in enumerate(choice.message["content"] or ""):
+                yield ChatDelta(choice.index, {"content": piece}, 1, choice.token_logprobs[place : place + 1])
+                if _order(request) == "wait after a piece":
+                    await self._wait()
         yield reply
+
+    async def render(self, messages: Any, tools: Any, add_generation_prompt: bool) -> list[int]:
+        return list(range(10 * len(messages) + len(tools or ()) + add_generation_prompt))
 
     async def release(self) -> None:
         """Lets the calls go on that wait."""
         self._released.set()
 
-    async def requests(self) -> list[ChatRequest]:
+    async def requests(self) -> list[ModelRequest]:
         """Every call it was asked."""
         return self._requests
 
@@ -69,9 +87,9 @@ class FakeEngine:
         """How many calls were cancelled."""
         return self._cancelled
 
-    async def _obey(self, request: ChatRequest) -> None:
+    async def _obey(self, request: ModelRequest) -> None:
         self._requests.append(request)
-        order = request.messages[-1]["content"]
+        order = _order(request)
         if order in ERRORS:
             raise ERRORS[order]
         if order == f"unavailable {self._name}":
@@ -79,20 +97,43 @@ class FakeEngine:
         if order == f"die {self._name}":
             os.kill(os.getpid(), signal.SIGKILL)
         if order == "wait":
-            try:
-                await self._released.wait()
-            except asyncio.CancelledError:
-                self._cancelled += 1
-                raise
+            await self._wait()
 
-    def _choice(self, request: ChatRequest, index: int) -> Choice:
+    async def _wait(self) -> None:
+        try:
+            await self._released.wait()
+        except asyncio.CancelledError:
+            self._cancelled += 1
+            raise
+
+    def _choice(self, request: ModelRequest, index: int) -> Choice:
         message: dict[str, JSON] = {"role": "assistant", "content": f"{self._name}{index}"}
-        if request.tools and request.tool_choice != "none":
+        reason = {"long": "length"}.get(_order(request), "stop")
+        if _order(request) == "think":
+            message["reasoning"] = "hm"
+        if isinstance(request, ChatRequest) and request.response_format:
+            message["content"] = '{"ok": true}'
+        if isinstance(request, ChatRequest) and request.tools and request.tool_choice != "none":
             name = request.tools[0]["function"]["name"]
             function = {"name": name, "arguments": '{"x": 1}'}
-            message |= {
-                "content": None,
-                "tool_calls": [{"id": "call-1", "type": "function", "function": function}],
-            }
-        reason = "tool_calls" if "tool_calls" in message else "stop"
-        return Choice(index, message, reason, [7, 8 + index], [-0.5, -1.5], [VersionSpan(3, 0, 2)])
+            call = {"id": "call-1", "type": "function", "function": function}
+            message |= {"content": None, "tool_calls": [call]}
+            reason = "tool_calls"
+        told = [TokenLogprob(text, -0.5, [(text, -0.5), ("z", -1.0)]) for text in message["content"] or ""]
+        return Choice(
+            index,
+            message,
+            reason,
+            [7, 8 + index],
+            [-0.5, -1.5],
+            [VersionSpan(3, 0, 2)],
+            stop="x" if _order(request) == "stop" else None,
+            token_logprobs=() if request.top_logprobs is None else told,
+        )
+
+
+def _order(request: ModelRequest) -> JSON:
+    if isinstance(request, CompletionRequest):
+        return request.prompt if isinstance(request.prompt, str) else ""
+    content = request.messages[-1]["content"]
+    return content if isinstance(content, str) else ""

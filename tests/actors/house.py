@@ -59,7 +59,9 @@ def house_of(path: Path, base_url: str = "http://gateway/v1", **agent: Any) -> I
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(path / "store"), LEASE_SECONDS)
     section = AgentSection(**{"timeout": TIMEOUT, "concurrency": CONCURRENCY, "grace": 0.3, **agent})
     runner = (
-        ray.remote(Runner).options(**RUNNER_OPTIONS).remote(RunnerSpec("r", section, base_url, "toy"), store)
+        ray.remote(Runner)
+        .options(**RUNNER_OPTIONS)
+        .remote(RunnerSpec("r", section, [base_url], "toy"), store)
     )
     run = runner.run.remote()
     yield House(store, runner, itertools.count())

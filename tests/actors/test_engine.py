@@ -25,6 +25,7 @@ from al_ray.types import (
     ChatReply,
     ChatRequest,
     Choice,
+    CompletionRequest,
     Lineage,
     LineageOutcome,
     Sampling,
@@ -294,6 +295,58 @@ async def test_a_response_ends_where_the_context_does(engine: ActorHandle) -> No
     cut = [choice for choice in reply.choices if choice.finish_reason == "length"]
     assert cut
     assert {len(reply.prompt_ids) + len(choice.response_ids) for choice in cut} == {MAX_LENGTH}
+
+
+async def test_a_demanded_tool_is_called_whatever_the_model_would_say(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """As far as a grammar can demand it: the model may still ramble in the arguments until it is cut."""
+    for tool_choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        request = ChatRequest("call", GREET, GREEDY, tools=TOOLS, tool_choice=tool_choice)
+        [choice] = (await engine.chat.remote(request)).choices
+        assert tokenizer.decode(choice.response_ids).startswith('<tool_call>\n{"name": "add"')
+        assert_whole(choice)
+
+
+async def test_an_answer_has_the_format_that_is_asked_for(engine: ActorHandle) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": {"const": "yes"}}}
+    request = ChatRequest("call", GREET, GREEDY, response_format=wanted)
+    [choice] = (await engine.chat.remote(request)).choices
+    assert json.loads(choice.message["content"]) == "yes"
+    assert_whole(choice)
+
+
+async def test_likely_tokens_are_told_without_disturbing_what_is_recorded(engine: ActorHandle) -> None:
+    [plain] = (await engine.chat.remote(ChatRequest("call", GREET, GREEDY))).choices
+    request = ChatRequest("call", GREET, GREEDY, top_logprobs=3)
+    [choice] = (await engine.chat.remote(request)).choices
+    assert plain.token_logprobs == []
+    assert choice.logprobs == pytest.approx(plain.logprobs, abs=1e-5)
+    assert "".join(token.token for token in choice.token_logprobs).startswith("hello")
+    assert [token.logprob for token in choice.token_logprobs] == choice.logprobs
+    for token in choice.token_logprobs:
+        assert len(token.top) == 3 and token.top[0] == (token.token, token.logprob)
+
+
+async def test_a_raw_prompt_is_continued_as_it_stands(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = rendered(tokenizer, GREET, add_generation_prompt=True)
+    text = tokenizer.decode(ids)
+    for prompt in (text, ids):
+        reply = await engine.chat.remote(CompletionRequest("call", prompt, GREEDY))
+        [choice] = reply.choices
+        assert reply.prompt_ids == ids
+        assert choice.message["content"] == "hello"
+        assert_whole(choice)
+    with pytest.raises(BadRequestError, match="prompt: 99999 is no token id"):
+        await engine.chat.remote(CompletionRequest("call", [99999], GREEDY))
+
+
+async def test_the_stop_sequence_that_ended_an_answer_is_told(engine: ActorHandle) -> None:
+    request = ChatRequest("call", GREET, replace(GREEDY, stop=("ll",)))
+    [choice] = (await engine.chat.remote(request)).choices
+    assert (choice.message["content"], choice.finish_reason, choice.stop) == ("he", "stop", "ll")
 
 
 @pytest.mark.parametrize(

@@ -3,135 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import openai
 import orjson
 import pytest
 import ray
-from openai import AsyncOpenAI
 
 from al_ray import semconv
-from al_ray.actors.gateway import GATEWAY_OPTIONS, MAX_BODY_BYTES, Gateway, GatewaySpec
-from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.database import Database
-from al_ray.dialects import sqlite_url
-from al_ray.types import JSON, Attempt, AttemptStatus, Mode, RolloutRequest, Sampling, Span, Task
-from tests.actors.fake_engine import FakeEngine
-
-SAMPLING: Mapping[Mode, Sampling] = {
-    "train": Sampling(temperature=0.7, top_p=0.9, max_tokens=64),
-    "eval": Sampling(temperature=0.0, max_tokens=32),
-}
-TOOLS: Any = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-
-
-def say(content: str) -> Any:
-    return [{"role": "user", "content": content}]
-
-
-def engine(name: str) -> Any:
-    return ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=100).remote(name)
-
-
-@dataclass(frozen=True)
-class House:
-    """A real gateway and a real store."""
-
-    store: Any
-    gateway: Any
-    url: str
-    """Of the gateway."""
-    database: Database
-    """The store's, read from this process."""
-    names: Iterator[int]
-
-    async def admit(self, *engines: Any) -> None:
-        await self.gateway.admit.remote(engines)
-
-    async def attempt(self, mode: Mode = "train") -> Attempt:
-        """Of a new rollout."""
-        request = RolloutRequest(f"r{next(self.names)}", "b", "g", Task("t", {}), mode)
-        await self.store.enqueue.remote([request])
-        (claim,) = await self.store.claim.remote("w", f"claim of {request.id}", 1, 0.0)
-        return claim.attempt
-
-    def client(self, attempt: Attempt) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=self.url, api_key=attempt.key, max_retries=0, timeout=60)
-
-    def calls(self, attempt: Attempt) -> list[Span]:
-        """What is durable."""
-        rollout = self.database.rollout(attempt.rollout_id)
-        assert rollout is not None
-        return list(rollout.spans)
-
-    async def ask(self, attempt: Attempt, content: str = "hello", **options: Any) -> Any:
-        async with self.client(attempt) as client:
-            return await client.chat.completions.create(model="any", messages=say(content), **options)
-
-    async def chunks(self, attempt: Attempt, content: str = "hello", **options: Any) -> list[Any]:
-        async with self.client(attempt) as client:
-            stream = await client.chat.completions.create(
-                model="any", messages=say(content), stream=True, **options
-            )
-            return [chunk async for chunk in stream]
-
-    async def post(
-        self, body: bytes, key: str | None, path: str = "/chat/completions", method: str = "POST"
-    ) -> tuple[int, dict[str, JSON]]:
-        """Status and body of a request that no client library would make."""
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        async with (
-            aiohttp.ClientSession() as session,
-            session.request(method, self.url + path, data=body, headers=headers) as response,
-        ):
-            return response.status, orjson.loads(await response.read())
-
-
-@pytest.fixture(scope="module")
-def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    url = sqlite_url(tmp_path_factory.mktemp("gateway") / "store.sqlite")
-    store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
-    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(GatewaySpec("toy", SAMPLING, 0), store)
-    base_url = ray.get(gateway.start.remote())
-    ray.get(store.ping.remote())
-    database = Database(url)
-    yield House(store, gateway, base_url, database, itertools.count())
-    database.close()
-    ray.kill(gateway)
-    ray.kill(store)
-
-
-@pytest.fixture(scope="module")
-def engine_a(ray_cluster: None) -> Iterator[Any]:
-    actor = engine("a")
-    yield actor
-    ray.kill(actor)
-
-
-@pytest.fixture
-async def served(house: House, engine_a: Any) -> House:
-    """By engine a alone."""
-    await house.admit(engine_a)
-    return house
-
-
-@pytest.fixture
-async def mortal(house: House) -> AsyncIterator[tuple[Any, Any]]:
-    """Engines a and b of this test alone, admitted."""
-    engines = engine("a"), engine("b")
-    await house.admit(*engines)
-    yield engines
-    await house.admit()
-    for actor in engines:
-        ray.kill(actor)
-
+from al_ray.trajectory import call_transitions
+from al_ray.types import Attempt, AttemptStatus
+from tests.actors.gateway_house import SPEC, TOOLS, House, beside, engine, say
 
 # --- answers ---------------------------------------------------------------------------------------
 
@@ -189,8 +74,9 @@ async def test_tools_are_called_streaming_or_not(served: House) -> None:
     (call,) = reply.choices[0].message.tool_calls
     assert (call.function.name, call.function.arguments) == ("add", '{"x": 1}')
     chunks = await served.chunks(attempt, tools=TOOLS, tool_choice="auto")
-    (streamed,) = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or ()]
-    assert (streamed.function.name, streamed.function.arguments) == ("add", '{"x": 1}')
+    first, *rest = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or ()]
+    assert (first.function.name, first.id) == ("add", "call-1")
+    assert "".join(piece.function.arguments for piece in [first, *rest]) == '{"x": 1}'
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     assert (await served.ask(attempt, tools=TOOLS, tool_choice="none")).choices[0].message.content == "a0"
     assert all(span.attributes[semconv.TOOL_DEFINITIONS] == TOOLS for span in served.calls(attempt))
@@ -269,19 +155,32 @@ async def test_evaluation_is_sampled_as_the_recipe_says_for_evaluation(served: H
 async def test_every_call_has_a_seed_of_its_own_and_the_same_in_every_run(
     served: House, engine_a: Any
 ) -> None:
-    """A gateway that is started anew deals out the same seeds, in the order of an attempt's calls."""
+    """Another gateway deals out the same seeds, in whatever order the calls come, and for other ids."""
     attempt = await served.attempt()
-    spec = GatewaySpec("toy", SAMPLING, 0)
-    again = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, served.store)
-    anew = House(served.store, again, await again.start.remote(), served.database, served.names)
-    await anew.admit(engine_a)
-    for house in (served, anew):
-        for _ in range(3):
-            await house.ask(attempt)
+    async with beside(served, engine_a) as other:
+        for house, contents in ((served, "xyx"), (other, "xxy")):
+            for content in contents:
+                await house.ask(attempt, content)
     seeds = [request.sampling.seed for request in (await engine_a.requests.remote())[-6:]]
-    ray.kill(again)
-    assert seeds[:3] == seeds[3:]
+    first, second = dict(zip("xyX", seeds[:3], strict=True)), dict(zip("xXy", seeds[3:], strict=True))
+    assert first == second
     assert len(set(seeds)) == 3
+
+
+async def test_ids_that_differ_in_every_run_do_not_change_the_seed(served: House, engine_a: Any) -> None:
+    attempt = await served.attempt()
+    async with beside(served, engine_a) as other:
+        for house, call_id in ((served, "one"), (other, "two")):
+            function = {"name": "add", "arguments": "{}"}
+            calls = [{"id": call_id, "type": "function", "function": function}]
+            messages = [
+                *say("add"),
+                {"role": "assistant", "content": None, "tool_calls": calls},
+                {"role": "tool", "tool_call_id": call_id, "content": "3"},
+            ]
+            await house.post(orjson.dumps({"messages": messages}), attempt.key)
+    one, two = [request.sampling.seed for request in (await engine_a.requests.remote())[-2:]]
+    assert one == two
 
 
 # --- mistakes --------------------------------------------------------------------------------------
@@ -307,16 +206,22 @@ VALID = {"model": "m", "messages": say("hello")}
         (VALID | {"max_tokens": 0}, "max_tokens"),
         (VALID | {"stop": 5}, "stop"),
         (VALID | {"tools": "add"}, "tools"),
-        (VALID | {"tool_choice": "required"}, "tool_choice"),
-        (VALID | {"tool_choice": {"type": "function", "function": {"name": "add"}}}, "tool_choice"),
-        (VALID | {"response_format": {"type": "json_object"}}, "response_format"),
+        (VALID | {"tool_choice": "always"}, "tool_choice"),
+        (VALID | {"tool_choice": {"type": "function"}}, "tool_choice"),
+        (VALID | {"response_format": {"type": "yaml"}}, "response_format"),
+        (VALID | {"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        (VALID | {"logprobs": True, "top_logprobs": 99}, "top_logprobs"),
+        (VALID | {"n": "2"}, "n"),
+        (VALID | {"stream": 1}, "stream"),
+        (VALID | {"messages": [{"role": "user", "content": 10**30}]}, "messages"),
+        (b'{"messages":' + b"[" * 100_000, "not JSON"),
         (VALID | {"messages": say("bad")}, "nobody can render them"),
         (VALID | {"messages": say("bad"), "stream": True}, "nobody can render them"),
     ],
 )
 async def test_a_bad_body_is_a_400_that_names_the_field(served: House, body: Any, names: str) -> None:
     attempt = await served.attempt()
-    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     status, answer = await served.post(raw, attempt.key)
     assert status == 400, answer
     assert set(answer["error"]) == {"message", "type", "param", "code"}
@@ -372,7 +277,7 @@ async def test_what_is_not_served_or_too_large_is_told_in_the_same_shape(served:
     answers = {
         404: await served.post(body, key, path="/embeddings"),
         405: await served.post(b"", key, method="PUT"),
-        413: await served.post(b" " * (MAX_BODY_BYTES + 1), key),
+        413: await served.post(b" " * (SPEC.max_body_bytes + 1), key),
     }
     for expected, (status, answer) in answers.items():
         assert status == expected
@@ -483,22 +388,31 @@ async def test_a_new_rollout_goes_to_the_engine_with_the_fewest_calls(
     await asyncio.gather(*busy)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_hangs_up_stops_its_engine_and_leaves_no_call(
-    house: House, mortal: tuple[Any, Any], stream: bool
+@pytest.mark.parametrize(("order", "stream"), [("wait", False), ("wait", True), ("wait after a piece", True)])
+async def test_a_client_that_hangs_up_stops_its_engine_and_the_call_is_kept_as_aborted(
+    house: House, mortal: tuple[Any, Any], order: str, stream: bool
 ) -> None:
+    """With what the agent had seen, and without tokens: there is nothing to train on."""
     attempt = await house.attempt()
     ask = house.chunks if stream else house.ask
-    answer = asyncio.ensure_future(ask(attempt, "wait"))
+    answer = asyncio.ensure_future(ask(attempt, order))
     while not any([await actor.requests.remote() for actor in mortal]):
         await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
     answer.cancel()
     async with asyncio.timeout(10):
         while not sum([await actor.cancelled.remote() for actor in mortal]):
             await asyncio.sleep(0.02)
-    assert house.calls(attempt) == []
+        while not house.calls(attempt):
+            await asyncio.sleep(0.02)
+    [span] = house.calls(attempt)
+    assert span.attributes[semconv.FINISH_REASONS] == ["aborted"]
+    [seen] = span.attributes[semconv.OUTPUT_MESSAGES]
+    assert seen["content"] in (("",) if order == "wait" else ("a", "b"))
+    assert span.attributes[semconv.OUTPUT_TOKENS] == len(seen["content"])
+    assert list(call_transitions(span)) == []
     await house.ask(attempt)
-    assert len(house.calls(attempt)) == 1
+    assert len(house.calls(attempt)) == 2
 
 
 async def test_a_hundred_calls_at_once_are_all_answered_and_all_recorded(

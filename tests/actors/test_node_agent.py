@@ -11,12 +11,13 @@ import pytest
 import ray
 
 from al_ray import semconv
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.config import AgentSection
-from al_ray.types import RolloutRequest, RolloutStatus, Sampling, SpanKind, Task
+from al_ray.types import RolloutRequest, RolloutStatus, SpanKind, Task
 from tests.actors.fake_engine import FakeEngine
+from tests.actors.gateway_house import SPEC
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "node_agent"
 
@@ -26,13 +27,12 @@ async def test_the_program_of_the_example_calls_the_model_and_gives_its_reward(
     start_store: Callable[..., Any],
 ) -> None:
     store = start_store()
-    spec = GatewaySpec("toy", {"train": Sampling(), "eval": Sampling()}, 0)
-    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, store)
+    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(SPEC, store)
     url = await gateway.start.remote()
     engine = ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=10).remote("forty-two")
     await gateway.admit.remote([engine])
     agent = AgentSection(isolation="command", command=["node", "agent.mjs"], folder=str(EXAMPLE), timeout=60)
-    pool = RunnerPool(RunnerSpec("runner", agent, url, "toy"), 1, store, {})
+    pool = RunnerPool(RunnerSpec("runner", agent, [url], "toy"), 1, store, {})
     pool.start()
     task = Task("t", {"question": "What is 41 + 1?", "answer": "forty-two"})
     await store.enqueue.remote([RolloutRequest("r", "b", "g", task)])

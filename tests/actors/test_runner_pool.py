@@ -29,7 +29,7 @@ async def pool_of(
     store: Any, agent: str = "tests.actors.agents:act", count: int = 1, **options: Any
 ) -> AsyncIterator[RunnerPool]:
     section = AgentSection(**{"run": agent, "timeout": 60.0, "concurrency": 4, **options})
-    spec = RunnerSpec("runner", section, "http://gateway/v1", "toy")
+    spec = RunnerSpec("runner", section, ["http://gateway/v1"], "toy")
     pool = RunnerPool(spec, count, store, {})
     pool.start()
     yield pool

@@ -1,0 +1,157 @@
+"""Generated tokens to a message: what one choice says, parsed by vLLM's own code for its OpenAI server.
+
+``Answer`` collects what was generated and parses reasoning and tool calls out of it, at once or as it
+streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vllm.parser import Parser
+from vllm.renderers.chat_utils import make_tool_call_id
+
+from al_ray.types import JSON, ChatDelta, Choice, TokenLogprob, VersionSpan
+
+if TYPE_CHECKING:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.logprobs import FlatLogprobs
+    from vllm.outputs import CompletionOutput
+
+
+class Answer:
+    """The tokens and the message of one choice, growing while it is generated."""
+
+    def __init__(
+        self,
+        request: ChatCompletionRequest | None,
+        prompt_ids: Sequence[int],
+        index: int,
+        parser: Parser | None,
+        top_logprobs: int | None,
+    ) -> None:
+        self._request = request
+        self._top_logprobs = top_logprobs
+        self._prompt_ids = list(prompt_ids)
+        self._index = index
+        self._parser = parser
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._tool_calls: list[dict[str, Any]] = []
+        self._response_ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._versions: list[VersionSpan] = []
+        self._token_logprobs: list[TokenLogprob] = []
+        self._finish_reason = ""
+        self._stop: str | None = None
+
+    @property
+    def started(self) -> bool:
+        return bool(self._response_ids)
+
+    def complete(self, output: CompletionOutput) -> Choice:
+        """The choice whose whole output this is."""
+        self._add_tokens(output)
+        self._parse(output.text, output.token_ids)
+        return self.choice()
+
+    def read(self, text: str, token_ids: Sequence[int]) -> Mapping[str, JSON]:
+        """The message that this whole text makes."""
+        self._parse(text, token_ids)
+        return self.choice().message
+
+    def extend(self, output: CompletionOutput) -> ChatDelta:
+        """Adds newly generated tokens; what they add to the message that the agent sees."""
+        known = len(self._token_logprobs)
+        self._add_tokens(output)
+        delta = self._delta(output)
+        return ChatDelta(self._index, delta, len(output.token_ids), self._token_logprobs[known:])
+
+    def _delta(self, output: CompletionOutput) -> dict[str, JSON]:
+        """As OpenAI has it; empty while the parser cannot tell yet what the text is."""
+        if self._parser is None:
+            self._content.append(output.text)
+            return {"content": output.text} if output.text else {}
+        message = self._parser.parse_delta(
+            output.text,
+            list(output.token_ids),
+            self._request,
+            self._prompt_ids,
+            finished=output.finish_reason is not None,
+        )
+        if message is None:
+            return {}
+        delta = {key: value for key, value in message.model_dump(exclude_none=True).items() if value}
+        self._content.append(delta.get("content", ""))
+        self._reasoning.append(delta.get("reasoning", ""))
+        for call in delta.get("tool_calls", ()):
+            self._extend_tool_call(call)
+        return {key: delta[key] for key in ("reasoning", "content", "tool_calls") if key in delta}
+
+    def choice(self) -> Choice:
+        """What was collected, as the caller sees it."""
+        content = "".join(self._content)
+        message: dict[str, JSON] = {"role": "assistant", "content": content}
+        if reasoning := "".join(self._reasoning):
+            message["reasoning"] = reasoning
+        if self._tool_calls:
+            message["content"] = content or None
+            message["tool_calls"] = self._tool_calls
+        return Choice(
+            index=self._index,
+            message=message,
+            finish_reason="tool_calls" if self._tool_calls else self._finish_reason,
+            response_ids=self._response_ids,
+            logprobs=self._logprobs,
+            versions=self._versions,
+            stop=self._stop,
+            token_logprobs=self._token_logprobs,
+        )
+
+    def _parse(self, text: str, token_ids: Sequence[int]) -> None:
+        if self._parser is None:
+            self._content.append(text)
+            return
+        reasoning, content, calls = self._parser.parse(
+            text, self._request, enable_auto_tools=True, model_output_token_ids=token_ids
+        )
+        self._reasoning.append(reasoning or "")
+        self._content.append(content or "")
+        self._tool_calls.extend(
+            _tool_call(call.id or make_tool_call_id(), call.name, call.arguments) for call in calls or ()
+        )
+
+    def _add_tokens(self, output: CompletionOutput) -> None:
+        self._response_ids.extend(output.token_ids)
+        # At each position the sampled token comes first, then the alternatives that were asked for.
+        flat = output.logprobs
+        self._logprobs.extend(flat.logprobs[start] for start in flat.start_indices)
+        if self._top_logprobs is not None:
+            self._token_logprobs.extend(_token_logprobs(flat, self._top_logprobs))
+        self._finish_reason = output.finish_reason or ""
+        self._stop = output.stop_reason if isinstance(output.stop_reason, str) else None
+        if output.weight_versions is not None:
+            self._versions = [
+                VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions
+            ]
+
+    def _extend_tool_call(self, delta: Mapping[str, Any]) -> None:
+        function = delta.get("function", {})
+        if delta["index"] == len(self._tool_calls):
+            self._tool_calls.append(_tool_call(delta["id"], function["name"], ""))
+        self._tool_calls[delta["index"]]["function"]["arguments"] += function.get("arguments", "")
+
+
+def _token_logprobs(flat: FlatLogprobs, top: int) -> Iterator[TokenLogprob]:
+    for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+        told = [
+            (text or "", value)
+            for text, value in zip(flat.decoded_tokens[start:end], flat.logprobs[start:end], strict=True)
+        ]
+        # vLLM lists a sampled token that is among the likeliest only once, where it was sampled.
+        yield TokenLogprob(*told[0], sorted(told, key=lambda entry: -entry[1])[:top])
+
+
+def _tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -1,0 +1,53 @@
+"""Which attempt a request belongs to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from aiohttp import web
+
+from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.recent import Recent
+from al_ray.errors import AttemptEndedError
+from al_ray.types import Claim
+
+KEY_IN_PATH: Final = "/attempt/{key}"
+"""Before the path of any route: for agents whose API key cannot be set."""
+
+_KNOWN_SECONDS: Final = 1.0
+
+
+class AttemptKeys:
+    """Asks the store whose key a request carries, and remembers the answer for a moment.
+
+    A key that was ended in that moment is still refused when the call is recorded, before its agent
+    sees the answer. What is not recorded, or is shown before that, asks for ``now``.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._known: Recent[str, tuple[float, Claim]] = Recent(10_000)
+
+    async def claim(self, request: web.Request, *, now: bool = False) -> Claim:
+        """The running attempt that the request belongs to. Raises ``AttemptEndedError``."""
+        key = _key(request)
+        asked, claim = self._known.get(key, (-_KNOWN_SECONDS, None))
+        moment = time.monotonic()
+        if claim is None or now or moment - asked > _KNOWN_SECONDS:
+            self._known.pop(key, None)
+            with unwrapped():
+                claim = await self._store.authorize.remote(key)
+            self._known[key] = moment, claim
+        return claim
+
+
+def _key(request: web.Request) -> str:
+    if key := request.match_info.get("key"):
+        return key
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    if key := request.headers.get("x-api-key", "").strip():
+        return key
+    raise AttemptEndedError("no API key: send the header 'Authorization: Bearer KEY' or 'x-api-key: KEY'")

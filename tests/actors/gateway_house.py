@@ -1,0 +1,127 @@
+"""A real gateway and a real store, as an agent's clients meet them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import ray
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
+
+from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.model_calls import CallRules
+from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
+from al_ray.actors.store import STORE_OPTIONS, Store
+from al_ray.database import Database
+from al_ray.dialects import sqlite_url
+from al_ray.types import JSON, Attempt, AttemptStatus, Mode, RolloutRequest, Span, Task
+from tests.actors.fake_engine import FakeEngine
+
+SAMPLING: Mapping[Mode, SamplingPolicy] = {
+    "train": SamplingPolicy(PinnedSampling(temperature=0.7, top_p=0.9, max_tokens=64)),
+    "eval": SamplingPolicy(PinnedSampling(temperature=0.0, top_p=1.0, max_tokens=32)),
+}
+SPEC = GatewaySpec(CallRules("toy", SAMPLING, seed=0))
+TOOLS: Any = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+
+
+def say(content: str) -> Any:
+    return [{"role": "user", "content": content}]
+
+
+def engine(name: str) -> Any:
+    return ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=100).remote(name)
+
+
+@dataclass(frozen=True)
+class House:
+    """A real gateway and a real store."""
+
+    store: Any
+    gateway: Any
+    url: str
+    """Of the gateway."""
+    database: Database
+    """The store's, read from this process."""
+    names: Iterator[int]
+
+    async def admit(self, *engines: Any) -> None:
+        await self.gateway.admit.remote(engines)
+
+    async def attempt(self, mode: Mode = "train") -> Attempt:
+        """Of a new rollout."""
+        request = RolloutRequest(f"r{next(self.names)}", "b", "g", Task("t", {}), mode)
+        await self.store.enqueue.remote([request])
+        (claim,) = await self.store.claim.remote("w", f"claim of {request.id}", 1, 0.0)
+        return claim.attempt
+
+    def client(self, attempt: Attempt) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=self.url, api_key=attempt.key, max_retries=0, timeout=60)
+
+    def anthropic(self, attempt: Attempt) -> AsyncAnthropic:
+        url = self.url.removesuffix("/v1")
+        return AsyncAnthropic(base_url=url, api_key=attempt.key, max_retries=0, timeout=60)
+
+    async def end(self, attempt: Attempt, status: AttemptStatus = AttemptStatus.TIMED_OUT) -> None:
+        await self.store.finish.remote(Attempt(attempt.rollout_id, attempt.number, "", status))
+
+    def calls(self, attempt: Attempt) -> list[Span]:
+        """What is durable."""
+        rollout = self.database.rollout(attempt.rollout_id)
+        assert rollout is not None
+        return list(rollout.spans)
+
+    async def ask(self, attempt: Attempt, content: str = "hello", **options: Any) -> Any:
+        async with self.client(attempt) as client:
+            return await client.chat.completions.create(model="any", messages=say(content), **options)
+
+    async def chunks(self, attempt: Attempt, content: str = "hello", **options: Any) -> list[Any]:
+        async with self.client(attempt) as client:
+            stream = await client.chat.completions.create(
+                model="any", messages=say(content), stream=True, **options
+            )
+            return [chunk async for chunk in stream]
+
+    async def post(
+        self, body: bytes, key: str | None, path: str = "/chat/completions", method: str = "POST"
+    ) -> tuple[int, dict[str, JSON]]:
+        """Status and body of a request that no client library would make."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, self.url + path, data=body, headers=headers) as response,
+        ):
+            return response.status, orjson.loads(await response.read())
+
+
+@contextmanager
+def open_house(folder: Path, spec: GatewaySpec = SPEC) -> Iterator[House]:
+    """With a database in ``folder``."""
+    url = sqlite_url(folder / "store.sqlite")
+    with ExitStack() as stack:
+        store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
+        stack.callback(ray.kill, store)
+        gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, store)
+        stack.callback(ray.kill, gateway)
+        base_url = ray.get(gateway.start.remote())
+        ray.get(store.ping.remote())
+        database = Database(url)
+        stack.callback(database.close)
+        yield House(store, gateway, base_url, database, itertools.count())
+
+
+@asynccontextmanager
+async def beside(house: House, engine: Any, spec: GatewaySpec = SPEC) -> AsyncIterator[House]:
+    """The house with another gateway, that knows nothing of what the first one was asked."""
+    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, house.store)
+    other = replace(house, gateway=gateway, url=await gateway.start.remote())
+    await other.admit(engine)
+    yield other
+    ray.kill(gateway)
