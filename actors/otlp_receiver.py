@@ -56,6 +56,9 @@ _REASONS: Final = 5
 _REASON_LENGTH: Final = 300
 _TYPES: Final = {"application/x-protobuf": False, "application/json": True}
 
+_Kept = dict[Owner, dict[str, Span]]
+"""What was accepted, by attempt and by the span's id."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -151,16 +154,16 @@ class OtlpReceiver:
             raise _Refused(401, next(iter(rejected)))
         # Those that are told by their trace alone come last: the others tell whose it is.
         owned.sort(key=lambda each: each[2] is None)
-        kept: dict[Owner, list[Span]] = defaultdict(list)
+        kept: _Kept = defaultdict(dict)
         async with self._converting:
             for resource, told, owner in owned:
                 rejected += await asyncio.to_thread(self._convert, resource, told, owner, kept)
         return rejected + await self._append(kept)
 
-    async def _append(self, kept: Mapping[Owner, list[Span]]) -> Counter[str]:
+    async def _append(self, kept: _Kept) -> Counter[str]:
         """Returns what the store rejects."""
         rejected: Counter[str] = Counter()
-        groups = list(kept.values())
+        groups = [list(spans.values()) for spans in kept.values()]
         with unwrapped():
             outcomes = await self._store.append.remote(groups) if groups else []
         for spans, outcome in zip(groups, outcomes, strict=True):
@@ -194,7 +197,7 @@ class OtlpReceiver:
         resource: ResourceSpans,
         told: Mapping[str, JSON],
         owner: Owner | None,
-        kept: dict[Owner, list[Span]],
+        kept: _Kept,
     ) -> Counter[str]:
         """Adds to ``kept``; returns the rejected. Runs on a thread, one export's at a time."""
         rejected: Counter[str] = Counter()
@@ -210,10 +213,11 @@ class OtlpReceiver:
                 rejected[f"spans beyond the {MAX_ATTEMPT_BYTES} bytes of an attempt"] += 1
                 continue
             try:
-                kept[mine].append(otlp.span_of(span, context, mine, now))
+                made = otlp.span_of(span, context, mine, now)
             except BadRequestError as error:
                 rejected[str(error)] += 1
                 continue
+            kept[mine].setdefault(made.id, made)
             self._received[mine] = size
             if owner is not None:
                 # A trace that two attempts use belongs to neither: nobody can take another's by its id.
