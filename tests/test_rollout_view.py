@@ -169,3 +169,16 @@ def test_an_ambiguous_or_unknown_id_is_answered_with_those_there_are(database: D
     with pytest.raises(UserError, match="step-000000/0/0, step-000000/0/1") as error:
         rollout_view.find(database, prefix)
     assert prefix in str(error.value)
+
+
+def test_what_an_agent_printed_is_shown_with_its_attempt() -> None:
+    rollout = _rollout()
+    told = {semconv.STDOUT: "line 1\nline 2", semconv.STDERR: "a warning"}
+    output = Span("o", "r/0", 1, SpanKind.EVENT, semconv.AGENT_OUTPUT, 10.0, 12.5, told, 3)
+    text = _printed(rollout_view.show(Rollout(rollout.request, rollout.status, (), [*rollout.spans, output])))
+    for shown in (
+        "agent.output, 2.50 s",
+        f"{semconv.STDOUT}: line 1\n  line 2",
+        f"{semconv.STDERR}: a warning",
+    ):
+        assert shown in text
