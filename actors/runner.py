@@ -113,11 +113,12 @@ class Runner:
         timeout = self._spec.agent.timeout
         try:
             async with asyncio.timeout(timeout) as deadline:
-                ended, rewards = await self._play(job)
-            if not deadline.expired():  # as it has where somebody suppressed the cancellation
-                return ended, rewards
-        except TimeoutError:  # everybody else's are caught before they come here
-            _log.debug("attempt %s ran out of time", job.attempt)
+                outcome = await self._play(job)
+        except TimeoutError:  # the deadline's: everybody else's are caught before they come here
+            outcome = None
+        # It has expired all the same where somebody suppressed the cancellation.
+        if outcome is not None and not deadline.expired():
+            return outcome
         error = f"the agent had not ended after {timeout:g} s"
         return replace(job.attempt, status=AttemptStatus.TIMED_OUT, error=error), ()
 

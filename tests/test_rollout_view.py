@@ -184,7 +184,9 @@ def test_operations_are_shown_around_what_they_enclose_and_rewards_under_their_c
         *calls,
         Span("t", "r/0", 1, SpanKind.EVENT, "add", 0.0, 0.1, {**tool, semconv.ERROR_TYPE: "KeyError"}, 1),
         Span("agent", "r/0", 1, SpanKind.EVENT, "run", 0.0, 3.0, around, 2),
-        Span("out", "r/0", 1, SpanKind.EVENT, semconv.AGENT_OUTPUT, 3.0, 3.0, {"stdout": "hello\nyou"}, 3),
+        Span(
+            "out", "r/0", 1, SpanKind.EVENT, semconv.AGENT_OUTPUT, 3.0, 3.0, {semconv.STDOUT: "hello\nyou"}, 3
+        ),
         Span("step", "r/0", 1, SpanKind.REWARD, "step", 3.0, 3.0, step, 4),
         Span("reward", "r/0", 1, SpanKind.REWARD, "reward", 3.0, 3.0, {semconv.REWARD: 1.0}, 5),
     ]

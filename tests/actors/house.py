@@ -19,7 +19,7 @@ from al_ray.types import RetryPolicy, Rollout, RolloutRequest, Task
 
 TIMEOUT = 1.0
 CONCURRENCY = 3
-LEASE_SECONDS = 1.5
+LEASE_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
