@@ -21,7 +21,8 @@ from typing import Any, Final
 import orjson
 
 from al_ray import dotted, semconv
-from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, SpanKind
+from al_ray.actors.coalescer import Coalescer
+from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, SpanKind, Start
 
 RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
 _CLAIM_WAIT: Final = 10.0
@@ -46,6 +47,8 @@ class Runner:
     def __init__(self, spec: RunnerSpec, store: Any) -> None:
         self._spec = spec
         self._store = store
+        self._start_agent: Coalescer[Start, bool] = Coalescer(store.start.remote)
+        self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
         self._agent: Any = None
         self._evaluate: Any = None
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -84,6 +87,8 @@ class Runner:
 
         The agent has a task of its own: one that suppresses its cancellation has timed out all the same.
         """
+        if not await self._start_agent(Start(claim.attempt.rollout_id, claim.attempt.number)):
+            return  # cancelled, say, before it began
         playing = asyncio.create_task(self._play(claim))
         try:
             await asyncio.wait({playing}, timeout=self._spec.timeout)
@@ -98,7 +103,7 @@ class Runner:
             ended = replace(claim.attempt, status=AttemptStatus.FAILED, error=error)
         else:
             ended, rewards = playing.result()
-        await self._store.finish.remote(ended, rewards)
+        await self._finish((ended, rewards))
 
     async def _play(self, claim: Claim) -> tuple[Attempt, Sequence[Span]]:
         """Agent and evaluator; whatever they raise ends the attempt and is kept with it."""
@@ -112,9 +117,14 @@ class Runner:
             output = await result
             rewards = await self._score(task, output)
         # SystemExit too: in an event loop it would end this process and everybody's attempts.
-        except (Exception, SystemExit, KeyboardInterrupt):
-            error = _storable(traceback.format_exc())
-            ended = replace(claim.attempt, status=AttemptStatus.FAILED, error=error, output=_as_json(output))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            ended = replace(
+                claim.attempt,
+                status=AttemptStatus.FAILED,
+                error=_storable(traceback.format_exc()),
+                error_class=f"{type(error).__module__}.{type(error).__qualname__}",
+                output=_as_json(output),
+            )
             return ended, ()
         ended = replace(claim.attempt, status=AttemptStatus.SUCCEEDED, output=_as_json(output))
         return ended, (_reward_span(claim.attempt, rewards),)

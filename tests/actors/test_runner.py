@@ -16,8 +16,8 @@ from al_ray import semconv
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
 from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.dialects import sqlite_url
 from al_ray.errors import AttemptEndedError
+from al_ray.sql import sqlite_url
 from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.actors.agents import STRANGE
 
