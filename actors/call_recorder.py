@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from al_ray import semconv
 from al_ray.actors.chat_api import ChatBody
+from al_ray.actors.coalescer import Coalescer
 from al_ray.types import JSON, Attempt, ChatReply, ChatRequest, Sampling, Span, SpanKind
 
 
@@ -37,32 +37,11 @@ class CallRecorder:
     """Appends calls to the store, many in one message while the last message is under way."""
 
     def __init__(self, store: Any) -> None:
-        self._store = store
-        self._pending: list[tuple[Span, asyncio.Future[None]]] = []
-        self._sender: asyncio.Task[None] | None = None
+        self._append: Coalescer[Sequence[Span], None] = Coalescer(store.append.remote)
 
     async def record(self, call: Call, reply: ChatReply) -> None:
         """Returns when the call is durable. Raises ``AttemptEndedError`` if its attempt has ended."""
-        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append((_span(call, reply), recorded))
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send())
-        await recorded
-
-    async def _send(self) -> None:
-        while self._pending:
-            batch, self._pending = self._pending, []
-            try:
-                outcomes = await self._store.append.remote([[span] for span, _ in batch])
-            except Exception as error:  # none of them is known to be durable, and every caller is told
-                outcomes = [error] * len(batch)
-            for (_, recorded), outcome in zip(batch, outcomes, strict=True):
-                if recorded.cancelled():
-                    continue
-                if outcome is None:
-                    recorded.set_result(None)
-                else:
-                    recorded.set_exception(outcome)
+        await self._append([_span(call, reply)])
 
 
 def _span(call: Call, reply: ChatReply) -> Span:

@@ -171,8 +171,8 @@ async def test_the_store_exports_what_is_durable_and_a_rollout_does_not_care_whe
     (claim,) = await store.claim.remote("w", "c", 1, 0.0)
     assert await store.append.remote([[CALL]]) == [None]
     ended = replace(claim.attempt, status=AttemptStatus.SUCCEEDED)
-    assert await store.finish.remote(ended, [REWARD])
-    assert not await store.finish.remote(ended, [REWARD])
+    assert await store.finish.remote([(ended, [REWARD])]) == [True]
+    assert await store.finish.remote([(ended, [REWARD])]) == [False]
     dropped = await store.flush_export.remote(20)
     assert (dropped, sorted(backend.spans)) == (
         (0, ["attempt", "chat toy", "reward"]) if is_there else (3, [])
