@@ -33,6 +33,9 @@ def variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": root,  # likewise
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_EXPORTER_OTLP_HEADERS": f"Authorization={quote(f'Bearer {endpoint.api_key}', safe='')}",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "none",  # nobody listens to these two
+        "OTEL_LOGS_EXPORTER": "none",
         "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{n}={quote(v, safe='')}" for n, v in resource.items()),
         "AL_RAY_ROLLOUT_ID": attempt.rollout_id,
         "AL_RAY_ATTEMPT": str(attempt.number),

@@ -1,6 +1,7 @@
 """Agents in the runner's own process: in its event loop, or each in a thread.
 
-They share its interpreter and its packages, which makes them cheap: hundreds can wait at once.
+They share its interpreter and its packages, which makes them cheap: hundreds can wait at once. What
+they record with ``al_ray.tracing`` belongs to their attempts, and has been sent when they end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from al_ray import dotted
+from al_ray import dotted, tracing
 from al_ray.actors.agent import Job
 from al_ray.actors.printed import route_prints
 from al_ray.config import AgentSection
@@ -50,7 +51,8 @@ class AsyncAgent:
             if not inspect.isawaitable(result):
                 cure = "for a plain function set agent.isolation to thread or process"
                 raise TypeError(f"{self._section.run} is not async: it returned {result!r}; {cure}")
-            return _Outcome(await result)
+            async with tracing.attempt(job.endpoint):
+                return _Outcome(await result)
         # SystemExit too: in an event loop it would end this process and everybody's attempts.
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             return _Outcome(error=error)
@@ -87,7 +89,8 @@ class ThreadAgent:
 
     def _run(self, job: Job) -> _Outcome:
         try:
-            result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
+            with tracing.attempt(job.endpoint):
+                result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
             if inspect.isawaitable(result):
                 raise TypeError(f"{self._section.run} is async: set agent.isolation to async or process")
             return _Outcome(result)

@@ -18,13 +18,15 @@ from typing import Any, Final
 import orjson
 
 from al_ray.actors.agent import Agent, Job, Running
+from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.failure import CAUGHT, failed, is_cancelled
 from al_ray.actors.hooks import Hooks
 from al_ray.actors.isolation import ISOLATIONS
 from al_ray.actors.printed import Printed, storable
 from al_ray.actors.scoring import Scoring
 from al_ray.config import AgentSection
-from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span
+from al_ray.errors import AttemptEndedError
+from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, Start
 
 RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
 _CLAIM_WAIT: Final = 10.0
@@ -49,6 +51,8 @@ class Runner:
     def __init__(self, spec: RunnerSpec, store: Any) -> None:
         self._spec = spec
         self._store = store
+        self._start_agent: Coalescer[Start, bool] = Coalescer(store.start.remote)
+        self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
@@ -109,7 +113,7 @@ class Runner:
         ended = await self._hooks.after(job, ended)
         if ended.status is not AttemptStatus.SUCCEEDED:
             rewards = ()
-        await self._store.finish.remote(ended, [*job.printed.spans(ended), *rewards])
+        await self._finish((ended, [*job.printed.spans(ended), *rewards]))
 
     def _base_url(self, rollout_id: str) -> str:
         urls = self._spec.base_urls
@@ -119,11 +123,12 @@ class Runner:
         timeout = self._spec.agent.timeout
         try:
             async with asyncio.timeout(timeout) as deadline:
-                ended, rewards = await self._play(job)
-            if not deadline.expired():  # as it has where somebody suppressed the cancellation
-                return ended, rewards
-        except TimeoutError:  # everybody else's are caught before they come here
-            _log.debug("attempt %s ran out of time", job.attempt)
+                outcome = await self._play(job)
+        except TimeoutError:  # the deadline's: everybody else's are caught before they come here
+            outcome = None
+        # It has expired all the same where somebody suppressed the cancellation.
+        if outcome is not None and not deadline.expired():
+            return outcome
         error = f"the agent had not ended after {timeout:g} s"
         return replace(job.attempt, status=AttemptStatus.TIMED_OUT, error=error), ()
 
@@ -132,6 +137,8 @@ class Runner:
         attempt = job.attempt
         try:
             await self._hooks.before(job)
+            if not await self._start_agent(Start(attempt.rollout_id, attempt.number)):
+                raise AttemptEndedError("the attempt had ended before its agent began")
             output = await self._output(job)
             attempt = replace(attempt, output=_as_json(output))
             rewards = await self._scoring.terminal(job, output)

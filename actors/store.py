@@ -11,38 +11,57 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
 from al_ray.actors.trace_exporter import ExportTarget, TraceExporter
-from al_ray.database import Database
-from al_ray.types import Attempt, Claim, Group, RolloutRequest, Span
+from al_ray.database import Ask, Database
+from al_ray.types import (
+    JSON,
+    Attempt,
+    AttemptStatus,
+    Claim,
+    Group,
+    Resource,
+    RolloutRequest,
+    Span,
+    Start,
+    Worker,
+    WorkerStatus,
+)
 
 STORE_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
 LEASE_SECONDS: Final = 30.0
 
 _Item = TypeVar("_Item")
+_Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+"""Does many writes of one kind at once; an outcome each."""
 _log = logging.getLogger(__name__)
+
+
+class _Bell:
+    """Wakes all who wait for it, whenever it rings."""
+
+    def __init__(self) -> None:
+        self.next = asyncio.Event()
+
+    def ring(self) -> None:
+        self.next.set()
+        self.next = asyncio.Event()
 
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    operation: Callable[[Connection], Any]
-    wakes: bool
-    """Whether those who wait for rollouts or groups may find some after it."""
-    outcome: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def settle(self, outcome: Any) -> None:
-        if self.outcome.cancelled():
-            return
-        if isinstance(outcome, Exception):
-            self.outcome.set_exception(outcome)
-        else:
-            self.outcome.set_result(outcome)
+    operation: _Operation
+    items: Sequence[Any]
+    outcomes: asyncio.Future[Sequence[Any]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Store:
@@ -56,8 +75,9 @@ class Store:
         self._lease_seconds = lease_seconds
         self._pending: list[_Write] = []
         self._work = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._queued, self._ended = _Bell(), _Bell()
         self._dead_workers: set[str] = set()
+        self._seen: dict[str, Worker] = {}
         self._background: list[asyncio.Task[None]] = []
 
     async def ping(self) -> None:
@@ -66,31 +86,34 @@ class Store:
 
     async def enqueue(self, requests: Sequence[RolloutRequest]) -> None:
         """Ask for rollouts; those already known by id are left as they are."""
-        await self._write(lambda connection: self._database.enqueue(connection, requests), wakes=True)
+        await self._alone(lambda connection: self._database.enqueue(connection, requests))
+        self._queued.ring()
 
     async def claim(self, worker: str, claim_id: str, limit: int, wait_seconds: float) -> list[Claim]:
         """Up to ``limit`` rollouts for ``worker``, waiting for the first; empty after ``wait_seconds``.
 
         ``claim_id`` is the caller's name for this call: repeated, it gives the same rollouts.
         """
+        self._see(worker, "runner", WorkerStatus.IDLE)
+        ask = Ask(worker, claim_id, limit)
+        claims = await self._first(self._queued, lambda: self._one(self._claim, ask), wait_seconds)
+        if claims:
+            self._see(worker, "runner", WorkerStatus.BUSY)
+        return claims
 
-        def claim(connection: Connection) -> list[Claim]:
-            if worker in self._dead_workers:
-                return []
-            now = time.time()
-            return self._database.claim(connection, worker, claim_id, limit, now, self._lease_seconds)
-
-        return await self._first(lambda: self._write(claim, wakes=False), wait_seconds)
+    async def start(self, starts: Sequence[Start]) -> Sequence[bool | Exception]:
+        """Agents start; False for one that must not, because its attempt has ended."""
+        return await self._write(self._database.start, starts)
 
     async def renew(self, worker: str) -> list[tuple[str, int]]:
         """Prolong the worker's leases; returns the (rollout id, attempt) pairs that are still its own."""
         until = time.time() + self._lease_seconds
-        return await self._write(
-            lambda connection: self._database.renew(connection, worker, until), wakes=False
-        )
+        held = await self._alone(lambda connection: self._database.renew(connection, worker, until))
+        self._see(worker, "runner", WorkerStatus.BUSY if held else WorkerStatus.IDLE)
+        return held
 
     async def authorize(self, key: str) -> Claim:
-        """The running attempt of an API key. Raises ``AttemptEndedError``."""
+        """The attempt of an API key. Raises ``AttemptEndedError``."""
         return await asyncio.to_thread(lambda: self._database.authorize(key))
 
     async def rewarded(self, rollout_id: str, number: int) -> bool:
@@ -105,29 +128,28 @@ class Store:
         """How many calls the attempt has made, and how many tokens they used."""
         return await asyncio.to_thread(lambda: self._database.usage(rollout_id, attempt))
 
-    async def append(self, batches: Sequence[Sequence[Span]]) -> list[Exception | None]:
+    async def append(self, batches: Sequence[Sequence[Span]]) -> Sequence[Exception | None]:
         """Make spans durable; each batch belongs to one attempt and succeeds or fails for itself."""
+        outcomes = await self._write(self._database.append, batches)
+        if self._exporter:
+            for spans, failure in zip(batches, outcomes, strict=True):
+                if failure is None:
+                    self._exporter.offer(spans)
+        return outcomes
 
-        async def append(spans: Sequence[Span]) -> Exception | None:
-            try:
-                await self._write(lambda connection: self._database.append(connection, spans), wakes=False)
-            except Exception as error:  # handed to the caller, in its place
-                return error
-            if self._exporter:
-                self._exporter.offer(spans)
-            return None
-
-        return await asyncio.gather(*map(append, batches))
-
-    async def finish(self, attempt: Attempt, spans: Sequence[Span] = ()) -> bool:
-        """End an attempt with its status, error, output and last spans; False if it had ended before."""
-        ended = replace(attempt, ended_at=time.time())
-        is_first = await self._write(
-            lambda connection: self._database.finish(connection, ended, spans), wakes=True
-        )
-        if self._exporter and is_first:
-            self._exporter.offer([*spans, ended])
-        return is_first
+    async def finish(self, ends: Sequence[tuple[Attempt, Sequence[Span]]]) -> Sequence[bool | Exception]:
+        """End attempts with their status, error, output and last spans; False for one that had ended."""
+        now = time.time()
+        ended = [(replace(attempt, ended_at=now), spans) for attempt, spans in ends]
+        outcomes = await self._write(self._database.finish, ended)
+        self._ended.ring()
+        if any(attempt.status is not AttemptStatus.SUCCEEDED for attempt, _ in ends):
+            self._queued.ring()
+        if self._exporter:
+            for (attempt, spans), is_first in zip(ended, outcomes, strict=True):
+                if is_first is True:
+                    self._exporter.offer([*spans, attempt])
+        return outcomes
 
     async def lose(self, worker: str) -> list[tuple[str, int]]:
         """End the attempts of a worker that is known to be dead.
@@ -135,56 +157,112 @@ class Store:
         Nor does it get new ones: a claim that it was waiting for when it died is still under way here.
         """
         self._dead_workers.add(worker)
-        return await self._write(
-            lambda connection: self._database.lose(connection, time.time(), worker), wakes=True
-        )
+        self._see(worker, "runner", WorkerStatus.DEAD)
+        return await self._lose(worker)
 
     async def cancel(self, batch: str) -> None:
-        """Cancel what is unfinished in ``batch``."""
-        await self._write(
-            lambda connection: self._database.cancel_batch(connection, batch, time.time()), wakes=True
-        )
+        """Cancel what is unfinished in ``batch``; runners learn of it when they renew."""
+        now = time.time()
+        await self._alone(lambda connection: self._database.cancel_batch(connection, batch, now))
+        self._ended.ring()
+
+    async def cancel_rollouts(self, rollout_ids: Sequence[str]) -> None:
+        """Cancel those of the rollouts that have not ended; runners learn of it when they renew."""
+        now = time.time()
+        await self._alone(lambda connection: self._database.cancel(connection, rollout_ids, now))
+        self._ended.ring()
 
     async def finished_groups(self, batch: str, exclude: Collection[str], wait_seconds: float) -> list[Group]:
         """Groups of ``batch`` that are complete and not excluded, waiting for the first of them."""
-        return await self._first(
-            lambda: asyncio.to_thread(lambda: self._database.finished_groups(batch, exclude)), wait_seconds
+
+        def look() -> Awaitable[list[Group]]:
+            return asyncio.to_thread(lambda: self._database.finished_groups(batch, exclude))
+
+        return await self._first(self._ended, look, wait_seconds)
+
+    async def put_resource(self, name: str, kind: str, content: JSON) -> Resource:
+        """The version of a resource with this content, made if there is none."""
+        now = time.time()
+        return await self._alone(
+            lambda connection: self._database.put_resource(connection, name, kind, content, now)
         )
 
     async def flush_export(self, seconds: float) -> int:
         """Wait for exported spans to leave, but not longer; returns how many were dropped in all."""
         return await self._exporter.flush(seconds) if self._exporter else 0
 
+    async def resource(self, name: str, version: int | None = None) -> Resource | None:
+        """A version of a resource, the newest if none is named; None if there is no such."""
+        return await asyncio.to_thread(lambda: self._database.resource(name, version))
+
+    async def heartbeat(self, worker: str, kind: str, status: WorkerStatus) -> None:
+        """A worker tells of itself. Runners need not: their claims and renewals do."""
+        self._see(worker, kind, status)
+
     @cached_property
     def _database(self) -> Database:
         """Not opened by ``__init__``: what that raises reaches callers only as text."""
         return Database(self._url)
 
-    async def _first(self, look: Callable[[], Awaitable[list[_Item]]], wait_seconds: float) -> list[_Item]:
+    def _see(self, worker: str, kind: str, status: WorkerStatus) -> None:
+        """Written with the next round of ``_expire``: no answer waits for it."""
+        self._start_background()
+        self._seen[worker] = Worker(worker, kind, status, time.time())
+
+    def _claim(self, connection: Connection, asks: Sequence[Ask]) -> list[list[Claim]]:
+        dead = self._dead_workers.copy()
+        living = [ask for ask in asks if ask.worker not in dead]
+        given = iter(self._database.claim(connection, living, time.time(), self._lease_seconds))
+        return [[] if ask.worker in dead else next(given) for ask in asks]
+
+    async def _lose(self, worker: str | None) -> list[tuple[str, int]]:
+        lost = await self._alone(lambda connection: self._database.lose(connection, time.time(), worker))
+        self._queued.ring()
+        self._ended.ring()
+        return lost
+
+    async def _first(
+        self, bell: _Bell, look: Callable[[], Awaitable[list[_Item]]], wait_seconds: float
+    ) -> list[_Item]:
         """What ``look`` finds, as soon as it finds something; empty after ``wait_seconds``."""
         deadline = asyncio.get_running_loop().time() + wait_seconds
         while True:
-            changed = self._changed
+            rung = bell.next
             found = await look()
             if found:
                 return found
             try:
                 async with asyncio.timeout_at(deadline):
-                    await changed.wait()
+                    await rung.wait()
             except TimeoutError:
                 return []
 
-    async def _write(self, operation: Callable[[Connection], Any], *, wakes: bool) -> Any:
-        """What ``operation`` returns, once it is durable."""
-        if not self._background:  # not in __init__: Ray constructs the actor outside its event loop
+    async def _alone(self, operation: Callable[[Connection], Any]) -> Any:
+        """What ``operation`` returns, once it is durable; of a kind of its own."""
+        return await self._one(lambda connection, _: [operation(connection)], None)
+
+    async def _one(self, operation: _Operation, item: Any) -> Any:
+        """The outcome of ``item``, once it is durable."""
+        (outcome,) = await self._write(operation, [item])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _write(self, operation: _Operation, items: Sequence[Any]) -> Sequence[Any]:
+        """The outcomes of the items, or the exceptions in their places, once all are durable."""
+        self._start_background()
+        write = _Write(operation, items)
+        self._pending.append(write)
+        self._work.set()
+        return await write.outcomes
+
+    def _start_background(self) -> None:
+        """Not in ``__init__``: Ray constructs the actor outside its event loop."""
+        if not self._background:
             self._background = [
                 asyncio.create_task(self._commit_writes()),
                 asyncio.create_task(self._expire()),
             ]
-        write = _Write(operation, wakes)
-        self._pending.append(write)
-        self._work.set()
-        return await write.outcome
 
     async def _commit_writes(self) -> None:
         """Group commit: all writes that arrived while the last commit was under way share the next."""
@@ -193,24 +271,25 @@ class Store:
             self._work.clear()
             writes, self._pending = self._pending, []
             try:
-                outcomes = await asyncio.to_thread(self._commit, [write.operation for write in writes])
+                outcomes: Iterable[Sequence[Any]] = await asyncio.to_thread(self._commit, writes)
             except Exception as error:  # nothing of this commit is durable, and every caller is told
-                outcomes = [error] * len(writes)
+                outcomes = [[error] * len(write.items) for write in writes]
             for write, outcome in zip(writes, outcomes, strict=True):
-                write.settle(outcome)
-            if any(write.wakes for write in writes):
-                self._changed.set()
-                self._changed = asyncio.Event()
+                if not write.outcomes.cancelled():
+                    write.outcomes.set_result(outcome)
 
-    def _commit(self, operations: Sequence[Callable[[Connection], Any]]) -> list[Any]:
-        outcomes: list[Any] = []
+    def _commit(self, writes: Sequence[_Write]) -> list[Sequence[Any]]:
+        """One transaction; writes of a kind are done together, which costs little more than one."""
+        kinds: dict[_Operation, list[int]] = {}
+        for index, write in enumerate(writes):
+            kinds.setdefault(write.operation, []).append(index)
+        outcomes: list[Sequence[Any]] = [()] * len(writes)
         with self._database.begin() as connection:
-            for operation in operations:
-                try:
-                    with connection.begin_nested():
-                        outcomes.append(operation(connection))
-                except Exception as error:  # handed to the caller who asked for this write
-                    outcomes.append(error)
+            for operation, indices in kinds.items():
+                items = [item for index in indices for item in writes[index].items]
+                done = iter(_together_or_each(connection, operation, items))
+                for index in indices:
+                    outcomes[index] = list(islice(done, len(writes[index].items)))
         return outcomes
 
     async def _expire(self) -> None:
@@ -218,6 +297,22 @@ class Store:
         while True:
             await asyncio.sleep(self._lease_seconds / 6)
             try:
-                await self._write(lambda connection: self._database.lose(connection, time.time()), wakes=True)
+                await self._lose(None)
+                await self._write_seen()
             except Exception:  # a full disk, say; the next round may succeed
                 _log.exception("leases could not be expired")
+
+    async def _write_seen(self) -> None:
+        seen, self._seen = self._seen, {}
+        await self._alone(lambda connection: self._database.see(connection, seen.values()))
+
+
+def _together_or_each(connection: Connection, operation: _Operation, items: Sequence[Any]) -> Sequence[Any]:
+    """Outcomes; where one item spoils it for all, each is done for itself, and fails for itself."""
+    try:
+        with connection.begin_nested():
+            return operation(connection, items)
+    except Exception as error:  # handed to the caller who asked for this write
+        if len(items) == 1:
+            return [error]
+    return [outcome for item in items for outcome in _together_or_each(connection, operation, [item])]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Mapping
@@ -45,9 +44,10 @@ class CommandAgent:
         if self._section.task == "variables":
             environment |= agent_environment.task_variables(job.task)
         elif self._section.task == "file":
-            folder = Path(tempfile.mkdtemp(prefix="al_ray-task-"))
-            (folder / "task.json").write_bytes(task)
-            environment[agent_environment.TASK_FILE] = str(folder / "task.json")
+            folder = tempfile.TemporaryDirectory(prefix="al_ray-task-")
+            file = Path(folder.name) / "task.json"
+            file.write_bytes(task)
+            environment[agent_environment.TASK_FILE] = str(file)
         program = Program(
             command=self._command,
             environment=environment,
@@ -59,7 +59,9 @@ class CommandAgent:
 
 
 class _Command:
-    def __init__(self, job: Job, process: GuardedProcess, folder: Path | None) -> None:
+    def __init__(
+        self, job: Job, process: GuardedProcess, folder: tempfile.TemporaryDirectory[str] | None
+    ) -> None:
         self._job = job
         self._process = process
         self._folder = folder
@@ -77,7 +79,7 @@ class _Command:
     async def end(self) -> None:
         await self._process.end()
         if self._folder is not None:
-            shutil.rmtree(self._folder)
+            self._folder.cleanup()
 
     @property
     def ended(self) -> bool:

@@ -7,8 +7,9 @@ and cross-checks them. Every field's docstring is what ``docs/recipes.md`` print
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from al_ray.types import AttemptStatus, RetryPolicy
 
@@ -291,10 +292,18 @@ class PlacementSection(Section):
     """For ``--dry-run``: plan for these nodes instead of looking at the machine or the cluster."""
 
 
+def _postgresql_without_password(url: str) -> str:
+    if not url.startswith("postgresql://"):
+        raise ValueError("write postgresql://USER@HOST/DATABASE")
+    if urlsplit(url).password is not None:
+        raise ValueError("recipes are copied and logged: leave the password to ~/.pgpass or PGPASSWORD")
+    return url
+
+
 class StoreSection(Section):
-    url: Annotated[str, StringConstraints(pattern="^postgresql://")] | None = None
-    """A PostgreSQL database, ``postgresql://USER@HOST/DATABASE``, where each run has a schema of its own;
-    the password is best left to ``~/.pgpass``. None: a SQLite file in the run's folder."""
+    url: Annotated[str, AfterValidator(_postgresql_without_password)] | None = None
+    """A PostgreSQL database, ``postgresql://USER@HOST/DATABASE``, in which each run has a schema of its
+    own; the password belongs in ``~/.pgpass`` or ``PGPASSWORD``. None: a SQLite file in the run's folder."""
 
 
 class CheckpointSection(Section):

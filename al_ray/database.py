@@ -8,19 +8,22 @@ part in the transaction of the connection it is given. There is one writer, the 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from al_ray import dialects
+from al_ray import sql
 from al_ray.errors import AttemptEndedError
 from al_ray.records import ENDED, Records, chunks
+from al_ray.retry import is_retried
 from al_ray.tables import (
     attempt_of,
+    attempt_row,
     attempts,
     claims,
     request_of,
@@ -39,76 +42,82 @@ from al_ray.types import (
     AttemptStatus,
     Claim,
     Resource,
-    RetryPolicy,
     RolloutRequest,
     RolloutStatus,
     Span,
+    Start,
     Worker,
 )
 
-LOST_LIMIT = 5
-"""Attempts of one rollout that may be lost with their runner before the rollout counts as failed."""
+_OUTCOME: Final[Mapping[str, Any]] = {
+    name: sa.bindparam(name) for name in ("status", "ended_at", "error", "error_class", "output")
+}
+_THIS: Final = attempts.update().where(
+    attempts.c.rollout_id == sa.bindparam("its_rollout"), attempts.c.number == sa.bindparam("its_number")
+)
 _LIVE: Final = attempts.c.status.in_([status for status in AttemptStatus if not status.ended])
+
+
+_Reference = tuple[str, int]
+"""Of an attempt: the rollout's id and its number."""
+_States = Mapping[_Reference, AttemptStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A worker's claim to some rollouts; ``claim_id`` is its name for it."""
+
+    worker: str
+    claim_id: str
+    limit: int
 
 
 class Database(Records):
     """One run's records, to be read and written."""
 
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self) -> AbstractContextManager[Connection]:
         """A connection whose writes are durable when the context ends, or undone if it raises."""
-        with self._engine.begin() as connection:
-            dialects.lock_writers(connection)
-            yield connection
+        return sql.writing(self._engine)
 
     def enqueue(self, connection: Connection, requests: Sequence[RolloutRequest]) -> None:
         """Add the rollouts that are not there yet, queued in the order given."""
         rows = [request_row(request) | {"status": RolloutStatus.QUEUED} for request in requests]
         if rows:
-            dialects.insert_new(connection, rollouts, rows)
+            sql.insert_new(connection, rollouts, rows)
 
     def claim(
-        self,
-        connection: Connection,
-        worker: str,
-        claim_id: str,
-        limit: int,
-        now: float,
-        lease_seconds: float,
-    ) -> list[Claim]:
-        """Give ``worker`` a new attempt at each of up to ``limit`` queued rollouts, oldest first.
+        self, connection: Connection, asks: Sequence[Ask], now: float, lease_seconds: float
+    ) -> list[list[Claim]]:
+        """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, oldest first.
 
         A ``claim_id`` that is known gives what it gave, as far as that has not ended.
         """
-        if connection.scalar(sa.select(sa.exists().where(attempts.c.claim_id == claim_id))):
-            return self._claimed(connection, claim_id, lease_seconds)
+        ids = [ask.claim_id for ask in asks]
+        known = _known(connection, attempts.c.claim_id, ids)
+        new = {ask.claim_id: ask for ask in asks if ask.claim_id not in known}.values()
+        last = sa.select(sa.func.max(attempts.c.number)).where(attempts.c.rollout_id == rollouts.c.id)
         query = (
-            sa.select(rollouts.c.id, sa.func.coalesce(sa.func.max(attempts.c.number), 0).label("last"))
-            .join_from(rollouts, attempts, rollouts.c.id == attempts.c.rollout_id, isouter=True)
+            sa.select(rollouts, sa.func.coalesce(last.scalar_subquery(), 0).label("last"))
             .where(rollouts.c.status == RolloutStatus.QUEUED)
-            .group_by(rollouts.c.id, rollouts.c.position)
             .order_by(rollouts.c.position)
-            .limit(limit)
+            .limit(sum(ask.limit for ask in new))
         )
-        rows = [
-            {
-                "rollout_id": row.id,
-                "number": row.last + 1,
-                "key": f"alr-{secrets.token_urlsafe(24)}",
-                "status": AttemptStatus.PREPARING,
-                "worker": worker,
-                "claim_id": claim_id,
-                "started_at": now,
-                "lease_until": now + lease_seconds,
-                "resources": {},
-            }
-            for row in connection.execute(query)
+        queued = iter(connection.execute(query).all() if new else ())
+        given: dict[str, list[Claim]] = {}
+        rows: list[dict[str, Any]] = []
+        for ask in new:
+            given[ask.claim_id] = []
+            for row in islice(queued, ask.limit):
+                key = f"alr-{secrets.token_urlsafe(24)}"
+                attempt = Attempt(row.id, row.last + 1, key, worker=ask.worker, started_at=now)
+                given[ask.claim_id].append(Claim(request_of(row), attempt, lease_seconds))
+                rows.append(attempt_row(attempt, ask.claim_id, now + lease_seconds))
+        if rows:
+            connection.execute(attempts.insert(), rows)
+            self._set_status(connection, [row["rollout_id"] for row in rows], RolloutStatus.RUNNING)
+        return [
+            self._claimed(connection, name, lease_seconds) if name in known else given[name] for name in ids
         ]
-        if not rows:
-            return []
-        connection.execute(attempts.insert(), rows)
-        self._set_status(connection, [row["rollout_id"] for row in rows], RolloutStatus.RUNNING)
-        return self._claimed(connection, claim_id, lease_seconds)
 
     def renew(self, connection: Connection, worker: str, lease_until: float) -> list[tuple[str, int]]:
         """Prolong the leases of the worker's attempts; returns those that it still holds."""
@@ -116,63 +125,67 @@ class Database(Records):
         connection.execute(attempts.update().where(mine).values(lease_until=lease_until))
         return self._references(connection, mine)
 
-    def run(self, connection: Connection, rollout_id: str, number: int, versions: Mapping[str, int]) -> bool:
-        """Note that the agent starts, with these versions of resources; False if the attempt has ended."""
-        live = sa.and_(_is(rollout_id, number), _LIVE)
-        started = {"status": AttemptStatus.RUNNING, "resources": dict(versions)}
-        return connection.execute(attempts.update().where(live).values(started)).rowcount == 1
+    def start(self, connection: Connection, starts: Sequence[Start]) -> list[bool]:
+        """Note that agents start; False in the place of an attempt that has ended."""
+        states = _states(connection, {start.rollout_id for start in starts})
+        outcomes = [_is_live((start.rollout_id, start.number), states) for start in starts]
+        changes = [
+            {**_this(start.rollout_id, start.number), "versions": dict(start.resources)}
+            for start, live in zip(starts, outcomes, strict=True)
+            if live
+        ]
+        if changes:
+            started = _THIS.values(status=AttemptStatus.RUNNING, resources=sa.bindparam("versions"))
+            connection.execute(started, changes)
+        return outcomes
 
-    def append(self, connection: Connection, new: Sequence[Span]) -> None:
-        """Add spans to their one attempt, in order; those whose id is known are left as they are.
+    def append(
+        self, connection: Connection, batches: Sequence[Sequence[Span]]
+    ) -> list[AttemptEndedError | None]:
+        """Add spans, each batch to its one attempt, in order; those whose id is known are left as they are.
 
-        Raises ``AttemptEndedError`` if there are others and the attempt has ended.
+        A batch that has others, but whose attempt has ended, is refused with the error in its place.
         """
-        ids = [span.id for span in new]
-        known = {
-            name
-            for chunk in chunks(ids)
-            for name in connection.scalars(sa.select(spans.c.id).where(spans.c.id.in_(chunk)))
-        }
-        new = [span for span in new if span.id not in known]
-        if not new:
-            return
-        rollout_id, number = new[0].rollout_id, new[0].attempt
-        this = _is(rollout_id, number)
-        attempt = connection.execute(sa.select(attempts.c.status, attempts.c.spans).where(this)).first()
-        if attempt is None:
-            raise AttemptEndedError(f"rollout {rollout_id} has no attempt {number}")
-        if AttemptStatus(attempt.status).ended:
-            raise AttemptEndedError(f"attempt {number} of rollout {rollout_id} has ended: {attempt.status}")
-        connection.execute(attempts.update().where(this).values(spans=attempt.spans + len(new)))
-        rows = [span_row(span, sequence) for sequence, span in enumerate(new, attempt.spans)]
-        connection.execute(spans.insert(), rows)
+        states = _states(connection, {span.rollout_id for batch in batches for span in batch})
+        outcomes = [self._refusal(connection, batch, states) for batch in batches]
+        taken = (batch for batch, refused in zip(batches, outcomes, strict=True) if refused is None)
+        rows = [span_row(span) for batch in taken for span in batch]
+        if rows:
+            sql.insert_new(connection, spans, rows)
+        return outcomes
 
-    def finish(self, connection: Connection, attempt: Attempt, last: Sequence[Span]) -> bool:
-        """End an attempt as ``attempt`` says and decide on its rollout; False if it had ended before.
+    def finish(self, connection: Connection, ends: Sequence[tuple[Attempt, Sequence[Span]]]) -> list[bool]:
+        """End each attempt as told and decide on its rollout; False if it had ended before.
 
-        ``last`` spans (rewards) become part of the attempt in the same transaction.
+        Its last spans (rewards) become part of it in the same transaction.
         """
-        this = _is(attempt.rollout_id, attempt.number)
-        status = connection.scalar(sa.select(attempts.c.status).where(this))
-        if status is None or AttemptStatus(status).ended:
-            return False
-        if last:
-            self.append(connection, last)
-        outcome = {
-            name: getattr(attempt, name) for name in ("status", "ended_at", "error", "error_class", "output")
-        }
-        connection.execute(attempts.update().where(this).values(outcome))
-        self._settle(connection, attempt)
-        return True
+        states = _states(connection, {attempt.rollout_id for attempt, _ in ends})
+        live: dict[_Reference, tuple[Attempt, Sequence[Span]]] = {}
+        outcomes: list[bool] = []
+        for attempt, last in ends:
+            reference = (attempt.rollout_id, attempt.number)
+            outcomes.append(_is_live(reference, states) and reference not in live)
+            if outcomes[-1]:
+                live[reference] = (attempt, last)
+        if live:
+            self.append(connection, [last for _, last in live.values()])
+            ended = [attempt for attempt, _ in live.values()]
+            changes = [
+                {**_this(a.rollout_id, a.number), **{name: getattr(a, name) for name in _OUTCOME}}
+                for a in ended
+            ]
+            connection.execute(_THIS.values(_OUTCOME), changes)
+            self._settle(connection, ended)
+        return outcomes
 
     def lose(self, connection: Connection, now: float, worker: str | None = None) -> list[tuple[str, int]]:
         """End attempts as unresponsive: those of ``worker``, or all whose lease has run out; returns them."""
         gone = attempts.c.lease_until < now if worker is None else attempts.c.worker == worker
         error = "its lease ran out: the runner did not renew it" if worker is None else "its runner died"
         lost = self._references(connection, sa.and_(gone, _LIVE))
-        for rollout_id, number in lost:
-            ended = Attempt(rollout_id, number, "", AttemptStatus.UNRESPONSIVE, ended_at=now, error=error)
-            self.finish(connection, ended, ())
+        status = AttemptStatus.UNRESPONSIVE
+        ends = [Attempt(*reference, "", status, ended_at=now, error=error) for reference in lost]
+        self.finish(connection, [(ended, ()) for ended in ends])
         return lost
 
     def cancel(self, connection: Connection, rollout_ids: Sequence[str], now: float) -> None:
@@ -209,21 +222,37 @@ class Database(Records):
     def see(self, connection: Connection, seen: Collection[Worker]) -> None:
         """Note what was heard of workers."""
         if seen:
-            dialects.insert_or_update(connection, workers, "name", [asdict(worker) for worker in seen])
+            sql.insert_or_update(connection, workers, "name", [asdict(worker) for worker in seen])
 
-    def _settle(self, connection: Connection, ended: Attempt) -> None:
-        """Decide on a rollout after one of its attempts: done, another try, or failed."""
-        if ended.status is AttemptStatus.SUCCEEDED:
-            self._set_status(connection, [ended.rollout_id], RolloutStatus.SUCCEEDED)
-            return
-        stored = connection.execute(
-            sa.select(rollouts.c.retry).where(rollouts.c.id == ended.rollout_id)
-        ).scalar_one()
-        tried = sa.select(attempts.c.status).where(attempts.c.rollout_id == ended.rollout_id)
-        ends = connection.scalars(tried).all()
-        again = is_retried(retry_of(stored), ended, ends)
-        status = RolloutStatus.QUEUED if again else RolloutStatus.FAILED
-        self._set_status(connection, [ended.rollout_id], status)
+    def _refusal(
+        self, connection: Connection, batch: Sequence[Span], states: _States
+    ) -> AttemptEndedError | None:
+        """Why the batch cannot be added, unless there is nothing new in it."""
+        if not batch or _is_live((batch[0].rollout_id, batch[0].attempt), states):
+            return None
+        ids = {span.id for span in batch}
+        if _known(connection, spans.c.id, list(ids)) == ids:
+            return None
+        rollout_id, number = batch[0].rollout_id, batch[0].attempt
+        if (rollout_id, number) not in states:
+            return AttemptEndedError(f"rollout {rollout_id} has no attempt {number}")
+        status = states[rollout_id, number]
+        return AttemptEndedError(f"attempt {number} of rollout {rollout_id} has ended: {status}")
+
+    def _settle(self, connection: Connection, ended: Sequence[Attempt]) -> None:
+        """Decide on rollouts after an attempt of each: done, another try, or failed."""
+        decided: dict[RolloutStatus, list[str]] = {status: [] for status in RolloutStatus}
+        for attempt in ended:
+            name = attempt.rollout_id
+            if attempt.status is AttemptStatus.SUCCEEDED:
+                decided[RolloutStatus.SUCCEEDED].append(name)
+                continue
+            stored = connection.execute(sa.select(rollouts.c.retry).where(rollouts.c.id == name)).scalar_one()
+            ends = connection.scalars(sa.select(attempts.c.status).where(attempts.c.rollout_id == name)).all()
+            again = is_retried(retry_of(stored), attempt, ends)
+            decided[RolloutStatus.QUEUED if again else RolloutStatus.FAILED].append(name)
+        for status, names in decided.items():
+            self._set_status(connection, names, status)
 
     def _set_status(self, connection: Connection, ids: Sequence[str], status: RolloutStatus) -> None:
         for chunk in chunks(ids):
@@ -239,22 +268,26 @@ class Database(Records):
         return [Claim(request_of(row), attempt_of(row), lease_seconds) for row in rows]
 
 
-def is_retried(policy: RetryPolicy, ended: Attempt, ends: Sequence[str]) -> bool:
-    """Whether the rollout of an attempt that ended otherwise than well is tried again; ``ends`` are
-    the statuses of all its attempts."""
-    lost = ends.count(AttemptStatus.UNRESPONSIVE)
-    if lost >= LOST_LIMIT or len(ends) - lost >= policy.max_attempts:
-        return False
-    if ended.status is AttemptStatus.UNRESPONSIVE:
-        return True
-    if ended.status not in policy.statuses:
-        return False
-    if ended.status is not AttemptStatus.FAILED:
-        return True
-    names = {ended.error_class, (ended.error_class or "").rpartition(".")[2]}
-    wanted = policy.errors is None or not names.isdisjoint(policy.errors)
-    return wanted and names.isdisjoint(policy.never_errors)
+def _states(connection: Connection, rollout_ids: Collection[str]) -> _States:
+    """The status of every attempt of these rollouts."""
+    columns = (attempts.c.rollout_id, attempts.c.number, attempts.c.status)
+    return {
+        (row.rollout_id, row.number): AttemptStatus(row.status)
+        for ids in chunks(list(rollout_ids))
+        for row in connection.execute(sa.select(*columns).where(attempts.c.rollout_id.in_(ids)))
+    }
 
 
-def _is(rollout_id: str, number: int) -> sa.ColumnElement[bool]:
-    return sa.and_(attempts.c.rollout_id == rollout_id, attempts.c.number == number)
+def _is_live(reference: _Reference, states: _States) -> bool:
+    return reference in states and not states[reference].ended
+
+
+def _this(rollout_id: str, number: int) -> dict[str, JSON]:
+    """The parameters of ``_THIS``."""
+    return {"its_rollout": rollout_id, "its_number": number}
+
+
+def _known(connection: Connection, column: sa.Column[str], values: Sequence[str]) -> set[str]:
+    """Those of the values that the column has."""
+    questions = (sa.select(column).where(column.in_(chunk)) for chunk in chunks(values))
+    return {value for question in questions for value in connection.scalars(question)}

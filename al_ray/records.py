@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from al_ray import semconv
-from al_ray.dialects import open_engine, reading
 from al_ray.errors import AttemptEndedError
 from al_ray.query import ATTEMPTS, ROLLOUTS, SPANS, Condition, Kind, Page, Query, paged, rows_of
+from al_ray.sql import open_engine, reading
 from al_ray.tables import (
     attempt_columns,
     attempt_of,
@@ -38,7 +38,7 @@ _CHUNK: Final = 500
 
 
 class Records:
-    """One run's records, to be read. ``url`` is that of ``al_ray.dialects``."""
+    """One run's records, to be read. ``url`` is that of ``al_ray.sql``."""
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
@@ -90,7 +90,13 @@ class Records:
         excluded = set(exclude)
         with self._reading.connect() as connection:
             names = [name for name in connection.scalars(query) if name not in excluded]
-            return [Group(name, batch, self._group(connection, batch, name)) for name in names]
+            members: dict[str, list[Rollout]] = {name: [] for name in names}
+            for chunk in chunks(names):
+                these = sa.and_(rollouts.c.batch == batch, rollouts.c.group.in_(chunk))
+                rows = connection.execute(sa.select(rollouts).where(these).order_by(rollouts.c.position))
+                for rollout in self._with_attempts(connection, rows.all(), tuple(SpanKind)):
+                    members[rollout.request.group].append(rollout)
+        return [Group(name, batch, members[name]) for name in names]
 
     def rollout_ids(self) -> list[str]:
         """All of them, in the order they were asked for."""
@@ -164,11 +170,6 @@ class Records:
         """Everybody who has worked for the run, by name."""
         with self._reading.connect() as connection:
             return [worker_of(row) for row in connection.execute(sa.select(workers).order_by(workers.c.name))]
-
-    def _group(self, connection: Connection, batch: str, name: str) -> list[Rollout]:
-        of_group = sa.and_(rollouts.c.batch == batch, rollouts.c.group == name)
-        rows = connection.execute(sa.select(rollouts).where(of_group).order_by(rollouts.c.position)).all()
-        return self._with_attempts(connection, rows, tuple(SpanKind))
 
     def _with_attempts(
         self, connection: Connection, rows: Sequence[Row[Any]], kinds: Collection[SpanKind]

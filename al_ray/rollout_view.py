@@ -175,9 +175,10 @@ def _event(span: Span) -> list[Text]:
         named = ", ".join(f"{name} {value:g}" for name, value in reward_dimensions(span).items())
         return [_heading(f"{named} ({span.name})", "bold cyan")]
     title = str(span.attributes.get(semconv.AGENT_NAME) or span.name)
+    told = [(name, value) for name, value in span.attributes.items() if name not in _PLUMBING]
     if span.name == semconv.AGENT_OUTPUT:
         title = "the agent printed"
-    told = [(name, value) for name, value in span.attributes.items() if name not in _PLUMBING]
+        told = [(name.rpartition(".")[2], value) for name, value in told]
     return [
         _heading(f"{title}, {span.end - span.start:.2f} s"),
         *(_indented(f"{name}: {as_text(value)}") for name, value in told),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from filelock import FileLock, Timeout
 
 from al_ray import recipe as recipes
 from al_ray.config import Recipe
-from al_ray.dialects import sqlite_url
 from al_ray.errors import Problem, UserError
+from al_ray.sql import postgresql_url, sqlite_url
 
 _RECIPE = "recipe.yaml"
 _TEMPLATE = "chat_template.jinja"
+_SCHEMA = "store_schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,9 @@ class RunFolder:
         if template is not None:  # a run outlives the place that its recipe was read from
             shutil.copyfile(template, path / _TEMPLATE)
             recipe = _with_template(recipe, _TEMPLATE)
+        if recipe.store.url is not None:  # a server may still hold an earlier run of this name
+            readable = re.sub(r"[^a-z0-9]", "_", f"{recipe.name}_{name}".lower())[:40]
+            (path / _SCHEMA).write_text(f"{readable}_{uuid.uuid4().hex[:8]}", encoding="utf-8")
         (path / _RECIPE).write_text(recipes.dump(recipe), encoding="utf-8")
         return cls(path)
 
@@ -83,7 +88,11 @@ class RunFolder:
 
     @property
     def store_url(self) -> str:
-        return sqlite_url((self.path / "store.sqlite").resolve())
+        """Of this run's own database, or of its own schema in the recipe's."""
+        url = self.recipe().store.url
+        if url is None:
+            return sqlite_url((self.path / "store.sqlite").resolve())
+        return postgresql_url(url, (self.path / _SCHEMA).read_text(encoding="utf-8"))
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint after ``step`` steps is, or would be."""

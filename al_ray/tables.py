@@ -53,8 +53,8 @@ rollouts = sa.Table(
     metadata,
     sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("id", Text, unique=True, nullable=False),
-    sa.Column("batch", Text, nullable=False, index=True),
-    sa.Column("group", Text, nullable=False, index=True),
+    sa.Column("batch", Text, nullable=False),
+    sa.Column("group", Text, nullable=False),
     sa.Column("task_id", Text, nullable=False),
     sa.Column("split", Text, nullable=False),
     sa.Column("data", _Json, nullable=False),
@@ -62,6 +62,7 @@ rollouts = sa.Table(
     sa.Column("retry", _Json, nullable=False),
     sa.Column("status", Text, nullable=False),
     sa.Index("rollouts_by_status", "status", "position"),
+    sa.Index("rollouts_by_group", "batch", "group", "status", "position"),
 )
 attempts = sa.Table(
     "attempts",
@@ -80,22 +81,20 @@ attempts = sa.Table(
     sa.Column("error_class", Text),
     sa.Column("output", _Json),
     sa.Column("resources", _Json, nullable=False),
-    # How many the attempt has: the sequence number of the next.
-    sa.Column("spans", sa.Integer, nullable=False, default=0),
 )
 spans = sa.Table(
     "spans",
     metadata,
-    sa.Column("id", Text, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", Text, unique=True, nullable=False),
     sa.Column("rollout_id", Text, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("sequence", sa.Integer, nullable=False),
     sa.Column("kind", Text, nullable=False),
     sa.Column("name", Text, nullable=False),
     sa.Column("start", sa.Double, nullable=False),
     sa.Column("end", sa.Double, nullable=False),
     sa.Column("attributes", _Json, nullable=False),
-    sa.Index("spans_of_attempt", "rollout_id", "attempt", "sequence", unique=True),
+    sa.Index("spans_of_attempt", "rollout_id", "attempt", "sequence"),
 )
 resources = sa.Table(
     "resources",
@@ -177,6 +176,21 @@ def attempt_of(row: Row[Any]) -> Attempt:
     )
 
 
+def attempt_row(attempt: Attempt, claim_id: str, lease_until: float) -> dict[str, Any]:
+    """The columns of ``attempts`` that a claim decides."""
+    return {
+        "rollout_id": attempt.rollout_id,
+        "number": attempt.number,
+        "key": attempt.key,
+        "status": attempt.status,
+        "worker": attempt.worker,
+        "claim_id": claim_id,
+        "started_at": attempt.started_at,
+        "lease_until": lease_until,
+        "resources": {},
+    }
+
+
 def span_of(row: Row[Any]) -> Span:
     """From a row with the columns of ``spans``."""
     return Span(
@@ -192,13 +206,12 @@ def span_of(row: Row[Any]) -> Span:
     )
 
 
-def span_row(span: Span, sequence: int) -> dict[str, Any]:
-    """The columns of ``spans``."""
+def span_row(span: Span) -> dict[str, Any]:
+    """The columns of ``spans``, but for the sequence number, which the database issues."""
     return {
         "id": span.id,
         "rollout_id": span.rollout_id,
         "attempt": span.attempt,
-        "sequence": sequence,
         "kind": span.kind,
         "name": span.name,
         "start": span.start,

@@ -14,6 +14,7 @@ agents that are processes, or to that of an ``Endpoint``::
             with tracing.agent("writer"):
                 with tracing.operation("plan", depth=2) as plan:
                     plan["steps"] = 3
+                reply = await client.chat.completions.create(..., extra_headers=tracing.headers())
             tracing.reward({"reward": 1.0, "style": 0.5}, call=reply.id)
 
 Where there is no endpoint nothing is recorded, so the same agent runs anywhere. Recording never waits
@@ -191,6 +192,14 @@ def exception(error: BaseException) -> None:
     """An exception that the agent has dealt with; one that leaves an operation is recorded by itself."""
     with _span("exception", _described(error)):
         pass
+
+
+def headers() -> dict[str, str]:
+    """For a request to the model: they tell the gateway within which operation the call is made."""
+    place = _place.get()
+    if place is None or place.span is None:
+        return {}
+    return {"traceparent": f"00-{place.trace}-{place.span}-01"}
 
 
 def flush(seconds: float = 5.0) -> bool:

@@ -121,6 +121,15 @@ class Claim:
     lease_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a runner tells of an attempt whose agent starts, with these versions of resources by name."""
+
+    rollout_id: str
+    number: int
+    resources: Mapping[str, int] = field(default_factory=dict)
+
+
 class SpanKind(StrEnum):
     """What a span records."""
 
@@ -131,7 +140,7 @@ class SpanKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One recorded event of an attempt; ``sequence`` is issued by the store on arrival."""
+    """One recorded event of an attempt; ``sequence``, issued by the store, rises with each arrival."""
 
     id: str
     rollout_id: str

@@ -164,7 +164,7 @@ def gateway(upstream_url: str, folder: Path) -> Iterator[tuple[str, list[str], P
     from al_ray.actors.model_calls import CallRules
     from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
     from al_ray.actors.store import STORE_OPTIONS, Store
-    from al_ray.dialects import sqlite_url
+    from al_ray.sql import sqlite_url
     from al_ray.types import RolloutRequest, Task
 
     os.environ["RAY_AUTH_MODE"] = "disabled"

@@ -24,7 +24,7 @@ from aiohttp import web
 from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.config import AgentSection
-from al_ray.dialects import sqlite_url
+from al_ray.sql import sqlite_url
 from al_ray.types import RolloutRequest, RolloutStatus, Task
 
 AGENTS: dict[str, dict[str, Any]] = {

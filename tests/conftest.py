@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -95,13 +95,20 @@ def postgresql() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of this test alone, of each kind in turn."""
-    from al_ray.dialects import postgresql_url, sqlite_url
+def new_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Another empty database with each call, of each kind in turn."""
+    from al_ray.sql import postgresql_url, sqlite_url
 
     if request.param == "sqlite":
-        return sqlite_url(tmp_path / "store.sqlite")
-    return postgresql_url(request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}")
+        return lambda: sqlite_url(tmp_path / f"store-{uuid.uuid4().hex}.sqlite")
+    server = request.getfixturevalue("postgresql")
+    return lambda: postgresql_url(server, f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def store_url(new_store_url: Callable[[], str]) -> str:
+    """A database of this test alone, of each kind in turn."""
+    return new_store_url()
 
 
 @pytest.fixture(scope="session")

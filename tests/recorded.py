@@ -19,17 +19,17 @@ def record(database: Database, begin: int, end: int) -> None:
         for number in range(begin, end):
             (claim,) = database.claim(connection, "w", f"claim {number}", 1, 100.0, 30.0)
             attempt, name = claim.attempt, claim.request.id
-            database.append(connection, [_call(name, number)])
+            database.append(connection, [[_call(name, number)]])
             if number % 3 == 2:
                 failed = _ended(attempt, AttemptStatus.FAILED, number, f"ValueError: {number}")
-                database.finish(connection, failed, ())
+                database.finish(connection, [(failed, ())])
             else:
                 attributes: Mapping[str, JSON] = {
                     semconv.REWARD: number / 10,
                     semconv.REWARD_DIMENSIONS: {"reward": number / 10, "double": number / 5},
                 }
                 reward = Span(f"{name}/s", name, 1, SpanKind.REWARD, "reward", 1.0, 1.0, attributes)
-                database.finish(connection, _ended(attempt, AttemptStatus.SUCCEEDED, number), [reward])
+                database.finish(connection, [(_ended(attempt, AttemptStatus.SUCCEEDED, number), [reward])])
 
 
 def _request(number: int) -> RolloutRequest:

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import sqlite3
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy.exc import StatementError
 
-from al_ray.database import LOST_LIMIT, Database
-from al_ray.dialects import sqlite_url
+from al_ray.database import Ask, Database
 from al_ray.errors import AttemptEndedError, UserError
+from al_ray.query import Query
+from al_ray.retry import LOST_LIMIT
+from al_ray.sql import sqlite_url
+from al_ray.tables import meta, rollouts
 from al_ray.types import (
     Attempt,
     AttemptStatus,
     Claim,
+    Resource,
     RetryPolicy,
     RolloutRequest,
     RolloutStatus,
     Span,
     SpanKind,
+    Start,
     Task,
+    Worker,
+    WorkerStatus,
 )
 
 ENDINGS = (AttemptStatus.SUCCEEDED, AttemptStatus.FAILED, AttemptStatus.TIMED_OUT)
@@ -60,17 +75,21 @@ def enqueue(database: Database, *requests: RolloutRequest) -> None:
 
 def claim(database: Database, claim_id: str, limit: int = 1, worker: str = "w") -> list[Claim]:
     with database.begin() as connection:
-        return database.claim(connection, worker, claim_id, limit, 5.0, 30.0)
+        (claims,) = database.claim(connection, [Ask(worker, claim_id, limit)], 5.0, 30.0)
+    return claims
 
 
 def append(database: Database, *spans: Span) -> None:
     with database.begin() as connection:
-        database.append(connection, spans)
+        (refused,) = database.append(connection, [spans])
+    if refused is not None:
+        raise refused
 
 
 def finish(database: Database, attempt: Attempt, status: AttemptStatus, *spans: Span) -> bool:
     with database.begin() as connection:
-        return database.finish(connection, ended(attempt, status), spans)
+        (outcome,) = database.finish(connection, [(ended(attempt, status), spans)])
+    return outcome
 
 
 def status_of(database: Database, rollout_id: str) -> RolloutStatus:
@@ -103,11 +122,10 @@ class ModelRollout:
 class DatabaseMachine(RuleBasedStateMachine):
     """Any interleaving of writes, each of them perhaps repeated, against ``ModelRollout``."""
 
-    @initialize()
-    def open(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.url = sqlite_url(Path(self.folder.name) / "store.sqlite")
-        self.database = Database(self.url)
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.database = Database(url)
         self.model: dict[str, ModelRollout] = {}
         self.claims = 0
         self.last_claim = ("w0", "none", 1)
@@ -115,7 +133,6 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.database.close()
-        self.folder.cleanup()
 
     def some_attempt(self, data: st.DataObject) -> tuple[ModelRollout, Attempt]:
         tried = [rollout for rollout in self.model.values() if rollout.attempts]
@@ -153,8 +170,8 @@ class DatabaseMachine(RuleBasedStateMachine):
         ]
         again = claim(self.database, claim_id, limit, worker)
         if gave:
-            running = [a for a in gave if self.running(self.model[a.rollout_id], a)]
-            assert [made.attempt for made in again] == running
+            held = [a for a in gave if self.running(self.model[a.rollout_id], a)]
+            assert [made.attempt for made in again] == held
         else:
             self.expect_running(again)
 
@@ -167,6 +184,19 @@ class DatabaseMachine(RuleBasedStateMachine):
             rollout.attempts.append(made.attempt)
             rollout.spans.append([])
             assert made.attempt.number == len(rollout.attempts)
+
+    @precondition(lambda self: any(rollout.attempts for rollout in self.model.values()))
+    @rule(data=st.data(), version=st.integers(1, 3))
+    def start(self, data: st.DataObject, version: int) -> None:
+        rollout, attempt = self.some_attempt(data)
+        live = self.running(rollout, attempt)
+        with self.database.begin() as connection:
+            starts = [Start(attempt.rollout_id, attempt.number, {"prompt": version})] * 2
+            assert self.database.start(connection, starts) == [live, live]
+        if live:
+            rollout.ends[attempt.number - 1] = AttemptStatus.RUNNING
+            started = replace(attempt, status=AttemptStatus.RUNNING, resources={"prompt": version})
+            rollout.attempts[attempt.number - 1] = started
 
     @precondition(lambda self: any(rollout.attempts for rollout in self.model.values()))
     @rule(data=st.data(), names=st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True))
@@ -233,7 +263,8 @@ class DatabaseMachine(RuleBasedStateMachine):
             whole = self.database.rollout(rollout.id)
             assert whole is not None
             assert [s.id for s in whole.spans] == (model.spans[-1] if model.spans else [])
-            assert [s.sequence for s in whole.spans] == list(range(len(whole.spans)))
+            order = [s.sequence for s in whole.spans]
+            assert order == sorted(set(order)), "it rises with each"
             for attempt in model.attempts:
                 if self.running(model, attempt):
                     assert self.database.authorize(attempt.key).attempt == attempt
@@ -242,8 +273,9 @@ class DatabaseMachine(RuleBasedStateMachine):
                         self.database.authorize(attempt.key)
 
 
-TestAnyInterleaving = DatabaseMachine.TestCase
-TestAnyInterleaving.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+def test_any_interleaving_of_writes_gives_what_the_model_says(new_store_url: Callable[[], str]) -> None:
+    limits = settings(max_examples=15, stateful_step_count=25, deadline=None)
+    run_state_machine_as_test(lambda: DatabaseMachine(new_store_url()), settings=limits)
 
 
 @pytest.mark.parametrize("ending", [AttemptStatus.FAILED, AttemptStatus.TIMED_OUT])
@@ -264,6 +296,29 @@ def test_a_rollout_is_tried_max_attempts_times_each_with_a_fresh_attempt(
     (rollout,) = [database.rollout("r")]
     assert rollout is not None
     assert [s.id for s in rollout.spans] == ["s2"], "only the last attempt's spans count"
+
+
+def test_the_rollouts_own_policy_decides_whether_it_is_tried_again(database: Database) -> None:
+    """In the transaction that ends the attempt: by status, and by the class of the error."""
+    policy = RetryPolicy(2, (AttemptStatus.FAILED,), errors=("openai.APIError",))
+    task = Task("t", {})
+    ends = {
+        "again": (AttemptStatus.FAILED, "openai.APIError"),
+        "error": (AttemptStatus.FAILED, "builtins.ValueError"),
+        "status": (AttemptStatus.TIMED_OUT, None),
+    }
+    enqueue(database, *(RolloutRequest(name, "b", "g", task, retry=policy) for name in ends))
+    for made in claim(database, "c", limit=3):
+        status, error = ends[made.request.id]
+        end = replace(made.attempt, status=status, error_class=error)
+        with database.begin() as connection:
+            assert database.finish(connection, [(end, ())]) == [True]
+    statuses = {rollout.id: rollout.status for rollout in database.rollouts()}
+    assert statuses == {
+        "again": RolloutStatus.QUEUED,
+        "error": RolloutStatus.FAILED,
+        "status": RolloutStatus.FAILED,
+    }
 
 
 def test_lost_attempts_do_not_count_as_tries_but_are_limited(database: Database) -> None:
@@ -303,6 +358,62 @@ def test_a_group_is_finished_when_its_last_rollout_is_and_brings_its_spans(datab
     assert database.finished_groups("b", {"x"}) == []
 
 
+def test_cancelled_rollouts_end_with_their_attempts_and_others_go_on(database: Database) -> None:
+    enqueue(database, *(request(name) for name in ("done", "running", "queued", "other")))
+    done, running, *_ = claim(database, "c", limit=2)
+    finish(database, done.attempt, AttemptStatus.SUCCEEDED)
+    with database.begin() as connection:
+        database.cancel(connection, ["done", "running", "queued", "unknown"], 7.0)
+    assert [rollout.status for rollout in database.rollouts()] == [
+        RolloutStatus.SUCCEEDED,
+        RolloutStatus.CANCELLED,
+        RolloutStatus.CANCELLED,
+        RolloutStatus.QUEUED,
+    ]
+    with pytest.raises(AttemptEndedError, match="cancelled"):
+        database.authorize(running.attempt.key)
+    assert finish(database, running.attempt, AttemptStatus.SUCCEEDED) is False
+    assert [claimed.request.id for claimed in claim(database, "later", limit=9)] == ["other"]
+
+
+def test_a_resource_has_a_version_for_each_content_and_none_changes(database: Database) -> None:
+    def put(name: str, content: object, now: float) -> Resource:
+        with database.begin() as connection:
+            return database.put_resource(connection, name, "prompt", content, now)
+
+    first, second = put("p", {"text": "a"}, 1.0), put("p", {"text": "b"}, 2.0)
+    assert (first.version, second.version) == (1, 2)
+    assert put("p", {"text": "a"}, 3.0) == first, "what is repeated changes nothing"
+    other = put("q", {"text": "a"}, 4.0)
+    assert other == Resource("q", 1, "prompt", {"text": "a"}, 4.0)
+    assert database.resource("p") == second
+    assert database.resource("p", 1) == first
+    assert database.resource("p", 3) is None
+    assert database.resource("none") is None
+    assert database.resources() == [first, second, other]
+    assert database.resources("p") == [first, second]
+
+
+def test_workers_are_listed_as_they_were_last_heard_of(database: Database) -> None:
+    for now, seen in ((1.0, "ab"), (2.0, "b"), (3.0, "")):
+        with database.begin() as connection:
+            database.see(connection, [Worker(name, "runner", WorkerStatus.BUSY, now) for name in seen])
+    assert [(worker.name, worker.seen_at) for worker in database.workers()] == [("a", 1.0), ("b", 2.0)]
+
+
+def test_more_at_once_than_a_database_takes_in_one_question(database: Database) -> None:
+    many = 1200
+    enqueue(database, *(request(f"r{index}") for index in range(many)))
+    claims = claim(database, "c", limit=many)
+    with database.begin() as connection:
+        ends = [
+            (ended(made.attempt, AttemptStatus.SUCCEEDED), [span(made.request.id, made.attempt)])
+            for made in claims
+        ]
+        assert database.finish(connection, ends) == [True] * many
+    assert {len(rollout.spans) for rollout in database.find_rollouts(Query(), list(SpanKind)).items} == {1}
+
+
 def test_what_is_written_is_read_as_it_was(database: Database) -> None:
     """Requests, attempts and spans come back equal, numbers and all."""
     wanted = RolloutRequest(
@@ -317,7 +428,7 @@ def test_what_is_written_is_read_as_it_was(database: Database) -> None:
     (made,) = claim(database, "c")
     assert made.request == wanted
     exact = Span(
-        "s", "r", 1, SpanKind.EVENT, "tool", 1.25, 2.5, {"x": -0.30000000000000004, "y": {"z": [True]}}, 0
+        "s", "r", 1, SpanKind.EVENT, "tool", 1.25, 2.5, {"x": -0.30000000000000004, "y": {"z": [True]}}, 1
     )
     append(database, exact)
     finish(database, made.attempt, AttemptStatus.FAILED)
@@ -343,20 +454,71 @@ def test_a_write_that_raises_leaves_nothing_behind(database: Database) -> None:
     enqueue(database, request("r"))
     (made,) = claim(database, "c")
     with pytest.raises(StatementError), database.begin() as connection:
-        database.append(connection, [span("s", made.attempt)])
-        database.finish(connection, Attempt("r", 1, "", AttemptStatus.FAILED, output={1: object()}), ())
+        database.append(connection, [[span("s", made.attempt)]])
+        database.finish(connection, [(Attempt("r", 1, "", AttemptStatus.FAILED, output={1: object()}), ())])
     rollout = database.rollout("r")
     assert rollout is not None
     assert rollout.spans == ()
     assert rollout.status is RolloutStatus.RUNNING
 
 
-def test_a_store_of_another_version_is_refused_with_the_cure_and_left_alone(tmp_path: Path) -> None:
+def test_a_store_of_another_version_is_refused_with_the_cure(store_url: str) -> None:
+    database = Database(store_url)
+    with database.begin() as connection:
+        connection.execute(meta.update().values(schema_version=1))
+    database.close()
+    with pytest.raises(UserError, match=r"store .*schema version 1.*use the al_ray that wrote it"):
+        Database(store_url)
+
+
+def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE meta (schema_version INTEGER NOT NULL)")
         connection.execute("INSERT INTO meta VALUES (999)")
-    with pytest.raises(UserError, match=r"store.sqlite.*schema version 999.*use the al_ray that wrote it"):
+    with pytest.raises(UserError, match="schema version 999"):
         Database(sqlite_url(path))
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("meta",)]
+
+
+@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none", "sqlite:////no/such/folder/store"])
+def test_a_database_that_is_not_there_is_the_users_problem(url: str) -> None:
+    with pytest.raises(UserError, match="no database can be used there"):
+        Database(url)
+
+
+def test_the_password_of_a_database_is_not_told() -> None:
+    with pytest.raises(UserError) as caught:
+        Database("postgresql://somebody:secret@127.0.0.1:1/none")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_read_of_several_questions_sees_one_moment(store_url: str) -> None:
+    """What a writer commits between them belongs to the next."""
+    database, writer = Database(store_url), Database(store_url)
+    enqueue(writer, request("r"))
+    with database._reading.connect() as connection:
+        count = sa.select(sa.func.count()).select_from(rollouts)
+        assert connection.scalar(count) == 1
+        enqueue(writer, request("s"))
+        assert connection.scalar(count) == 1
+    assert len(database.rollouts()) == 2
+    database.close()
+    writer.close()
+
+
+def test_two_stores_on_one_database_write_one_after_the_other(store_url: str) -> None:
+    """As when a store was killed whose last transaction its server has not ended yet."""
+    old, new = Database(store_url), Database(store_url)
+    enqueue(old, request("r"))
+    claims: list[Claim] = []
+    with old.begin() as connection:
+        old.claim(connection, [Ask("w", "old", 1)], 5.0, 30.0)
+        waiting = threading.Thread(target=lambda: claims.extend(claim(new, "new")))
+        waiting.start()
+        time.sleep(0.3)
+    waiting.join()
+    assert claims == []
+    old.close()
+    new.close()

@@ -17,11 +17,11 @@ from al_ray import export as exporting
 from al_ray import semconv
 from al_ray.config import TransitionsSection
 from al_ray.database import Database
-from al_ray.dialects import sqlite_url
 from al_ray.errors import UserError
 from al_ray.export import Export, export
 from al_ray.records import Records
 from al_ray.rollout_search import Search
+from al_ray.sql import sqlite_url
 from al_ray.types import RolloutRequest, Span, SpanKind, Task
 from tests.recorded import record
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from al_ray.database import Database
-from al_ray.dialects import postgresql_url, sqlite_url
+from al_ray.database import Ask, Database
 from al_ray.errors import UserError
 from al_ray.query import Condition, Item, Page, Query
+from al_ray.sql import postgresql_url, sqlite_url
 from al_ray.types import (
     Attempt,
     AttemptStatus,
@@ -33,11 +33,12 @@ def record(database: Database) -> None:
             database.enqueue(connection, [request])
             for number in range(1, 4 if index % 3 == 0 else 2):
                 now = float(index * 10 + number)
-                (claim,) = database.claim(connection, f"w{index % 2}", f"{index} {number}", 1, now, 30.0)
+                ask = Ask(f"w{index % 2}", f"{index} {number}", 1)
+                ((claim,),) = database.claim(connection, [ask], now, 30.0)
                 kinds = (SpanKind.CALL, SpanKind.REWARD)
-                database.append(connection, [_span(claim.attempt, kind) for kind in kinds])
+                database.append(connection, [[_span(claim.attempt, kind) for kind in kinds]])
                 failed = index % 3 == 0 and number < 3
-                database.finish(connection, _ended(claim.attempt, failed, now + 1), ())
+                database.finish(connection, [(_ended(claim.attempt, failed, now + 1), ())])
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

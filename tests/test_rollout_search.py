@@ -9,8 +9,8 @@ import pytest
 
 from al_ray import rollout_search
 from al_ray.database import Database
-from al_ray.dialects import sqlite_url
 from al_ray.rollout_search import Order, Search
+from al_ray.sql import sqlite_url
 from al_ray.types import Rollout, RolloutStatus
 from tests.recorded import record
 

@@ -11,9 +11,9 @@ from rich.console import RenderableType
 
 from al_ray import conversation, rollout_search, rollout_view, semconv
 from al_ray.console import terminal
-from al_ray.database import Database
-from al_ray.dialects import sqlite_url
+from al_ray.database import Ask, Database
 from al_ray.errors import UserError
+from al_ray.sql import sqlite_url
 from al_ray.types import (
     JSON,
     Attempt,
@@ -138,12 +138,12 @@ def database(tmp_path: Path) -> Database:
     with database.begin() as connection:
         names = ("step-000000/0/0", "step-000000/0/1")
         database.enqueue(connection, [RolloutRequest(name, "step-000000", "g", task) for name in names])
-        (claim,) = database.claim(connection, "w", "claim-1", 1, 0.0, 9.0)
+        ((claim,),) = database.claim(connection, [Ask("w", "claim-1", 1)], 0.0, 9.0)
         name = claim.request.id
-        database.append(connection, [Span("c", name, 1, SpanKind.CALL, "chat", 0.0, 1.0, {})])
+        database.append(connection, [[Span("c", name, 1, SpanKind.CALL, "chat", 0.0, 1.0, {})]])
         reward = Span("s", name, 1, SpanKind.REWARD, "reward", 1.0, 1.0, {semconv.REWARD: 0.5})
         ended = Attempt(name, 1, "", AttemptStatus.SUCCEEDED, ended_at=1.0)
-        assert database.finish(connection, ended, [reward])
+        assert database.finish(connection, [(ended, [reward])]) == [True]
     return database
 
 
@@ -184,7 +184,9 @@ def test_operations_are_shown_around_what_they_enclose_and_rewards_under_their_c
         *calls,
         Span("t", "r/0", 1, SpanKind.EVENT, "add", 0.0, 0.1, {**tool, semconv.ERROR_TYPE: "KeyError"}, 1),
         Span("agent", "r/0", 1, SpanKind.EVENT, "run", 0.0, 3.0, around, 2),
-        Span("out", "r/0", 1, SpanKind.EVENT, semconv.AGENT_OUTPUT, 3.0, 3.0, {"stdout": "hello\nyou"}, 3),
+        Span(
+            "out", "r/0", 1, SpanKind.EVENT, semconv.AGENT_OUTPUT, 3.0, 3.0, {semconv.STDOUT: "hello\nyou"}, 3
+        ),
         Span("step", "r/0", 1, SpanKind.REWARD, "step", 3.0, 3.0, step, 4),
         Span("reward", "r/0", 1, SpanKind.REWARD, "reward", 3.0, 3.0, {semconv.REWARD: 1.0}, 5),
     ]

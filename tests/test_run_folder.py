@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from al_ray import run_folder
-from al_ray.config import Recipe
+from al_ray.config import Recipe, StoreSection
 from al_ray.errors import UserError
 from al_ray.run_folder import RunFolder
 from tests import toy
@@ -116,3 +117,13 @@ def test_the_recipe_of_a_checkpoint_is_its_runs(recipe: Recipe) -> None:
         run_folder.recipe_of(checkpoint)
     (checkpoint / "config.json").write_text("{}")
     assert run_folder.recipe_of(checkpoint) == folder.path / "recipe.yaml"
+
+
+def test_each_run_on_a_server_has_a_schema_of_its_own_that_it_goes_on_with(recipe: Recipe) -> None:
+    """Also one that is started anew under the name of one that was removed."""
+    recipe = changed(recipe, store=StoreSection(url="postgresql://me@host/db"))
+    first = RunFolder.create(recipe, "a").store_url
+    assert first.startswith("postgresql://me@host/db?schema=toy_a_")
+    assert RunFolder.resume(recipe, "a").store_url == first
+    shutil.rmtree(RunFolder.resume(recipe, "a").path)
+    assert RunFolder.create(recipe, "a").store_url != first

@@ -130,6 +130,15 @@ async def test_tasks_that_run_at_once_keep_their_own_places(collector: Collector
         assert works[span.attributes["al_ray.parent_id"]] == f"work of {answer}"
 
 
+def test_a_request_can_tell_the_operation_that_it_is_made_in(collector: Collector) -> None:
+    assert tracing.headers() == {}
+    with tracing.attempt(collector.llm):
+        assert tracing.headers() == {}
+        with tracing.agent("writer"):
+            told = otlp.trace_context(tracing.headers()["traceparent"], otlp.Owner("r", 1))
+    assert told["al_ray.parent_id"] == collector.named("invoke_agent writer").id
+
+
 def test_threads_record_at_once_and_nothing_is_lost(collector: Collector) -> None:
     def work(number: int) -> None:
         with tracing.attempt(collector.llm):

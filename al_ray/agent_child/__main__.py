@@ -71,7 +71,7 @@ def _plain(value: Any) -> Any:
     """Numbers and arrays of numpy or torch as JSON has them."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"the agent returned a {type(value).__name__}, which JSON cannot carry")
+    raise TypeError(f"the agent returned a value of type {type(value).__name__}, which JSON cannot carry")
 
 
 def _leave(number: int, frame: Any) -> None:

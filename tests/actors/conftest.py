@@ -11,18 +11,24 @@ import pytest
 
 
 @pytest.fixture
-def start_store(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def store_place(tmp_path: Path) -> str:
+    """The URL of this test's own database."""
+    from al_ray.sql import sqlite_url
+
+    return sqlite_url(tmp_path / "store.sqlite")
+
+
+@pytest.fixture
+def start_store(ray_cluster: None, store_place: str) -> Iterator[Callable[..., Any]]:
     """Starts a store actor on this test's own database; more arguments are its constructor's."""
     import ray
 
     from al_ray.actors.store import STORE_OPTIONS, Store
-    from al_ray.dialects import sqlite_url
 
     with ExitStack() as stack:
 
         def start(**arguments: Any) -> Any:
-            url = sqlite_url(tmp_path / "store.sqlite")
-            store = ray.remote(Store).options(**STORE_OPTIONS).remote(url, **arguments)
+            store = ray.remote(Store).options(**STORE_OPTIONS).remote(store_place, **arguments)
             stack.callback(ray.kill, store)
             return store
 

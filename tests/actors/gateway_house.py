@@ -20,7 +20,7 @@ from al_ray.actors.model_calls import CallRules
 from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.database import Database
-from al_ray.dialects import sqlite_url
+from al_ray.sql import sqlite_url
 from al_ray.types import JSON, Attempt, AttemptStatus, Mode, RolloutRequest, Span, Task
 from tests.actors.fake_engine import FakeEngine
 
@@ -70,7 +70,7 @@ class House:
         return AsyncAnthropic(base_url=url, api_key=attempt.key, max_retries=0, timeout=60)
 
     async def end(self, attempt: Attempt, status: AttemptStatus = AttemptStatus.TIMED_OUT) -> None:
-        await self.store.finish.remote(Attempt(attempt.rollout_id, attempt.number, "", status))
+        await self.store.finish.remote([(Attempt(attempt.rollout_id, attempt.number, "", status), ())])
 
     def calls(self, attempt: Attempt) -> list[Span]:
         """What is durable."""

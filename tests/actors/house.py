@@ -14,12 +14,12 @@ import ray
 from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.config import AgentSection
-from al_ray.dialects import sqlite_url
+from al_ray.sql import sqlite_url
 from al_ray.types import RetryPolicy, Rollout, RolloutRequest, Task
 
 TIMEOUT = 1.0
 CONCURRENCY = 3
-LEASE_SECONDS = 1.5
+LEASE_SECONDS = 6.0
 
 
 @dataclass(frozen=True)

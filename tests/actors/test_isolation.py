@@ -192,7 +192,10 @@ async def test_a_killed_guardian_takes_its_program_along(apart: House) -> None:
 
 
 async def test_a_callable_in_a_process_returns_json_and_not_too_much(process: House) -> None:
-    for do, told in (("return_an_object", "a object, which JSON cannot"), ("return_much", "bytes of JSON")):
+    for do, told in (
+        ("return_an_object", "of type object, which JSON cannot"),
+        ("return_much", "bytes of JSON"),
+    ):
         assert told in error(await process.rollout({"do": do}))
 
 

@@ -260,7 +260,8 @@ async def test_a_trace_that_two_attempts_claim_is_neithers_for_a_collector(house
 async def test_keys_that_are_missing_wrong_or_of_an_ended_attempt_are_refused(house: House) -> None:
     attempt = await house.attempt("ended")
     raw = export("late").SerializeToString()
-    await house.store.finish.remote(Attempt(attempt.rollout_id, attempt.number, "", AttemptStatus.FAILED))
+    ended = Attempt(attempt.rollout_id, attempt.number, "", AttemptStatus.FAILED)
+    await house.store.finish.remote([(ended, ())])
     for key, says in ((attempt.key, "failed"), ("alr-made-up", "unknown"), (None, "no API key")):
         status, answer = await house.post(raw, key)
         assert status == 401

@@ -8,16 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.database import Database
-from al_ray.dialects import sqlite_url
 from al_ray.errors import AttemptEndedError, UserError
+from al_ray.tables import meta
 from al_ray.types import (
     Attempt,
     AttemptStatus,
@@ -27,7 +26,9 @@ from al_ray.types import (
     RolloutStatus,
     Span,
     SpanKind,
+    Start,
     Task,
+    WorkerStatus,
 )
 
 StartStore = Callable[..., Any]
@@ -39,7 +40,8 @@ database = Database(sys.argv[1])
 while sys.stdin.readline():
     rollouts = [database.rollout(name) for name in database.rollout_ids()]
     for rollout in rollouts:
-        assert [span.sequence for span in rollout.spans] == list(range(len(rollout.spans)))
+        order = [span.sequence for span in rollout.spans]
+        assert order == sorted(set(order))
     print(sum(len(rollout.spans) for rollout in rollouts), flush=True)
 """
 
@@ -54,8 +56,15 @@ def span(name: str, attempt: Attempt) -> Span:
     )
 
 
-def ended(attempt: Attempt, status: AttemptStatus = AttemptStatus.SUCCEEDED) -> Attempt:
-    return Attempt(attempt.rollout_id, attempt.number, attempt.key, status)
+def ended(attempt: Attempt) -> tuple[Attempt, Sequence[Span]]:
+    """As ``finish`` takes it."""
+    return Attempt(attempt.rollout_id, attempt.number, attempt.key, AttemptStatus.SUCCEEDED), ()
+
+
+@pytest.fixture
+def store_place(store_url: str) -> str:
+    """Everything here holds on every database."""
+    return store_url
 
 
 async def claimed(store: Any, claim_id: str, limit: int = 1, wait: float = 0.0) -> list[Claim]:
@@ -77,7 +86,7 @@ async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(star
     await store.enqueue.remote([request("r")])
     (claim,) = await waiting
     assert not groups.done()
-    await store.finish.remote(ended(claim.attempt))
+    await store.finish.remote([ended(claim.attempt)])
     (group,) = await groups
     assert [rollout.id for rollout in group.rollouts] == ["r"]
     assert time.monotonic() - begun < 5
@@ -129,8 +138,8 @@ async def test_an_attempt_whose_lease_is_not_renewed_is_lost_and_tried_again(sta
         await asyncio.sleep(0.2)
     (again,) = await waiting
     assert (again.request.id, again.attempt.number) == ("b", 2)
-    assert await store.finish.remote(ended(silent.attempt)) is False, "it was lost: it has ended"
-    with pytest.raises(AttemptEndedError, match="lost"), unwrapped():
+    assert await store.finish.remote([ended(silent.attempt)]) == [False], "it was lost: it has ended"
+    with pytest.raises(AttemptEndedError, match="unresponsive"), unwrapped():
         await store.authorize.remote(silent.attempt.key)
 
 
@@ -138,8 +147,8 @@ async def test_each_batch_of_spans_succeeds_or_fails_for_itself(start_store: Sta
     store = start_store()
     await store.enqueue.remote([request("a"), request("b")])
     a, b = await claimed(store, "c1", limit=2)
-    assert await store.finish.remote(ended(a.attempt)) is True
-    assert await store.finish.remote(ended(a.attempt)) is False
+    assert await store.finish.remote([ended(a.attempt), ended(a.attempt)]) == [True, False]
+    assert await store.finish.remote([ended(a.attempt)]) == [False]
     unstorable = Span("u", "b", 1, SpanKind.CALL, "chat", 0.0, 1.0, {"x": object})
     refused, kept, failed = await store.append.remote(
         [[span("s1", a.attempt)], [span("s2", b.attempt)], [unstorable]]
@@ -161,26 +170,81 @@ async def test_a_cancelled_batch_ends_its_attempts_and_completes_its_groups(star
         await store.authorize.remote(a.attempt.key)
 
 
-async def test_a_store_of_another_version_is_a_users_error(start_store: StartStore, tmp_path: Path) -> None:
+async def test_cancelled_rollouts_are_lost_to_their_runner_at_its_next_renewal(
+    start_store: StartStore,
+) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a"), request("b"), request("c")])
+    a, b = await claimed(store, "c1", limit=2)
+    await store.cancel_rollouts.remote(["a", "c"])
+    assert await store.renew.remote("w") == [("b", 1)]
+    assert await store.start.remote([Start("a", 1), Start("b", 1)]) == [False, True]
+    with pytest.raises(AttemptEndedError, match="cancelled"), unwrapped():
+        await store.authorize.remote(a.attempt.key)
+    assert (await store.authorize.remote(b.attempt.key)).attempt.status is AttemptStatus.RUNNING
+    assert await claimed(store, "c2") == []
+
+
+async def test_an_attempt_tells_which_versions_of_resources_it_was_started_with(
+    start_store: StartStore,
+) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a")])
+    (claim,) = await claimed(store, "c1")
+    assert claim.attempt.status is AttemptStatus.PREPARING
+    await store.put_resource.remote("prompt", "template", "Be brief.")
+    prompt = await store.put_resource.remote("prompt", "template", "Think.")
+    assert await store.resource.remote("prompt") == prompt
+    await store.start.remote([Start("a", 1, {"prompt": prompt.version})])
+    running = (await store.authorize.remote(claim.attempt.key)).attempt
+    assert running.resources == {"prompt": 2}
+    assert (await store.resource.remote("prompt", 1)).content == "Be brief."
+
+
+async def test_workers_are_known_by_what_they_were_last_heard_of(
+    start_store: StartStore, store_place: str
+) -> None:
+    """Runners by their claims and renewals, others by heartbeats."""
+    store = start_store(lease_seconds=1.2)
+    await store.enqueue.remote([request("a"), request("b")])
+    await store.claim.remote("busy", "c1", 1, 0.0)
+    await store.claim.remote("dead", "c2", 1, 0.0)
+    await store.lose.remote("dead")
+    await store.renew.remote("idle")
+    await store.heartbeat.remote("engine-0", "engine", WorkerStatus.BUSY)
+    database = Database(store_place)
+    async with asyncio.timeout(30):
+        while len(workers := database.workers()) < 4:
+            await asyncio.sleep(0.05)
+    database.close()
+    assert [(worker.name, worker.kind, worker.status.value) for worker in workers] == [
+        ("busy", "runner", "busy"),
+        ("dead", "runner", "dead"),
+        ("engine-0", "engine", "busy"),
+        ("idle", "runner", "idle"),
+    ]
+    assert all(abs(worker.seen_at - time.time()) < 30 for worker in workers)
+
+
+async def test_a_store_of_another_version_is_a_users_error(start_store: StartStore, store_place: str) -> None:
     """It reaches the driver as itself, with the cure."""
-    database = Database(sqlite_url(tmp_path / "store.sqlite"))
+    database = Database(store_place)
     with database.begin() as connection:
-        connection.exec_driver_sql("UPDATE meta SET schema_version = 999")
+        connection.execute(meta.update().values(schema_version=1))
     database.close()
     with pytest.raises(UserError, match="use the al_ray that wrote it"), unwrapped():
         await start_store().ping.remote()
 
 
 async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
-    start_store: StartStore, tmp_path: Path
+    start_store: StartStore, store_place: str
 ) -> None:
     """Killed twice with SIGKILL while 40 agents record calls: every call is answered in the end, every
     acknowledged span is there, in order, and another process reads whole states meanwhile."""
-    url = sqlite_url(tmp_path / "store.sqlite")
     store = start_store()
     await store.enqueue.remote([request(f"r{index}", group=f"g{index}") for index in range(40)])
     reader = subprocess.Popen(
-        [sys.executable, "-c", READER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", READER, store_place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert reader.stdin is not None
     assert reader.stdout is not None
@@ -193,7 +257,7 @@ async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
             name = f"{claim.request.id}/{number}"
             assert await store.append.remote([[span(name, claim.attempt)]]) == [None]
             acknowledged.append(name)
-        await store.finish.remote(ended(claim.attempt))
+        await store.finish.remote([ended(claim.attempt)])
 
     async def kill_after(spans: int) -> None:
         process = await process_of(store)
@@ -222,7 +286,7 @@ async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
         reader.stdin.close()
         reader.wait()
     assert len(acknowledged) == seen == 40 * calls_made
-    database = Database(url)
+    database = Database(store_place)
     for rollout in database.rollouts():
         whole = database.rollout(rollout.id)
         assert whole is not None

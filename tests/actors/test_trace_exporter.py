@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from al_ray import otlp, semconv
 from al_ray.actors.trace_exporter import ExportTarget, TraceExporter, export_target
 from al_ray.otlp import Owner
 from al_ray.otlp_export import wire_span
-from al_ray.types import Attempt, AttemptStatus, Span, SpanKind
+from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
 
 CALL = Span(
     "chatcmpl-1",
@@ -158,3 +159,23 @@ def test_the_recipe_wins_over_opentelemetrys_variables() -> None:
         "https://b/v1/traces", {"x": "y"}
     )
     assert "secret" not in repr(ExportTarget("http://a", {"k": "secret"}))
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_the_store_exports_what_is_durable_and_a_rollout_does_not_care_whether_it_arrives(
+    start_store: Callable[..., Any], backend: Backend, is_there: bool
+) -> None:
+    url = backend.url if is_there else "http://127.0.0.1:9"
+    store = start_store(export=ExportTarget(f"{url}/v1/traces"))
+    await store.enqueue.remote([RolloutRequest("r", "b", "g", Task("t", {}))])
+    (claim,) = await store.claim.remote("w", "c", 1, 0.0)
+    assert await store.append.remote([[CALL]]) == [None]
+    ended = replace(claim.attempt, status=AttemptStatus.SUCCEEDED)
+    assert await store.finish.remote([(ended, [REWARD])]) == [True]
+    assert await store.finish.remote([(ended, [REWARD])]) == [False]
+    dropped = await store.flush_export.remote(20)
+    assert (dropped, sorted(backend.spans)) == (
+        (0, ["attempt", "chat toy", "reward"]) if is_there else (3, [])
+    )
+    (group,) = await store.finished_groups.remote("b", [], 0.0)
+    assert [span.id for span in group.rollouts[0].spans] == [CALL.id, REWARD.id]

@@ -6,6 +6,8 @@ query parameter ``schema`` the schema that holds the tables, so that runs share 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +19,8 @@ from sqlalchemy.exc import OperationalError
 from al_ray.errors import Problem, UserError
 from al_ray.tables import SCHEMA_VERSION, meta, metadata
 
-_WRITER_LOCK: Final = 0x616C5F726179
-"""Of PostgreSQL's advisory locks: "al_ray"."""
+_WRITES: Final = "al_ray_writes"
+"""The execution option of transactions that write."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -41,11 +43,17 @@ def open_engine(url: str) -> sa.Engine:
     where = f"store {sa.make_url(url).render_as_string()}"
     engine = _sqlite(url) if sa.make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
     try:
-        with engine.begin() as connection:
-            lock_writers(connection)
-            _make_tables(connection, where)
+        with engine.connect() as connection:
+            is_new = not sa.inspect(connection).has_table(meta.name, schema=_schema(connection))
+        if is_new:
+            _make_tables(engine)
+        with engine.connect() as connection:
+            version = connection.scalar(sa.select(meta.c.schema_version))
     except OperationalError as error:
         raise UserError(Problem(where, str(error.orig).strip(), "no database can be used there")) from error
+    if version != SCHEMA_VERSION:
+        cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
+        raise UserError(Problem(where, f"schema version {version}", cure))
     return engine
 
 
@@ -56,11 +64,13 @@ def reading(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
-def lock_writers(connection: Connection) -> None:
-    """Wait until no other transaction writes, such as the last one of a store that was killed: its
-    server may still be at it. SQLite has such a lock, and takes it with the first write."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITER_LOCK)))
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[Connection]:
+    """A transaction that no other one writes beside. It waits for one that does, such as the last of a
+    store that was killed, which its server may not have ended yet."""
+    with engine.execution_options(**{_WRITES: True}).begin() as connection:
+        connection.execute(sa.select(meta).with_for_update())  # on SQLite, BEGIN IMMEDIATE has waited
+        yield connection
 
 
 def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
@@ -77,17 +87,18 @@ def insert_or_update(connection: Connection, table: sa.Table, key: str, rows: li
     connection.execute(insert.on_conflict_do_update(index_elements=[key], set_=values), rows)
 
 
-def _make_tables(connection: Connection, where: str) -> None:
-    schema = connection.get_execution_options().get("schema_translate_map", {}).get(None)
-    if schema is not None:
-        connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
-    if not sa.inspect(connection).has_table(meta.name, schema=schema):
+def _make_tables(engine: sa.Engine) -> None:
+    with engine.execution_options(**{_WRITES: True}).begin() as connection:
+        schema = _schema(connection)
+        if schema is not None:
+            connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
         metadata.create_all(connection)
-        connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION))
-    version = connection.scalar(sa.select(meta.c.schema_version))
-    if version != SCHEMA_VERSION:
-        cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
-        raise UserError(Problem(where, f"schema version {version}", cure))
+        if connection.scalar(sa.select(meta.c.schema_version)) is None:  # nobody was faster
+            connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION))
+
+
+def _schema(connection: Connection) -> str | None:
+    return connection.get_execution_options().get("schema_translate_map", {}).get(None)
 
 
 def _sqlite(url: str) -> sa.Engine:
@@ -104,7 +115,8 @@ def _sqlite(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
@@ -113,4 +125,5 @@ def _postgresql(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
     schema = parsed.query.get("schema")
     plain = parsed.difference_update_query(["schema"]).set(drivername="postgresql+psycopg")
-    return sa.create_engine(plain, execution_options={"schema_translate_map": {None: schema}})
+    options = {"schema_translate_map": {None: schema}}
+    return sa.create_engine(plain, pool_pre_ping=True, execution_options=options)

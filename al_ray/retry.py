@@ -1,0 +1,27 @@
+"""Whether a rollout is tried again after an attempt that did not succeed: a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from al_ray.types import Attempt, AttemptStatus, RetryPolicy
+
+LOST_LIMIT = 5
+"""Attempts of one rollout that may be lost with their runner before the rollout counts as failed."""
+
+
+def is_retried(policy: RetryPolicy, ended: Attempt, ends: Sequence[str]) -> bool:
+    """Whether the rollout of an attempt that ended otherwise than well is tried again; ``ends`` are
+    the statuses of all its attempts."""
+    lost = ends.count(AttemptStatus.UNRESPONSIVE)
+    if lost >= LOST_LIMIT or len(ends) - lost >= policy.max_attempts:
+        return False
+    if ended.status is AttemptStatus.UNRESPONSIVE:
+        return True
+    if ended.status not in policy.statuses:
+        return False
+    if ended.status is not AttemptStatus.FAILED:
+        return True
+    names = {ended.error_class, (ended.error_class or "").rpartition(".")[2]}
+    wanted = policy.errors is None or not names.isdisjoint(policy.errors)
+    return wanted and names.isdisjoint(policy.never_errors)
