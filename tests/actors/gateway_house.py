@@ -21,7 +21,7 @@ from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.database import Database
 from al_ray.sql import sqlite_url
-from al_ray.types import JSON, Attempt, AttemptStatus, Mode, RolloutRequest, Span, Task
+from al_ray.types import JSON, Attempt, AttemptStatus, Mode, Rollout, RolloutRequest, Span, Task
 from tests.actors.fake_engine import FakeEngine
 
 SAMPLING: Mapping[Mode, SamplingPolicy] = {
@@ -74,9 +74,12 @@ class House:
 
     def calls(self, attempt: Attempt) -> list[Span]:
         """What is durable."""
+        return list(self.rollout(attempt).spans)
+
+    def rollout(self, attempt: Attempt) -> Rollout:
         rollout = self.database.rollout(attempt.rollout_id)
         assert rollout is not None
-        return list(rollout.spans)
+        return rollout
 
     async def ask(self, attempt: Attempt, content: str = "hello", **options: Any) -> Any:
         async with self.client(attempt) as client:

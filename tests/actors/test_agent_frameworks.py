@@ -22,12 +22,14 @@ import pytest
 import ray
 
 from al_ray import semconv
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.database import Database, sqlite_url
+from al_ray.database import Database
+from al_ray.sql import sqlite_url
 from al_ray.trace_merge import merged
-from al_ray.types import ChatRequest, Choice, RolloutRequest, Sampling, Span, SpanKind, Task
+from al_ray.types import ChatRequest, Choice, RolloutRequest, Span, SpanKind, Task
 from tests.actors.fake_engine import FakeEngine
+from tests.actors.gateway_house import SPEC
 
 pytestmark = pytest.mark.slow
 
@@ -134,8 +136,7 @@ class House:
 def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     url = sqlite_url(tmp_path_factory.mktemp("frameworks") / "store.sqlite")
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(url, 600.0)
-    spec = GatewaySpec("toy", {"train": Sampling(), "eval": Sampling()}, 0)
-    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, store)
+    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(SPEC, store)
     engine = ray.remote(Scripted).options(num_cpus=0, max_concurrency=100).remote("a")
     base_url = ray.get(gateway.start.remote())
     ray.get([gateway.admit.remote([engine]), store.ping.remote()])

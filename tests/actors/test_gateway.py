@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from al_ray import semconv
-from al_ray.trajectory import call_transitions
+from al_ray.trajectory import trajectory
 from al_ray.types import Attempt, AttemptStatus
 from tests.actors.gateway_house import SPEC, TOOLS, House, beside, engine, say
 
@@ -414,7 +414,8 @@ async def test_a_client_that_hangs_up_stops_its_engine_and_the_call_is_kept_as_a
     [seen] = span.attributes[semconv.OUTPUT_MESSAGES]
     assert seen["content"] in (("",) if order == "wait" else ("a", "b"))
     assert span.attributes[semconv.OUTPUT_TOKENS] == len(seen["content"])
-    assert list(call_transitions(span)) == []
+    learnt = trajectory(house.rollout(attempt))
+    assert (list(learnt.transitions), learnt.left_out) == ([], {"aborted": 1})
     await house.ask(attempt)
     assert len(house.calls(attempt)) == 2
 

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from al_ray import semconv
 from al_ray.actors.hosted_model import HostedModelSpec
-from al_ray.trajectory import call_transitions
+from al_ray.trajectory import trajectory
 from tests.actors.gateway_house import SPEC, House, beside, say
 
 USAGE = {"prompt_tokens": 30, "completion_tokens": 4, "total_tokens": 34}
@@ -110,7 +110,10 @@ async def test_a_call_goes_to_the_hosted_model_that_it_names_and_is_never_traine
     assert hosted.attributes[semconv.HOSTED] and semconv.HOSTED not in ours.attributes
     assert hosted.attributes[semconv.INPUT_TOKENS] == 30
     assert hosted.attributes[semconv.OUTPUT_MESSAGES] == [{"role": "assistant", "content": "wise"}]
-    assert (len(call_transitions(hosted)), len(call_transitions(ours))) == (0, 1)
+    assert semconv.LINEAGE in ours.attributes and semconv.LINEAGE not in hosted.attributes
+    learnt = trajectory(hosting.rollout(attempt))
+    assert [transition.id for transition in learnt.transitions] == [f"{ours.id}/0"]
+    assert learnt.left_out == {"no_token_ids": 1}
 
 
 async def test_a_hosted_models_stream_goes_through_piece_by_piece(hosting: House) -> None:

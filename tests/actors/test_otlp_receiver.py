@@ -7,7 +7,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -26,21 +26,22 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from al_ray import semconv, tracing
 from al_ray.actors import otlp_receiver
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.database import Database, sqlite_url
+from al_ray.database import Database
+from al_ray.sql import sqlite_url
 from al_ray.trace_merge import merged
 from al_ray.types import (
     Attempt,
     AttemptStatus,
     Endpoint,
     RolloutRequest,
-    Sampling,
     Span,
     SpanKind,
     Task,
 )
 from tests.actors.fake_engine import FakeEngine
+from tests.actors.gateway_house import SPEC
 
 COLLECTOR = "collector-key"
 START = 1_790_000_000_000_000_000
@@ -91,7 +92,7 @@ class House:
 def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     url = sqlite_url(tmp_path_factory.mktemp("traces") / "store.sqlite")
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
-    spec = GatewaySpec("toy", {"train": Sampling(), "eval": Sampling()}, 0, COLLECTOR)
+    spec = replace(SPEC, collector_key=COLLECTOR)
     gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, store)
     engine = ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=100).remote("a")
     base_url = ray.get(gateway.start.remote())

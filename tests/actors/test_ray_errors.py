@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -12,8 +12,20 @@ from al_ray import errors
 from al_ray.actors.ray_errors import unwrapped
 
 PROBLEM = errors.Problem("recipe: model.path", "x", "no such folder")
+ARGUMENTS: Mapping[type[errors.AlRayError], tuple[Any, ...]] = {
+    errors.ToldError: ("why", "builtins.ValueError"),
+    errors.HostedModelError: (502, "why"),
+}
+
+
+def example(error_type: type[errors.AlRayError]) -> errors.AlRayError:
+    if issubclass(error_type, errors.UserError):
+        return error_type(PROBLEM, PROBLEM)
+    return error_type(*ARGUMENTS.get(error_type, ("why",)))
+
+
 EXAMPLES = [
-    error_type(PROBLEM, PROBLEM) if issubclass(error_type, errors.UserError) else error_type("why")
+    example(error_type)
     for error_type in vars(errors).values()
     if isinstance(error_type, type) and issubclass(error_type, errors.AlRayError)
 ]
