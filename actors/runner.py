@@ -71,7 +71,7 @@ class Runner:
         await asyncio.to_thread(self._prepare)
         async with asyncio.TaskGroup() as tasks:
             renewing = None
-            while len(self._still_there()) <= self._spec.agent.concurrency:
+            while await self._has_room():
                 claims = await self._claim()
                 for claim in claims:
                     self._start(claim, tasks)
@@ -89,10 +89,14 @@ class Runner:
         self._scoring = Scoring(agent, self._store)
         self._hooks = Hooks(agent)
 
-    async def _claim(self) -> Sequence[Claim]:
-        """As many rollouts as there is room for, once there is room."""
+    async def _has_room(self) -> bool:
+        """Waits until another attempt may run; False if too many agents could not be ended."""
         while len(self._running) >= self._spec.agent.concurrency:
             await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+        return len(self._still_there()) <= self._spec.agent.concurrency
+
+    async def _claim(self) -> Sequence[Claim]:
+        """As many rollouts as there is room for."""
         room = self._spec.agent.concurrency - len(self._running)
         return await self._store.claim.remote(self._spec.name, uuid.uuid4().hex, room, _CLAIM_WAIT)
 

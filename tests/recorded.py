@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from al_ray import semconv
-from al_ray.database import Database
+from al_ray.database import Ask, Database
 from al_ray.types import JSON, Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
 
 
@@ -17,7 +17,7 @@ def record(database: Database, begin: int, end: int) -> None:
         requests = [_request(number) for number in range(begin, end + 1)]
         database.enqueue(connection, requests)
         for number in range(begin, end):
-            (claim,) = database.claim(connection, "w", f"claim {number}", 1, 100.0, 30.0)
+            ((claim,),) = database.claim(connection, [Ask("w", f"claim {number}", 1)], 100.0, 30.0)
             attempt, name = claim.attempt, claim.request.id
             database.append(connection, [[_call(name, number)]])
             if number % 3 == 2:
