@@ -272,9 +272,10 @@ async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
     try:
         agents = asyncio.gather(*map(agent, range(40)))
         killer = asyncio.create_task(kill_twice())
-        seen = 0
-        while not agents.done():
+        finished = False
+        while not finished:
             await asyncio.wait({agents}, timeout=0.3)
+            finished = agents.done()  # before the read, so that the last one sees every span
             before = len(acknowledged)
             reader.stdin.write("\n")
             reader.stdin.flush()
