@@ -45,4 +45,5 @@ async def test_the_program_of_the_example_calls_the_model_and_gives_its_reward(
     call, output, reward = rollout.spans
     assert (call.kind, output.name, reward.kind) == (SpanKind.CALL, semconv.AGENT_OUTPUT, SpanKind.REWARD)
     assert call.attributes[semconv.INPUT_MESSAGES][0]["content"] == "What is 41 + 1?"
-    assert reward.attributes[semconv.REWARD] == pytest.approx(1 - len("forty-two") / 1000)
+    answer = call.attributes[semconv.OUTPUT_MESSAGES][0]["content"]
+    assert reward.attributes[semconv.REWARD] == pytest.approx(1 - len(answer) / 1000)

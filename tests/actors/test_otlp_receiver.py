@@ -230,10 +230,10 @@ async def test_a_collector_with_the_runs_key_names_the_attempt_or_sends_spans_of
     house: House,
 ) -> None:
     first, second = await house.attempt("c1"), await house.attempt("c2")
-    traces = {first: b"1" * 16, second: b"2" * 16}
+    traces = ((first, b"1" * 16), (second, b"2" * 16))
     # A tool server knows nothing of attempts, but its spans are of their traces; they come first.
-    request = export("tool", trace=traces[first], first_id=9)
-    for attempt, trace in traces.items():
+    request = export("tool", trace=b"1" * 16, first_id=9)
+    for attempt, trace in traces:
         request.MergeFrom(export("agent", "child", resource=named(attempt), trace=trace))
     request.MergeFrom(export("stranger", trace=b"3" * 16))
     request.MergeFrom(export("nobody's", resource={semconv.ROLLOUT_ID: "c1", semconv.ATTEMPT: 7}))
@@ -242,7 +242,7 @@ async def test_a_collector_with_the_runs_key_names_the_attempt_or_sends_spans_of
     assert (status, answer.partial_success.rejected_spans) == (200, 3)
     assert "belongs to no attempt" in answer.partial_success.error_message
     assert house.names(first) == ["agent", "child", "tool"]
-    late = export("late tool", trace=traces[second], first_id=9)
+    late = export("late tool", trace=b"2" * 16, first_id=9)
     assert (await house.post(late.SerializeToString(), COLLECTOR))[0] == 200
     assert house.names(second) == ["agent", "child", "late tool"]
 
