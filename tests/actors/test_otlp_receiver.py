@@ -189,6 +189,13 @@ async def test_a_key_counts_in_either_header_in_both_encodings_and_repeating_cha
     assert house.names(attempt) == ["a", "b"]
 
 
+async def test_a_key_in_the_path_counts_whatever_the_headers_say(house: House) -> None:
+    attempt = await house.attempt("path")
+    behind = replace(house, url=house.url.removesuffix("/v1") + f"/attempt/{attempt.key}/v1")
+    assert (await behind.post(export("a").SerializeToString(), "sk-fixed"))[0] == 200
+    assert house.names(attempt) == ["a"]
+
+
 async def test_a_span_that_is_twice_in_one_export_is_one(house: House) -> None:
     attempt = await house.attempt("twice")
     request = export("a")
