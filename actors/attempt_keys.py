@@ -31,7 +31,11 @@ class AttemptKeys:
 
     async def claim(self, request: web.Request, *, now: bool = False) -> Claim:
         """The running attempt that the request belongs to. Raises ``AttemptEndedError``."""
-        key = _key(request)
+        key = key_of(request)
+        if not key:
+            raise AttemptEndedError(
+                "no API key: send the header 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            )
         asked, claim = self._known.get(key, (-_KNOWN_SECONDS, None))
         moment = time.monotonic()
         if claim is None or now or moment - asked > _KNOWN_SECONDS:
@@ -42,12 +46,11 @@ class AttemptKeys:
         return claim
 
 
-def _key(request: web.Request) -> str:
+def key_of(request: web.Request) -> str:
+    """The key that the request carries, that of its path first; empty if it has none."""
     if key := request.match_info.get("key"):
         return key
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
-    if key := request.headers.get("x-api-key", "").strip():
-        return key
-    raise AttemptEndedError("no API key: send the header 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+    return request.headers.get("x-api-key", "").strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from al_ray import semconv
@@ -73,7 +73,7 @@ class Call:
             {
                 "ids": list(choice.response_ids),
                 "logprobs": list(choice.logprobs),
-                "versions": [list(asdict(span).values()) for span in choice.versions],
+                "versions": [[span.version, span.start, span.end] for span in choice.versions],
             }
             for choice in reply.choices
         ]

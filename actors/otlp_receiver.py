@@ -34,6 +34,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 from ray.exceptions import RayError
 
 from al_ray import otlp, semconv
+from al_ray.actors.attempt_keys import key_of
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.recent import Recent
 from al_ray.errors import AttemptEndedError, BadRequestError
@@ -118,10 +119,7 @@ class OtlpReceiver:
 
     async def _key(self, request: web.Request) -> Owner | str | None:
         """The attempt whose key is on the request, the collector's key, or nothing."""
-        key = request.match_info.get("key") or request.headers.get("x-api-key", "").strip()
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            key = bearer.strip() or key
+        key = key_of(request)
         if self._is_collector(key):
             return key
         return await self._owner(key) if key else None

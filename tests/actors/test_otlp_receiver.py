@@ -189,6 +189,13 @@ async def test_a_key_counts_in_either_header_in_both_encodings_and_repeating_cha
     assert house.names(attempt) == ["a", "b"]
 
 
+async def test_a_key_in_the_path_counts_whatever_the_headers_say(house: House) -> None:
+    attempt = await house.attempt("path")
+    behind = replace(house, url=house.url.removesuffix("/v1") + f"/attempt/{attempt.key}/v1")
+    assert (await behind.post(export("a").SerializeToString(), "sk-fixed"))[0] == 200
+    assert house.names(attempt) == ["a"]
+
+
 async def test_a_span_that_is_twice_in_one_export_is_one(house: House) -> None:
     attempt = await house.attempt("twice")
     request = export("a")
@@ -230,11 +237,11 @@ async def test_a_collector_with_the_runs_key_names_the_attempt_or_sends_spans_of
     house: House,
 ) -> None:
     first, second = await house.attempt("c1"), await house.attempt("c2")
-    traces = {first.key: b"1" * 16, second.key: b"2" * 16}
+    traces = ((first, b"1" * 16), (second, b"2" * 16))
     # A tool server knows nothing of attempts, but its spans are of their traces; they come first.
-    request = export("tool", trace=traces[first.key], first_id=9)
-    for attempt in (first, second):
-        request.MergeFrom(export("agent", "child", resource=named(attempt), trace=traces[attempt.key]))
+    request = export("tool", trace=b"1" * 16, first_id=9)
+    for attempt, trace in traces:
+        request.MergeFrom(export("agent", "child", resource=named(attempt), trace=trace))
     request.MergeFrom(export("stranger", trace=b"3" * 16))
     request.MergeFrom(export("nobody's", resource={semconv.ROLLOUT_ID: "c1", semconv.ATTEMPT: 7}))
     request.MergeFrom(export("half", resource={semconv.ROLLOUT_ID: "c1"}))
@@ -242,7 +249,7 @@ async def test_a_collector_with_the_runs_key_names_the_attempt_or_sends_spans_of
     assert (status, answer.partial_success.rejected_spans) == (200, 3)
     assert "belongs to no attempt" in answer.partial_success.error_message
     assert house.names(first) == ["agent", "child", "tool"]
-    late = export("late tool", trace=traces[second.key], first_id=9)
+    late = export("late tool", trace=b"2" * 16, first_id=9)
     assert (await house.post(late.SerializeToString(), COLLECTOR))[0] == 200
     assert house.names(second) == ["agent", "child", "late tool"]
 
