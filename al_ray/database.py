@@ -60,7 +60,6 @@ _LIVE: Final = attempts.c.status.in_([status for status in AttemptStatus if not 
 
 _Reference = tuple[str, int]
 """Of an attempt: the rollout's id and its number."""
-_States = Mapping[_Reference, AttemptStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +126,12 @@ class Database(Records):
 
     def start(self, connection: Connection, starts: Sequence[Start]) -> list[bool]:
         """Note that agents start; False in the place of an attempt that has ended."""
-        states = _states(connection, {start.rollout_id for start in starts})
-        outcomes = [_is_live((start.rollout_id, start.number), states) for start in starts]
+        live = _live(connection, {start.rollout_id for start in starts})
+        outcomes = [(start.rollout_id, start.number) in live for start in starts]
         changes = [
             {**_this(start.rollout_id, start.number), "versions": dict(start.resources)}
-            for start, live in zip(starts, outcomes, strict=True)
-            if live
+            for start, is_live in zip(starts, outcomes, strict=True)
+            if is_live
         ]
         if changes:
             started = _THIS.values(status=AttemptStatus.RUNNING, resources=sa.bindparam("versions"))
@@ -146,8 +145,11 @@ class Database(Records):
 
         A batch that has others, but whose attempt has ended, is refused with the error in its place.
         """
-        states = _states(connection, {span.rollout_id for batch in batches for span in batch})
-        outcomes = [self._refusal(connection, batch, states) for batch in batches]
+        live = _live(connection, {batch[0].rollout_id for batch in batches if batch})
+        outcomes = [
+            None if not batch or _of(batch[0]) in live else self._refusal(connection, batch)
+            for batch in batches
+        ]
         taken = (batch for batch, refused in zip(batches, outcomes, strict=True) if refused is None)
         rows = [span_row(span) for batch in taken for span in batch]
         if rows:
@@ -159,17 +161,21 @@ class Database(Records):
 
         Its last spans (rewards) become part of it in the same transaction.
         """
-        states = _states(connection, {attempt.rollout_id for attempt, _ in ends})
-        live: dict[_Reference, tuple[Attempt, Sequence[Span]]] = {}
+        live = _live(connection, {attempt.rollout_id for attempt, _ in ends})
+        ended: list[Attempt] = []
+        lasts: list[Sequence[Span]] = []
         outcomes: list[bool] = []
         for attempt, last in ends:
             reference = (attempt.rollout_id, attempt.number)
-            outcomes.append(_is_live(reference, states) and reference not in live)
-            if outcomes[-1]:
-                live[reference] = (attempt, last)
-        if live:
-            self.append(connection, [last for _, last in live.values()])
-            ended = [attempt for attempt, _ in live.values()]
+            outcomes.append(reference in live)
+            if reference in live:
+                live.remove(reference)
+                ended.append(attempt)
+                lasts.append(last)
+        if ended:
+            for refused in self.append(connection, lasts):
+                if refused is not None:  # another attempt's spans
+                    raise refused
             changes = [
                 {**_this(a.rollout_id, a.number), **{name: getattr(a, name) for name in _OUTCOME}}
                 for a in ended
@@ -224,19 +230,16 @@ class Database(Records):
         if seen:
             sql.insert_or_update(connection, workers, "name", [asdict(worker) for worker in seen])
 
-    def _refusal(
-        self, connection: Connection, batch: Sequence[Span], states: _States
-    ) -> AttemptEndedError | None:
-        """Why the batch cannot be added, unless there is nothing new in it."""
-        if not batch or _is_live((batch[0].rollout_id, batch[0].attempt), states):
-            return None
+    def _refusal(self, connection: Connection, batch: Sequence[Span]) -> AttemptEndedError | None:
+        """Why the batch cannot be added to its attempt, which is not live; None if nothing in it is new."""
         ids = {span.id for span in batch}
         if _known(connection, spans.c.id, list(ids)) == ids:
             return None
-        rollout_id, number = batch[0].rollout_id, batch[0].attempt
-        if (rollout_id, number) not in states:
+        rollout_id, number = _of(batch[0])
+        this = sa.and_(attempts.c.rollout_id == rollout_id, attempts.c.number == number)
+        status = connection.scalar(sa.select(attempts.c.status).where(this))
+        if status is None:
             return AttemptEndedError(f"rollout {rollout_id} has no attempt {number}")
-        status = states[rollout_id, number]
         return AttemptEndedError(f"attempt {number} of rollout {rollout_id} has ended: {status}")
 
     def _settle(self, connection: Connection, ended: Sequence[Attempt]) -> None:
@@ -268,18 +271,20 @@ class Database(Records):
         return [Claim(request_of(row), attempt_of(row), lease_seconds) for row in rows]
 
 
-def _states(connection: Connection, rollout_ids: Collection[str]) -> _States:
-    """The status of every attempt of these rollouts."""
-    columns = (attempts.c.rollout_id, attempts.c.number, attempts.c.status)
+def _live(connection: Connection, rollout_ids: Collection[str]) -> set[_Reference]:
+    """The attempts of these rollouts that have not ended."""
+    columns = sa.select(attempts.c.rollout_id, attempts.c.number)
     return {
-        (row.rollout_id, row.number): AttemptStatus(row.status)
+        (rollout_id, number)
         for ids in chunks(list(rollout_ids))
-        for row in connection.execute(sa.select(*columns).where(attempts.c.rollout_id.in_(ids)))
+        for rollout_id, number in connection.execute(
+            columns.where(attempts.c.rollout_id.in_(ids), _LIVE)
+        ).all()
     }
 
 
-def _is_live(reference: _Reference, states: _States) -> bool:
-    return reference in states and not states[reference].ended
+def _of(span: Span) -> _Reference:
+    return span.rollout_id, span.attempt
 
 
 def _this(rollout_id: str, number: int) -> dict[str, JSON]:

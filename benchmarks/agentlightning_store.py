@@ -31,10 +31,14 @@ class AgentLightning:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._driver = LightningStoreClient(url)
+        self._driver = self._client()
         self._clients: dict[str, LightningStoreClient] = {}
         self._ids: list[str] = []
         self._claimed = 0
+
+    def _client(self) -> LightningStoreClient:
+        """More patient than by default, which gives up on a busy server."""
+        return LightningStoreClient(self._url, request_timeout=600.0, connection_timeout=600.0)
 
     async def enqueue(self, names: Sequence[str]) -> None:
         made = await self._driver.enqueue_many_rollouts(
@@ -43,7 +47,7 @@ class AgentLightning:
         self._ids, self._claimed = [rollout.rollout_id for rollout in made], 0
 
     async def claim(self, runner: str) -> tuple[LightningStoreClient, AttemptedRollout] | None:
-        client = self._clients.setdefault(runner, LightningStoreClient(self._url))
+        client = self._clients.get(runner) or self._clients.setdefault(runner, self._client())
         while self._claimed < len(self._ids):
             rollout = await client.dequeue_rollout(worker_id=runner)
             if rollout is not None:
