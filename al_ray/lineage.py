@@ -6,7 +6,8 @@ conversation. Agents send our messages back in many shapes, so what is compared 
 *says*: its text without the white space around it, and its tool calls by name and arguments. Ids,
 the layout of JSON and fields that nobody reads make no difference, nor does reasoning that was left
 out, since most agents do not know the field; reasoning that was *changed* is a rewrite. Every turn
-that is found is put back as the model said it, so templates render it as they would have.
+that is found is put back as the model said it, so templates render it as they would have. Of several
+answers that say the same in the same place, it is the last: the agent was shown nothing to tell them by.
 
 The memory is bounded and may be lost: a turn that it has forgotten is rendered from its text, which
 opens a new branch, counted as ``other``.

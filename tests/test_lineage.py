@@ -124,6 +124,15 @@ async def test_of_several_choices_each_can_be_continued() -> None:
         assert reply.prompt_ids[: len(tokens(first, index))] == tokens(first, index)
 
 
+async def test_of_choices_that_say_the_same_the_last_is_continued() -> None:
+    speaker = Speaker(CHATML, TOKENIZER)
+    spelt = [id for letter in "hello" for id in TOKENIZER.encode(letter).ids]
+    first = await speaker.call([user("?")], "hello" + END, [*spelt, END_ID])
+    reply = await speaker.call([user("?"), said(first, 0), user("!")], "no" + END)
+    assert reply.lineage.parent == "c1/1"
+    assert reply.prompt_ids[: len(tokens(first, 1))] == tokens(first, 1)
+
+
 async def test_attempts_know_nothing_of_each_other() -> None:
     speaker = Speaker(CHATML, TOKENIZER)
     first = await speaker.call([user("?")], "hello" + END, attempt="r/1")
