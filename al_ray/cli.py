@@ -69,6 +69,8 @@ def validate(recipe: RecipeArgument, overrides: SetOption = None, seed: SeedOpti
     loaded = _load(recipe, overrides, seed)
     tasks = preflight.tasks(loaded)
     typer.echo(f"{recipe}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
+    for line in tasks.left_out:
+        typer.echo(line)
 
 
 @app.command(name="eval")

@@ -29,7 +29,7 @@ async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) 
     plan.plan(recipe, _nodes())
     folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
     console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.train)} tasks, "
-                    f"{len(tasks.held_out)} held out"])  # fmt: skip
+                    f"{len(tasks.held_out)} held out", *tasks.left_out])  # fmt: skip
     from al_ray.plot import plot_run
 
     try:
@@ -73,7 +73,7 @@ def dry_run(recipe: Recipe) -> None:
     tasks = preflight.tasks(recipe)
     placed = plan.plan(recipe, recipe.placement.cluster or _nodes())
     console.header(recipes.dump(recipe).splitlines())
-    console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out"])
+    console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out", *tasks.left_out])
     rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus}", str(b.gpus)) for b in placed.bundles]
     rows.append(("store, gateway, runners", "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
@@ -94,7 +94,7 @@ async def evaluate(target: Path, recipe: Recipe, run: str) -> None:
     plan.plan(recipe, _nodes())
     # Elsewhere than runs, so that the newest run is never an evaluation.
     folder = RunFolder.create(recipe.model_copy(update={"output": f"{recipe.output}/evaluations"}), run)
-    console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.held_out)} tasks"])
+    console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.held_out)} tasks", *tasks.left_out])
     try:
         with cluster.connected():
             async with started(recipe, model, folder, learn=False) as parts:

@@ -17,6 +17,7 @@ from al_ray.types import (
     ModelRequest,
     RolloutRequest,
     Task,
+    TaskSet,
     Trajectory,
 )
 
@@ -52,13 +53,14 @@ class Hook(Protocol):
 
 
 class LoadTasks(Protocol):
-    """Reads the tasks of one split (``train`` or ``validation``), always in the same order.
+    """Reads the tasks of one split (``train`` or ``validation``), always in the same order; a ``TaskSet``
+    also tells what was left out.
 
     ``path`` is a directory, a hub dataset name, or None for the sample rows that the environment
     ships; ``options`` come from the recipe. Raises ``DataError`` naming file, row and cure.
     """
 
-    def __call__(self, path: str | None, split: str, /, **options: Any) -> Sequence[Task]: ...
+    def __call__(self, path: str | None, split: str, /, **options: Any) -> TaskSet | Sequence[Task]: ...
 
 
 @dataclass(frozen=True, slots=True)

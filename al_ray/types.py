@@ -27,6 +27,15 @@ class Task:
     split: str = "train"
 
 
+@dataclass(frozen=True, slots=True)
+class TaskSet:
+    """The tasks of a split, and how many rows gave none."""
+
+    tasks: Sequence[Task]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """By reason, in the words that a user is told."""
+
+
 class RolloutStatus(StrEnum):
     """Where a rollout stands. A rollout ends when its last permitted attempt has ended."""
 
