@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
-from al_ray import agent_python, models, plan, preflight, rollout_search, rollout_view
+from al_ray import agent_python, models, plan, preflight, rollout_search, rollout_view, task_order
 from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
 from al_ray.console import Console, terminal
@@ -28,6 +28,7 @@ async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) 
     model = models.resolve(recipe.model.path)
     plan.plan(recipe, _nodes())
     folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
+    folder.require_tasks(task_order.digest([*tasks.train, *tasks.held_out]))
     console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.train)} tasks, "
                     f"{len(tasks.held_out)} held out", *tasks.left_out])  # fmt: skip
     from al_ray.plot import plot_run
