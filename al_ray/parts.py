@@ -34,6 +34,7 @@ from al_ray.actors.trace_exporter import ExportTarget, export_target
 from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
 from al_ray.config import Recipe, SamplingSection, UpstreamSection
 from al_ray.errors import EngineUnavailableError
+from al_ray.records import Records
 from al_ray.run_folder import RunFolder
 from al_ray.types import Group, RolloutRequest
 
@@ -50,6 +51,7 @@ class Parts:
     """Everything the driver speaks with."""
 
     store: Any
+    records: Records
     gateways: Sequence[Any]
     engines: EnginePool
     runners: RunnerPool
@@ -71,11 +73,11 @@ class Parts:
         done: list[str] = []
         await self.store.enqueue.remote(requests)
         while missing:
-            groups = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
-            done += [group.id for group in groups]
-            missing -= set(done)
-            if groups:
-                yield groups
+            names = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
+            done += names
+            missing -= set(names)
+            if names:
+                yield await asyncio.to_thread(self.records.groups, batch, names)
             if failure := self.runners.failure():
                 raise failure
             if self.watch is not None and self.watch.done():
@@ -149,6 +151,8 @@ async def started(
         stack.push_async_callback(_flushed, store)
         with unwrapped():
             await store.ping.remote()
+        records = Records(folder.store_url)
+        stack.callback(records.close)
         way = transport(plan.device, together=_together(plan))
         engines = EnginePool(_engine_spec(recipe, plan, model, way), _options(placement, "engine"))
         stack.push_async_callback(engines.shutdown)
@@ -166,7 +170,9 @@ async def started(
         runners.start()
         stack.push_async_callback(runners.stop)
         pushes = BACKENDS[way] != "al_ray"
-        parts = Parts(store, gateways, engines, runners, learners, recipe.engines.tensor_parallel, pushes)
+        parts = Parts(
+            store, records, gateways, engines, runners, learners, recipe.engines.tensor_parallel, pushes
+        )
         await parts.admit_engines()
         await parts.connect_engines()
         parts.watch = asyncio.create_task(parts.watch_engines())
