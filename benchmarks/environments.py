@@ -151,7 +151,9 @@ def memory(mock: int) -> int:
 
 
 def _family(mock: int) -> list[int]:
-    parents = {int(folder.name): _stat(folder)[1] for folder in Path("/proc").iterdir() if folder.name.isdecimal()}
+    parents = {
+        int(folder.name): _stat(folder)[1] for folder in Path("/proc").iterdir() if folder.name.isdecimal()
+    }
     found = [os.getpid()]
     for pid in found:
         found += [child for child, parent in parents.items() if parent == str(pid) and child != mock]

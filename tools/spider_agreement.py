@@ -37,10 +37,14 @@ OFFICIAL_SECONDS = 60
 Change = Callable[[str, random.Random], str]
 
 
+_COLUMN = r"([\w.]+|\w+\([\w.* ]+\))"
+_FIRST_COLUMN = rf"(?i)^(select(?: distinct)?\s+){_COLUMN}"
+_NEXT = r"(?=\s*,|\s+from)"
+
+
 def swapped_columns(query: str, _: random.Random) -> str:
     """The first two columns, where both are plain."""
-    return re.sub(r"(?i)^(select(?: distinct)?\s+)([\w.]+|\w+\([\w.* ]+\))\s*,\s*([\w.]+|\w+\([\w.* ]+\))(?=\s*,|\s+from)",
-                  r"\1\3, \2", query)  # fmt: skip
+    return re.sub(rf"{_FIRST_COLUMN}\s*,\s*{_COLUMN}{_NEXT}", r"\1\3, \2", query)
 
 
 def without_order(query: str, _: random.Random) -> str:
@@ -54,7 +58,10 @@ def other_order(query: str, _: random.Random) -> str:
 
 
 def other_constant(query: str, chance: random.Random) -> str:
-    return re.sub(r"\b\d+\b(?!\.)", lambda found: str(int(found[0]) + chance.choice([-1, 1, 10])), query, count=1)
+    def changed(found: re.Match[str]) -> str:
+        return str(int(found[0]) + chance.choice([-1, 1, 10]))
+
+    return re.sub(r"\b\d+\b(?!\.)", changed, query, count=1)
 
 
 def with_distinct(query: str, _: random.Random) -> str:
@@ -78,11 +85,12 @@ def other_case(query: str, _: random.Random) -> str:
 
 def real_numbers(query: str, _: random.Random) -> str:
     """The first column plus 0.0: whole numbers become real ones, texts become 0.0."""
-    return re.sub(r"(?i)^(select(?: distinct)?\s+)([\w.]+|\w+\([\w.* ]+\))(?=\s*,|\s+from)", r"\1(\2) + 0.0", query)
+    return re.sub(rf"{_FIRST_COLUMN}{_NEXT}", r"\1(\2) + 0.0", query)
 
 
 def as_text(query: str, _: random.Random) -> str:
-    return re.sub(r"(?i)^(select(?: distinct)?\s+)([\w.]+|\w+\([\w.* ]+\))(?=\s*,|\s+from)", r"\1(\2) || ''", query)
+    """The first column."""
+    return re.sub(rf"{_FIRST_COLUMN}{_NEXT}", r"\1(\2) || ''", query)
 
 
 def twice(query: str, _: random.Random) -> str:
@@ -95,9 +103,8 @@ def one_column_more(query: str, _: random.Random) -> str:
 
 
 def broken(query: str, chance: random.Random) -> str:
-    return chance.choice(
-        [query.replace("SELECT", "SELEKT", 1), query.rsplit(" ", 1)[0], f"{query} WHERE", "I do not know", f"{query} )"]
-    )
+    misspelt, unfinished = query.replace("SELECT", "SELEKT", 1), query.rsplit(" ", 1)[0]
+    return chance.choice([misspelt, unfinished, f"{query} WHERE", "I do not know", f"{query} )"])
 
 
 def retokenized(query: str, _: random.Random) -> str:

@@ -23,6 +23,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from openai import BadRequestError
+from pydantic import SecretStr
 from typing_extensions import TypedDict
 
 from al_ray import tracing
@@ -74,7 +75,7 @@ class State(Asked, total=False):
 async def solve(task: Mapping[str, Any], llm: Endpoint) -> str:
     """The last query. A failed call is not repeated here: whoever runs the agent does that."""
     model = ChatOpenAI(
-        base_url=llm.base_url, api_key=llm.api_key, model=llm.model, timeout=600, max_retries=0
+        base_url=llm.base_url, api_key=SecretStr(llm.api_key), model=llm.model, timeout=600, max_retries=0
     )
     async with tracing.attempt(llm):
         return await converse(model, {key: task[key] for key in Asked.__annotations__})

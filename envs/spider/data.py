@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -100,10 +100,10 @@ def _databases(path: str | None, databases: str | None) -> Path:
     if not folder.is_dir():
         cure = "no such folder: put the release's `database` there, or name one by the option `databases`"
         raise DataError(Problem("the folder of databases", str(folder), cure))
-    return folder.resolve()
+    return folder.absolute()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _database(file: Path) -> Database:
     """Many rows share it."""
     return Database(file)

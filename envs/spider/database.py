@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,9 @@ class Database:
 
     @cached_property
     def _tables(self) -> list[str]:
-        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+        query = (
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+        )
         return [name for (name,) in self._ask(query)]
 
     def _columns(self, table: str) -> Iterator[str]:
@@ -67,9 +68,13 @@ class Database:
             yield _name(column) + refers.get(column.lower(), "")
 
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(query).fetchall()
+
+    @cached_property
+    def _connection(self) -> sqlite3.Connection:
+        """Kept, as thousands of rows may share a database."""
         uri = f"{self.file.absolute().as_uri()}?mode=ro&immutable=1"
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            return connection.execute(query).fetchall()
+        return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
 def _name(name: str) -> str:

@@ -109,4 +109,4 @@ def _reason(status: int, cpu_seconds: float) -> str:
         return f"the query was stopped: it needs more than {sandbox.MEMORY // 2**20} MiB of memory"
     if status < 0:
         return f"the query ended SQLite by {signal.Signals(-status).name}"
-    raise RuntimeError(f"the sandbox for queries ended with status {status}: see its traceback above")
+    raise RuntimeError(f"the sandbox for queries ended with status {status}")

@@ -1,6 +1,6 @@
 """Predictions as the official evaluator reads them: a query on each line, in the order of the gold file.
 
-    python evaluation.py --gold FOLDER/gold.txt --pred FOLDER/predict.txt --db DATABASES --etype exec
+python evaluation.py --gold FOLDER/gold.txt --pred FOLDER/predict.txt --db DATABASES --etype exec
 """
 
 from __future__ import annotations

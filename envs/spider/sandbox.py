@@ -40,32 +40,32 @@ _FORBIDDEN_FUNCTIONS: Final = {"load_extension", "fts3_tokenizer"}
 
 def answer(uri: str, query: str, rows: int | None) -> Any:
     """What the query gives, or what is wrong with it."""
-    # Python's own transactions would be refused as writes.
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-        for pragma in ("temp_store=MEMORY", "trusted_schema=OFF", "query_only=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        for limit, value in _LIMITS.items():
-            connection.setlimit(limit, value)
-        connection.set_authorizer(_authorize)
-        connection.text_factory = lambda text: text.decode(errors="ignore")
-        try:
+    try:
+        # Python's own transactions would be refused as writes.
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            _bound(connection)
             cursor = connection.execute(query)
             found = list(islice(cursor, rows))
             complete = rows is None or cursor.fetchone() is None
-        # A warning is what Python 3.11 raises of a second statement, a ValueError of what is no UTF-8.
-        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-            return _explained(str(error))
-        return [[column[0] for column in cursor.description or ()], found, complete]
+            return [[column[0] for column in cursor.description or ()], found, complete]
+    # A warning is what Python 3.11 raises of a second statement, a ValueError of what is no UTF-8.
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+        denied = str(error).startswith(("not authorized", "authorization denied", "access to"))
+        return f"{error}: a query may only read this database" if denied else str(error)
+
+
+def _bound(connection: sqlite3.Connection) -> None:
+    for pragma in ("temp_store=MEMORY", "trusted_schema=OFF", "query_only=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    for limit, value in _LIMITS.items():
+        connection.setlimit(limit, value)
+    connection.set_authorizer(_authorize)
+    connection.text_factory = lambda text: text.decode(errors="ignore")
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
     forbidden = action == sqlite3.SQLITE_FUNCTION and second in _FORBIDDEN_FUNCTIONS
     return sqlite3.SQLITE_OK if action in _ALLOWED and not forbidden else sqlite3.SQLITE_DENY
-
-
-def _explained(message: str) -> str:
-    denied = message.startswith(("not authorized", "access to"))
-    return f"{message}: a query may only read this database" if denied else message
 
 
 def _confine() -> None:

@@ -59,11 +59,11 @@ def on_one_line(query: str) -> str:
 
 
 def tidy(query: str) -> str:
-    """The same query in few tokens: one space where there is space, and none before a comma or a semicolon."""
+    """The same query in few tokens: one space where there is space, none before a comma."""
     kept = (" " if token.kind in ("space", "comment") else token.text for token in tokens(query))
     text = ""
     for part in kept:
-        if part in (" ", ",", ";"):
+        if part in (" ", ","):
             text = text.rstrip(" ")
         text += part
-    return text.strip().rstrip(";").rstrip()
+    return text.rstrip("; ").lstrip()

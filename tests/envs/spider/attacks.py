@@ -24,6 +24,9 @@ def doubling(levels: int) -> str:
     return f"WITH {', '.join(names)} SELECT count(*) FROM a{levels - 1}"
 
 
+CROSS_JOIN = ", ".join(f"visit v{n}" for n in range(16))
+DOUBLED_TEXT = "WITH RECURSIVE c(x) AS (SELECT 'x' UNION ALL SELECT x || x FROM c) SELECT max(x) FROM c"
+
 ATTACKS = [
     Attack("`DROP TABLE ship`", "DROP TABLE ship"),
     Attack("`DELETE FROM ship RETURNING *`", "DELETE FROM ship RETURNING *"),
@@ -46,13 +49,13 @@ ATTACKS = [
     Attack("40 common tables, each of them twice the one before", doubling(40)),
     Attack("endless recursion, counted", f"{COUNT} SELECT count(*) FROM c"),
     Attack("endless recursion, sorted in memory", f"{COUNT} SELECT * FROM c ORDER BY -x", 5),
-    Attack("endless recursion that keeps what it saw", COUNT.replace("ALL ", "") + " SELECT * FROM c", 5),
-    Attack("a cross join of 16 tables", f"SELECT count(*) FROM {', '.join(f'visit v{n}' for n in range(16))}"),
-    Attack("`LIKE` with many wildcards on a long text", f"SELECT replace(hex(zeroblob(9999)), '0', 'a') LIKE '{'%a' * 40}b'"),
+    Attack("endless recursion that keeps what it saw", f"{COUNT.replace('ALL ', '')} SELECT * FROM c", 5),
+    Attack("a cross join of 16 tables", f"SELECT count(*) FROM {CROSS_JOIN}"),
+    Attack("one call of `instr` on long texts", "SELECT instr(zeroblob(1000000), zeroblob(500000) || 'x')"),
     Attack("`SELECT zeroblob(2000000000)`", "SELECT zeroblob(2000000000)"),
     Attack("`SELECT randomblob(2000000000)`", "SELECT randomblob(2000000000)"),
-    Attack("`SELECT printf('%2000000000d', 1)`", "SELECT printf('%2000000000d', 1)"),
-    Attack("a text that doubles for ever", "WITH RECURSIVE c(x) AS (SELECT 'x' UNION ALL SELECT x || x FROM c) SELECT max(x) FROM c"),
-    Attack("`group_concat` over a cross join", "SELECT group_concat(a.name) FROM visit, visit, visit, visit, visit, visit, ship a"),
+    Attack("`SELECT hex(zeroblob(1000000))`", "SELECT hex(zeroblob(1000000))"),
+    Attack("a text that doubles for ever", DOUBLED_TEXT),
+    Attack("`group_concat` over a cross join", f"SELECT group_concat(v0.month) FROM {CROSS_JOIN}"),
     Attack("a million rows of a megabyte", f"{COUNT} SELECT zeroblob(1000000) FROM c LIMIT 1000000", 5),
-]  # fmt: skip
+]

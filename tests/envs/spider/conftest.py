@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.envs.spider import data
-from al_ray.types import Task
+from al_ray.types import Task, TaskSet
 
 HARBOUR = data.SAMPLES / "database" / "harbour" / "harbour.sqlite"
 
@@ -21,14 +21,8 @@ def sample_tasks() -> Sequence[Task]:
 
 
 @pytest.fixture(scope="session")
-def real_folder() -> str:
+def real_train() -> TaskSet:
     folder = os.environ.get("AL_RAY_DATA")
     if folder is None or not (Path(folder) / "spider").is_dir():
         pytest.skip("AL_RAY_DATA names no folder of real data")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def real_tasks(real_folder: str) -> Sequence[Task]:
-    """All rows of train and validation that teach anything."""
-    return [task for split in ("train", "validation") for task in data.load(real_folder, split).tasks]
+    return data.load(folder, "train")

@@ -109,7 +109,9 @@ async def test_the_task_says_how_many_queries_may_be_written(turns: int, roles: 
 
 async def test_results_are_cut_to_the_budget() -> None:
     """However much a query gives."""
-    query = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x, hex(zeroblob(50)) FROM c"
+    query = (
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x, hex(zeroblob(50)) FROM c"
+    )
     async with served({"writer": [query], "checker": [agent.CORRECT]}) as (endpoint, received):
         await agent.solve(TASK | {"budget": 300}, endpoint)
     result = shown(received[1]).split("Result: ")[1]
@@ -126,7 +128,9 @@ async def test_where_a_prompt_leaves_no_room_the_query_before_it_is_the_answer()
     assert len(received) == 5
 
 
-@pytest.mark.parametrize(("status", "error"), [(400, openai.BadRequestError), (500, openai.InternalServerError)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, openai.BadRequestError), (500, openai.InternalServerError)]
+)
 async def test_a_failed_call_fails_the_agent_and_is_not_repeated(status: int, error: type[Exception]) -> None:
     """Whoever runs the agent sees the error and decides."""
     reply = web.json_response({"error": {"message": "no", "code": None}}, status=status)
@@ -145,7 +149,11 @@ async def test_a_replayed_agent_with_gold_answers_is_worth_one_on_every_sample(
         gold = task.data["query"]
         replies = {"writer": [gold], "checker": [agent.CORRECT]}
         if with_rewriter:
-            replies = {"writer": ["SELECT"], "checker": ["no", agent.CORRECT], "rewriter": [f"```sql\n{gold}\n```"]}
+            replies = {
+                "writer": ["SELECT"],
+                "checker": ["no", agent.CORRECT],
+                "rewriter": [f"```sql\n{gold}\n```"],
+            }
         async with served(replies) as (endpoint, _):
             assert (await score(task.data, await agent.solve(task.data, endpoint)))["reward"] == 1.0
 

@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from al_ray.envs.spider.evaluation import Verdict, judge, normalized, same_rows
 from al_ray.envs.spider.reward import score
 from al_ray.errors import DataError
-from al_ray.types import Task
+from al_ray.types import Task, TaskSet
 from tests.envs.spider.attacks import COUNT
 from tests.envs.spider.conftest import HARBOUR
 
 Rows = Sequence[tuple[Any, ...]]
 VALUES = st.sampled_from([0, 1, 2, "a", "1", None])
-TABLES = st.integers(1, 4).flatmap(lambda width: st.lists(st.tuples(*[VALUES] * width), min_size=1, max_size=4))
+TABLES = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.tuples(*[VALUES] * width), min_size=1, max_size=4)
+)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,9 @@ def test_the_search_for_a_permutation_finds_one_if_there_is_any(
 
 def test_a_query_is_normalized_as_the_official_evaluator_does_it() -> None:
     """First statement, no DISTINCT outside of quotes, operators put together, the year of 2020."""
-    query = "SELECT count(DISTINCT a) FROM t WHERE b > = 2 AND c ! = 'distinct' AND d = YEAR(CURDATE()) ; DROP"
+    query = (
+        "SELECT count(DISTINCT a) FROM t WHERE b > = 2 AND c ! = 'distinct' AND d = YEAR(CURDATE()) ; DROP"
+    )
     assert normalized(query) == "SELECT count( a) FROM t WHERE b >= 2 AND c != 'distinct' AND d = 2020;"
     assert normalized("select 'a;b' -- ;\n; x") == "select 'a;b' -- ;\n;"
 
@@ -111,7 +115,7 @@ def test_all_databases_of_a_schema_count(tmp_path: Path) -> None:
 
 def test_a_gold_query_that_does_not_run_is_a_data_error() -> None:
     """Never a reward of 0: the official evaluator stops there too."""
-    with pytest.raises(DataError, match="'SELECT nom FROM ship'.*no such column: nom"):
+    with pytest.raises(DataError, match=r"'SELECT nom FROM ship'.*no such column: nom"):
         judge(HARBOUR, "SELECT 1", "SELECT nom FROM ship")
 
 
@@ -133,6 +137,7 @@ async def test_every_gold_answer_of_the_samples_is_worth_one(sample_tasks: Seque
     assert sum(rewards) < 0.1 * len(rewards)
 
 
-async def test_every_gold_answer_of_the_real_rows_is_worth_one(real_tasks: Sequence[Task]) -> None:
-    """Of a tenth of them by default: as the official evaluator has it (README.md)."""
-    assert {(await score(task.data, task.data["query"]))["reward"] for task in real_tasks[::10]} == {1.0}
+async def test_gold_answers_of_real_rows_are_worth_one(real_train: TaskSet) -> None:
+    """A row in ten; ``tools/spider_agreement.py`` compares all that the official evaluator accepts."""
+    rewards = [(await score(task.data, task.data["query"]))["reward"] for task in real_train.tasks[::10]]
+    assert rewards == [1.0] * len(rewards)

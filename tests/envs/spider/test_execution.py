@@ -48,9 +48,7 @@ def test_the_readme_tells_of_no_other_attack() -> None:
 def test_a_query_is_stopped_by_its_own_processor_time_alone() -> None:
     """Four bombs at once on few cores take longer by the clock, and each ends; a query beside them runs."""
     with ThreadPoolExecutor(4) as threads:
-        bombs = [
-            threads.submit(run, HARBOUR, f"{COUNT} SELECT count(*) FROM c", None, 0.3) for _ in range(4)
-        ]
+        bombs = [threads.submit(run, HARBOUR, f"{COUNT} SELECT count(*) FROM c", None, 0.3) for _ in range(4)]
         assert run(HARBOUR, "SELECT 1", cpu_seconds=0.3).rows == [(1,)]
         for bomb in bombs:
             with pytest.raises(QueryError, match=r"stopped after 0\.3 seconds of processor time"):
@@ -71,7 +69,9 @@ def test_text_that_is_no_utf8_loses_the_bytes_that_are_not() -> None:
     assert run(HARBOUR, "SELECT CAST(x'41ff42' AS TEXT)").rows == [("AB",)]
 
 
-@pytest.mark.parametrize(("rows", "expected", "complete"), [(None, 7, True), (7, 7, True), (6, 6, False), (0, 0, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "expected", "complete"), [(None, 7, True), (7, 7, True), (6, 6, False), (0, 0, False)]
+)
 def test_no_more_rows_are_read_than_asked_for(rows: int | None, expected: int, complete: bool) -> None:
     """And it is told whether there are more."""
     table = run(HARBOUR, "SELECT * FROM ship", rows)
@@ -101,8 +101,9 @@ def test_a_file_that_is_missing_or_no_database_is_an_error(tmp_path: Path) -> No
 
 def test_the_kernel_refuses_writes_too(tmp_path: Path) -> None:
     """In a confined process no file can grow, whatever SQLite would allow."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import sandbox; sandbox._confine(); open(sys.argv[2], 'w').write('x')"
-    command = [sys.executable, "-I", "-S", "-c", code, Path(sandbox.__file__).parent, tmp_path / "file"]
+    confine = "import runpy, sys; runpy.run_path(sys.argv[1])['_confine']()"
+    code = f"{confine}; open(sys.argv[2], 'wb', 0).write(b'x')"
+    command = [sys.executable, "-I", "-S", "-c", code, sandbox.__file__, tmp_path / "file"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "File too large" in done.stderr
 

@@ -40,4 +40,9 @@ def test_levels(query: str, level: str) -> None:
 
 def test_the_samples_have_every_level(sample_tasks: Sequence[Task]) -> None:
     """Most are easy."""
-    assert Counter(task.data["hardness"] for task in sample_tasks) == {"easy": 60, "medium": 18, "hard": 12, "extra": 6}
+    assert Counter(task.data["hardness"] for task in sample_tasks) == {
+        "easy": 60,
+        "medium": 18,
+        "hard": 12,
+        "extra": 6,
+    }
