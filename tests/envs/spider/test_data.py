@@ -15,7 +15,7 @@ import pytest
 from al_ray.envs.spider import data
 from al_ray.envs.spider.database import Database
 from al_ray.errors import DataError
-from al_ray.types import Task
+from al_ray.types import Task, TaskSet
 from tests.envs.spider.conftest import HARBOUR
 
 ROW = {"db_id": "harbour", "question": "How many ships?", "query": "SELECT count(*) FROM ship"}
