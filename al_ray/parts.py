@@ -46,23 +46,12 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Parts:
-    """Everything the driver speaks with."""
+class AgentParts:
+    """What agents run with, whoever answers their calls."""
 
     store: Any
     gateways: Sequence[Any]
-    engines: EnginePool
     runners: RunnerPool
-    learners: LearnerGroup | None
-    """None where nothing is learnt, as in ``al-ray eval``."""
-    tensor_parallel: int
-    pushes_weights: bool
-    """Weights are sent by the learners to paused engines, not stored for them."""
-    served_version: int = 0
-    """The policy version that the engines hold."""
-    deaths: int = 0
-    """Engines replaced since their weights changed last."""
-    watch: asyncio.Task[None] | None = None
 
     async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
         """Enqueue the rollouts of one batch and yield its groups as they are complete."""
@@ -76,10 +65,34 @@ class Parts:
             missing -= set(done)
             if groups:
                 yield groups
-            if failure := self.runners.failure():
-                raise failure
-            if self.watch is not None and self.watch.done():
-                await self.watch
+            await self.check()
+
+    async def check(self) -> None:
+        """Raises what keeps rollouts from ending."""
+        if failure := self.runners.failure():
+            raise failure
+
+
+@dataclass(slots=True)
+class Parts(AgentParts):
+    """Everything the driver speaks with."""
+
+    engines: EnginePool
+    learners: LearnerGroup | None
+    """None where nothing is learnt, as in ``al-ray eval``."""
+    tensor_parallel: int
+    pushes_weights: bool
+    """Weights are sent by the learners to paused engines, not stored for them."""
+    served_version: int = 0
+    """The policy version that the engines hold."""
+    deaths: int = 0
+    """Engines replaced since their weights changed last."""
+    watch: asyncio.Task[None] | None = None
+
+    async def check(self) -> None:
+        await AgentParts.check(self)  # super() does not work in a dataclass with slots
+        if self.watch is not None and self.watch.done():
+            await self.watch
 
     async def sync_weights(self) -> None:
         """Give the engines the learners' weights, if they do not have them. Calls wait meanwhile."""
@@ -139,16 +152,7 @@ async def started(
     async with AsyncExitStack() as stack:
         placement = Placement(plan)
         stack.callback(placement.release)
-        here = beside_the_driver()
-        store = (
-            ray.remote(Store)
-            .options(**STORE_OPTIONS, **here)
-            .remote(folder.store_url, export=_export(recipe))
-        )
-        stack.callback(ray.kill, store)
-        stack.push_async_callback(_flushed, store)
-        with unwrapped():
-            await store.ping.remote()
+        store = await _store(recipe, folder, stack)
         way = transport(plan.device, together=_together(plan))
         engines = EnginePool(_engine_spec(recipe, plan, model, way), _options(placement, "engine"))
         stack.push_async_callback(engines.shutdown)
@@ -158,20 +162,47 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
-        gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
-        for gateway in gateways:
-            stack.callback(ray.kill, gateway)
-        base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
-        runners = RunnerPool(_runner_spec(recipe, base_urls), recipe.agent.runners, store, here)
-        runners.start()
-        stack.push_async_callback(runners.stop)
+        gateways, runners = await _gateways_and_runners(recipe, store, stack)
         pushes = BACKENDS[way] != "al_ray"
-        parts = Parts(store, gateways, engines, runners, learners, recipe.engines.tensor_parallel, pushes)
+        parts = Parts(store, gateways, runners, engines, learners, recipe.engines.tensor_parallel, pushes)
         await parts.admit_engines()
         await parts.connect_engines()
         parts.watch = asyncio.create_task(parts.watch_engines())
         stack.callback(parts.watch.cancel)
         yield parts
+
+
+@asynccontextmanager
+async def started_for_hosted(recipe: Recipe, folder: RunFolder) -> AsyncIterator[AgentParts]:
+    """What agents need where a hosted model stands in the model's place: neither engines nor learners."""
+    async with AsyncExitStack() as stack:
+        store = await _store(recipe, folder, stack)
+        yield AgentParts(store, *await _gateways_and_runners(recipe, store, stack))
+
+
+async def _store(recipe: Recipe, folder: RunFolder, stack: AsyncExitStack) -> Any:
+    options = {**STORE_OPTIONS, **beside_the_driver()}
+    store = ray.remote(Store).options(**options).remote(folder.store_url, export=_export(recipe))
+    stack.callback(ray.kill, store)
+    stack.push_async_callback(_flushed, store)
+    with unwrapped():
+        await store.ping.remote()
+    return store
+
+
+async def _gateways_and_runners(
+    recipe: Recipe, store: Any, stack: AsyncExitStack
+) -> tuple[Sequence[Any], RunnerPool]:
+    """Runners claim as soon as they are started: engines must answer by then."""
+    here = beside_the_driver()
+    gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
+    for gateway in gateways:
+        stack.callback(ray.kill, gateway)
+    base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
+    runners = RunnerPool(_runner_spec(recipe, base_urls), recipe.agent.runners, store, here)
+    runners.start()
+    stack.push_async_callback(runners.stop)
+    return gateways, runners
 
 
 def _together(plan: planner.Plan) -> bool:
@@ -232,7 +263,7 @@ def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
     where = here if section.host == "127.0.0.1" else {"scheduling_strategy": "SPREAD"}
     spec = GatewaySpec(
         rules=CallRules(
-            model=Path(recipe.model.path).name,
+            model=recipe.model.name,
             sampling={
                 "train": _sampling(recipe.agent.sampling),
                 "eval": _sampling(recipe.evaluation.sampling),
@@ -240,7 +271,10 @@ def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
             seed=recipe.seed,
         ),
         limits=Limits(recipe.agent.limits.calls, recipe.agent.limits.tokens),
-        hosted={name: _hosted(upstream) for name, upstream in recipe.upstreams.items()},
+        hosted={
+            name: _hosted(upstream, pinned=name == recipe.model.name)
+            for name, upstream in recipe.upstreams.items()
+        },
         collector_key=os.environ.get(recipe.traces.collector_key_env),
         host=section.host,
         max_body_bytes=section.max_body_bytes,
@@ -248,13 +282,13 @@ def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
     return ray.remote(Gateway).options(**GATEWAY_OPTIONS, **where).remote(spec, store)
 
 
-def _hosted(upstream: UpstreamSection) -> HostedModelSpec:
+def _hosted(upstream: UpstreamSection, *, pinned: bool) -> HostedModelSpec:
     key = os.environ[upstream.api_key_env] if upstream.api_key_env else None
-    return HostedModelSpec(upstream.base_url, upstream.model, key)
+    return HostedModelSpec(upstream.base_url, upstream.model, key, pinned)
 
 
 def _runner_spec(recipe: Recipe, base_urls: Sequence[str]) -> RunnerSpec:
-    return RunnerSpec("runner", recipe.agent, tuple(base_urls), Path(recipe.model.path).name)
+    return RunnerSpec("runner", recipe.agent, tuple(base_urls), recipe.model.name)
 
 
 def _sampling(section: SamplingSection) -> SamplingPolicy:
