@@ -34,10 +34,13 @@ from al_ray.actors.trace_exporter import ExportTarget, export_target
 from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
 from al_ray.config import Recipe, SamplingSection, UpstreamSection
 from al_ray.errors import EngineUnavailableError
+from al_ray.records import Records
 from al_ray.run_folder import RunFolder
 from al_ray.types import Group, RolloutRequest
 
 _WATCH_SECONDS = 2.0
+_GROUPS_READ = 64
+"""At once: of a resumed evaluation thousands may have ended."""
 _MAX_DEATHS = 5
 _EXPORT_SECONDS = 5.0
 """What a tracing backend has, at the end, to take what waits for it."""
@@ -50,6 +53,7 @@ class AgentParts:
     """What agents run with, whoever answers their calls."""
 
     store: Any
+    records: Records
     gateways: Sequence[Any]
     runners: RunnerPool
 
@@ -60,11 +64,12 @@ class AgentParts:
         done: list[str] = []
         await self.store.enqueue.remote(requests)
         while missing:
-            groups = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
-            done += [group.id for group in groups]
-            missing -= set(done)
-            if groups:
-                yield groups
+            names = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
+            done += names
+            missing -= set(names)
+            for start in range(0, len(names), _GROUPS_READ):
+                some = names[start : start + _GROUPS_READ]
+                yield await asyncio.to_thread(self.records.groups, batch, some)
             await self.check()
 
     async def check(self) -> None:
@@ -152,7 +157,7 @@ async def started(
     async with AsyncExitStack() as stack:
         placement = Placement(plan)
         stack.callback(placement.release)
-        store = await _store(recipe, folder, stack)
+        store, records = await _store(recipe, folder, stack)
         way = transport(plan.device, together=_together(plan))
         engines = EnginePool(_engine_spec(recipe, plan, model, way), _options(placement, "engine"))
         stack.push_async_callback(engines.shutdown)
@@ -164,7 +169,9 @@ async def started(
         await engines.start()
         gateways, runners = await _gateways_and_runners(recipe, store, stack)
         pushes = BACKENDS[way] != "al_ray"
-        parts = Parts(store, gateways, runners, engines, learners, recipe.engines.tensor_parallel, pushes)
+        parts = Parts(
+            store, records, gateways, runners, engines, learners, recipe.engines.tensor_parallel, pushes
+        )
         await parts.admit_engines()
         await parts.connect_engines()
         parts.watch = asyncio.create_task(parts.watch_engines())
@@ -176,18 +183,20 @@ async def started(
 async def started_for_hosted(recipe: Recipe, folder: RunFolder) -> AsyncIterator[AgentParts]:
     """What agents need where a hosted model stands in the model's place: neither engines nor learners."""
     async with AsyncExitStack() as stack:
-        store = await _store(recipe, folder, stack)
-        yield AgentParts(store, *await _gateways_and_runners(recipe, store, stack))
+        store, records = await _store(recipe, folder, stack)
+        yield AgentParts(store, records, *await _gateways_and_runners(recipe, store, stack))
 
 
-async def _store(recipe: Recipe, folder: RunFolder, stack: AsyncExitStack) -> Any:
+async def _store(recipe: Recipe, folder: RunFolder, stack: AsyncExitStack) -> tuple[Any, Records]:
     options = {**STORE_OPTIONS, **beside_the_driver()}
     store = ray.remote(Store).options(**options).remote(folder.store_url, export=_export(recipe))
     stack.callback(ray.kill, store)
     stack.push_async_callback(_flushed, store)
     with unwrapped():
         await store.ping.remote()
-    return store
+    records = Records(folder.store_url)
+    stack.callback(records.close)
+    return store, records
 
 
 async def _gateways_and_runners(
