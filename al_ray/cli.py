@@ -25,6 +25,9 @@ app = typer.Typer(
     help="Reinforcement learning for the language model inside any agent.",
 )
 
+data = typer.Typer(no_args_is_help=True, help="Look after datasets.")
+app.add_typer(data, name="data")
+
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/x.yaml.")
 ]
@@ -161,6 +164,18 @@ def model(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     typer.echo(models.resolve(name))
+
+
+@data.command(name="check")
+def check_data(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIRECTORY]", help="$AL_RAY_DATA if not given.")
+    ] = None,
+) -> None:
+    """Report on the datasets of our environments that are in a directory: rows, mistakes, overlaps."""
+    from al_ray import data_check
+
+    raise typer.Exit(0 if data_check.check(directory) else 2)
 
 
 @app.command()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from al_ray import agent_python, models, plan, preflight, rollout_search, rollout_view
+from al_ray import agent_python, models, plan, preflight, rollout_search, rollout_view, task_order
 from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
 from al_ray.console import Console, terminal
@@ -32,6 +32,7 @@ async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) 
     model = models.resolve(recipe.model.path)
     plan.plan(recipe, _nodes())
     folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
+    folder.require_tasks(task_order.digest([*tasks.train, *tasks.held_out]))
     console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.train)} tasks, "
                     f"{len(tasks.held_out)} held out", *tasks.left_out])  # fmt: skip
     from al_ray.plot import plot_run
@@ -122,17 +123,20 @@ async def evaluate(subject: Subject, run: str | None, new_run: str, *, resume: b
 async def _run_evaluation(
     subject: Subject, folder: RunFolder, tasks: Sequence[Task], console: Console
 ) -> Evaluation:
+    from al_ray.agent_parts import started_for_hosted
     from al_ray.evaluation import evaluate
-    from al_ray.parts import AgentParts, started, started_for_hosted
+    from al_ray.parts import started
 
-    recipe, model = subject.recipe, subject.model
+    recipe = subject.recipe
     console.phase("start")
-    starting: AbstractAsyncContextManager[AgentParts] = (
-        started_for_hosted(recipe, folder) if model is None else started(recipe, model, folder, learn=False)
-    )
-    async with starting as parts:
+    async with AsyncExitStack() as stack:
+        if subject.model is None:
+            agents = await stack.enter_async_context(started_for_hosted(recipe, folder))
+        else:
+            parts = await stack.enter_async_context(started(recipe, subject.model, folder, learn=False))
+            agents = parts.agents
         return await evaluate(
-            recipe, parts, tasks, 0, lambda done, total: console.phase("evaluation", done, total)
+            recipe, agents, tasks, 0, lambda done, total: console.phase("evaluation", done, total)
         )
 
 

@@ -54,6 +54,9 @@ class DataSection(Section):
     """A directory or a hub dataset name. None: ``AL_RAY_DATA``, else the environment's sample rows."""
     options: dict[str, JsonValue] = {}
     """Passed to the loader by name."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For a dataset without a validation split: about this share of the training tasks is kept out of
+    training and is the validation split, chosen by their ids alone. None: the loader has one."""
 
 
 class AgentSamplingSection(Section):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from al_ray.agent_parts import AgentParts
 from al_ray.config import Recipe
-from al_ray.parts import AgentParts
 from al_ray.scores import Result, Scores, by_key, failures, result_of, scores
 from al_ray.trajectory import require_named
 from al_ray.types import RolloutRequest, Task
@@ -33,12 +33,12 @@ class Evaluation:
 
 
 async def evaluate(
-    recipe: Recipe, parts: AgentParts, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
+    recipe: Recipe, agents: AgentParts, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
 ) -> Evaluation:
     """Run the agent on each task with the evaluation's sampling, after ``step`` global steps."""
     requests = evaluation_requests(recipe, tasks, step)
     results: list[Result] = []
-    async for ended in parts.rollouts(requests):
+    async for ended in agents.rollouts(requests):
         results += [result_of(rollout, recipe.transitions) for group in ended for rollout in group.rollouts]
         progress(len(results), len(requests))
     position = {request.group: index for index, request in enumerate(requests)}

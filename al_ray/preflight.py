@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from al_ray import dotted
 from al_ray.config import Recipe, SupervisedStage
 from al_ray.errors import DataError, Problem
-from al_ray.task_order import held_out
+from al_ray.task_order import held_out, split_by_id
 from al_ray.types import Task, TaskSet
 
 
@@ -24,7 +24,12 @@ class Tasks:
 
 def tasks(recipe: Recipe) -> Tasks:
     """Load both splits and try the first task. Raises ``DataError``."""
-    found = {split: _load(recipe, split) for split in ("train", "validation")}
+    found = _splits(recipe)
+    for split, loaded in found.items():
+        if not loaded.tasks:
+            reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
+            cure = f"no {split} task is left; loosen data.options{reasons}"
+            raise DataError(Problem("data.options", recipe.data.options, cure))
     train = found["train"].tasks
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SupervisedStage):
@@ -38,15 +43,18 @@ def tasks(recipe: Recipe) -> Tasks:
     return Tasks(train, chosen, said)
 
 
-def _load(recipe: Recipe, split: str) -> TaskSet:
+def _splits(recipe: Recipe) -> dict[str, TaskSet]:
     load = dotted.load(recipe.data.load, "data.load")
-    found = load(recipe.data.path, split, **recipe.data.options)
-    loaded = found if isinstance(found, TaskSet) else TaskSet(found)
-    if not loaded.tasks:
-        reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
-        cure = f"no {split} task is left; loosen data.options{reasons}"
-        raise DataError(Problem("data.options", recipe.data.options, cure))
-    return loaded
+
+    def loaded(split: str) -> TaskSet:
+        found = load(recipe.data.path, split, **recipe.data.options)
+        return found if isinstance(found, TaskSet) else TaskSet(found)
+
+    whole = loaded("train")
+    if recipe.data.validation_share is None:
+        return {"train": whole, "validation": loaded("validation")}
+    train, validation = split_by_id(whole.tasks, recipe.data.validation_share)
+    return {"train": TaskSet(train, whole.left_out), "validation": TaskSet(validation)}
 
 
 def _said(split: str, left_out: Mapping[str, int]) -> str:

@@ -15,12 +15,12 @@ import pytest
 
 from al_ray import evaluation_report, preflight, semconv
 from al_ray import recipe as recipes
+from al_ray.agent_parts import started_for_hosted
 from al_ray.config import Recipe
 from al_ray.console import Console
 from al_ray.errors import DataError, UserError
 from al_ray.evaluation import Evaluation, evaluate
 from al_ray.metrics import jsonl
-from al_ray.parts import started_for_hosted
 from al_ray.records import Records
 from al_ray.run_folder import RunFolder
 from al_ray.subject import Served, served, subject
