@@ -34,8 +34,13 @@ def tasks(recipe: Recipe) -> Tasks:
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SupervisedStage):
             dotted.load(stage.demonstrate, f"stages.{index}.demonstrate")(train[0].data)
+    chosen = held_out(found["validation"].tasks, recipe.evaluation.tasks)
+    for key in recipe.evaluation.by:
+        if not any(key in task.data for task in chosen):
+            keys = ", ".join(sorted({key for task in chosen for key in task.data}))
+            raise DataError(Problem("evaluation.by", key, f"no held-out task has it; there are {keys}"))
     said = [_said(split, loaded.left_out) for split, loaded in found.items() if loaded.left_out]
-    return Tasks(train, held_out(found["validation"].tasks, recipe.evaluation.tasks), said)
+    return Tasks(train, chosen, said)
 
 
 def _splits(recipe: Recipe) -> dict[str, TaskSet]:

@@ -387,7 +387,9 @@ class Signals(Value):
     """What can be told of a response without knowing the task: counts, each event in one of them."""
 
     tool_ok: int = 0
-    """Tool calls that were answered without an error."""
+    """Tool calls that were answered without an error, and with something."""
+    empty_results: int = 0
+    """Tool calls whose answer was that there is nothing: ``(no rows)``, ``[]``."""
     tool_errors: int = 0
     """Tool calls whose answer was an error."""
     exceptions: int = 0
@@ -415,7 +417,7 @@ class Transition(Value):
     policy_version: int
     """The oldest version that sampled a token of the response."""
     reward: float = 0.0
-    """The rewards that this call earned."""
+    """The rewards that this call earned, intermediate ones among them."""
     finish_reason: str = "stop"
     trained: bool = True
     """False: the call of an agent that is not trained; its tokens are at most others' context."""
@@ -431,11 +433,14 @@ class Trajectory(Value):
     task_id: str
     transitions: Sequence[Transition]
     reward: float
-    """The episode's return: all its rewards, also those that came before any transition."""
+    """The episode's return: all its rewards, also those that came before any transition, and the
+    intermediate ones."""
     terminal_reward: float = 0.0
     """The part of ``reward`` that came after the last call and for no call in particular."""
     rewards: Mapping[str, float] = field(default_factory=dict)
-    """The return in each dimension that was rewarded; ``reward`` is the primary one."""
+    """What was given in each dimension, the intermediate rewards not among it: what is reported."""
+    intermediate: float = 0.0
+    """The part of ``reward`` that its calls' signals earned."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Responses that gave no transition, by reason."""
 
