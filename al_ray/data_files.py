@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,7 @@ def checked(row: Row, schema: type[SchemaT]) -> SchemaT:
     Raises ``DataError`` with every field that is missing or of another type.
     """
     try:
-        return cast(SchemaT, _adapter(schema).validate_python(row.values, strict=True))
+        return cast(SchemaT, _adapter(cast(Hashable, schema)).validate_python(row.values, strict=True))
     except ValidationError as error:
         raise DataError(*(_problem(row, mistake) for mistake in error.errors())) from None
 

@@ -1,6 +1,6 @@
 """The agent in AutoGen: an ``AssistantAgent`` whose tool is a calculator, an MCP server's or in-process.
 
-It needs ``autogen-agentchat`` and ``autogen-ext[openai,mcp]`` and of al_ray only the calculator, so it
+It needs ``autogen-agentchat``, ``autogen-ext[openai,mcp]`` and ``mcp`` 1.x, and of al_ray only the calculator, so it
 runs in an interpreter of its own (``recipes/calc_x.yaml``), and finds the model where any OpenAI client
 does. By hand, against any endpoint::
 
