@@ -17,9 +17,10 @@ import ray
 from al_ray import cluster
 from al_ray import plan as planner
 from al_ray.actors.attempt_limits import Limits
-from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.engine_spec import EngineSpec
+from al_ray.actors.gateway import GatewaySpec
+from al_ray.actors.gateway_pool import GatewayPool
 from al_ray.actors.hosted_model import HostedModelSpec
 from al_ray.actors.learner import LearnerSettings
 from al_ray.actors.learner_group import LearnerGroup
@@ -50,7 +51,7 @@ class Parts:
     """Everything the driver speaks with."""
 
     store: Any
-    gateways: Sequence[Any]
+    gateways: GatewayPool
     engines: EnginePool
     runners: RunnerPool
     learners: LearnerGroup | None
@@ -76,7 +77,7 @@ class Parts:
             missing -= set(done)
             if groups:
                 yield groups
-            if failure := self.runners.failure():
+            if failure := self.runners.failure() or self.gateways.failure():
                 raise failure
             if self.watch is not None and self.watch.done():
                 await self.watch
@@ -112,8 +113,7 @@ class Parts:
 
     async def admit_engines(self) -> None:
         """Tell the gateways which engines may answer."""
-        engines = self.engines.admitted()
-        await asyncio.gather(*(gateway.admit.remote(engines) for gateway in self.gateways))
+        await self.gateways.admit(self.engines.admitted())
 
     async def connect_engines(self) -> None:
         """Where weights are sent rather than stored, let the learners meet the engines."""
@@ -158,11 +158,9 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
-        gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
-        for gateway in gateways:
-            stack.callback(ray.kill, gateway)
-        base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
-        runners = RunnerPool(_runner_spec(recipe, base_urls), recipe.agent.runners, store, here)
+        gateways = _gateways(recipe, store, here)
+        stack.push_async_callback(gateways.stop)
+        runners = RunnerPool(_runner_spec(recipe, await gateways.start()), recipe.agent.runners, store, here)
         runners.start()
         stack.push_async_callback(runners.stop)
         pushes = BACKENDS[way] != "al_ray"
@@ -226,7 +224,7 @@ async def _flushed(store: Any) -> None:
     await store.flush_export.remote(_EXPORT_SECONDS)
 
 
-def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
+def _gateways(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> GatewayPool:
     """Beside the driver, as runners are, where nobody else can reach it."""
     section = recipe.gateway
     where = here if section.host == "127.0.0.1" else {"scheduling_strategy": "SPREAD"}
@@ -245,7 +243,7 @@ def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
         host=section.host,
         max_body_bytes=section.max_body_bytes,
     )
-    return ray.remote(Gateway).options(**GATEWAY_OPTIONS, **where).remote(spec, store)
+    return GatewayPool(spec, section.replicas, store, where)
 
 
 def _hosted(upstream: UpstreamSection) -> HostedModelSpec:

@@ -135,5 +135,5 @@ class FakeEngine:
 def _order(request: ModelRequest) -> JSON:
     if isinstance(request, CompletionRequest):
         return request.prompt if isinstance(request.prompt, str) else ""
-    content = request.messages[-1]["content"]
+    content = request.messages[-1].get("content")
     return content if isinstance(content, str) else ""
