@@ -85,7 +85,7 @@ def _export() -> dict[str, Any]:
         "security": [{}, *({name: []} for name in _KEYS)],
         "requestBody": {"required": True, "content": _EXPORT},
         "responses": {
-            "200": _told("An ExportTraceServiceResponse, which counts the spans that were rejected.", _EXPORT),
+            "200": _told("An ExportTraceServiceResponse; it counts the spans that were rejected.", _EXPORT),
             "default": _told("A Status.", _EXPORT),
         },
     }

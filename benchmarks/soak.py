@@ -55,7 +55,13 @@ from al_ray.types import (
 from benchmarks.soak_agent import LOG_VARIABLE, ScriptedEngine, expected, prompt_ids
 from tests.postgresql import postgresql_server
 
-KINDS = {"store": "Store", "gateway": "Gateway", "door": "Door", "runner": "Runner", "engine": "ScriptedEngine"}
+KINDS = {
+    "store": "Store",
+    "gateway": "Gateway",
+    "door": "Door",
+    "runner": "Runner",
+    "engine": "ScriptedEngine",
+}
 """What is killed, by the name of its class."""
 GROUP_SIZE = 4
 BATCH = 200
@@ -211,8 +217,10 @@ def _mistakes(rollout: Rollout) -> Iterator[str]:
     seen = trajectory(rollout)
     if [bytes(t.response_ids).decode() for t in seen.transitions] != list(want.answers):
         yield f"{rollout.id} has other answers than it must"
-    elif [transition.reward for transition in seen.transitions][0] != want.step_reward:
-        yield f"{rollout.id}: its first call earned {seen.transitions[0].reward}, not {want.step_reward}"
+    earned = [want.step_reward, *[0.0] * (len(want.answers) - 1)]
+    earned[-1] += want.reward
+    if [transition.reward for transition in seen.transitions] != earned:
+        yield f"{rollout.id}: its calls earned other rewards than {earned}"
     if (seen.reward, seen.terminal_reward) != (want.step_reward + want.reward, want.reward):
         yield f"{rollout.id} earned {seen.reward}, not {want.step_reward} and {want.reward}"
     for number, transition in enumerate(seen.transitions):

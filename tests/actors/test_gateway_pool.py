@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -20,12 +19,14 @@ from tests.actors.gateway_house import SPEC, House
 
 
 @asynccontextmanager
-async def pool_of(house: House, engine: Any, count: int = 1) -> AsyncIterator[tuple[GatewayPool, list[House]]]:
+async def pool_of(
+    house: House, engine: Any, count: int = 1
+) -> AsyncIterator[tuple[GatewayPool, list[House]]]:
     """A pool with the house's store, and the house as seen from each of its gateways."""
     pool = GatewayPool(SPEC, count, house.store, {})
     urls = await pool.start()
     await pool.admit([engine])
-    yield pool, [replace(house, url=url, names=itertools.count(1000 * i)) for i, url in enumerate(urls)]
+    yield pool, [replace(house, url=url) for url in urls]
     await pool.stop()
 
 

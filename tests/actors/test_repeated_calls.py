@@ -62,9 +62,12 @@ async def test_another_call_is_not_answered_with_what_was_recorded(
 ) -> None:
     attempt = await served.attempt()
     await served.ask(attempt, "a question")
-    async with beside(served, engine_a) as other:
-        ask = other.chunks if "stream" in options else other.ask
-        await ask(attempt, content, extra_headers=AGAIN, **{k: v for k, v in options.items() if k != "stream"})
+    async with beside(served, engine_a) as other, other.client(attempt) as client:
+        told = await client.chat.completions.create(
+            model="m", messages=say(content), extra_headers=AGAIN, **options
+        )
+        if "stream" in options:
+            assert [chunk async for chunk in told]
     assert len(served.calls(attempt)) == 2
 
 
