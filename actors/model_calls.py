@@ -170,6 +170,8 @@ class ModelCalls:
                 *told[semconv.INPUT_MESSAGES][told.get(semconv.INSTRUCTIONS, False) :],
                 told[semconv.OUTPUT_MESSAGES][0],
             ]
+        if asked.prompt is None and not earlier and not asked.messages:
+            raise BadRequestError("messages: there is nothing to be answered")
         system = [] if asked.instructions is None else [{"role": "system", "content": asked.instructions}]
         return [*system, *earlier, *asked.messages] if system or earlier else asked.messages
 

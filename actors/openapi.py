@@ -35,7 +35,7 @@ _KEYS: Final = {
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 _OBJECT: Final = {"application/json": {"schema": {"type": "object"}}}
-_EVENTS: Final = {"text/event-stream": {"schema": {"type": "string"}}}
+_EVENTS: Final[dict[str, Any]] = {"text/event-stream": {}}
 _EXPORT: Final = {**_OBJECT, "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}}}
 
 

@@ -7,7 +7,6 @@ import resource
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,24 +42,16 @@ async def connect(house: House, stack: AsyncExitStack) -> tuple[asyncio.StreamRe
     return reader, writer
 
 
-async def memory(house: House) -> int:
-    """Of the gateway's process."""
-    page = resource.getpagesize()
-    return await house.gateway.__ray_call__.remote(
-        lambda _: int(Path("/proc/self/statm").read_text().split()[1]) * page
-    )
-
-
 async def test_thousands_of_idle_connections_cost_little_and_keep_nobody_from_an_answer(
     served: House, descriptors: None
 ) -> None:
     attempt = await served.attempt()
-    before = await memory(served)
+    before = served.memory()
     async with AsyncExitStack() as stack:
         for _ in range(IDLE):
             await connect(served, stack)
         assert (await served.ask(attempt)).choices[0].message.content == "a0"
-        assert await memory(served) - before < MEMORY
+        assert served.memory() - before < MEMORY
 
 
 async def test_more_connections_than_there_may_be_are_turned_away_with_the_reason(
