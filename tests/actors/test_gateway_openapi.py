@@ -21,6 +21,7 @@ from tests.actors.gateway_house import SPEC, House, say
 MEMORY = 100 * 2**20
 """What a few hundred requests may add to a gateway, at most."""
 
+
 @schemathesis.serializer("application/x-protobuf")
 def _garbage(context: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else repr(value).encode()
