@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from al_ray.types import (
@@ -17,6 +18,7 @@ from al_ray.types import (
     ModelRequest,
     RolloutRequest,
     Task,
+    TaskSet,
     Trajectory,
 )
 
@@ -33,12 +35,20 @@ class Agent(Protocol):
 
 
 class Evaluator(Protocol):
-    """Turns what the agent returned into the terminal reward of the rollout.
+    """Turns what the agent returned into the terminal reward of the rollout: a number, or numbers by name
+    of which ``reward`` is learnt from and the others are the task's metrics.
 
     Of a command that is the JSON object on the last line of its standard output, else all of that.
     """
 
-    def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float: ...
+    def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float | Mapping[str, float]: ...
+
+
+class WritePredictions(Protocol):
+    """Writes what the task's official script reads into ``folder``, from the pairs of task data and output
+    of an evaluation; returns the file's path."""
+
+    def __call__(self, results: Sequence[tuple[Mapping[str, JSON], Any]], folder: Path, /) -> Path: ...
 
 
 class Hook(Protocol):
@@ -52,13 +62,14 @@ class Hook(Protocol):
 
 
 class LoadTasks(Protocol):
-    """Reads the tasks of one split (``train`` or ``validation``), always in the same order.
+    """Reads the tasks of one split (``train`` or ``validation``), always in the same order; a ``TaskSet``
+    also tells what was left out.
 
     ``path`` is a directory, a hub dataset name, or None for the sample rows that the environment
     ships; ``options`` come from the recipe. Raises ``DataError`` naming file, row and cure.
     """
 
-    def __call__(self, path: str | None, split: str, /, **options: Any) -> Sequence[Task]: ...
+    def __call__(self, path: str | None, split: str, /, **options: Any) -> TaskSet | Sequence[Task]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,12 +37,14 @@ from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
 from al_ray.actors.store import STORE_OPTIONS, Store
+from al_ray.agent_parts import AgentParts
 from al_ray.config import AgentSection
 from al_ray.query import Query
 from al_ray.records import Records
 from al_ray.sql import postgresql_url, sqlite_url
 from al_ray.trajectory import trajectory
 from al_ray.types import (
+    Attempt,
     AttemptStatus,
     RetryPolicy,
     Rollout,
@@ -95,20 +97,14 @@ def requests(count: int, seed: int) -> list[RolloutRequest]:
     ]
 
 
-async def drive(store: Any, wanted: Sequence[RolloutRequest], progress: Progress) -> None:
+async def drive(parts: AgentParts, wanted: Sequence[RolloutRequest], progress: Progress) -> None:
     """As the driver does: a batch, its groups as they end, the next batch."""
     for batch in dict.fromkeys(request.batch for request in wanted):
-        mine = [request for request in wanted if request.batch == batch]
-        await store.enqueue.remote(mine)
-        missing, done = {request.group for request in mine}, []
-        while missing:
-            for group in await store.finished_groups.remote(batch, done, 2.0):
-                done.append(group.id)
-                missing.remove(group.id)
-                for rollout in group.rollouts:
-                    if rollout.id in progress.delivered:
-                        progress.delivered_twice.append(rollout.id)
-                    progress.delivered[rollout.id] = rollout
+        async for groups in parts.rollouts([request for request in wanted if request.batch == batch]):
+            for rollout in (rollout for group in groups for rollout in group.rollouts):
+                if rollout.id in progress.delivered:
+                    progress.delivered_twice.append(rollout.id)
+                progress.delivered[rollout.id] = rollout
 
 
 async def kill(kills: int, seed: int, progress: Progress) -> Counter[str]:
@@ -272,6 +268,8 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
         store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
         stack.callback(ray.kill, store)
         await store.ping.remote()
+        records = Records(url)
+        stack.callback(records.close)
         engines = [ray.remote(ScriptedEngine).options(num_cpus=0, max_restarts=-1).remote() for _ in range(2)]
         rules = CallRules("soak", {"train": SAMPLING, "eval": SAMPLING}, seed=0)
         gateways = GatewayPool(GatewaySpec(rules), 2, store, {})
@@ -281,9 +279,9 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
         runners.start()
         stack.push_async_callback(runners.stop)
         async with asyncio.TaskGroup() as tasks:
-            tending = tasks.create_task(_tend(gateways, runners, engines))
+            tending = tasks.create_task(_tend(gateways, engines))
             killing = tasks.create_task(kill(kills, seed, progress))
-            await drive(store, wanted, progress)
+            await drive(AgentParts(store, records, gateways, runners), wanted, progress)
             await killing
             tending.cancel()
     seconds = time.monotonic() - begun
@@ -308,21 +306,26 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
     }
 
 
-async def _tend(gateways: GatewayPool, runners: RunnerPool, engines: Sequence[Any]) -> None:
-    """As the parts of a run do: tell gateways of the engines that are there, and end with what fails."""
+async def _tend(gateways: GatewayPool, engines: Sequence[Any]) -> None:
+    """As the parts of a run do: tell gateways which engines may answer."""
     while True:
         await gateways.admit(engines)
-        if failure := runners.failure() or gateways.failure():
-            raise failure
         await asyncio.sleep(1)
 
 
 def _reasons(rollouts: Sequence[Rollout]) -> Iterator[str]:
-    """Why attempts failed: the class of the error."""
+    """Why attempts failed."""
     for rollout in rollouts:
         for attempt in rollout.attempts:
             if attempt.status is AttemptStatus.FAILED:
-                yield attempt.error_class or "unknown"
+                yield _reason(attempt)
+
+
+def _reason(attempt: Attempt) -> str:
+    """The class of the error, and of its first cause."""
+    lines = [line for line in (attempt.error or "").splitlines() if line[:1].isalpha()]
+    first = next((line.partition(":")[0] for line in lines if not line.startswith("Traceback")), "")
+    return f"{attempt.error_class} after {first}" if first != attempt.error_class else first
 
 
 def main() -> int:

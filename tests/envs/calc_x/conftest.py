@@ -17,4 +17,4 @@ def real_tasks() -> Sequence[Task]:
     folder = os.environ.get("AL_RAY_DATA")
     if folder is None:
         pytest.skip("AL_RAY_DATA names no folder of real data")
-    return [task for split in ("train", "validation") for task in data.load(folder, split)]
+    return [task for split in ("train", "validation") for task in data.load(folder, split).tasks]

@@ -118,7 +118,7 @@ async def test_a_failed_call_fails_the_agent_and_is_not_repeated() -> None:
     assert len(received) == 1
 
 
-@pytest.mark.parametrize("task", data.load(None, "train")[16:28], ids=lambda task: task.id)
+@pytest.mark.parametrize("task", data.load(None, "train").tasks[16:28], ids=lambda task: task.id)
 async def test_a_demonstration_is_what_the_agent_sends_when_the_model_is_perfect(task: Task) -> None:
     """Given the demonstration's assistant messages, the agent builds the demonstration."""
     shown = demonstrate(task.data)

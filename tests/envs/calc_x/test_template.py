@@ -115,6 +115,6 @@ def test_the_agent_costs_few_tokens() -> None:
     except RecipeError as error:
         pytest.skip(str(error))
     assert len(tokenizer(render(agent.opening(""), [agent.CALCULATOR], generate=True)).input_ids) <= 60
-    for task in data.load(None, "train", max_calls=1):
+    for task in data.load(None, "train", max_calls=1).tasks:
         shown = demonstrate(task.data)
         assert len(tokenizer(render(shown.messages, shown.tools)).input_ids) <= 130
