@@ -13,7 +13,8 @@ from typing import Any
 import ray
 
 from al_ray.actors.attempt_limits import Limits
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway import GatewaySpec
+from al_ray.actors.gateway_pool import GatewayPool
 from al_ray.actors.hosted_model import HostedModelSpec
 from al_ray.actors.model_calls import CallRules
 from al_ray.actors.placement import beside_the_driver
@@ -41,7 +42,7 @@ class AgentParts:
 
     store: Any
     records: Records
-    gateways: Sequence[Any]
+    gateways: GatewayPool
     runners: RunnerPool
     watch: asyncio.Task[None] | None = None
     """Keeps those alive that answer, where these are ours; ends if it cannot."""
@@ -63,7 +64,7 @@ class AgentParts:
 
     async def _check(self) -> None:
         """Raises what keeps rollouts from ending."""
-        if failure := self.runners.failure():
+        if failure := self.runners.failure() or self.gateways.failure():
             raise failure
         if self.watch is not None and self.watch.done():
             await self.watch
@@ -95,17 +96,15 @@ async def start_agent_parts(
 ) -> AgentParts:
     """Start the rest. Runners claim at once: whoever answers must be ready by then."""
     here = beside_the_driver()
-    gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
-    for gateway in gateways:
-        stack.callback(ray.kill, gateway)
-    base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
-    runners = RunnerPool(_runner_spec(recipe, base_urls), recipe.agent.runners, store, here)
+    gateways = _gateways(recipe, store, here)
+    stack.push_async_callback(gateways.stop)
+    runners = RunnerPool(_runner_spec(recipe, await gateways.start()), recipe.agent.runners, store, here)
     runners.start()
     stack.push_async_callback(runners.stop)
     return AgentParts(store, records, gateways, runners)
 
 
-def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
+def _gateways(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> GatewayPool:
     """Beside the driver, as runners are, where nobody else can reach it."""
     section = recipe.gateway
     where = here if section.host == "127.0.0.1" else {"scheduling_strategy": "SPREAD"}
@@ -127,7 +126,7 @@ def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
         host=section.host,
         max_body_bytes=section.max_body_bytes,
     )
-    return ray.remote(Gateway).options(**GATEWAY_OPTIONS, **where).remote(spec, store)
+    return GatewayPool(spec, section.replicas, store, where)
 
 
 def _hosted(upstream: UpstreamSection, *, pinned: bool) -> HostedModelSpec:
