@@ -3,10 +3,9 @@
     PYTHONPATH=. python benchmarks/environments.py NAME    (one of ENVIRONMENTS)
 
 The model is a mock in a process of its own. Rollouts run as a runner runs them: many in one event loop or
-each in a process, each with a key of its own, its reward included. Prints one line of JSON: rollouts a second when the mock
-answers at once, what a rollout takes of the processor here (processes that the environment starts
-included), and the memory of a rollout that waits for its first answer.
-"""
+each in a process, each with a key of its own, its reward included. Prints one line of JSON: rollouts a
+second when the mock answers at once, what a rollout takes of the processor here (processes that the
+environment starts included), and the memory of a rollout that waits for its first answer."""
 
 from __future__ import annotations
 
