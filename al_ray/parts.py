@@ -29,6 +29,7 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
+from al_ray.actors.service_pool import ServicePool
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.actors.trace_exporter import ExportTarget, export_target
 from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
@@ -53,6 +54,7 @@ class Parts:
     gateways: Sequence[Any]
     engines: EnginePool
     runners: RunnerPool
+    services: ServicePool
     learners: LearnerGroup | None
     """None where nothing is learnt, as in ``al-ray eval``."""
     tensor_parallel: int
@@ -76,7 +78,7 @@ class Parts:
             missing -= set(done)
             if groups:
                 yield groups
-            if failure := self.runners.failure():
+            if failure := self.runners.failure() or self.services.failure():
                 raise failure
             if self.watch is not None and self.watch.done():
                 await self.watch
@@ -158,15 +160,19 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
+        services = ServicePool(recipe.services, recipe.data.path, here)
+        stack.push_async_callback(services.stop)
+        service_urls = await services.start()
         gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
         for gateway in gateways:
             stack.callback(ray.kill, gateway)
         base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
-        runners = RunnerPool(_runner_spec(recipe, base_urls), recipe.agent.runners, store, here)
+        runners = RunnerPool(_runner_spec(recipe, base_urls, service_urls), recipe.agent.runners, store, here)
         runners.start()
         stack.push_async_callback(runners.stop)
         pushes = BACKENDS[way] != "al_ray"
-        parts = Parts(store, gateways, engines, runners, learners, recipe.engines.tensor_parallel, pushes)
+        width = recipe.engines.tensor_parallel
+        parts = Parts(store, gateways, engines, runners, services, learners, width, pushes)
         await parts.admit_engines()
         await parts.connect_engines()
         parts.watch = asyncio.create_task(parts.watch_engines())
@@ -253,8 +259,8 @@ def _hosted(upstream: UpstreamSection) -> HostedModelSpec:
     return HostedModelSpec(upstream.base_url, upstream.model, key)
 
 
-def _runner_spec(recipe: Recipe, base_urls: Sequence[str]) -> RunnerSpec:
-    return RunnerSpec("runner", recipe.agent, tuple(base_urls), Path(recipe.model.path).name)
+def _runner_spec(recipe: Recipe, base_urls: Sequence[str], services: Mapping[str, str]) -> RunnerSpec:
+    return RunnerSpec("runner", recipe.agent, tuple(base_urls), Path(recipe.model.path).name, services)
 
 
 def _sampling(section: SamplingSection) -> SamplingPolicy:
