@@ -162,7 +162,7 @@ def bm25(passages: int, shards: int) -> Iterator[dict[str, Any]]:
 def recall(exact: Sequence[Ranking], found: Sequence[Ranking]) -> float:
     """How many of what was found are as good as the last of the exact: of equal ones any will do."""
     worst = [ranking[-1][1] * (1 - 1e-4) for ranking in exact]
-    right = [sum(score >= least for _, score in r) / K for r, least in zip(found, worst, strict=True)]
+    right = [sum(s >= least for _, s in r) / len(e) for e, r, least in zip(exact, found, worst, strict=True)]
     return round(float(np.mean(right)), 4)
 
 
