@@ -32,6 +32,8 @@ class HostedModelSpec:
     """With ``/v1``, as OpenAI's client takes it."""
     model: str
     api_key: str | None
+    pinned: bool = False
+    """It stands in the trained model's place: sampled as the recipe says, not as the agent asks."""
 
 
 class HostedModel:
@@ -74,7 +76,7 @@ class HostedModel:
     @asynccontextmanager
     async def _post(self, call: Call, options: dict[str, JSON]) -> AsyncIterator[aiohttp.ClientResponse]:
         url = f"{self._spec.base_url.rstrip('/')}/chat/completions"
-        body = orjson.dumps(_payload(call) | options | {"model": self._spec.model})
+        body = orjson.dumps(_payload(call, self._spec.pinned) | options | {"model": self._spec.model})
         try:
             async with self._session.post(
                 url, data=body, headers={"Content-Type": "application/json"}
@@ -90,9 +92,10 @@ class HostedModel:
             raise HostedModelError(_BAD_GATEWAY, told) from error
 
 
-def _payload(call: Call) -> dict[str, JSON]:
+def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
     """The agent's request in the shape of chat completions, without what it left out."""
     asked = call.asked
+    sampling = call.sampling if pinned else asked.sampling
     if asked.prompt is not None:
         raise BadRequestError(
             f"model: {call.model} is a hosted model, which takes messages and no raw prompt"
@@ -102,9 +105,9 @@ def _payload(call: Call) -> dict[str, JSON]:
         "tools": asked.tools,
         "tool_choice": asked.tool_choice,
         "response_format": asked.response_format,
-        "temperature": asked.sampling.temperature,
-        "top_p": asked.sampling.top_p,
-        "max_completion_tokens": asked.sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_completion_tokens": sampling.max_tokens,
         "stop": asked.sampling.stop or None,
         "n": asked.sampling.n if asked.sampling.n > 1 else None,
         "seed": asked.said.get("seed"),

@@ -48,7 +48,8 @@ class CallRules:
     """What the recipe says of calls."""
 
     model: str
-    """What agents call the trained model; any name that is not a hosted model's means it."""
+    """What agents call the trained model; any name that is not a hosted model's means it. A hosted model
+    of this very name stands in its place."""
     sampling: Mapping[Mode, SamplingPolicy]
     seed: int
 
@@ -135,18 +136,18 @@ class ModelCalls:
     async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
         attempt, agent = claim.attempt, headers.get(AGENT_HEADER, "")
         messages = await self._conversation(attempt, asked)
-        hosted = asked.model in self.hosted
+        model = asked.model if asked.model in self.hosted else self.rules.model
         seed = self._seed(attempt, asked, messages)
         await self.limits.admit(attempt)
         return Call(
             id=f"{dialect.id_prefix}{uuid.uuid4().hex}",
             attempt=attempt,
             agent=agent,
-            model=asked.model if hosted else self.rules.model,
+            model=model,
             asked=asked,
             messages=messages,
             sampling=self.rules.sampling[claim.request.mode].of(agent).sampling(asked.sampling, seed),
-            hosted=hosted,
+            hosted=model in self.hosted,
             trace=trace_context(headers.get("traceparent", ""), Owner(attempt.rollout_id, attempt.number)),
         )
 
@@ -184,6 +185,8 @@ class ModelCalls:
 
     async def _count_tokens(self, request: web.Request) -> web.Response:
         claim = await self.keys.claim(request, now=True)
+        if self.rules.model in self.hosted:
+            raise BadRequestError(f"{self.rules.model} is a hosted model, whose tokens cannot be counted")
         asked = parse_prompt(await read_body(request))
         messages = await self._conversation(claim.attempt, asked)
         tokens = await self.router.render(claim.attempt.rollout_id, messages, asked.tools)
@@ -193,7 +196,7 @@ class ModelCalls:
         await self.keys.claim(request, now=True)
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": "al_ray"}
-            for name in (self.rules.model, *self.hosted)
+            for name in dict.fromkeys([self.rules.model, *self.hosted])
         ]
         return json_response({"object": "list", "data": models})
 

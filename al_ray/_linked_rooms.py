@@ -14,7 +14,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-HOUSE = Path(__file__).parent
+HOUSE = Path(__file__).resolve().parent
 ROOMS = frozenset({"actors", "algorithms", "envs"})
 
 

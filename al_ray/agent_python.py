@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -73,12 +74,23 @@ def check(agent: AgentSection) -> None:
 
 def python_variables() -> dict[str, str]:
     """Our environment, by which another interpreter finds what we import that is not installed: where
-    the agent lies, not the packages that it is to be spared."""
+    the agent lies, not the packages that it is to be spared. Of these it finds al_ray alone, without
+    what al_ray needs: an environment's agent has its tools beside it."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = [Path(sysconfig.get_path(kind)) for kind in kinds]
     own = [path for path in sys.path if os.path.isdir(path) and not _is_installed(Path(path), installed)]
-    paths = os.pathsep.join(dict.fromkeys(map(os.path.abspath, own)))
+    paths = os.pathsep.join(dict.fromkeys(map(os.path.abspath, [*own, str(_folder_of_al_ray_alone())])))
     return {name: value for name, value in os.environ.items() if name != "PYTHONHOME"} | {"PYTHONPATH": paths}
+
+
+def _folder_of_al_ray_alone() -> Path:
+    """One with a link to the package and nothing else, unlike the folder that it is installed in."""
+    package = Path(__file__).resolve().parent
+    folder = home() / "package" / hashlib.sha256(bytes(package)).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # made earlier, or by another process just now
+        (folder / "al_ray").symlink_to(package)
+    return folder
 
 
 def _is_installed(path: Path, installed: Sequence[Path]) -> bool:

@@ -13,7 +13,7 @@ from al_ray.algorithms.rows import build_rows
 from al_ray.algorithms.supervised import demonstration
 from al_ray.config import GrpoStage, Recipe, SupervisedStage
 from al_ray.progress import StageSpan
-from al_ray.step_metrics import call_metrics, dimension_metrics, rollout_metrics
+from al_ray.step_metrics import call_metrics, dimension_metrics, intermediate_metrics, rollout_metrics
 from al_ray.task_order import tasks_of_step
 from al_ray.trajectory import require_named, trajectory
 from al_ray.types import Group, RolloutRequest, RolloutStatus, Row, Task, Trajectory
@@ -77,6 +77,7 @@ def rollout_batch(recipe: Recipe, stage: GrpoStage, groups: Sequence[Group], pol
     episodes = [episode for group in kept for episode in group]
     metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
     metrics |= dimension_metrics(episodes, recipe.transitions.reward)
+    metrics |= intermediate_metrics(episodes, recipe.transitions)
     metrics["rollout/dropped_groups"] = len(groups) - len(kept)
     metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
     return Batch(grpo.rows(kept, stage), grpo.loss(stage, recipe.agent.sampling), metrics)

@@ -25,6 +25,9 @@ app = typer.Typer(
     help="Reinforcement learning for the language model inside any agent.",
 )
 
+data = typer.Typer(no_args_is_help=True, help="Look after datasets.")
+app.add_typer(data, name="data")
+
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/x.yaml.")
 ]
@@ -35,6 +38,8 @@ SetOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option(help="Override the recipe's seed.")]
 BatchOption = Annotated[str | None, typer.Option(help="Only batches whose name begins so, for example eval.")]
 ModeOption = Annotated[str | None, typer.Option(help="Only train, or only eval.")]
+RunOption = Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -43,10 +48,8 @@ def train(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    run: Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")
-    ] = False,
+    run: RunOption = None,
+    resume: ResumeOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the placement; start nothing.")
     ] = False,
@@ -78,12 +81,27 @@ def evaluate(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|CHECKPOINT", help="What to evaluate.")],
     overrides: SetOption = None,
     seed: SeedOption = None,
+    samples: Annotated[int | None, typer.Option(help="Rollouts of each task, for pass@k.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Ask this OpenAI-compatible server in the model's place.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="What the server calls its model.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="Which holds the server's key.")
+    ] = None,
+    run: RunOption = None,
+    resume: ResumeOption = False,
 ) -> None:
-    """Evaluate a recipe's untrained model, or a checkpoint of a run, on the held-out tasks."""
+    """Evaluate a recipe's untrained model, a checkpoint of a run, or a served model on held-out tasks."""
     from al_ray import commands, run_folder
+    from al_ray.subject import served, subject
 
+    elsewhere = served(url, model, api_key_env)
     recipe = run_folder.recipe_of(target) if target.is_dir() else target
-    asyncio.run(commands.evaluate(target, _load(recipe, overrides, seed), _now()))
+    asked = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
+    chosen = subject(target, _load(recipe, asked, seed), elsewhere)
+    scored = asyncio.run(commands.evaluate(chosen, run, _now(), resume=resume))
+    raise typer.Exit(0 if scored else 1)
 
 
 @app.command()
@@ -146,6 +164,18 @@ def model(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     typer.echo(models.resolve(name))
+
+
+@data.command(name="check")
+def check_data(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIRECTORY]", help="$AL_RAY_DATA if not given.")
+    ] = None,
+) -> None:
+    """Report on the datasets of our environments that are in a directory: rows, mistakes, overlaps."""
+    from al_ray import data_check
+
+    raise typer.Exit(0 if data_check.check(directory) else 2)
 
 
 @app.command()

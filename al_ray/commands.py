@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from al_ray import agent_python, models, plan, preflight, rollout_search, rollout_view
+from al_ray import agent_python, models, plan, preflight, rollout_search, rollout_view, task_order
 from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
 from al_ray.console import Console, terminal
@@ -18,7 +18,11 @@ from al_ray.protocols import Indexed
 from al_ray.records import Records
 from al_ray.rollout_search import Order, Search
 from al_ray.run_folder import RunFolder
-from al_ray.types import Mode, RolloutStatus
+from al_ray.subject import Subject
+from al_ray.types import Mode, RolloutStatus, Task
+
+if TYPE_CHECKING:
+    from al_ray.evaluation import Evaluation
 
 
 async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) -> None:
@@ -30,6 +34,7 @@ async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) 
     model = models.resolve(recipe.model.path)
     plan.plan(recipe, _nodes())
     folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
+    folder.require_tasks(task_order.digest([*tasks.train, *tasks.held_out]))
     console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.train)} tasks, "
                     f"{len(tasks.held_out)} held out", *tasks.left_out])  # fmt: skip
     from al_ray.plot import plot_run
@@ -82,44 +87,61 @@ def dry_run(recipe: Recipe) -> None:
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
 
 
-async def evaluate(target: Path, recipe: Recipe, run: str) -> None:
-    """Evaluate a checkpoint (a folder), or a recipe's model as it is; the rollouts stay in a run folder."""
-    from al_ray import cluster
-    from al_ray.evaluation import evaluate as evaluate_tasks
+async def evaluate(subject: Subject, run: str | None, new_run: str, *, resume: bool) -> bool:
+    """Run the agent on the held-out tasks and say how it did; whether anything could be scored."""
+    from al_ray import cluster, evaluation_report
     from al_ray.metrics import open_metrics
-    from al_ray.parts import started
     from al_ray.reporting import evaluation_values
 
     console = Console()
+    recipe = subject.recipe
     tasks = preflight.tasks(recipe)
     preflight.check_services(recipe)
     agent_python.check(recipe.agent)
-    model = target.resolve() if target.is_dir() else models.resolve(recipe.model.path)
-    plan.plan(recipe, _nodes())
-    # Elsewhere than runs, so that the newest run is never an evaluation.
-    folder = RunFolder.create(recipe.model_copy(update={"output": f"{recipe.output}/evaluations"}), run)
-    console.header([f"run {folder.path}", f"model {model}", f"{len(tasks.held_out)} tasks", *tasks.left_out])
+    if subject.model is not None:
+        plan.plan(recipe, _nodes())
+    folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
+    model = subject.model or recipe.upstreams[recipe.model.name].base_url
+    samples = f", {recipe.evaluation.samples} samples each" if recipe.evaluation.samples > 1 else ""
+    told = [f"run {folder.path}", f"model {model}", f"{len(tasks.held_out)} tasks{samples}"]
+    console.header([*told, *tasks.left_out])
     try:
-        with cluster.connected():
-            async with started(recipe, model, folder, learn=False) as parts:
-                begun = time.perf_counter()
-                result = await evaluate_tasks(
-                    recipe,
-                    parts,
-                    tasks.held_out,
-                    0,
-                    lambda done, total: console.phase("evaluation", done, total),
-                )
-                values = evaluation_values(result, time.perf_counter() - begun)
-                metrics = open_metrics(run, folder.path, recipe, None)
-                metrics.log(0, values)
-                metrics.close(ok=True)
-        console.evaluation(
-            target.stem, result.accuracy, result.stderr, result.tasks, values["time/evaluation"]
-        )
+        with folder.locked(), cluster.connected():
+            begun = time.perf_counter()
+            found = await _run_evaluation(subject, folder, tasks.held_out, console)
+            seconds = time.perf_counter() - begun
+            written = evaluation_report.write(found, recipe, folder.path)
+            metrics = open_metrics(folder.path.name, folder.path, recipe, None)
+            metrics.log(0, evaluation_values(found, seconds))
+            metrics.close(ok=True)
     finally:
         console.close()
+    evaluation_report.show(found, console)
+    console.note(f"\nresults     {written}")
+    if predictions := evaluation_report.write_predictions(found, recipe, folder.path):
+        console.note(f"predictions {predictions}")
     console.note(f"rollouts    al-ray rollouts {folder.path}")
+    return bool(found.scores)
+
+
+async def _run_evaluation(
+    subject: Subject, folder: RunFolder, tasks: Sequence[Task], console: Console
+) -> Evaluation:
+    from al_ray.agent_parts import started_for_hosted
+    from al_ray.evaluation import evaluate
+    from al_ray.parts import started
+
+    recipe = subject.recipe
+    console.phase("start")
+    async with AsyncExitStack() as stack:
+        if subject.model is None:
+            agents = await stack.enter_async_context(started_for_hosted(recipe, folder))
+        else:
+            parts = await stack.enter_async_context(started(recipe, subject.model, folder, learn=False))
+            agents = parts.agents
+        return await evaluate(
+            recipe, agents, tasks, 0, lambda done, total: console.phase("evaluation", done, total)
+        )
 
 
 def search(run: Path, conditions: Mapping[str, Any]) -> Search:

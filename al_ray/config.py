@@ -6,6 +6,7 @@ and cross-checks them. Every field's docstring is what ``docs/recipes.md`` print
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -40,6 +41,11 @@ class ModelSection(Section):
     reasoning_parser: str | None = None
     """vLLM's parser for the model's reasoning, if it has one."""
 
+    @property
+    def name(self) -> str:
+        """What agents call it."""
+        return Path(self.path).name
+
 
 class DataSection(Section):
     load: DottedPath
@@ -48,6 +54,9 @@ class DataSection(Section):
     """A directory or a hub dataset name. None: ``AL_RAY_DATA``, else the environment's sample rows."""
     options: dict[str, JsonValue] = {}
     """Passed to the loader by name."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For a dataset without a validation split: about this share of the training tasks is kept out of
+    training and is the validation split, chosen by their ids alone. None: the loader has one."""
 
 
 class AgentSamplingSection(Section):
@@ -154,6 +163,12 @@ class TransitionsSection(Section):
     ``[ab]`` one of these. Calls of other agents are context only, though their rewards count."""
     reward: str = "reward"
     """The dimension of the rewards that is learnt from; the others become metrics, ``rewards/NAME``."""
+    intermediate: dict[str, float] = {}
+    """Automatic intermediate rewarding: what each event of a signal is worth to the trained call that
+    caused it, for example ``{tool_errors: -0.1, empty_results: -0.05}``. Empty: off."""
+    intermediate_limit: Annotated[float, Field(gt=0)] = 0.5
+    """The intermediate rewards of a rollout come to no more than this, up or down. With 0.5, a rollout
+    rewarded 1 never falls behind one rewarded 0."""
 
 
 class OptimizerSection(Section):
@@ -200,8 +215,11 @@ class GrpoStage(Stage):
     """Tasks in a batch."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts of each task."""
-    credit: Literal["identical"] = "identical"
-    """Level 1: which return each call of a rollout receives."""
+    credit: Literal["identical", "reward_to_go"] = "identical"
+    """Level 1: which return each call of a rollout receives. identical: the whole episode's.
+    reward_to_go: what it and the calls after it earned."""
+    discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With reward_to_go, what a reward one call later counts."""
     normalize_std: bool = True
     """Divide a group's advantages by the standard deviation of its returns. False: Dr. GRPO."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -225,6 +243,13 @@ class EvaluationSection(Section):
     """Steps between evaluations within a stage. 0: only before the first stage and after each."""
     sampling: SamplingSection = SamplingSection(temperature=0.0)
     """What evaluation calls are sampled with."""
+    samples: Positive = 1
+    """Rollouts of each task. Several give pass@k and avg@k, and need a temperature above 0."""
+    by: list[str] = []
+    """Keys of the tasks' data, for example ``hops``: `al-ray eval` tells the metrics for each value too."""
+    predictions: DottedPath | None = None
+    """Writes the file that the task's official script reads, for `al-ray eval`: called with the pairs of
+    task data and output, and the folder to write in; returns the file's path."""
 
 
 class EnginesSection(Section):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -57,7 +57,7 @@ def checked(row: Row, schema: type[SchemaT]) -> SchemaT:
     Raises ``DataError`` with every field that is missing or of another type.
     """
     try:
-        return _adapter(schema).validate_python(row.values, strict=True)
+        return cast(SchemaT, _adapter(cast(Hashable, schema)).validate_python(row.values, strict=True))
     except ValidationError as error:
         raise DataError(*(_problem(row, mistake) for mistake in error.errors())) from None
 
@@ -155,7 +155,7 @@ def _from_hub(name: str, splits: Sequence[str]) -> tuple[str, Iterable[Mapping[s
 
 
 @lru_cache
-def _adapter(schema: type[SchemaT]) -> TypeAdapter[SchemaT]:
+def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
 
 
@@ -163,4 +163,5 @@ def _problem(row: Row, mistake: Mapping[str, Any]) -> Problem:
     field = ".".join(map(str, mistake["loc"]))
     if mistake["type"] == "missing":
         return Problem(f"{row.where}, {field}", None, "the field is missing")
-    return Problem(f"{row.where}, {field}", mistake["input"], mistake["msg"].replace("Input should", "must", 1))
+    cure = mistake["msg"].replace("Input should", "must", 1)
+    return Problem(f"{row.where}, {field}", mistake["input"], cure)

@@ -77,7 +77,7 @@ class Run:
         requests = rollout_requests(self.recipe, span, step, self.train_tasks)
         groups: list[Group] = []
         self.console.phase("rollouts", 0, len(requests))
-        async for ended in self.parts.rollouts(requests):
+        async for ended in self.parts.agents.rollouts(requests):
             groups += ended
             self.console.phase("rollouts", sum(len(group.rollouts) for group in groups), len(requests))
         self.metrics.log_rollouts(step + 1, [rollout for group in groups[:2] for rollout in group.rollouts])
@@ -127,7 +127,7 @@ class Run:
         name = evaluation_name(self.recipe, step)
         result = await evaluation.evaluate(
             self.recipe,
-            self.parts,
+            self.parts.agents,
             self.held_out_tasks,
             step,
             lambda done, total: self.console.phase(f"evaluation, {name}", done, total),

@@ -1,39 +1,56 @@
-"""Evaluation: one rollout of each held-out task, and how often it went well."""
+"""Evaluation: rollouts of each held-out task, and what they scored.
+
+What is asked for is a function of the recipe and the step, and asking twice is asking once: an evaluation
+that was killed goes on without the rollouts that had ended.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from al_ray.config import Recipe, TransitionsSection
-from al_ray.parts import Parts
-from al_ray.trajectory import require_named, trajectory
-from al_ray.types import Group, RolloutRequest, RolloutStatus, Task
+from al_ray.agent_parts import AgentParts
+from al_ray.config import Recipe
+from al_ray.scores import Result, Scores, by_key, failures, result_of, scores
+from al_ray.trajectory import require_named
+from al_ray.types import RolloutRequest, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Mean reward over held-out tasks; for a reward of 0 or 1 that is accuracy."""
+    """What an evaluation found."""
 
-    accuracy: float
-    stderr: float
-    """Standard error of the mean over tasks."""
-    tasks: int
-    """Those that were rewarded; one that failed for want of an answer has no reward."""
-    failed: int
+    primary: str
+    """The metric that is learnt from: ``scores`` begins with it."""
+    samples: int
+    """Rollouts that were asked for of each task."""
+    results: Sequence[Result]
+    scores: Scores
+    by: Mapping[str, Mapping[str, Scores]]
+    """By key of the tasks' data and value."""
+    failed: Mapping[str, int]
+    """Rollouts without a score, by reason."""
 
 
 async def evaluate(
-    recipe: Recipe, parts: Parts, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
+    recipe: Recipe, agents: AgentParts, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
 ) -> Evaluation:
-    """Run the agent once on each task with the evaluation's sampling, after ``step`` global steps."""
+    """Run the agent on each task with the evaluation's sampling, after ``step`` global steps."""
+    requests = evaluation_requests(recipe, tasks, step)
+    results: list[Result] = []
+    async for ended in agents.rollouts(requests):
+        results += [result_of(rollout, recipe.transitions) for group in ended for rollout in group.rollouts]
+        progress(len(results), len(requests))
+    position = {request.group: index for index, request in enumerate(requests)}
+    return summary(recipe, sorted(results, key=lambda result: position[result.group]))
+
+
+def evaluation_requests(recipe: Recipe, tasks: Sequence[Task], step: int) -> list[RolloutRequest]:
+    """The samples of each task; a task's are a group."""
     batch = f"eval/step-{step:06d}"
-    requests = [
+    return [
         RolloutRequest(
-            id=f"{batch}/{position}",
+            id=f"{batch}/{position}/{sample}",
             batch=batch,
             group=f"{batch}/{position}",
             task=task,
@@ -41,21 +58,21 @@ async def evaluate(
             retry=recipe.agent.retry.policy,
         )
         for position, task in enumerate(tasks)
+        for sample in range(recipe.evaluation.samples)
     ]
-    groups: list[Group] = []
-    async for ended in parts.rollouts(requests):
-        groups += ended
-        progress(len(groups), len(requests))
-    return summary(groups, recipe.transitions)
 
 
-def summary(groups: Sequence[Group], settings: TransitionsSection) -> Evaluation:
-    """Accuracy and its standard error, ``std / sqrt(n)`` with the sample deviation."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    episodes = [trajectory(r, settings) for r in rollouts if r.status is RolloutStatus.SUCCEEDED]
-    require_named(settings, episodes)
-    rewards = [episode.reward for episode in episodes if settings.reward in episode.rewards]
-    if not rewards:
-        return Evaluation(math.nan, math.nan, 0, len(rollouts))
-    stderr = float(np.std(rewards, ddof=1) / math.sqrt(len(rewards))) if len(rewards) > 1 else math.nan
-    return Evaluation(float(np.mean(rewards)), stderr, len(rewards), len(rollouts) - len(rewards))
+def summary(recipe: Recipe, results: Sequence[Result]) -> Evaluation:
+    """The scores of all results and of each part of them. Raises ``UserError`` if the recipe names a
+    reward or agents of which nothing was ever seen."""
+    settings, section = recipe.transitions, recipe.evaluation
+    require_named(settings, [result.episode for result in results if result.episode is not None])
+    asked = settings.reward, section.samples
+    return Evaluation(
+        primary=settings.reward,
+        samples=section.samples,
+        results=results,
+        scores=scores(results, *asked),
+        by={key: by_key(results, key, *asked) for key in section.by},
+        failed=failures(results),
+    )

@@ -3,58 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from al_ray import cluster
 from al_ray import plan as planner
-from al_ray.actors.attempt_limits import Limits
 from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
-from al_ray.actors.hosted_model import HostedModelSpec
 from al_ray.actors.learner import LearnerSettings
 from al_ray.actors.learner_group import LearnerGroup
-from al_ray.actors.model_calls import CallRules
-from al_ray.actors.placement import Placement, beside_the_driver, cluster_shape
-from al_ray.actors.ray_errors import unwrapped
-from al_ray.actors.runner import RunnerSpec
-from al_ray.actors.runner_pool import RunnerPool
-from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
-from al_ray.actors.service_pool import ServicePool
-from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.actors.trace_exporter import ExportTarget, export_target
+from al_ray.actors.placement import Placement, cluster_shape
 from al_ray.actors.weight_transfer import BACKENDS, Transport, transport
-from al_ray.config import Recipe, SamplingSection, UpstreamSection
+from al_ray.agent_parts import AgentParts, open_store, start_agent_parts
+from al_ray.config import Recipe
 from al_ray.errors import EngineUnavailableError
 from al_ray.run_folder import RunFolder
-from al_ray.types import Group, RolloutRequest
 
 _WATCH_SECONDS = 2.0
 _MAX_DEATHS = 5
-_EXPORT_SECONDS = 5.0
-"""What a tracing backend has, at the end, to take what waits for it."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Parts:
     """Everything the driver speaks with."""
 
-    store: Any
-    gateways: Sequence[Any]
+    agents: AgentParts
     engines: EnginePool
-    runners: RunnerPool
-    services: ServicePool
     learners: LearnerGroup | None
     """None where nothing is learnt, as in ``al-ray eval``."""
     tensor_parallel: int
@@ -64,24 +42,6 @@ class Parts:
     """The policy version that the engines hold."""
     deaths: int = 0
     """Engines replaced since their weights changed last."""
-    watch: asyncio.Task[None] | None = None
-
-    async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
-        """Enqueue the rollouts of one batch and yield its groups as they are complete."""
-        batch = requests[0].batch
-        missing = {request.group for request in requests}
-        done: list[str] = []
-        await self.store.enqueue.remote(requests)
-        while missing:
-            groups = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
-            done += [group.id for group in groups]
-            missing -= set(done)
-            if groups:
-                yield groups
-            if failure := self.runners.failure() or self.services.failure():
-                raise failure
-            if self.watch is not None and self.watch.done():
-                await self.watch
 
     async def sync_weights(self) -> None:
         """Give the engines the learners' weights, if they do not have them. Calls wait meanwhile."""
@@ -115,7 +75,7 @@ class Parts:
     async def admit_engines(self) -> None:
         """Tell the gateways which engines may answer."""
         engines = self.engines.admitted()
-        await asyncio.gather(*(gateway.admit.remote(engines) for gateway in self.gateways))
+        await asyncio.gather(*(gateway.admit.remote(engines) for gateway in self.agents.gateways))
 
     async def connect_engines(self) -> None:
         """Where weights are sent rather than stored, let the learners meet the engines."""
@@ -141,16 +101,7 @@ async def started(
     async with AsyncExitStack() as stack:
         placement = Placement(plan)
         stack.callback(placement.release)
-        here = beside_the_driver()
-        store = (
-            ray.remote(Store)
-            .options(**STORE_OPTIONS, **here)
-            .remote(folder.store_url, export=_export(recipe))
-        )
-        stack.callback(ray.kill, store)
-        stack.push_async_callback(_flushed, store)
-        with unwrapped():
-            await store.ping.remote()
+        store, records = await open_store(recipe, folder, stack)
         way = transport(plan.device, together=_together(plan))
         engines = EnginePool(_engine_spec(recipe, plan, model, way), _options(placement, "engine"))
         stack.push_async_callback(engines.shutdown)
@@ -160,23 +111,13 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
-        services = ServicePool(recipe.services, recipe.data.path, here)
-        stack.push_async_callback(services.stop)
-        service_urls = await services.start()
-        gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
-        for gateway in gateways:
-            stack.callback(ray.kill, gateway)
-        base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
-        runners = RunnerPool(_runner_spec(recipe, base_urls, service_urls), recipe.agent.runners, store, here)
-        runners.start()
-        stack.push_async_callback(runners.stop)
+        agents = await start_agent_parts(recipe, store, records, stack)
         pushes = BACKENDS[way] != "al_ray"
-        width = recipe.engines.tensor_parallel
-        parts = Parts(store, gateways, engines, runners, services, learners, width, pushes)
+        parts = Parts(agents, engines, learners, recipe.engines.tensor_parallel, pushes)
         await parts.admit_engines()
         await parts.connect_engines()
-        parts.watch = asyncio.create_task(parts.watch_engines())
-        stack.callback(parts.watch.cancel)
+        agents.watch = asyncio.create_task(parts.watch_engines())
+        stack.callback(agents.watch.cancel)
         yield parts
 
 
@@ -221,55 +162,6 @@ def _learner_settings(recipe: Recipe, plan: planner.Plan, model: Path, way: Tran
         chat_template=_chat_template(recipe),
         transport=way,
     )
-
-
-def _export(recipe: Recipe) -> ExportTarget | None:
-    section = recipe.traces.export
-    return export_target(section.endpoint, section.headers, os.environ)
-
-
-async def _flushed(store: Any) -> None:
-    await store.flush_export.remote(_EXPORT_SECONDS)
-
-
-def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
-    """Beside the driver, as runners are, where nobody else can reach it."""
-    section = recipe.gateway
-    where = here if section.host == "127.0.0.1" else {"scheduling_strategy": "SPREAD"}
-    spec = GatewaySpec(
-        rules=CallRules(
-            model=Path(recipe.model.path).name,
-            sampling={
-                "train": _sampling(recipe.agent.sampling),
-                "eval": _sampling(recipe.evaluation.sampling),
-            },
-            seed=recipe.seed,
-        ),
-        limits=Limits(recipe.agent.limits.calls, recipe.agent.limits.tokens),
-        hosted={name: _hosted(upstream) for name, upstream in recipe.upstreams.items()},
-        collector_key=os.environ.get(recipe.traces.collector_key_env),
-        host=section.host,
-        max_body_bytes=section.max_body_bytes,
-    )
-    return ray.remote(Gateway).options(**GATEWAY_OPTIONS, **where).remote(spec, store)
-
-
-def _hosted(upstream: UpstreamSection) -> HostedModelSpec:
-    key = os.environ[upstream.api_key_env] if upstream.api_key_env else None
-    return HostedModelSpec(upstream.base_url, upstream.model, key)
-
-
-def _runner_spec(recipe: Recipe, base_urls: Sequence[str], services: Mapping[str, str]) -> RunnerSpec:
-    return RunnerSpec("runner", recipe.agent, tuple(base_urls), Path(recipe.model.path).name, services)
-
-
-def _sampling(section: SamplingSection) -> SamplingPolicy:
-    pinned = PinnedSampling(section.temperature, section.top_p, section.max_tokens)
-    by_agent = [
-        (pattern, replace(pinned, **agent.model_dump(exclude_unset=True)))
-        for pattern, agent in section.agents.items()
-    ]
-    return SamplingPolicy(pinned, by_agent)
 
 
 def _chat_template(recipe: Recipe) -> str | None:

@@ -9,7 +9,7 @@ from al_ray import dotted
 from al_ray.config import Recipe, SupervisedStage
 from al_ray.errors import DataError, Problem
 from al_ray.protocols import Service
-from al_ray.task_order import held_out
+from al_ray.task_order import held_out, split_by_id
 from al_ray.types import Task, TaskSet
 
 
@@ -25,13 +25,23 @@ class Tasks:
 
 def tasks(recipe: Recipe) -> Tasks:
     """Load both splits and try the first task. Raises ``DataError``."""
-    found = {split: _load(recipe, split) for split in ("train", "validation")}
+    found = _splits(recipe)
+    for split, loaded in found.items():
+        if not loaded.tasks:
+            reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
+            cure = f"no {split} task is left; loosen data.options{reasons}"
+            raise DataError(Problem("data.options", recipe.data.options, cure))
     train = found["train"].tasks
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SupervisedStage):
             dotted.load(stage.demonstrate, f"stages.{index}.demonstrate")(train[0].data)
+    chosen = held_out(found["validation"].tasks, recipe.evaluation.tasks)
+    for key in recipe.evaluation.by:
+        if not any(key in task.data for task in chosen):
+            keys = ", ".join(sorted({key for task in chosen for key in task.data}))
+            raise DataError(Problem("evaluation.by", key, f"no held-out task has it; there are {keys}"))
     said = [_said(split, loaded.left_out) for split, loaded in found.items() if loaded.left_out]
-    return Tasks(train, held_out(found["validation"].tasks, recipe.evaluation.tasks), said)
+    return Tasks(train, chosen, said)
 
 
 def services(recipe: Recipe) -> Mapping[str, Service]:
@@ -48,15 +58,18 @@ def check_services(recipe: Recipe) -> None:
         service.check()
 
 
-def _load(recipe: Recipe, split: str) -> TaskSet:
+def _splits(recipe: Recipe) -> dict[str, TaskSet]:
     load = dotted.load(recipe.data.load, "data.load")
-    found = load(recipe.data.path, split, **recipe.data.options)
-    loaded = found if isinstance(found, TaskSet) else TaskSet(found)
-    if not loaded.tasks:
-        reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
-        cure = f"no {split} task is left; loosen data.options{reasons}"
-        raise DataError(Problem("data.options", recipe.data.options, cure))
-    return loaded
+
+    def loaded(split: str) -> TaskSet:
+        found = load(recipe.data.path, split, **recipe.data.options)
+        return found if isinstance(found, TaskSet) else TaskSet(found)
+
+    whole = loaded("train")
+    if recipe.data.validation_share is None:
+        return {"train": whole, "validation": loaded("validation")}
+    train, validation = split_by_id(whole.tasks, recipe.data.validation_share)
+    return {"train": TaskSet(train, whole.left_out), "validation": TaskSet(validation)}
 
 
 def _said(split: str, left_out: Mapping[str, int]) -> str:

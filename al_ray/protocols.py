@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from al_ray.types import (
@@ -34,12 +35,20 @@ class Agent(Protocol):
 
 
 class Evaluator(Protocol):
-    """Turns what the agent returned into the terminal reward of the rollout.
+    """Turns what the agent returned into the terminal reward of the rollout: a number, or numbers by name
+    of which ``reward`` is learnt from and the others are the task's metrics.
 
     Of a command that is the JSON object on the last line of its standard output, else all of that.
     """
 
-    def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float: ...
+    def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float | Mapping[str, float]: ...
+
+
+class WritePredictions(Protocol):
+    """Writes what the task's official script reads into ``folder``, from the pairs of task data and output
+    of an evaluation; returns the file's path."""
+
+    def __call__(self, results: Sequence[tuple[Mapping[str, JSON], Any]], folder: Path, /) -> Path: ...
 
 
 class Hook(Protocol):

@@ -8,13 +8,18 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from al_ray import dotted, model_name
 from al_ray.config import AgentSection, GrpoStage, Recipe, SupervisedStage
 from al_ray.errors import Problem, RecipeError
+from al_ray.types import Signals
+
+SIGNALS: Final = tuple(field.name for field in fields(Signals))
+"""What ``transitions.intermediate`` may name."""
 
 
 def problems(recipe: Recipe, sound: Collection[str]) -> Iterator[Problem]:
@@ -120,10 +125,20 @@ def _python_agent(agent: AgentSection) -> Iterator[Problem]:
         yield Problem("agent.run", agent.run, cure)
 
 
+def _transitions(recipe: Recipe) -> Iterator[Problem]:
+    for name, worth in recipe.transitions.intermediate.items():
+        if name not in SIGNALS:
+            cure = f"no such signal; there are {', '.join(SIGNALS)}"
+            yield Problem(f"transitions.intermediate.{name}", worth, cure)
+
+
 def _stages(recipe: Recipe) -> Iterator[Problem]:
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SupervisedStage):
             yield from _callable(f"stages.{index}.demonstrate", stage.demonstrate, ("task",))
+        elif stage.credit == "identical" and stage.discount != 1:
+            cure = "has no effect on credit: identical; set credit to reward_to_go, or leave it out"
+            yield Problem(f"stages.{index}.discount", stage.discount, cure)
         if stage.optimizer.warmup_steps >= stage.steps:
             cure = f"is less than the stage's steps, {stage.steps}"
             yield Problem(f"stages.{index}.optimizer.warmup_steps", stage.optimizer.warmup_steps, cure)
@@ -140,8 +155,20 @@ def _exploration(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("agent.sampling.temperature", temperature, cure)
 
 
+def _evaluation(recipe: Recipe) -> Iterator[Problem]:
+    evaluation = recipe.evaluation
+    if evaluation.samples > 1 and evaluation.sampling.temperature == 0:
+        cure = f"above 0, or the {evaluation.samples} samples of a task are all alike"
+        yield Problem("evaluation.sampling.temperature", 0, cure)
+    if evaluation.predictions is not None:
+        yield from _callable("evaluation.predictions", evaluation.predictions, ("results", "folder"))
+
+
 def _upstreams(recipe: Recipe) -> Iterator[Problem]:
     for name, upstream in recipe.upstreams.items():
+        if name == recipe.model.name:
+            cure = "is what agents call the trained model; give the hosted one another name"
+            yield Problem(f"upstreams.{name}", upstream.model, cure)
         variable = upstream.api_key_env
         if variable is not None and not os.environ.get(variable):
             cure = "this variable is not set; it is to hold the key of the hosted model"
@@ -208,7 +235,9 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"agent"}, _agent),
     ({"stages"}, _stages),
     ({"stages", "agent"}, _exploration),
-    ({"upstreams"}, _upstreams),
+    ({"transitions"}, _transitions),
+    ({"evaluation"}, _evaluation),
+    ({"upstreams", "model"}, _upstreams),
     ({"services"}, _services),
 )
 """Each check with the sections that it reads. What depends on the cluster, ``al_ray.plan`` checks."""

@@ -77,8 +77,8 @@ class Records:
         names = (semconv.INPUT_TOKENS, semconv.OUTPUT_TOKENS)
         return len(calls), sum(span.attributes[name] for span in calls for name in names)
 
-    def finished_groups(self, batch: str, exclude: Collection[str]) -> list[Group]:
-        """Groups of ``batch`` all of whose rollouts have ended, with spans, except those excluded."""
+    def finished_groups(self, batch: str, exclude: Collection[str]) -> list[str]:
+        """Groups of ``batch`` all of whose rollouts have ended, except those excluded."""
         unfinished = sa.func.sum(sa.case((rollouts.c.status.in_(ENDED), 0), else_=1))
         query = (
             sa.select(rollouts.c.group)
@@ -89,7 +89,11 @@ class Records:
         )
         excluded = set(exclude)
         with self._reading.connect() as connection:
-            names = [name for name in connection.scalars(query) if name not in excluded]
+            return [name for name in connection.scalars(query) if name not in excluded]
+
+    def groups(self, batch: str, names: Sequence[str]) -> list[Group]:
+        """These groups of ``batch``, with spans."""
+        with self._reading.connect() as connection:
             members: dict[str, list[Rollout]] = {name: [] for name in names}
             for chunk in chunks(names):
                 these = sa.and_(rollouts.c.batch == batch, rollouts.c.group.in_(chunk))
@@ -210,7 +214,7 @@ def _last_spans(
         .where(spans.c.kind.in_(kinds))
         .order_by(spans.c.rollout_id, spans.c.sequence)
     )
-    return (span_of(row) for row in connection.execute(query))
+    return [span_of(row) for row in connection.execute(query).all()]
 
 
 def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from al_ray.batches import Batch
@@ -68,12 +69,15 @@ def step_row(span: StageSpan, step: int, total: int, values: Mapping[str, float]
     )
 
 
-def evaluation_values(result: Evaluation, seconds: float) -> dict[str, float]:
-    """What is logged of an evaluation."""
+def evaluation_values(found: Evaluation, seconds: float) -> dict[str, float]:
+    """What is logged of an evaluation: every metric by its name, the primary as the accuracy."""
+    named = {f"eval/{name}": each.value for name, each in found.scores.items() if name != found.primary}
+    primary = found.scores.get(found.primary)
     return {
-        "eval/accuracy": result.accuracy,
-        "eval/stderr": result.stderr,
-        "eval/tasks": result.tasks,
-        "eval/failed": result.failed,
+        **named,
+        "eval/accuracy": primary.value if primary else math.nan,
+        "eval/stderr": primary.stderr if primary else math.nan,
+        "eval/tasks": primary.tasks if primary else 0,
+        "eval/failed": sum(found.failed.values()),
         "time/evaluation": seconds,
     }

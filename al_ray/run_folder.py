@@ -20,6 +20,7 @@ from al_ray.sql import postgresql_url, sqlite_url
 _RECIPE = "recipe.yaml"
 _TEMPLATE = "chat_template.jinja"
 _SCHEMA = "store_schema"
+_TASKS = "tasks.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,15 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The recipe that the run was started with, every default written out."""
         return recipes.reload(self.path / _RECIPE)
+
+    def require_tasks(self, digest: str) -> None:
+        """Refused if the run was started with other tasks: its order of them would be another."""
+        file = self.path / _TASKS
+        if not file.exists():
+            file.write_text(digest, encoding="utf-8")
+        elif file.read_text(encoding="utf-8") != digest:
+            cure = "the rows have changed since this run was started; restore them, or start a new run"
+            raise UserError(Problem("data.path", self.recipe().data.path, cure))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

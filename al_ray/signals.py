@@ -26,6 +26,7 @@ Response = tuple[str, int]
 
 _COUNTED: Final = {
     ToolStatus.OK: "tool_ok",
+    ToolStatus.EMPTY: "empty_results",
     ToolStatus.ERROR: "tool_errors",
     ToolStatus.TIMEOUT: "timeouts",
 }

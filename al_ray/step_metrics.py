@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -9,6 +10,8 @@ from dataclasses import fields
 import numpy as np
 
 from al_ray import semconv
+from al_ray.config import TransitionsSection
+from al_ray.intermediate import by_signal
 from al_ray.types import (
     AttemptStatus,
     Group,
@@ -24,11 +27,12 @@ from al_ray.types import (
 def rollout_metrics(
     groups: Sequence[Group], trajectories: Sequence[Trajectory], policy_version: int
 ) -> dict[str, float]:
-    """Rewards, lengths, failures by reason, and staleness at training time."""
+    """Rewards (as given: without intermediate ones), lengths, failures by reason, and staleness at
+    training time."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     calls = [call for trajectory in trajectories for call in trajectory.transitions]
     staleness = [policy_version - call.policy_version for call in calls]
-    rewards = [trajectory.reward for trajectory in trajectories]
+    rewards = [trajectory.reward - trajectory.intermediate for trajectory in trajectories]
     return {
         "reward/mean": _mean(rewards),
         "reward/std": float(np.std(rewards)) if rewards else 0.0,
@@ -73,6 +77,28 @@ def call_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
             for f in fields(Signals)
         },
         **{f"rollout/left_out_{reason}": count for reason, count in sorted(left_out.items())},
+    }
+
+
+def intermediate_metrics(
+    trajectories: Sequence[Trajectory], settings: TransitionsSection
+) -> dict[str, float]:
+    """Means over rollouts: what each signal was worth, what was added to the reward in the end, and how
+    often the limit cut that. None where the table is empty."""
+    if not settings.intermediate:
+        return {}
+    worth = [
+        {
+            name: math.fsum(by_signal(call, settings.intermediate)[name] for call in trajectory.transitions)
+            for name in settings.intermediate
+        }
+        for trajectory in trajectories
+    ]
+    cut = [abs(math.fsum(each.values())) > settings.intermediate_limit for each in worth]
+    return {
+        **{f"air/{name}": _mean([each[name] for each in worth]) for name in settings.intermediate},
+        "air/reward": _mean([trajectory.intermediate for trajectory in trajectories]),
+        "air/limited": _mean(cut),
     }
 
 

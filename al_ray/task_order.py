@@ -3,9 +3,12 @@ for the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
+import orjson
 
 from al_ray.types import Task
 
@@ -17,6 +20,27 @@ def held_out(tasks: Sequence[Task], count: int) -> list[Task]:
     """The first ``count`` of a fixed shuffle."""
     order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(tasks))
     return [tasks[index] for index in order[:count]]
+
+
+def split_by_id(tasks: Sequence[Task], share: float) -> tuple[list[Task], list[Task]]:
+    """Those to train on and about ``share`` of all for validation. Where a task goes depends on its id
+    alone: rows may be added, filtered or moved, and no task changes sides."""
+    train, validation = [], []
+    for task in tasks:
+        place = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:8]) / 2**64
+        if place < share:
+            validation.append(replace(task, split="validation"))
+        else:
+            train.append(task)
+    return train, validation
+
+
+def digest(tasks: Iterable[Task]) -> str:
+    """Differs for other tasks, or for the same in another order."""
+    found = hashlib.sha256()
+    for task in tasks:
+        found.update(orjson.dumps([task.id, dict(task.data), task.split], option=orjson.OPT_SORT_KEYS))
+    return found.hexdigest()
 
 
 def tasks_of_step(tasks: Sequence[Task], count: int, step: int, seed: Sequence[int]) -> list[Task]:

@@ -26,6 +26,15 @@ _ERROR: Final = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 """How tools and agent frameworks begin an answer that is an error."""
+_EMPTY: Final = re.compile(
+    r"""\s*(?: \[\s*\]
+        | \(?(?:no|0|zero)\s(?:rows|results|records|matches|hits|documents|passages)
+          (?:\s(?:were\s)?(?:found|returned))?\.?\)?
+    )\s*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""An answer that is nothing but the word that there is nothing. Silence is none: many tools have nothing
+to say when all is well."""
 _TIMEOUT: Final = re.compile(r"time[ _-]?d?[ _-]?out|deadline[ _]?exceeded", re.IGNORECASE)
 
 
@@ -33,8 +42,9 @@ class ToolStatus(IntEnum):
     """The worst is the greatest."""
 
     OK = 0
-    ERROR = 1
-    TIMEOUT = 2
+    EMPTY = 1
+    ERROR = 2
+    TIMEOUT = 3
 
 
 def of_message(message: Mapping[str, JSON]) -> ToolStatus:
@@ -47,7 +57,8 @@ def of_span(span: Span) -> ToolStatus:
     """From the span of the execution, or of an exception within it."""
     attributes = span.attributes
     result = attributes.get(semconv.TOOL_CALL_RESULT)
-    told = of_text(orjson.dumps(result).decode() if isinstance(result, Mapping) else text(result))
+    as_json = isinstance(result, Mapping) or result == []
+    told = of_text(orjson.dumps(result).decode() if as_json else text(result))
     kinds = [attributes[name] for name in (semconv.ERROR_TYPE, semconv.EXCEPTION_TYPE) if name in attributes]
     return max([told, *(of_error(str(kind)) for kind in kinds)])
 
@@ -58,11 +69,14 @@ def of_error(kind: str) -> ToolStatus:
 
 
 def of_text(answer: str) -> ToolStatus:
-    """From an answer: an error says so at its beginning, or in a field of a JSON object."""
+    """From an answer: an error says so at its beginning, or in a field of a JSON object; one without
+    a result says nothing else."""
     if _ERROR.match(answer):
         # Of a traceback, the last line names the exception.
         lines = answer.strip().splitlines()
         return max(of_error(lines[0]), of_error(lines[-1]))
+    if _EMPTY.fullmatch(answer):
+        return ToolStatus.EMPTY
     if not answer.lstrip().startswith("{"):
         return ToolStatus.OK
     try:

@@ -17,6 +17,7 @@ from typing import Final
 from al_ray import semconv
 from al_ray.config import TransitionsSection
 from al_ray.errors import Problem, UserError
+from al_ray.intermediate import intermediate_rewards
 from al_ray.nesting import Nesting
 from al_ray.signals import signals
 from al_ray.types import Rollout, Signals, Span, SpanKind, Trajectory, Transition
@@ -49,14 +50,17 @@ def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Tr
         if nesting.is_terminal(span):
             terminal.append(primary)
     request = rollout.request
+    own = [replace(t, reward=math.fsum(earned.get(place, ()))) for place, t in transitions.items()]
+    added = intermediate_rewards(own, settings)
     return Trajectory(
         rollout_id=request.id,
         group=request.group,
         task_id=request.task.id,
-        transitions=tuple(replace(t, reward=math.fsum(earned.get(p, ()))) for p, t in transitions.items()),
-        reward=math.fsum(dimensions.get(settings.reward, ())),
+        transitions=tuple(replace(t, reward=t.reward + more) for t, more in zip(own, added, strict=True)),
+        reward=math.fsum([*dimensions.get(settings.reward, ()), *added]),
         terminal_reward=math.fsum(terminal),
         rewards={name: math.fsum(dimensions[name]) for name in sorted(dimensions)},
+        intermediate=math.fsum(added),
         left_out=Counter(reason for call in nesting.calls for _, reason in _responses(call) if reason),
     )
 

@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from al_ray.value import Value
+
 Mode = Literal["train", "eval"]
 JSON = Any
 """A value that ``json.dumps`` accepts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(Value):
     """One input for the agent. ``data`` is JSON and is all that the agent sees of it."""
 
     id: str
@@ -69,7 +71,7 @@ class AttemptStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Value):
     """Whether a rollout whose attempt did not succeed is tried again.
 
     An error class is named in full (``openai.APIConnectionError``) or by its last part. Unresponsive
@@ -87,7 +89,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutRequest:
+class RolloutRequest(Value):
     """A rollout that somebody wants; enqueuing the same ``id`` twice is enqueuing it once."""
 
     id: str
@@ -101,7 +103,7 @@ class RolloutRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Value):
     """One try at a rollout. ``key`` is its API key and is worth nothing once it has ended."""
 
     rollout_id: str
@@ -122,7 +124,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Value):
     """What a runner receives: the rollout and the attempt it has just been given."""
 
     request: RolloutRequest
@@ -131,7 +133,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Start(Value):
     """What a runner tells of an attempt whose agent starts, with these versions of resources by name."""
 
     rollout_id: str
@@ -148,7 +150,7 @@ class SpanKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Span(Value):
     """One recorded event of an attempt; ``sequence``, issued by the store, rises with each arrival."""
 
     id: str
@@ -163,7 +165,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class Rollout(Value):
     """A rollout as the store knows it, with the spans of its deciding attempt when asked for."""
 
     request: RolloutRequest
@@ -177,7 +179,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(Value):
     """All rollouts of one task in a batch, every one of them ended."""
 
     id: str
@@ -186,7 +188,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(Value):
     """What agents run with: a model, a prompt template. A version never changes."""
 
     name: str
@@ -206,7 +208,7 @@ class WorkerStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Value):
     """A process that works for the run."""
 
     name: str
@@ -221,7 +223,7 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Value):
     """What an agent is given to reach the model: nothing else is needed."""
 
     base_url: str
@@ -232,7 +234,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Value):
     """How tokens are drawn. ``temperature`` 0 is greedy."""
 
     temperature: float = 1.0
@@ -245,7 +247,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(Value):
     """One chat call as the engine takes it; messages and tools in the OpenAI shape."""
 
     id: str
@@ -262,7 +264,7 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionRequest:
+class CompletionRequest(Value):
     """One call with a raw prompt, text or token ids, that no chat template touches."""
 
     id: str
@@ -275,7 +277,7 @@ ModelRequest = ChatRequest | CompletionRequest
 
 
 @dataclass(frozen=True, slots=True)
-class VersionSpan:
+class VersionSpan(Value):
     """Response tokens ``start:end`` were sampled by policy ``version``."""
 
     version: int
@@ -284,7 +286,7 @@ class VersionSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(Value):
     """What an agent that asks for log-probabilities is told of a token."""
 
     token: str
@@ -294,7 +296,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Value):
     """One answer: the message the agent sees and the tokens it was made of."""
 
     index: int
@@ -313,7 +315,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Value):
     """Tokens of a call, over all its choices."""
 
     input_tokens: int
@@ -340,7 +342,7 @@ class LineageOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
+class Lineage(Value):
     """How a call's prompt descends from an earlier call of its attempt."""
 
     outcome: LineageOutcome
@@ -351,7 +353,7 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatReply:
+class ChatReply(Value):
     """A finished call. One that a hosted model answered has no token ids: it cannot be trained."""
 
     prompt_ids: Sequence[int]
@@ -368,7 +370,7 @@ class ChatReply:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatDelta:
+class ChatDelta(Value):
     """A piece of a streamed answer, as the ``delta`` object of an OpenAI chunk."""
 
     index: int
@@ -383,11 +385,13 @@ class ChatDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class Signals:
+class Signals(Value):
     """What can be told of a response without knowing the task: counts, each event in one of them."""
 
     tool_ok: int = 0
-    """Tool calls that were answered without an error."""
+    """Tool calls that were answered without an error, and with something."""
+    empty_results: int = 0
+    """Tool calls whose answer was that there is nothing: ``(no rows)``, ``[]``."""
     tool_errors: int = 0
     """Tool calls whose answer was an error."""
     exceptions: int = 0
@@ -403,7 +407,7 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(Value):
     """One model call as the learner sees it: observation, action, reward."""
 
     id: str
@@ -415,7 +419,7 @@ class Transition:
     policy_version: int
     """The oldest version that sampled a token of the response."""
     reward: float = 0.0
-    """The rewards that this call earned."""
+    """The rewards that this call earned, intermediate ones among them."""
     finish_reason: str = "stop"
     trained: bool = True
     """False: the call of an agent that is not trained; its tokens are at most others' context."""
@@ -423,7 +427,7 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
-class Trajectory:
+class Trajectory(Value):
     """The ordered transitions of one rollout."""
 
     rollout_id: str
@@ -431,17 +435,20 @@ class Trajectory:
     task_id: str
     transitions: Sequence[Transition]
     reward: float
-    """The episode's return: all its rewards, also those that came before any transition."""
+    """The episode's return: all its rewards, also those that came before any transition, and the
+    intermediate ones."""
     terminal_reward: float = 0.0
     """The part of ``reward`` that came after the last call and for no call in particular."""
     rewards: Mapping[str, float] = field(default_factory=dict)
-    """The return in each dimension that was rewarded; ``reward`` is the primary one."""
+    """What was given in each dimension, the intermediate rewards not among it: what is reported."""
+    intermediate: float = 0.0
+    """The part of ``reward`` that its calls' signals earned."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Responses that gave no transition, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Value):
     """One branch of a rollout's prefix forest as the learner trains on it.
 
     Arrays have one entry a token (shape ``[T]``) and describe the token itself, not its successor.
@@ -463,7 +470,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateReport:
+class UpdateReport(Value):
     """What one optimizer step did; plain numbers, ready to be logged."""
 
     policy_version: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from al_ray.algorithms.advantage import group_relative
-from al_ray.algorithms.credit import CREDITS
+from al_ray.algorithms.credit import credit_of
 from al_ray.algorithms.losses import ClippedPolicyGradient
 from al_ray.algorithms.rows import build_rows
 from al_ray.config import GrpoStage, SamplingSection
@@ -26,7 +26,7 @@ def loss(stage: GrpoStage, sampling: SamplingSection) -> ClippedPolicyGradient:
 
 def rows(groups: Sequence[Sequence[Trajectory]], stage: GrpoStage) -> list[Row]:
     """Rows whose weights sum to 1; ``groups`` are the comparable rollouts of each task."""
-    credit = CREDITS[stage.credit]
+    credit = credit_of(stage)
     trajectories: list[Trajectory] = []
     advantages: list[Sequence[float]] = []
     for group in groups:

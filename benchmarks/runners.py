@@ -108,8 +108,10 @@ async def run(store: Any, endpoint: Endpoint, name: str, rollouts: int, runner: 
     used = memory(runner)
     released = time.monotonic()
     endpoint.release.set()
-    (group,) = await store.finished_groups.remote(name, [], 3600.0)
-    ends = [rollout.status for rollout in group.rollouts]
+    await store.finished_groups.remote(name, [], 3600.0)
+    ends = [
+        rollout.status for rollout in await store.__ray_call__.remote(lambda s: s._database.rollouts(name))
+    ]
     return {
         "bytes": used,
         "succeeded": ends.count(RolloutStatus.SUCCEEDED),

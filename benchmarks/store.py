@@ -29,6 +29,7 @@ from store_load import ATTRIBUTES, SPANS, rate
 
 from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.store import STORE_OPTIONS, Store
+from al_ray.records import Records
 from al_ray.sql import sqlite_url
 from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, Span, SpanKind, Start, Task
 
@@ -41,8 +42,9 @@ OTHER = HERE / ".venv-agentlightning"
 class AlRay:
     """A ``store_load.Side``: one message asks for all runners, as a runner actor and a gateway do."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, url: str) -> None:
         self._store = store
+        self._records = Records(url)
         self._claim: Coalescer[str, Claim | None] = Coalescer(self._claim_for)
         self._start: Coalescer[Start, bool] = Coalescer(store.start.remote)
         self._append: Coalescer[Sequence[Span], None] = Coalescer(store.append.remote)
@@ -77,8 +79,9 @@ class AlRay:
         done: list[str] = []
         spans = 0
         while len(done) < len(names):
-            for group in await self._store.finished_groups.remote(_batch(names[0]), done, 60.0):
-                done.append(group.id)
+            ended = await self._store.finished_groups.remote(_batch(names[0]), done, 60.0)
+            done += ended
+            for group in await asyncio.to_thread(self._records.groups, _batch(names[0]), ended):
                 spans += sum(len(rollout.spans) for rollout in group.rollouts)
         return spans
 
@@ -90,12 +93,10 @@ def _batch(name: str) -> str:
 async def measure(runners: int, repeats: int) -> float:
     """The median rate of our store, after a first round that is not counted."""
     with tempfile.TemporaryDirectory() as folder:
-        store = (
-            ray.remote(Store)
-            .options(**STORE_OPTIONS)
-            .remote(sqlite_url(Path(folder) / "store.sqlite"), LEASE_SECONDS)
-        )
-        side = AlRay(store)
+        url = sqlite_url(Path(folder) / "store.sqlite")
+        store = ray.remote(Store).options(**STORE_OPTIONS).remote(url, LEASE_SECONDS)
+        await store.ping.remote()
+        side = AlRay(store, url)
         await rate(side, runners, runners)
         rates = [await rate(side, runners, max(1000, 2 * runners)) for _ in range(repeats)]
         ray.kill(store)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import sysconfig
 import threading
 import zipfile
 from pathlib import Path
@@ -94,6 +96,17 @@ def test_requirements_that_cannot_be_had_are_the_recipes_mistake() -> None:
 def test_an_interpreter_that_is_none_is_the_recipes_mistake() -> None:
     with pytest.raises(RecipeError, match=r"agent\.python: '/bin/false'"):
         agent_python.interpreter(section([], python="/bin/false"))
+
+
+def test_an_installed_al_ray_is_found_there_and_nothing_that_is_installed_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment's agent has its tools, and none of the packages that it is to be spared."""
+    monkeypatch.setattr(sys, "path", [sysconfig.get_path("purelib")])
+    agent_python.check(section([], run="al_ray.envs.calc_x.calculator:answer"))
+    agent_python.check(section([], run="al_ray.envs.calc_x.calculator:answer"))
+    with pytest.raises(RecipeError, match="No module named 'pydantic'"):
+        agent_python.check(section([], run="al_ray.config:Recipe"))
 
 
 def test_an_agent_is_imported_in_its_own_interpreter_before_a_run_starts(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from al_ray.config import GrpoStage, Recipe, TransitionsSection
 from al_ray.errors import UserError
 from al_ray.evaluation import summary
 from al_ray.progress import StageSpan, stage_spans
+from al_ray.scores import result_of
 from al_ray.types import (
     Attempt,
     AttemptStatus,
@@ -158,8 +159,10 @@ def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_base
         rollout_batch(RECIPE, stage(), each, 5) for each in (unrewarded, groups([0.0, None, 1.0]))
     )
     assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in without.rows]
-    evaluated = summary(unrewarded, RECIPE.transitions)
-    assert (evaluated.accuracy, evaluated.tasks, evaluated.failed) == (0.5, 2, 1)
+    results = [result_of(each, RECIPE.transitions) for group in unrewarded for each in group.rollouts]
+    evaluated = summary(RECIPE, [replace(r, group=str(i)) for i, r in enumerate(results)])
+    assert (evaluated.scores["reward"].value, evaluated.scores["reward"].tasks) == (0.5, 2)
+    assert evaluated.failed == {"no reward 'reward'": 1}
 
 
 def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run() -> None:

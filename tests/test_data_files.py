@@ -37,9 +37,7 @@ def write(path: Path, values: Sequence[object] = VALUES) -> Path:
 
 
 def rows(path: Path | None, *names: str, samples: Path = Path("absent")) -> list[Row]:
-    return list(
-        data_files.rows(None if path is None else str(path), names, samples=samples, folder="made")
-    )
+    return list(data_files.rows(None if path is None else str(path), names, samples=samples, folder="made"))
 
 
 @pytest.mark.parametrize("suffix", data_files.SUFFIXES)

@@ -349,7 +349,8 @@ def test_a_group_is_finished_when_its_last_rollout_is_and_brings_its_spans(datab
     finish(database, a.attempt, AttemptStatus.SUCCEEDED, span("reward", a.attempt, SpanKind.REWARD))
     assert database.finished_groups("b", ()) == []
     finish(database, b.attempt, AttemptStatus.FAILED)
-    (group,) = database.finished_groups("b", ())
+    assert database.finished_groups("b", ()) == ["x"]
+    (group,) = database.groups("b", ["x"])
     assert (group.id, group.batch) == ("x", "b")
     assert [(r.id, r.status, len(r.spans)) for r in group.rollouts] == [
         ("a", RolloutStatus.SUCCEEDED, 1),

@@ -163,7 +163,7 @@ def test_every_call_is_in_the_store_with_the_version_of_its_step(
     records = Records(place.run.store_url)
     expected = {request.id: int(request.batch.removeprefix("step-")) for request in requests(recipe)}
     for step in (0, FIRST_RL_STEP, LAST_STEP):
-        expected |= {f"eval/step-{step:06d}/{index}": step for index in range(2)}
+        expected |= {f"eval/step-{step:06d}/{index}/0": step for index in range(2)}
     assert set(records.rollout_ids()) == expected.keys()
     for name, version in expected.items():
         rollout = records.rollout(name)
@@ -222,7 +222,7 @@ def test_rollouts_can_be_listed_and_read(place: Place, finished: str) -> None:
     code, listed = run(["al_ray", "rollouts", place.run.path, "--batch", "step-000004"], place.path)
     assert code == 0
     assert all(f"step-000004/{member}" in listed for member in ("0/0", "0/1", "1/0", "1/1"))
-    code, shown = run(["al_ray", "rollouts", place.run.path, "eval/step-000005/1"], place.path)
+    code, shown = run(["al_ray", "rollouts", place.run.path, "eval/step-000005/1/0"], place.path)
     assert code == 0 and re.search(r"word \d", shown) and "reward" in shown
 
 

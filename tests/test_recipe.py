@@ -187,6 +187,24 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         999,
         "evaluation.sampling.max_tokens: 999: leaves no room for a prompt",
     ),
+    (
+        "transitions.intermediate",
+        {"tool_errors": -0.1, "sql_errors": -0.1},
+        "transitions.intermediate.sql_errors: -0.1: no such signal; there are tool_ok, empty_results, ",
+    ),
+    ("transitions.intermediate_limit", 0, "transitions.intermediate_limit: 0: "),
+    ("stages.1.discount", 0.9, "stages.1.discount: 0.9: has no effect on credit: identical; set credit to"),
+    ("evaluation.samples", 4, "evaluation.sampling.temperature: 0: above 0, or the 4 samples of a task are"),
+    (
+        "evaluation.predictions",
+        "toy_agent:demonstrate",
+        "evaluation.predictions: 'toy_agent:demonstrate': cannot be called with (results, folder)",
+    ),
+    (
+        "upstreams",
+        {"model": {"base_url": "https://example.org/v1", "model": "w"}},
+        "upstreams.model: 'w': is what agents call the trained model; give the hosted one another name",
+    ),
 ]
 
 

@@ -52,6 +52,15 @@ def test_resuming_goes_on_with_the_named_run_or_the_one_started_last(recipe: Rec
         RunFolder.resume(recipe, "c")
 
 
+def test_a_run_whose_rows_have_changed_is_not_resumed(recipe: Recipe) -> None:
+    """Its steps would be of other tasks than those that were asked for before."""
+    folder = RunFolder.create(recipe, "a")
+    folder.require_tasks("digest")
+    folder.require_tasks("digest")
+    with pytest.raises(UserError, match="the rows have changed since this run was started"):
+        folder.require_tasks("another")
+
+
 def test_resuming_another_recipe_is_refused_with_every_difference(recipe: Recipe) -> None:
     RunFolder.create(recipe, "a")
     longer = recipe.model_copy(update={"model": recipe.model.model_copy(update={"max_length": 64})})

@@ -164,8 +164,26 @@ def test_errors_of_tools_and_frameworks_are_known_by_their_beginning(answer: str
 
 
 @pytest.mark.parametrize(
+    "answer", ["(no rows)", " []\n", "No results found.", "no documents were found", "0 rows returned"]
+)
+def test_an_answer_that_says_no_more_than_that_there_is_nothing_is_an_empty_result(answer: str) -> None:
+    """In a message, and in the span of a tool that no message asked for."""
+    assert of_text(answer) is ToolStatus.EMPTY
+    later = _call("b", 1, [ASKS, _told("1", answer)], {"role": "assistant"})
+    assert _signals(_call("a", 0, [], ASKS), later)["a", 0] == Signals(empty_results=1)
+    execution = _span("t", 1, OPERATION="execute_tool", TOOL_CALL_RESULT=answer)
+    assert _signals(_call("a", 0, [], {"role": "assistant"}), execution)["a", 0] == Signals(empty_results=1)
+
+
+def test_a_tool_that_returned_an_empty_list_gave_an_empty_result() -> None:
+    spans = [_call("a", 0, [], ASKS), _tool("t", 1, "1", TOOL_CALL_RESULT=[])]
+    assert _signals(*spans)["a", 0] == Signals(empty_results=1)
+
+
+@pytest.mark.parametrize(
     "answer",
-    ["", "42", "The error of the estimate is 3.", "errors: 0", '{"error": null, "value": 1}',
+    ["", "42", "no rows of seats", "no", "{}", "[[]]",
+     "The error of the estimate is 3.", "errors: 0", '{"error": null, "value": 1}',
      '{"exit_code": 0}', "{not json", "In 1998 the referee timed out.", "Exceptional results"],
 )  # fmt: skip
 def test_ordinary_answers_are_no_errors(answer: str) -> None:

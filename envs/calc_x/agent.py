@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from openai import AsyncOpenAI, BadRequestError
 
-from al_ray.envs.calc_x.calculator import CalculatorError, evaluate
+from al_ray.envs.calc_x.calculator import answer
 
 if TYPE_CHECKING:
     from al_ray.types import Endpoint
@@ -85,9 +85,7 @@ def _run_tool(name: str, arguments: str) -> str:
     if name != "calculator":
         return f"error: no tool {name!r}"
     try:
-        return evaluate(json.loads(arguments)["expression"])
-    except CalculatorError as error:
-        return f"error: {error}"
+        return answer(json.loads(arguments)["expression"])
     except (ValueError, TypeError, KeyError):
         return 'error: the arguments must be {"expression": "..."}'
 

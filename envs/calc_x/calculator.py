@@ -18,14 +18,26 @@ MAX_BITS = 256
 PLACES = 6
 """Digits shown after the point, not counting zeros that lead them."""
 
+DESCRIPTION = "The value of an arithmetic expression."
+ARGUMENT = "Numbers, + - * / // % ** and parentheses, for example (22 - 14) / 4"
+"""What a model is told of the tool."""
+
 _TOKEN = re.compile(
-    r"(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+    r"(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]*)?|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)"
     r"|(?P<operator>\*\*|//|[-+*/%^()])"
 )
 
 
 class CalculatorError(ValueError):
     """The expression has no value; the message is for whoever wrote the expression."""
+
+
+def answer(expression: str) -> str:
+    """What a model is shown: the value, or what is wrong after ``error: ``."""
+    try:
+        return evaluate(expression)
+    except CalculatorError as error:
+        return f"error: {error}"
 
 
 def evaluate(expression: str) -> str:
@@ -39,7 +51,7 @@ def calculate(expression: str) -> Fraction:
 
 
 def tokenize(expression: str) -> list[str]:
-    """Numbers, with their commas taken out, and operators."""
+    """Numbers, without the commas or the underscores between their digits, and operators."""
     if len(expression) > MAX_LENGTH:
         raise CalculatorError(f"longer than {MAX_LENGTH} characters")
     tokens = []
@@ -48,7 +60,7 @@ def tokenize(expression: str) -> list[str]:
         match = _TOKEN.match(rest)
         if match is None:
             raise CalculatorError(f"unexpected {rest[:10]!r}")
-        tokens.append(match.group().replace(",", ""))
+        tokens.append(re.sub("[,_]", "", match.group()))
         rest = rest[match.end() :].lstrip()
     return tokens
 

@@ -117,7 +117,7 @@ async def _run_tool(context: RunContextWrapper[Episode], arguments: str) -> str:
 def shown(passages: Any, chars: int) -> str:
     """Passages as the model sees them."""
     lines = [f"{passage['title']}: {data.cut(passage['text'], chars)}" for passage in passages]
-    return "\n".join(lines) or "nothing found"
+    return "\n".join(lines) or "no passages found"
 
 
 async def _main(question: str) -> None:

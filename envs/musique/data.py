@@ -2,13 +2,12 @@
 
 Official rows (``musique_ans_v1.0_{train,dev}``) bring 20 paragraphs and the single questions that theirs
 is composed of. Rows over a corpus (``open_retrieval_train``) name the gold passages of each hop by their
-ids in ``corpus.jsonl``; a fifth of them, decided by their ids, is kept for validation.
+ids in ``corpus.jsonl``; they have no validation split of their own (``data.validation_share``).
 """
 
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +26,14 @@ SAMPLES = Path(__file__).parent / "samples"
 FOLDER = "musique"
 Setting = Literal["open", "paragraphs"]
 
+UNANSWERABLE = "that cannot be answered"
+"""Why a row of MuSiQue-Full may be left out."""
+
 _OPEN = "open_retrieval_train"
-_OFFICIAL = {
-    "train": ("musique_ans_v1.0_train", "train"),
-    "validation": ("musique_ans_v1.0_dev", "dev", "validation"),
+FILES = {
+    "train": ["musique_ans_v1.0_train", "train"],
+    "validation": ["musique_ans_v1.0_dev", "dev", "validation"],
 }
-_HELD_OUT = 5
-"""One row over a corpus in so many is for validation."""
 _DISAMBIGUATION = re.compile(r"\s*\([^()]*\)$")
 
 
@@ -128,22 +128,21 @@ def cut(text: str, chars: int) -> str:
 
 
 def _tasks(path: str | None, split: str, options: Options) -> Iterator[dict[str, Any]]:
-    names = _OFFICIAL[split] if options.setting == "paragraphs" else (_OPEN, *_OFFICIAL[split])
+    paragraphs = options.setting == "paragraphs"
+    open_rows = not paragraphs and split == "train"
+    names = [_OPEN, *FILES[split]] if open_rows else FILES[split]
     rows = list(data_files.rows(path, names, samples=SAMPLES, folder=FOLDER))
     if not rows or "gold_pids_per_hop" not in rows[0].values:
-        yield from (_official(checked(row, OfficialRow), row, options) for row in rows)
+        yield from (task_data(checked(row, OfficialRow), row, paragraphs=paragraphs) for row in rows)
         return
     found = [(row, checked(row, OpenRow)) for row in rows]
-    kept = [(row, r) for row, r in found if _is_held_out(r["id"]) == (split == "validation")]
-    passages = _passages(corpus(path), {hop[0] for _, r in kept for hop in r["gold_pids_per_hop"] if hop})
-    yield from (_open(r, row, passages) for row, r in kept)
+    wanted = {hop[0] for _, open_row in found for hop in open_row["gold_pids_per_hop"] if hop}
+    passages = _passages(corpus(path), wanted)
+    yield from (_open(open_row, row, passages) for row, open_row in found)
 
 
-def _is_held_out(row_id: str) -> bool:
-    return zlib.crc32(row_id.encode()) % _HELD_OUT == 0
-
-
-def _official(row: OfficialRow, where: Row, options: Options) -> dict[str, Any]:
+def task_data(row: OfficialRow, where: Row, *, paragraphs: bool) -> dict[str, Any]:
+    """An official row as a task. Raises ``DataError`` where a hop names a paragraph that is not there."""
     by_index = {paragraph["idx"]: paragraph for paragraph in row["paragraphs"]}
     answers = [single["answer"] for single in row["question_decomposition"]]
     steps = []
@@ -168,7 +167,7 @@ def _official(row: OfficialRow, where: Row, options: Options) -> dict[str, Any]:
         "steps": steps,
         "gold": [],
     }
-    if options.setting == "paragraphs":
+    if paragraphs:
         data["paragraphs"] = [{key: p[name] for key, name in _PASSAGE_KEYS} for p in row["paragraphs"]]
         data["gold"] = [[p["idx"]] for p in row["paragraphs"] if p["is_supporting"]]
     return data
@@ -227,7 +226,7 @@ def _passages(file: Path, wanted: set[str]) -> Mapping[str, _CorpusRow]:
 
 def _reason_to_leave_out(data: Mapping[str, Any], options: Options) -> str | None:
     if not data["answerable"]:
-        return "that cannot be answered"
+        return UNANSWERABLE
     if options.hops is not None and data["hops"] not in options.hops:
         return "with other hops"
     if options.max_question_chars is not None and len(data["question"]) > options.max_question_chars:

@@ -16,6 +16,7 @@ from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.config import AgentSection
 from al_ray.sql import sqlite_url
 from al_ray.types import RetryPolicy, Rollout, RolloutRequest, Task
+from tests.actors.finished import finished
 
 TIMEOUT = 1.0
 CONCURRENCY = 3
@@ -42,7 +43,7 @@ class House:
         return batch
 
     async def ended(self, batch: str) -> list[Rollout]:
-        (group,) = await self.store.finished_groups.remote(batch, [], 60.0)
+        (group,) = await finished(self.store, batch)
         return list(group.rollouts)
 
     async def rollouts(self, *tasks: dict[str, Any], max_attempts: int = 1) -> list[Rollout]:

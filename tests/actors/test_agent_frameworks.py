@@ -66,7 +66,8 @@ class Scripted(FakeEngine):
 
 def environment_of(framework: Framework) -> Path:
     """The virtual environment's ``bin``; made if it is not there. Skips where that is not possible."""
-    uv = shutil.which("uv")
+    beside = Path(sys.executable).parent  # where tools/install.py puts it
+    uv = shutil.which("uv", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
     if uv is None:
         pytest.skip("uv is not installed: it makes the frameworks' environments")
     packages = [*STARTER, *framework.packages]

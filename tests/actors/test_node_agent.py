@@ -17,6 +17,7 @@ from al_ray.actors.runner_pool import RunnerPool
 from al_ray.config import AgentSection
 from al_ray.types import RolloutRequest, RolloutStatus, SpanKind, Task
 from tests.actors.fake_engine import FakeEngine
+from tests.actors.finished import finished
 from tests.actors.gateway_house import SPEC
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "node_agent"
@@ -36,7 +37,7 @@ async def test_the_program_of_the_example_calls_the_model_and_gives_its_reward(
     pool.start()
     task = Task("t", {"question": "What is 41 + 1?", "answer": "forty-two"})
     await store.enqueue.remote([RolloutRequest("r", "b", "g", task)])
-    (group,) = await store.finished_groups.remote("b", [], 60.0)
+    (group,) = await finished(store, "b")
     await pool.stop()
     ray.kill(gateway)
     ray.kill(engine)

@@ -16,6 +16,7 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.errors import AttemptEndedError, RewardError, ToldError
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.actors.agents import STRANGE
+from tests.actors.finished import finished
 from tests.actors.house import CONCURRENCY, House, appears, house_of
 
 
@@ -121,7 +122,7 @@ async def test_an_attempt_that_the_store_has_cancelled_ends_its_agent(house: Hou
     await asyncio.sleep(0.2)
     await house.store.cancel.remote("c")
     await appears(tmp_path / "cancelled")
-    (group,) = await house.store.finished_groups.remote("c", [], 0.0)
+    (group,) = await finished(house.store, "c", 0.0)
     assert group.rollouts[0].status is RolloutStatus.CANCELLED
 
 

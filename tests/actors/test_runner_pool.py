@@ -20,6 +20,7 @@ from al_ray.actors.runner_pool import RunnerPool
 from al_ray.config import AgentSection
 from al_ray.errors import RecipeError
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, Task
+from tests.actors.finished import finished
 
 StartStore = Callable[..., Any]
 
@@ -41,7 +42,7 @@ async def enqueue(store: Any, *tasks: dict[str, Any]) -> None:
 
 
 async def ended(store: Any) -> list[Rollout]:
-    (group,) = await store.finished_groups.remote("b", [], 60.0)
+    (group,) = await finished(store, "b")
     return list(group.rollouts)
 
 
@@ -89,7 +90,7 @@ async def test_an_idle_runner_that_is_killed_takes_no_rollout_with_it(start_stor
         await asyncio.sleep(0.5)
         request = RolloutRequest("late", "late", "late", Task("t", {"do": "give", "value": 1.0}))
         await store.enqueue.remote([request])
-        (group,) = await store.finished_groups.remote("late", [], 60.0)
+        (group,) = await finished(store, "late")
     attempts = group.rollouts[0].attempts
     assert attempts[-1].status is AttemptStatus.SUCCEEDED
     assert all("lease" not in (attempt.error or "") for attempt in attempts)

@@ -30,6 +30,7 @@ from al_ray.types import (
     Task,
     WorkerStatus,
 )
+from tests.actors.finished import finished
 
 StartStore = Callable[..., Any]
 
@@ -79,7 +80,7 @@ async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(star
     """At once: nothing in the store asks again and again."""
     store = start_store()
     waiting = asyncio.ensure_future(claimed(store, "c1", wait=60.0))
-    groups = asyncio.ensure_future(store.finished_groups.remote("b", [], 60.0))
+    groups = asyncio.ensure_future(finished(store, "b"))
     await asyncio.wait({waiting, groups}, timeout=0.5)
     assert not waiting.done()
     begun = time.monotonic()
@@ -163,7 +164,7 @@ async def test_a_cancelled_batch_ends_its_attempts_and_completes_its_groups(star
     await store.enqueue.remote([request("a"), request("b")])
     (a,) = await claimed(store, "c1")
     await store.cancel.remote("b")
-    (group,) = await store.finished_groups.remote("b", [], 0.0)
+    (group,) = await finished(store, "b", 0.0)
     assert {rollout.status for rollout in group.rollouts} == {RolloutStatus.CANCELLED}
     assert await store.renew.remote("w") == []
     with pytest.raises(AttemptEndedError, match="cancelled"), unwrapped():

@@ -18,6 +18,7 @@ from al_ray.actors.trace_exporter import ExportTarget, TraceExporter, export_tar
 from al_ray.otlp import Owner
 from al_ray.otlp_export import wire_span
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
+from tests.actors.finished import finished
 
 CALL = Span(
     "chatcmpl-1",
@@ -177,5 +178,5 @@ async def test_the_store_exports_what_is_durable_and_a_rollout_does_not_care_whe
     assert (dropped, sorted(backend.spans)) == (
         (0, ["attempt", "chat toy", "reward"]) if is_there else (3, [])
     )
-    (group,) = await store.finished_groups.remote("b", [], 0.0)
+    (group,) = await finished(store, "b", 0.0)
     assert [span.id for span in group.rollouts[0].spans] == [CALL.id, REWARD.id]

@@ -40,7 +40,7 @@ def test_every_sample_chain_evaluates_to_its_result(split: str, count: int) -> N
     for task in tasks:
         outputs = [evaluate(expression) for expression in data.calculations(task.data["chain"])]
         assert all(f"<output>{output}</output>" in task.data["chain"] for output in outputs)
-        assert reward.score(task.data, f"### {outputs[-1]} ###") == 1.0
+        assert reward.score(task.data, f"### {outputs[-1]} ###")["reward"] == 1.0
 
 
 def test_the_samples_for_validation_are_not_those_for_training() -> None:

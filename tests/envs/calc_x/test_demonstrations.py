@@ -91,7 +91,7 @@ def test_demonstrations_of_real_rows_are_worth_one(real_tasks: Sequence[Task]) -
     for task in real_tasks:
         if len(data.calculations(task.data["chain"])) == 1:
             *_, tool, answer = demonstrate(task.data).messages
-            assert reward.score(task.data, answer["content"]) == 1.0
+            assert reward.score(task.data, answer["content"])["reward"] == 1.0
             if task.data["source"] != "gsm8k" and answer["content"] != f"### {tool['content']} ###":
                 departing.add(task.id)
     assert departing <= {"svamp__chal-680"}

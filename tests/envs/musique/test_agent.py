@@ -64,7 +64,7 @@ async def test_a_mistaken_call_is_told_to_the_model_as_an_error(arguments: str) 
 async def test_a_search_that_finds_nothing_says_so() -> None:
     async with model([call('{"query": "zebra"}'), say(ANSWER)]) as (url, received):
         await agent.solve(TASK, endpoint(url))
-    assert received[1]["messages"][-1]["content"] == "nothing found"
+    assert received[1]["messages"][-1]["content"] == "no passages found"
 
 
 @pytest.mark.parametrize("replies", [[call('{"query": "kite"}')], [call('{"query": "kite"}'), 400]])

@@ -1,0 +1,231 @@
+"""What each environment's agent costs besides its model.
+
+    PYTHONPATH=. python benchmarks/environments.py spider
+
+The model is a mock in a process of its own. Rollouts run as a runner runs them: many in one event loop,
+each with a key of its own, its reward included. Prints one line of JSON: rollouts a second when the mock
+answers at once, what a rollout takes of the processor here (processes that the environment starts
+included), and the memory of a rollout that waits for its first answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from al_ray import dotted
+from al_ray.types import Endpoint, Task
+
+ROLLOUTS = 400
+CONCURRENCY = 64
+WAITING = 400
+
+Request = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment by its parts' dotted paths, and what the mock answers in place of its model."""
+
+    load: str
+    run: str
+    evaluate: str
+    message: Callable[[Request, str], Mapping[str, Any]]
+    """Of a request's body and the agent's name: the assistant's message."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The loader's."""
+
+
+def musique(request: Request, agent: str) -> Mapping[str, Any]:
+    """A search, then an answer."""
+    if request["messages"][-1]["role"] == "tool":
+        return {"role": "assistant", "content": "<think>so</think><answer>Northmoor</answer>"}
+    call = {"name": "search", "arguments": '{"query": "county"}'}
+    return {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": call}]}
+
+
+def spider(request: Request, agent: str) -> Mapping[str, Any]:
+    """A query at once, which the checker accepts."""
+    reply = "THE QUERY IS CORRECT" if agent == "checker" else "SELECT count(*) FROM sqlite_master"
+    return {"role": "assistant", "content": reply}
+
+
+ENVIRONMENTS = {
+    "spider": Environment(
+        "al_ray.envs.spider.data:load",
+        "al_ray.envs.spider.agent:solve",
+        "al_ray.envs.spider.reward:score",
+        spider,
+    ),
+    "musique": Environment(
+        "al_ray.envs.musique.data:load",
+        "al_ray.envs.musique.agent:solve",
+        "al_ray.envs.musique.scoring:score",
+        musique,
+        {"setting": "paragraphs"},
+    ),
+}
+
+
+class Mock:
+    """Answers as the environment says; after ``/hold`` nobody, until ``/release``."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._message = environment.message
+        self._open = asyncio.Event()
+        self._open.set()
+        self._waiting = 0
+
+    async def serve(self) -> None:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/traces", self._traces),
+                web.post("/hold", self._hold),
+                web.post("/release", self._release),
+                web.get("/waiting", self._tell_waiting),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
+        print(runner.addresses[0][1], flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self._waiting += 1
+        await self._open.wait()
+        self._waiting -= 1
+        message = self._message(body, request.headers.get("x-al-ray-agent", ""))
+        finish = "tool_calls" if message.get("tool_calls") else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": finish}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        head = {"id": "mock", "object": "chat.completion", "created": 0, "model": body["model"]}
+        return web.json_response(head | {"choices": [choice], "usage": usage})
+
+    async def _traces(self, request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({})
+
+    async def _hold(self, _: web.Request) -> web.Response:
+        self._open.clear()
+        return web.Response()
+
+    async def _release(self, _: web.Request) -> web.Response:
+        self._open.set()
+        return web.Response()
+
+    async def _tell_waiting(self, _: web.Request) -> web.Response:
+        return web.json_response(self._waiting)
+
+
+class Rollouts:
+    """Runs the agent on the environment's sample tasks, over and over."""
+
+    def __init__(self, environment: Environment, url: str) -> None:
+        loaded = dotted.load(environment.load, "load")(None, "train", **environment.options)
+        self._tasks = itertools.cycle(getattr(loaded, "tasks", loaded))
+        self._agent = dotted.load(environment.run, "run")
+        self._evaluate = dotted.load(environment.evaluate, "evaluate")
+        self._url = f"{url}/v1"
+        self._keys = itertools.count()
+
+    async def run(self, count: int, concurrency: int) -> None:
+        slots = asyncio.Semaphore(concurrency)
+        await asyncio.gather(*(self._one(next(self._tasks), slots) for _ in range(count)))
+
+    async def _one(self, task: Task, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            output = await self._agent(task.data, Endpoint(self._url, f"key-{next(self._keys)}", "model"))
+            scored = self._evaluate(task.data, output)
+            if inspect.isawaitable(scored):
+                await scored
+
+
+def processor_seconds(mock: int) -> float:
+    """Of this process and all that it started but the mock."""
+    return sum(_ticks(pid) for pid in _family(mock)) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(mock: int) -> int:
+    """Bytes of the same processes; what they share, once."""
+    return sum(_pss(pid) for pid in _family(mock))
+
+
+def _family(mock: int) -> list[int]:
+    parents = {
+        int(folder.name): _stat(folder)[1] for folder in Path("/proc").iterdir() if folder.name.isdecimal()
+    }
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == str(pid) and child != mock]
+    return found
+
+
+def _stat(folder: Path) -> list[str]:
+    """The fields of ``stat`` after the name; of a process that is gone, zeros."""
+    try:
+        return (folder / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["0"] * 15
+
+
+def _ticks(pid: int) -> int:
+    return sum(map(int, _stat(Path(f"/proc/{pid}"))[11:15]))
+
+
+def _pss(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+async def measure(environment: Environment, url: str, mock: int) -> dict[str, float]:
+    rollouts = Rollouts(environment, url)
+    await rollouts.run(CONCURRENCY, CONCURRENCY)  # imports, clients, processes
+    begun, used = time.monotonic(), processor_seconds(mock)
+    await rollouts.run(ROLLOUTS, CONCURRENCY)
+    seconds, used = time.monotonic() - begun, processor_seconds(mock) - used
+    before = memory(mock)
+    async with aiohttp.ClientSession(url) as control:
+        await control.post("/hold")
+        waiting = asyncio.create_task(rollouts.run(WAITING, WAITING))
+        while await (await control.get("/waiting")).json() < WAITING:
+            await asyncio.sleep(0.1)
+        held = memory(mock) - before
+        await control.post("/release")
+        await waiting
+    return {
+        "rollouts_per_second": round(ROLLOUTS / seconds, 1),
+        "cpu_ms_per_rollout": round(1000 * used / ROLLOUTS, 2),
+        "kib_per_waiting_rollout": round(held / 2**10 / WAITING, 1),
+    }
+
+
+def main(name: str) -> None:
+    command = [sys.executable, __file__, "--mock", name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mock:
+        assert mock.stdout is not None
+        url = f"http://127.0.0.1:{int(mock.stdout.readline())}"
+        print(json.dumps({"environment": name, **asyncio.run(measure(ENVIRONMENTS[name], url, mock.pid))}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--mock":
+        asyncio.run(Mock(ENVIRONMENTS[sys.argv[2]]).serve())
+    else:
+        main(sys.argv[1])

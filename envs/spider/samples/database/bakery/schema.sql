@@ -1,0 +1,17 @@
+CREATE TABLE bread (id INTEGER PRIMARY KEY, name TEXT, price REAL, grain TEXT);
+CREATE TABLE sale (id INTEGER PRIMARY KEY, bread_id INTEGER REFERENCES bread(id), day TEXT, loaves INTEGER);
+INSERT INTO bread VALUES (1, 'Rye Round', 4.2, 'rye');
+INSERT INTO bread VALUES (2, 'Country Loaf', 3.8, 'wheat');
+INSERT INTO bread VALUES (3, 'Seeded Tin', 4.6, 'spelt');
+INSERT INTO bread VALUES (4, 'Milk Roll', 1.1, 'wheat');
+INSERT INTO bread VALUES (5, 'Black Brick', 5.0, 'rye');
+INSERT INTO bread VALUES (6, 'Sunday Braid', 5.4, 'wheat');
+INSERT INTO bread VALUES (7, 'Oat Bun', 1.4, 'oat');
+INSERT INTO sale VALUES (1, 1, 'Monday', 12);
+INSERT INTO sale VALUES (2, 2, 'Monday', 20);
+INSERT INTO sale VALUES (3, 4, 'Tuesday', 48);
+INSERT INTO sale VALUES (4, 1, 'Tuesday', 9);
+INSERT INTO sale VALUES (5, 6, 'Sunday', 31);
+INSERT INTO sale VALUES (6, 2, 'Sunday', 17);
+INSERT INTO sale VALUES (7, 1, 'Sunday', 14);
+INSERT INTO sale VALUES (8, 3, 'Monday', 6);

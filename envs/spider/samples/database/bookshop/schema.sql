@@ -1,0 +1,17 @@
+CREATE TABLE book (id INTEGER PRIMARY KEY, title TEXT, pages INTEGER, genre TEXT);
+CREATE TABLE purchase (id INTEGER PRIMARY KEY, book_id INTEGER REFERENCES book(id), city TEXT, copies INTEGER);
+INSERT INTO book VALUES (1, 'The Salt Road', 312, 'travel');
+INSERT INTO book VALUES (2, 'Nine Lanterns', 198, 'crime');
+INSERT INTO book VALUES (3, 'A Winter Abacus', 441, 'history');
+INSERT INTO book VALUES (4, 'Moss', 122, 'poetry');
+INSERT INTO book VALUES (5, 'The Lame Heron', 276, 'crime');
+INSERT INTO book VALUES (6, 'Quiet Engines', 350, 'history');
+INSERT INTO book VALUES (7, 'Tidewater', 164, 'crime');
+INSERT INTO purchase VALUES (1, 2, 'Porto', 3);
+INSERT INTO purchase VALUES (2, 1, 'Ghent', 1);
+INSERT INTO purchase VALUES (3, 2, 'Ghent', 5);
+INSERT INTO purchase VALUES (4, 5, 'Turin', 2);
+INSERT INTO purchase VALUES (5, 3, 'Porto', 1);
+INSERT INTO purchase VALUES (6, 2, 'Turin', 4);
+INSERT INTO purchase VALUES (7, 6, 'Porto', 2);
+INSERT INTO purchase VALUES (8, 5, 'Ghent', 7);

@@ -1,0 +1,17 @@
+CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, voice TEXT);
+CREATE TABLE solo (id INTEGER PRIMARY KEY, singer_id INTEGER REFERENCES singer(id), town TEXT, minutes INTEGER);
+INSERT INTO singer VALUES (1, 'Ilse', 34, 'alto');
+INSERT INTO singer VALUES (2, 'Bram', 51, 'bass');
+INSERT INTO singer VALUES (3, 'Odile', 27, 'soprano');
+INSERT INTO singer VALUES (4, 'Tomas', 45, 'tenor');
+INSERT INTO singer VALUES (5, 'Marit', 39, 'alto');
+INSERT INTO singer VALUES (6, 'Yusuf', 62, 'bass');
+INSERT INTO singer VALUES (7, 'Pia', 22, 'soprano');
+INSERT INTO solo VALUES (1, 3, 'Visby', 4);
+INSERT INTO solo VALUES (2, 3, 'Lund', 6);
+INSERT INTO solo VALUES (3, 1, 'Visby', 3);
+INSERT INTO solo VALUES (4, 4, 'Lund', 5);
+INSERT INTO solo VALUES (5, 3, 'Kalmar', 7);
+INSERT INTO solo VALUES (6, 2, 'Visby', 2);
+INSERT INTO solo VALUES (7, 1, 'Kalmar', 5);
+INSERT INTO solo VALUES (8, 7, 'Lund', 4);

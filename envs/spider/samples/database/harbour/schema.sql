@@ -1,0 +1,17 @@
+CREATE TABLE ship (id INTEGER PRIMARY KEY, name TEXT, length INTEGER, flag TEXT);
+CREATE TABLE visit (id INTEGER PRIMARY KEY, ship_id INTEGER REFERENCES ship(id), month TEXT, crates INTEGER);
+INSERT INTO ship VALUES (1, 'Alma', 84, 'Norway');
+INSERT INTO ship VALUES (2, 'Borealis', 142, 'Finland');
+INSERT INTO ship VALUES (3, 'Cormorant', 61, 'Malta');
+INSERT INTO ship VALUES (4, 'Dagny', 97, 'Norway');
+INSERT INTO ship VALUES (5, 'Esperance', 188, 'France');
+INSERT INTO ship VALUES (6, 'Fulmar', 73, 'Malta');
+INSERT INTO ship VALUES (7, 'Gunhild', 120, 'Norway');
+INSERT INTO visit VALUES (1, 1, 'May', 140);
+INSERT INTO visit VALUES (2, 1, 'June', 95);
+INSERT INTO visit VALUES (3, 2, 'May', 410);
+INSERT INTO visit VALUES (4, 4, 'June', 230);
+INSERT INTO visit VALUES (5, 5, 'July', 900);
+INSERT INTO visit VALUES (6, 1, 'July', 60);
+INSERT INTO visit VALUES (7, 3, 'July', 35);
+INSERT INTO visit VALUES (8, 5, 'May', 720);

@@ -1,0 +1,15 @@
+CREATE TABLE hut (id INTEGER PRIMARY KEY, name TEXT, altitude INTEGER, valley TEXT);
+CREATE TABLE stay (id INTEGER PRIMARY KEY, hut_id INTEGER REFERENCES hut(id), guest TEXT, nights INTEGER);
+INSERT INTO hut VALUES (1, 'Larch Hut', 1840, 'Sarca');
+INSERT INTO hut VALUES (2, 'Marmot Hut', 2310, 'Adda');
+INSERT INTO hut VALUES (3, 'Stone Hut', 2675, 'Adda');
+INSERT INTO hut VALUES (4, 'Fern Hut', 1290, 'Oglio');
+INSERT INTO hut VALUES (5, 'Raven Hut', 2540, 'Sarca');
+INSERT INTO hut VALUES (6, 'Spring Hut', 1710, 'Sarca');
+INSERT INTO stay VALUES (1, 2, 'Rosa', 2);
+INSERT INTO stay VALUES (2, 2, 'Emil', 1);
+INSERT INTO stay VALUES (3, 3, 'Ada', 3);
+INSERT INTO stay VALUES (4, 1, 'Emil', 4);
+INSERT INTO stay VALUES (5, 2, 'Nils', 2);
+INSERT INTO stay VALUES (6, 5, 'Rosa', 1);
+INSERT INTO stay VALUES (7, 5, 'Ada', 2);

@@ -1,0 +1,17 @@
+CREATE TABLE tree (id INTEGER PRIMARY KEY, label TEXT, height INTEGER, fruit TEXT);
+CREATE TABLE harvest (id INTEGER PRIMARY KEY, tree_id INTEGER REFERENCES tree(id), season TEXT, kilos INTEGER);
+INSERT INTO tree VALUES (1, 'A1', 310, 'apple');
+INSERT INTO tree VALUES (2, 'A2', 275, 'apple');
+INSERT INTO tree VALUES (3, 'B1', 420, 'pear');
+INSERT INTO tree VALUES (4, 'B2', 388, 'plum');
+INSERT INTO tree VALUES (5, 'C1', 190, 'quince');
+INSERT INTO tree VALUES (6, 'C2', 350, 'pear');
+INSERT INTO tree VALUES (7, 'C3', 298, 'apple');
+INSERT INTO harvest VALUES (1, 1, '2021', 41);
+INSERT INTO harvest VALUES (2, 1, '2022', 38);
+INSERT INTO harvest VALUES (3, 3, '2021', 77);
+INSERT INTO harvest VALUES (4, 4, '2022', 25);
+INSERT INTO harvest VALUES (5, 1, '2023', 52);
+INSERT INTO harvest VALUES (6, 6, '2023', 64);
+INSERT INTO harvest VALUES (7, 3, '2022', 70);
+INSERT INTO harvest VALUES (8, 2, '2023', 29);

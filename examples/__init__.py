@@ -1,0 +1,1 @@
+"""Agents to begin with; the recipes that name them are in recipes/."""

@@ -1,0 +1,108 @@
+"""The AutoGen agent, whole: in its own interpreter, with its MCP server, at a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from al_ray import agent_python, recipe, semconv
+from al_ray.actors.runner import RunnerSpec
+from al_ray.actors.runner_pool import RunnerPool
+from al_ray.config import AgentSection
+from al_ray.envs.calc_x.calculator import ARGUMENT, DESCRIPTION
+from al_ray.errors import RecipeError
+from al_ray.types import ChatRequest, Choice, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
+from tests.actors.fake_engine import FakeEngine
+from tests.actors.gateway_house import House, open_house
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+class Calculating(FakeEngine):
+    """Asks for the value of what stands in brackets in the question, and answers with what it is told."""
+
+    def _choice(self, request: ChatRequest, index: int) -> Choice:
+        choice = super()._choice(request, index)
+        last = request.messages[-1]
+        if last["role"] == "tool":
+            choice.message["content"] = f"It is ### ANSWER: {last['content']} ###"
+        else:
+            (expression,) = re.findall(r"\[(.*)\]", last["content"])
+            (call,) = choice.message["tool_calls"]
+            call["function"]["arguments"] = json.dumps({"expression": expression})
+        return choice
+
+
+@pytest.fixture
+async def house(ray_cluster: None, tmp_path: Path) -> AsyncIterator[House]:
+    engine = ray.remote(Calculating).options(num_cpus=0, max_concurrency=10).remote("a")
+    with open_house(tmp_path) as opened:
+        await opened.admit(engine)
+        yield opened
+    ray.kill(engine)
+
+
+def agent(name: str) -> AgentSection:
+    """The recipe's, with that function of the module; skips where its environment cannot be made."""
+    section = recipe.load(ROOT / "recipes" / "calc_x.yaml").agent
+    section = section.model_copy(update={"run": f"al_ray.envs.calc_x.autogen_agent:{name}"})
+    try:
+        agent_python.check(section)
+    except RecipeError as error:
+        if "agent.requirements" in str(error):
+            pytest.skip(f"AutoGen could not be installed: {error}")
+        raise
+    return section
+
+
+async def rollouts(house: House, section: AgentSection, *questions: tuple[str, str]) -> list[Rollout]:
+    """One of each question and result."""
+    pool = RunnerPool(RunnerSpec("runner", section, [house.url], "toy"), 1, house.store, {})
+    pool.start()
+    batch = section.run or ""
+    tasks = [Task("t", {"question": question, "result": result}) for question, result in questions]
+    await house.store.enqueue.remote(
+        [RolloutRequest(f"{batch}/{n}", batch, batch, task) for n, task in enumerate(tasks)]
+    )
+    (group,) = await house.store.finished_groups.remote(batch, [], 240.0)
+    await pool.stop()
+    return sorted(group.rollouts, key=lambda rollout: rollout.id)
+
+
+def calls(rollout: Rollout) -> list[Any]:
+    assert rollout.status is RolloutStatus.SUCCEEDED, rollout.attempts[0].error
+    return [span.attributes for span in rollout.spans if span.kind is SpanKind.CALL]
+
+
+async def test_the_agent_calculates_over_mcp_and_in_process_and_both_are_the_same_to_the_model(
+    house: House,
+) -> None:
+    """Two calls, the second with what the calculator said; what it refuses is told, and costs no reward
+    but the task's."""
+    questions = ("[12*4]?", "48"), ("[9**9**9]?", "1")
+    seen = []
+    for name in ("solve", "solve_in_process"):
+        section = await asyncio.to_thread(agent, name)
+        good, hostile = await rollouts(house, section, *questions)
+        told = [calls(rollout)[-1][semconv.INPUT_MESSAGES][-1] for rollout in (good, hostile)]
+        assert [message["content"] for message in told] == ["48", "error: the number is too large"]
+        rewards = [
+            [span.attributes[semconv.REWARD] for span in rollout.spans if span.kind is SpanKind.REWARD]
+            for rollout in (good, hostile)
+        ]
+        assert rewards == [[1.0], [0.0]]
+        keys = (semconv.INPUT_MESSAGES, semconv.TOOL_DEFINITIONS)
+        seen.append([[call.get(key) for key in keys] for call in calls(good)])
+    over_mcp, in_process = seen
+    assert len(over_mcp) == 2 and over_mcp == in_process
+    (tool,) = (each["function"] for each in over_mcp[0][1])
+    assert (tool["name"], tool["description"]) == ("calculate", DESCRIPTION)
+    assert tool["parameters"]["properties"]["expression"]["description"] == ARGUMENT
