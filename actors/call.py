@@ -74,6 +74,7 @@ class Call:
                 "ids": list(choice.response_ids),
                 "logprobs": list(choice.logprobs),
                 "versions": [[span.version, span.start, span.end] for span in choice.versions],
+                **({} if choice.stop is None else {"stop": choice.stop}),
             }
             for choice in reply.choices
         ]
@@ -107,7 +108,7 @@ class Call:
             name=f"{self._operation} {self.model}",
             start=self.started,
             end=time.time(),
-            attributes=self._asked_attributes()
+            attributes=self.asked_attributes()
             | told
             | {semconv.INPUT_TOKENS: used.input_tokens, semconv.OUTPUT_TOKENS: used.output_tokens},
         )
@@ -116,7 +117,8 @@ class Call:
     def _operation(self) -> str:
         return "chat" if self.asked.prompt is None else "text_completion"
 
-    def _asked_attributes(self) -> dict[str, JSON]:
+    def asked_attributes(self) -> dict[str, JSON]:
+        """What its span says of the question."""
         asked, sampling = self.asked, self.sampling
         messages = list(self.messages)
         if isinstance(asked.prompt, str):

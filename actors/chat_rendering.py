@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from al_ray.actors.engine import EngineSpec
+    from al_ray.actors.engine_spec import EngineSpec
 
 Message = Mapping[str, JSON]
 

@@ -16,7 +16,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from al_ray.actors.engine import Engine, EngineSpec, engine_environment
+from al_ray.actors.engine import Engine
+from al_ray.actors.engine_spec import EngineSpec, engine_environment
 from al_ray.actors.weight_transfer import WeightUpdate
 from al_ray.errors import EngineUnavailableError
 

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import ray
 from aiohttp import web
 
-from al_ray.actors import openapi
+from al_ray.actors import door, openapi
 from al_ray.actors.agent_reports import AgentReports
 from al_ray.actors.attempt_keys import KEY_IN_PATH, AttemptKeys
 from al_ray.actors.attempt_limits import NO_LIMITS, AttemptLimits, Limits
@@ -26,6 +26,7 @@ from al_ray.actors.hosted_model import HostedModel, HostedModelSpec
 from al_ray.actors.http import failures_in_shape
 from al_ray.actors.model_calls import CallRules, ModelCalls
 from al_ray.actors.otlp_receiver import OtlpReceiver
+from al_ray.actors.repeated_calls import RepeatedCalls
 
 GATEWAY_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 10_000}
 _IDLE_SECONDS: Final = 75.0
@@ -52,15 +53,16 @@ class GatewaySpec:
 
 
 class Gateway:
-    """Make it an actor with ``GATEWAY_OPTIONS``; ``start`` returns the base URL that agents use."""
+    """Make it an actor with ``GATEWAY_OPTIONS``; ``start`` returns the base URL that agents use. A run's
+    are kept by ``GatewayPool``."""
 
     def __init__(self, spec: GatewaySpec, store: Any) -> None:
         self._spec = spec
         self._store = store
         self._router = EngineRouter()
 
-    async def start(self) -> str:
-        """Listen on a free port."""
+    async def start(self, at: door.Address | None = None) -> str:
+        """Listen at the door, or on a free port where there is none."""
         app = web.Application(client_max_size=self._spec.max_body_bytes, middlewares=[failures_in_shape])
         for route in self._routes():
             app.router.add_route(route.method, route.path, route.handler)
@@ -69,11 +71,15 @@ class Gateway:
             app, access_log=None, handler_cancellation=True, keepalive_timeout=_IDLE_SECONDS
         )
         await runner.setup()
-        listener = await asyncio.get_running_loop().create_server(
-            lambda: self._protocol(runner.server), self._spec.host, 0, backlog=1024
+        listener = door.listener(self._spec.host) if at is None else door.at(at)
+        await asyncio.get_running_loop().create_server(
+            lambda: self._protocol(runner.server), sock=listener, backlog=door.BACKLOG
         )
-        port = listener.sockets[0].getsockname()[1]
-        return f"http://{_reachable(self._spec.host)}:{port}/v1"
+        return f"http://{_reachable(self._spec.host)}:{listener.getsockname()[1]}/v1"
+
+    async def stay(self) -> None:
+        """Returns never: whoever waits for it learns of this gateway's death."""
+        await asyncio.Event().wait()
 
     async def admit(self, engines: Sequence[Any]) -> None:
         """Send calls to these engines from now on; with none, calls wait."""
@@ -85,7 +91,8 @@ class Gateway:
         keys, recorder = AttemptKeys(store), CallRecorder(store)
         limits = AttemptLimits(spec.limits, store, recorder)
         hosted = {name: HostedModel(model) for name, model in spec.hosted.items()}
-        calls = ModelCalls(spec.rules, store, keys, limits, recorder, self._router, hosted)
+        repeated = RepeatedCalls(store)
+        calls = ModelCalls(spec.rules, store, keys, limits, recorder, repeated, self._router, hosted)
         reports = AgentReports(keys, recorder, store)
         traces = OtlpReceiver(store, spec.collector_key)
         document = web.get(openapi.PATH, openapi.serve)

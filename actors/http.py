@@ -11,8 +11,8 @@ import orjson
 from aiohttp import web
 
 from al_ray.actors.dialects.core import Failure, openai_error
+from al_ray.actors.dialects.message_stream import error as anthropic_error
 from al_ray.actors.dialects.messages import MESSAGES
-from al_ray.actors.dialects.messages import error as anthropic_error
 from al_ray.errors import AttemptEndedError, BadRequestError, ContextLengthError, HostedModelError
 from al_ray.types import JSON
 
@@ -62,4 +62,7 @@ async def failures_in_shape(
     except Exception as error:
         told = failure(error)
         shape = anthropic_error if MESSAGES.path in request.path else openai_error
-        return json_response(shape(told), told.status)
+        response = json_response(shape(told), told.status)
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = error.headers["Allow"]
+        return response

@@ -12,7 +12,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from al_ray.actors.dialects.messages import MESSAGES, parse_prompt
 from al_ray.actors.engine_router import EngineRouter
 from al_ray.actors.http import failure, json_response, read_body
 from al_ray.actors.recent import Recent
+from al_ray.actors.repeated_calls import RepeatedCalls, is_repeated
 from al_ray.actors.sampling_policy import SamplingPolicy
 from al_ray.errors import BadRequestError
 from al_ray.otlp import Owner, trace_context
@@ -63,6 +64,7 @@ class ModelCalls:
     keys: AttemptKeys
     limits: AttemptLimits
     recorder: CallRecorder
+    repeated: RepeatedCalls
     router: EngineRouter
     hosted: Mapping[str, Answerer]
     _repeats: Recent[tuple[str, int, bytes], int] = field(
@@ -80,9 +82,13 @@ class ModelCalls:
     async def _answer(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
         claim = await self.keys.claim(request)
         asked = dialect.parse(await read_body(request))
-        if asked.stream:  # its pieces are seen before it is recorded
+        repeats = is_repeated(request.headers) and not asked.stream
+        if asked.stream or repeats:  # what is seen is not recorded first
             claim = await self.keys.claim(request, now=True)
         call = await self._call(dialect, claim, asked, request.headers)
+        if repeats and (earlier := await self.repeated.recorded(call)):
+            return json_response(dialect.reply(replace(call.head, id=earlier.id), asked, earlier.reply))
+        await self.limits.admit(call.attempt)
         answerer = self.hosted[call.model] if call.hosted else self.router
         if asked.stream:
             return await self._stream(request, dialect, call, answerer)
@@ -132,13 +138,13 @@ class ModelCalls:
         used = reply.usage
         self.limits.spend(call.attempt, used.input_tokens + used.output_tokens)
         await self.recorder.record(call.span(reply))
+        self.repeated.note_answered(call.id)
 
     async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
         attempt, agent = claim.attempt, headers.get(AGENT_HEADER, "")
         messages = await self._conversation(attempt, asked)
         model = asked.model if asked.model in self.hosted else self.rules.model
         seed = self._seed(attempt, asked, messages)
-        await self.limits.admit(attempt)
         return Call(
             id=f"{dialect.id_prefix}{uuid.uuid4().hex}",
             attempt=attempt,
@@ -165,6 +171,8 @@ class ModelCalls:
                 *told[semconv.INPUT_MESSAGES][told.get(semconv.INSTRUCTIONS, False) :],
                 told[semconv.OUTPUT_MESSAGES][0],
             ]
+        if asked.prompt is None and not earlier and not asked.messages:
+            raise BadRequestError("messages: there is nothing to be answered")
         system = [] if asked.instructions is None else [{"role": "system", "content": asked.instructions}]
         return [*system, *earlier, *asked.messages] if system or earlier else asked.messages
 

@@ -70,6 +70,7 @@ class _Unresponsive(AlRayError):
 
 async def _watch(runner: Any) -> None:
     """Raises what ends the runner."""
+    await runner.ping.remote()  # there is no lease before it is there: it may have to wait for a node
     running = asyncio.ensure_future(_run(runner))
     try:
         while not running.done():

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
+from al_ray.actors.group_commit import GroupCommit, Operation
 from al_ray.actors.trace_exporter import ExportTarget, TraceExporter
 from al_ray.database import Ask, Database
 from al_ray.types import (
@@ -38,8 +38,6 @@ STORE_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -
 LEASE_SECONDS: Final = 30.0
 
 _Item = TypeVar("_Item")
-_Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
-"""Does many writes of one kind at once; an outcome each."""
 _log = logging.getLogger(__name__)
 
 
@@ -54,15 +52,6 @@ class _Bell:
         self.next = asyncio.Event()
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
-    operation: _Operation
-    items: Sequence[Any]
-    outcomes: asyncio.Future[Sequence[Any]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-
 class Store:
     """Make it an actor with ``STORE_OPTIONS``."""
 
@@ -72,12 +61,11 @@ class Store:
         self._url = url
         self._exporter = TraceExporter(export) if export else None
         self._lease_seconds = lease_seconds
-        self._pending: list[_Write] = []
-        self._work = asyncio.Event()
+        self._commits = GroupCommit(lambda: self._database.begin())
         self._queued, self._ended = _Bell(), _Bell()
         self._dead_workers: set[str] = set()
         self._seen: dict[str, Worker] = {}
-        self._background: list[asyncio.Task[None]] = []
+        self._expiring: asyncio.Task[None] | None = None
 
     async def ping(self) -> None:
         """Answers when the store is up. Raises ``UserError`` if its database cannot be used."""
@@ -119,8 +107,8 @@ class Store:
         """Whether the attempt has a reward."""
         return await asyncio.to_thread(lambda: self._database.rewarded(rollout_id, number))
 
-    async def spans(self, rollout_id: str, attempt: int, span_id: str) -> list[Span]:
-        """The attempt's span of this id; empty if it has none."""
+    async def spans(self, rollout_id: str, attempt: int, span_id: str | None = None) -> list[Span]:
+        """The attempt's spans in order, or the one of this id; empty if it has none."""
         return await asyncio.to_thread(lambda: self._database.attempt_spans(rollout_id, attempt, span_id))
 
     async def usage(self, rollout_id: str, attempt: int) -> tuple[int, int]:
@@ -209,7 +197,7 @@ class Store:
 
     def _see(self, worker: str, kind: str, status: WorkerStatus) -> None:
         """Written with the next round of ``_expire``: no answer waits for it."""
-        self._start_background()
+        self._start_expiring()
         self._seen[worker] = Worker(worker, kind, status, time.time())
 
     def _claim(self, connection: Connection, asks: Sequence[Ask]) -> list[list[Claim]]:
@@ -244,56 +232,22 @@ class Store:
         """What ``operation`` returns, once it is durable; of a kind of its own."""
         return await self._one(lambda connection, _: [operation(connection)], None)
 
-    async def _one(self, operation: _Operation, item: Any) -> Any:
+    async def _one(self, operation: Operation, item: Any) -> Any:
         """The outcome of ``item``, once it is durable."""
         (outcome,) = await self._write(operation, [item])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    async def _write(self, operation: _Operation, items: Sequence[Any]) -> Sequence[Any]:
+    async def _write(self, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
         """The outcomes of the items, or the exceptions in their places, once all are durable."""
-        self._start_background()
-        write = _Write(operation, items)
-        self._pending.append(write)
-        self._work.set()
-        return await write.outcomes
+        self._start_expiring()
+        return await self._commits.write(operation, items)
 
-    def _start_background(self) -> None:
+    def _start_expiring(self) -> None:
         """Not in ``__init__``: Ray constructs the actor outside its event loop."""
-        if not self._background:
-            self._background = [
-                asyncio.create_task(self._commit_writes()),
-                asyncio.create_task(self._expire()),
-            ]
-
-    async def _commit_writes(self) -> None:
-        """Group commit: all writes that arrived while the last commit was under way share the next."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            writes, self._pending = self._pending, []
-            try:
-                outcomes: Iterable[Sequence[Any]] = await asyncio.to_thread(self._commit, writes)
-            except Exception as error:  # nothing of this commit is durable, and every caller is told
-                outcomes = [[error] * len(write.items) for write in writes]
-            for write, outcome in zip(writes, outcomes, strict=True):
-                if not write.outcomes.cancelled():
-                    write.outcomes.set_result(outcome)
-
-    def _commit(self, writes: Sequence[_Write]) -> list[Sequence[Any]]:
-        """One transaction; writes of a kind are done together, which costs little more than one."""
-        kinds: dict[_Operation, list[int]] = {}
-        for index, write in enumerate(writes):
-            kinds.setdefault(write.operation, []).append(index)
-        outcomes: list[Sequence[Any]] = [()] * len(writes)
-        with self._database.begin() as connection:
-            for operation, indices in kinds.items():
-                items = [item for index in indices for item in writes[index].items]
-                done = iter(_together_or_each(connection, operation, items))
-                for index in indices:
-                    outcomes[index] = list(islice(done, len(writes[index].items)))
-        return outcomes
+        if self._expiring is None:
+            self._expiring = asyncio.create_task(self._expire())
 
     async def _expire(self) -> None:
         """Lose the attempts whose leases have run out, for as long as the store lives."""
@@ -308,14 +262,3 @@ class Store:
     async def _write_seen(self) -> None:
         seen, self._seen = self._seen, {}
         await self._alone(lambda connection: self._database.see(connection, seen.values()))
-
-
-def _together_or_each(connection: Connection, operation: _Operation, items: Sequence[Any]) -> Sequence[Any]:
-    """Outcomes; where one item spoils it for all, each is done for itself, and fails for itself."""
-    try:
-        with connection.begin_nested():
-            return operation(connection, items)
-    except Exception as error:  # handed to the caller who asked for this write
-        if len(items) == 1:
-            return [error]
-    return [outcome for item in items for outcome in _together_or_each(connection, operation, [item])]

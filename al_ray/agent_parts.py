@@ -13,7 +13,8 @@ from typing import Any
 import ray
 
 from al_ray.actors.attempt_limits import Limits
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway import GatewaySpec
+from al_ray.actors.gateway_pool import GatewayPool
 from al_ray.actors.hosted_model import HostedModelSpec
 from al_ray.actors.model_calls import CallRules
 from al_ray.actors.placement import beside_the_driver
@@ -42,7 +43,7 @@ class AgentParts:
 
     store: Any
     records: Records
-    gateways: Sequence[Any]
+    gateways: GatewayPool
     runners: RunnerPool
     services: ServicePool
     watch: asyncio.Task[None] | None = None
@@ -65,7 +66,8 @@ class AgentParts:
 
     async def _check(self) -> None:
         """Raises what keeps rollouts from ending."""
-        if failure := self.runners.failure() or self.services.failure():
+        failures = (part.failure() for part in (self.runners, self.gateways, self.services))
+        if failure := next(filter(None, failures), None):
             raise failure
         if self.watch is not None and self.watch.done():
             await self.watch
@@ -100,17 +102,16 @@ async def start_agent_parts(
     services = ServicePool(recipe.services, recipe.data.path, here)
     stack.push_async_callback(services.stop)
     service_urls = await services.start()
-    gateways = [_gateway(recipe, store, here) for _ in range(recipe.gateway.replicas)]
-    for gateway in gateways:
-        stack.callback(ray.kill, gateway)
-    base_urls = await asyncio.gather(*(gateway.start.remote() for gateway in gateways))
-    runners = RunnerPool(_runner_spec(recipe, base_urls, service_urls), recipe.agent.runners, store, here)
+    gateways = _gateways(recipe, store, here)
+    stack.push_async_callback(gateways.stop)
+    spec = _runner_spec(recipe, await gateways.start(), service_urls)
+    runners = RunnerPool(spec, recipe.agent.runners, store, here)
     runners.start()
     stack.push_async_callback(runners.stop)
     return AgentParts(store, records, gateways, runners, services)
 
 
-def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
+def _gateways(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> GatewayPool:
     """Beside the driver, as runners are, where nobody else can reach it."""
     section = recipe.gateway
     where = here if section.host == "127.0.0.1" else {"scheduling_strategy": "SPREAD"}
@@ -132,7 +133,7 @@ def _gateway(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> Any:
         host=section.host,
         max_body_bytes=section.max_body_bytes,
     )
-    return ray.remote(Gateway).options(**GATEWAY_OPTIONS, **where).remote(spec, store)
+    return GatewayPool(spec, section.replicas, store, where)
 
 
 def _hosted(upstream: UpstreamSection, *, pinned: bool) -> HostedModelSpec:

@@ -101,6 +101,7 @@ async def evaluate(subject: Subject, run: str | None, new_run: str, *, resume: b
     if subject.model is not None:
         plan.plan(recipe, _nodes())
     folder = RunFolder.resume(recipe, run) if resume else RunFolder.create(recipe, run or new_run)
+    folder.require_tasks(task_order.digest(tasks.held_out))
     model = subject.model or recipe.upstreams[recipe.model.name].base_url
     samples = f", {recipe.evaluation.samples} samples each" if recipe.evaluation.samples > 1 else ""
     told = [f"run {folder.path}", f"model {model}", f"{len(tasks.held_out)} tasks{samples}"]

@@ -12,8 +12,8 @@ from typing import Any
 
 from al_ray import cluster
 from al_ray import plan as planner
-from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
+from al_ray.actors.engine_spec import EngineSpec
 from al_ray.actors.learner import LearnerSettings
 from al_ray.actors.learner_group import LearnerGroup
 from al_ray.actors.placement import Placement, cluster_shape
@@ -74,8 +74,7 @@ class Parts:
 
     async def admit_engines(self) -> None:
         """Tell the gateways which engines may answer."""
-        engines = self.engines.admitted()
-        await asyncio.gather(*(gateway.admit.remote(engines) for gateway in self.agents.gateways))
+        await self.agents.gateways.admit(self.engines.admitted())
 
     async def connect_engines(self) -> None:
         """Where weights are sent rather than stored, let the learners meet the engines."""

@@ -1,9 +1,9 @@
 """What each environment's agent costs besides its model.
 
-    PYTHONPATH=. python benchmarks/environments.py spider
+    PYTHONPATH=. python benchmarks/environments.py NAME    (one of ENVIRONMENTS)
 
-The model is a mock in a process of its own. Rollouts run as a runner runs them: many in one event loop,
-each with a key of its own, its reward included. Prints one line of JSON: rollouts a second when the mock
+The model is a mock in a process of its own. Rollouts run as a runner runs them: many in one event loop or
+each in a process, each with a key of its own, its reward included. Prints one line of JSON: rollouts a second when the mock
 answers at once, what a rollout takes of the processor here (processes that the environment starts
 included), and the memory of a rollout that waits for its first answer.
 """
@@ -27,11 +27,11 @@ import aiohttp
 from aiohttp import web
 
 from al_ray import dotted
-from al_ray.types import Endpoint, Task
-
-ROLLOUTS = 400
-CONCURRENCY = 64
-WAITING = 400
+from al_ray.actors.agent import Job
+from al_ray.actors.isolation import ISOLATIONS
+from al_ray.actors.printed import Printed
+from al_ray.config import AgentSection
+from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
 
 Request = Mapping[str, Any]
 
@@ -41,10 +41,12 @@ class Environment:
     """An environment by its parts' dotted paths, and what the mock answers in place of its model."""
 
     load: str
-    run: str
-    evaluate: str
+    agent: AgentSection
     message: Callable[[Request, str], Mapping[str, Any]]
     """Of a request's body and the agent's name: the assistant's message."""
+    rollouts: int = 400
+    concurrency: int = 64
+    waiting: int = 400
     options: Mapping[str, Any] = field(default_factory=dict)
     """The loader's."""
 
@@ -63,19 +65,44 @@ def spider(request: Request, agent: str) -> Mapping[str, Any]:
     return {"role": "assistant", "content": reply}
 
 
+def calc_x(request: Request, agent: str) -> Mapping[str, Any]:
+    """A calculation, then the answer."""
+    if request["messages"][-1]["role"] == "tool":
+        return {"role": "assistant", "content": "### ANSWER: 4 ###"}
+    function = {"name": request["tools"][0]["function"]["name"], "arguments": '{"expression": "2+2"}'}
+    call = {"id": "call_0", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def calc_x_autogen(run: str) -> Environment:
+    """Of processes, fewer."""
+    agent = AgentSection(
+        run=f"al_ray.envs.calc_x.autogen_agent:{run}",
+        isolation="process",
+        requirements=["autogen-agentchat==0.7.5", "autogen-ext[openai,mcp]==0.7.5", "mcp<2"],
+        evaluate="al_ray.envs.calc_x.reward:score",
+    )
+    return Environment("al_ray.envs.calc_x.data:load", agent, calc_x, rollouts=16, concurrency=4, waiting=8)
+
+
 ENVIRONMENTS = {
     "spider": Environment(
         "al_ray.envs.spider.data:load",
-        "al_ray.envs.spider.agent:solve",
-        "al_ray.envs.spider.reward:score",
+        AgentSection(run="al_ray.envs.spider.agent:solve", evaluate="al_ray.envs.spider.reward:score"),
         spider,
     ),
+    "calc_x": Environment(
+        "al_ray.envs.calc_x.data:load",
+        AgentSection(run="al_ray.envs.calc_x.agent:solve", evaluate="al_ray.envs.calc_x.reward:score"),
+        calc_x,
+    ),
+    "calc_x_autogen_mcp": calc_x_autogen("solve"),
+    "calc_x_autogen_in_process": calc_x_autogen("solve_in_process"),
     "musique": Environment(
         "al_ray.envs.musique.data:load",
-        "al_ray.envs.musique.agent:solve",
-        "al_ray.envs.musique.scoring:score",
+        AgentSection(run="al_ray.envs.musique.agent:solve", evaluate="al_ray.envs.musique.scoring:score"),
         musique,
-        {"setting": "paragraphs"},
+        options={"setting": "paragraphs"},
     ),
 }
 
@@ -140,8 +167,8 @@ class Rollouts:
     def __init__(self, environment: Environment, url: str) -> None:
         loaded = dotted.load(environment.load, "load")(None, "train", **environment.options)
         self._tasks = itertools.cycle(getattr(loaded, "tasks", loaded))
-        self._agent = dotted.load(environment.run, "run")
-        self._evaluate = dotted.load(environment.evaluate, "evaluate")
+        self._agent = ISOLATIONS[environment.agent.isolation](environment.agent)
+        self._evaluate = dotted.load(environment.agent.evaluate or "", "evaluate")
         self._url = f"{url}/v1"
         self._keys = itertools.count()
 
@@ -151,7 +178,12 @@ class Rollouts:
 
     async def _one(self, task: Task, slots: asyncio.Semaphore) -> None:
         async with slots:
-            output = await self._agent(task.data, Endpoint(self._url, f"key-{next(self._keys)}", "model"))
+            attempt = Attempt(f"rollout-{next(self._keys)}", 1, "")
+            endpoint = Endpoint(self._url, f"key of {attempt.rollout_id}", "model")
+            request = RolloutRequest(attempt.rollout_id, "b", "g", task)
+            running = await self._agent.start(Job(request, attempt, endpoint, Printed()))
+            output = await running.wait()
+            await running.end()
             scored = self._evaluate(task.data, output)
             if inspect.isawaitable(scored):
                 await scored
@@ -196,23 +228,23 @@ def _pss(pid: int) -> int:
 
 async def measure(environment: Environment, url: str, mock: int) -> dict[str, float]:
     rollouts = Rollouts(environment, url)
-    await rollouts.run(CONCURRENCY, CONCURRENCY)  # imports, clients, processes
+    await rollouts.run(environment.concurrency, environment.concurrency)  # imports, clients, processes
     begun, used = time.monotonic(), processor_seconds(mock)
-    await rollouts.run(ROLLOUTS, CONCURRENCY)
+    await rollouts.run(environment.rollouts, environment.concurrency)
     seconds, used = time.monotonic() - begun, processor_seconds(mock) - used
     before = memory(mock)
     async with aiohttp.ClientSession(url) as control:
         await control.post("/hold")
-        waiting = asyncio.create_task(rollouts.run(WAITING, WAITING))
-        while await (await control.get("/waiting")).json() < WAITING:
+        waiting = asyncio.create_task(rollouts.run(environment.waiting, environment.waiting))
+        while await (await control.get("/waiting")).json() < environment.waiting:
             await asyncio.sleep(0.1)
         held = memory(mock) - before
         await control.post("/release")
         await waiting
     return {
-        "rollouts_per_second": round(ROLLOUTS / seconds, 1),
-        "cpu_ms_per_rollout": round(1000 * used / ROLLOUTS, 2),
-        "kib_per_waiting_rollout": round(held / 2**10 / WAITING, 1),
+        "rollouts_per_second": round(environment.rollouts / seconds, 1),
+        "cpu_ms_per_rollout": round(1000 * used / environment.rollouts, 2),
+        "kib_per_waiting_rollout": round(held / 2**10 / environment.waiting, 1),
     }
 
 

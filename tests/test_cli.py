@@ -16,6 +16,7 @@ from al_ray import cli
 from al_ray.config import Recipe
 from al_ray.database import Database
 from al_ray.run_folder import RunFolder
+from al_ray.types import RolloutRequest, Task
 from tests import toy
 from tests.processes import ROOT, run
 from tests.recorded import record
@@ -170,6 +171,18 @@ def test_rollouts_are_listed_filtered_sorted_and_paged(invoke: Invoke, recorded:
     assert output.splitlines()[-1] == "there are more before these: --page 2"
     code, output = invoke(f"rollouts {recorded} r5")
     assert code == 0 and "ValueError: 5" in output and "call 1 of odd: 1.00 s" in output
+
+
+def test_a_run_under_way_is_listed_as_it_is_at_that_moment(invoke: Invoke, recorded: Path) -> None:
+    """Also in the middle of a write, whose rollouts are there once it is done."""
+    database = Database(RunFolder(recorded).store_url)
+    with database.begin() as connection:
+        database.enqueue(connection, [RolloutRequest("late", "step-000009/x", "g", Task("t", {"q": "?"}))])
+        code, output = invoke(f"rollouts {recorded}")
+        assert (code, "r5" in output, "late" in output) == (0, True, False), output
+    code, output = invoke(f"rollouts {recorded} --status queued")
+    assert (code, "r5" in output, "late" in output) == (0, False, True), output
+    database.close()
 
 
 def test_a_run_is_exported(invoke: Invoke, recorded: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -51,6 +52,16 @@ def test_the_layers_and_the_rooms_table_hold() -> None:
     """The contracts in pyproject.toml, checked by import-linter over every module."""
     done = run(Path(sysconfig.get_path("scripts")) / "lint-imports", "--no-cache")
     assert done.returncode == 0, done.stdout
+
+
+def test_no_command_of_ours_ends_what_others_run_on_the_machine() -> None:
+    """Processes are ended by their ids, never by a name or all at once."""
+    places = ("Makefile", ".ci", "al_ray", "actors", "benchmarks", "deploy", "tools", "*.yaml")
+    files = run("git", "ls-files", *places)
+    paths = [ROOT / name for name in files.stdout.split()]
+    texts = {path: path.read_text(errors="replace") for path in paths if path.is_file()}
+    assert texts
+    assert [path for path, text in texts.items() if re.search(r"pkill|killall|ray stop --force", text)] == []
 
 
 def test_the_page_on_recipes_says_what_the_code_says() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_every_recipe_of_the_repository_is_right_and_executable(path: Path) -> N
     assert recipes.load(path).name
     assert path.stat().st_mode & 0o111 == 0o111
     assert path.read_text().startswith("#!/usr/bin/env -S python -m al_ray train\n")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_has_intermediate_rewards_ready_to_switch_on(
+    path: Path,
+) -> None:
+    """By uncommenting a line."""
+    assert not recipes.load(path).transitions.intermediate
+    switched = re.sub(r"# (transitions: \{|)(intermediate: )", r"\1\2", path.read_text())
+    section = yaml.safe_load(switched)["transitions"]
+    assert recipes.load(path, [f"transitions={section}"]).transitions.intermediate
 
 
 SET_MISTAKES = {

@@ -117,7 +117,6 @@ def wrapped(query: str, _: random.Random) -> str:
 
 
 CHANGES: dict[str, Change] = {
-    "gold": lambda query, _: query,
     "swapped columns": swapped_columns,
     "without ORDER BY": without_order,
     "other direction": other_order,
@@ -144,24 +143,25 @@ class Pair:
 
 
 def pairs(tasks: Sequence[Task], count: int) -> list[Pair]:
-    """Each kind in turn, on rows in random order; a change that changes nothing is passed over."""
+    """Every gold query, and ``count`` others: each kind in turn, on rows in random order; a change that
+    changes nothing is passed over."""
     chance = random.Random(0)
     by_database = defaultdict(list)
     for task in tasks:
         by_database[task.data["db_id"]].append(task.data["query"])
     changes: dict[str, Change | None] = {**CHANGES, "gold of another question": None}
     made: list[Pair] = []
-    seen = set()
+    seen = {(task.id, task.data["query"]) for task in tasks}
     while len(made) < count:
         for kind, change in changes.items():
             for task in chance.sample(tasks, 50):
                 gold = task.data["query"]
                 predicted = change(gold, chance) if change else chance.choice(by_database[task.data["db_id"]])
-                if (predicted == gold) == (kind == "gold") and (task.id, predicted) not in seen:
+                if (task.id, predicted) not in seen:
                     seen.add((task.id, predicted))
                     made.append(Pair(kind, task, predicted))
                     break
-    return made[:count]
+    return [*(Pair("gold", task, task.data["query"]) for task in tasks), *made[:count]]
 
 
 def import_official(folder: Path) -> tuple[Any, Any, Any]:

@@ -31,6 +31,7 @@ from al_ray.types import JSON, ChatDelta, ChatReply, TokenLogprob
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
+OnePrompt = Annotated[list[Text | TokenIds], Field(min_length=1, max_length=1)]
 
 
 class CompletionBody(Body):
@@ -49,7 +50,7 @@ class CompletionBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    @field_validator("prompt", mode="before")
+    @field_validator("prompt", mode="before", json_schema_input_type=Text | TokenIds | OnePrompt)
     @classmethod
     def _one_prompt(cls, value: Any) -> Any:
         """A list of one prompt is that prompt."""

@@ -1,8 +1,8 @@
 """The agent in AutoGen: an ``AssistantAgent`` whose tool is a calculator, an MCP server's or in-process.
 
-It needs ``autogen-agentchat``, ``autogen-ext[openai,mcp]`` and ``mcp`` 1.x, and of al_ray only the calculator, so it
-runs in an interpreter of its own (``recipes/calc_x.yaml``), and finds the model where any OpenAI client
-does. By hand, against any endpoint::
+It needs ``autogen-agentchat``, ``autogen-ext[openai,mcp]`` and ``mcp`` 1.x, and of al_ray only the
+calculator, so it runs in an interpreter of its own (``recipes/calc_x.yaml``), and finds the model where
+any OpenAI client does. By hand, against any endpoint::
 
     OPENAI_BASE_URL=... OPENAI_API_KEY=... OPENAI_MODEL=... \\
         python -m al_ray.envs.calc_x.autogen_agent "A pen costs 3 dollars. What do 4 pens cost?"

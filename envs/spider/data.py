@@ -56,7 +56,7 @@ def load(
     many characters of the schema, and of a query's result, a call of the model shows, ``turns`` how many
     queries the agent may write.
     """
-    folder = _databases(path, databases)
+    folder = databases_folder(path, databases)
     unknown = set(levels or ()) - set(LEVELS)
     if unknown:
         raise DataError(Problem("data.options.levels", sorted(unknown), f"must be of {', '.join(LEVELS)}"))
@@ -64,10 +64,10 @@ def load(
     left_out: Counter[str] = Counter()
     for number, found in enumerate(_rows(path, split)):
         row = data_files.checked(found, Question)
-        database = _database(folder / row["db_id"] / f"{row['db_id']}.sqlite")
+        database = database_of(folder, row["db_id"])
         level = hardness(row["query"])
-        if problem := _problem(database, row["query"]):
-            left_out[problem] += 1
+        if fault := fault_of(database, row["query"]):
+            left_out[fault] += 1
         elif levels is not None and level not in levels:
             left_out["of another hardness"] += 1
         elif max_schema_chars is not None and len(database.schema) > max_schema_chars:
@@ -85,15 +85,8 @@ def load(
     return TaskSet(tasks, left_out)
 
 
-def _rows(path: str | None, split: str) -> Iterator[Row]:
-    yield from data_files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)
-    folder = data_files.directory(path, samples=SAMPLES, folder=FOLDER)
-    for name in MORE_FILES[split]:
-        if any((folder / f"{name}{suffix}").exists() for suffix in data_files.SUFFIXES):
-            yield from data_files.rows(str(folder), [name], samples=SAMPLES, folder=FOLDER)
-
-
-def _databases(path: str | None, databases: str | None) -> Path:
+def databases_folder(path: str | None, databases: str | None = None) -> Path:
+    """Where the databases lie. Raises ``DataError`` where that is no folder."""
     folder = data_files.directory(path, samples=SAMPLES, folder=FOLDER) / "database"
     if databases is not None:
         folder = Path(databases).expanduser()
@@ -104,13 +97,13 @@ def _databases(path: str | None, databases: str | None) -> Path:
 
 
 @cache
-def _database(file: Path) -> Database:
+def database_of(folder: Path, db_id: str) -> Database:
     """Many rows share it."""
-    return Database(file)
+    return Database(folder / db_id / f"{db_id}.sqlite")
 
 
-def _problem(database: Database, query: str) -> str | None:
-    """Why a row teaches nothing, in the words that a user is told."""
+def fault_of(database: Database, query: str) -> str | None:
+    """Why a row with this gold query teaches nothing, in the words that a user is told; else None."""
     if not database.file.is_file():
         return "whose database is missing"
     if not database.has_rows:
@@ -118,3 +111,11 @@ def _problem(database: Database, query: str) -> str | None:
     if database.problem(normalized(query)):
         return "whose gold query does not run"
     return None
+
+
+def _rows(path: str | None, split: str) -> Iterator[Row]:
+    yield from data_files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)
+    folder = data_files.directory(path, samples=SAMPLES, folder=FOLDER)
+    for name in MORE_FILES[split]:
+        if any((folder / f"{name}{suffix}").exists() for suffix in data_files.SUFFIXES):
+            yield from data_files.rows(str(folder), [name], samples=SAMPLES, folder=FOLDER)

@@ -58,7 +58,7 @@ def run(database: Path, query: str, rows: int | None = None, cpu_seconds: float 
 def show(table: Table, budget: int) -> str:
     """The table in at most ``budget`` characters: a line of names, and a line for each row that fits."""
     if not table.rows:
-        return "no rows"
+        return "(no rows)"
     lines = [" | ".join(table.columns), *(" | ".join(map(_cell, row)) for row in table.rows)]
     text = "\n".join(lines)
     if len(text) <= budget and table.complete:
@@ -104,7 +104,7 @@ _idle: deque[_Sandbox] = deque()
 def _reason(status: int, cpu_seconds: float) -> str:
     """Why a sandbox ended."""
     if status == -signal.SIGPROF:
-        return f"the query was stopped after {cpu_seconds:g} seconds of processor time"
+        return f"the query timed out after {cpu_seconds:g} seconds of processor time"
     if status == sandbox.OUT_OF_MEMORY:
         return f"the query was stopped: it needs more than {sandbox.MEMORY // 2**20} MiB of memory"
     if status < 0:

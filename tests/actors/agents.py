@@ -23,6 +23,9 @@ STRANGE = {
 }
 
 
+_places: dict[str, asyncio.Barrier] = {}
+
+
 async def act(task: Mapping[str, Any], llm: Endpoint) -> Any:
     """Does ``task["do"]``."""
     return await globals()[f"_{task['do']}"](task)
@@ -92,6 +95,12 @@ async def _wait_for(task: Mapping[str, Any]) -> Any:
     while not Path(task["mark"]).exists():
         await asyncio.sleep(0.02)
     return task.get("value")
+
+
+async def _meet(task: Mapping[str, Any]) -> Any:
+    """Returns when as many as the task says are here, which is where one process is."""
+    await _places.setdefault(task["place"], asyncio.Barrier(task["count"])).wait()
+    return 1.0
 
 
 async def _print(task: Mapping[str, Any]) -> Any:

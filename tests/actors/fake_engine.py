@@ -92,6 +92,9 @@ class FakeEngine:
         order = _order(request)
         if order in ERRORS:
             raise ERRORS[order]
+        tools = request.tools or () if isinstance(request, ChatRequest) else ()
+        if any("name" not in tool.get("function", {}) for tool in tools):
+            raise BadRequestError("tools: each has a function, and that a name")
         if order == f"unavailable {self._name}":
             raise EngineUnavailableError("vLLM gave it up")
         if order == f"die {self._name}":
@@ -135,5 +138,5 @@ class FakeEngine:
 def _order(request: ModelRequest) -> JSON:
     if isinstance(request, CompletionRequest):
         return request.prompt if isinstance(request.prompt, str) else ""
-    content = request.messages[-1]["content"]
+    content = request.messages[-1].get("content")
     return content if isinstance(content, str) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -68,6 +69,15 @@ class House:
     def anthropic(self, attempt: Attempt) -> AsyncAnthropic:
         url = self.url.removesuffix("/v1")
         return AsyncAnthropic(base_url=url, api_key=attempt.key, max_retries=0, timeout=60)
+
+    def memory(self) -> int:
+        """Bytes of the gateway's process."""
+        page = resource.getpagesize()
+        return ray.get(
+            self.gateway.__ray_call__.remote(
+                lambda _: int(Path("/proc/self/statm").read_text().split()[1]) * page
+            )
+        )
 
     async def end(self, attempt: Attempt, status: AttemptStatus = AttemptStatus.TIMED_OUT) -> None:
         await self.store.finish.remote([(Attempt(attempt.rollout_id, attempt.number, "", status), ())])

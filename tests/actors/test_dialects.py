@@ -199,6 +199,21 @@ async def test_a_response_that_fails_midway_tells_its_client(house: House, morta
 # --- messages --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/responses", {"input": []}),
+        ("/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": []}]}),
+        ("/messages/count_tokens", {"messages": [{"role": "user", "content": []}]}),
+    ],
+)
+async def test_a_conversation_in_which_nothing_is_said_is_refused(
+    served: House, path: str, body: dict[str, Any]
+) -> None:
+    status, answer = await served.post(orjson.dumps(body), (await served.attempt()).key, path)
+    assert (status, "nothing to be answered" in answer["error"]["message"]) == (400, True)
+
+
 async def test_a_message_is_one_by_anthropics_own_client(served: House, engine_a: Any) -> None:
     attempt = await served.attempt()
     async with served.anthropic(attempt) as client:

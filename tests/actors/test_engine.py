@@ -19,8 +19,8 @@ from ray.actor import ActorHandle
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from al_ray import lineage
-from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
+from al_ray.actors.engine_spec import EngineSpec
 from al_ray.errors import BadRequestError
 from al_ray.types import (
     ChatReply,

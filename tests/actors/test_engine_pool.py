@@ -12,8 +12,8 @@ import ray
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from al_ray.actors.engine import EngineSpec
 from al_ray.actors.engine_pool import EnginePool
+from al_ray.actors.engine_spec import EngineSpec
 from al_ray.actors.weight_transfer import ObjectStorePublisher, SharedMemoryPublisher, WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, EngineUnavailableError
 from al_ray.types import ChatReply, ChatRequest, Sampling

@@ -114,6 +114,16 @@ async def test_agents_run_at_once_but_no_more_than_may(house: House) -> None:
     assert max(at_once) == CONCURRENCY
 
 
+async def test_hundreds_of_rollouts_wait_at_once_in_one_runner(ray_cluster: None, tmp_path: Path) -> None:
+    """Each until all the others are there too."""
+    houses = house_of(tmp_path, run="tests.actors.agents:act", concurrency=400, timeout=60.0)
+    house = next(houses)
+    met = await house.rollouts(*[{"do": "meet", "place": "a", "count": 400}] * 400)
+    assert {rollout.status for rollout in met} == {RolloutStatus.SUCCEEDED}
+    assert all(len(rollout.attempts) == 1 for rollout in met)
+    assert list(houses) == []
+
+
 async def test_an_attempt_that_the_store_has_cancelled_ends_its_agent(house: House, tmp_path: Path) -> None:
     """With the next renewal of its lease, long before its time-out would."""
     await house.store.enqueue.remote(

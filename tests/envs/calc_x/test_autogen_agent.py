@@ -20,6 +20,7 @@ from al_ray.envs.calc_x.calculator import ARGUMENT, DESCRIPTION
 from al_ray.errors import RecipeError
 from al_ray.types import ChatRequest, Choice, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests.actors.fake_engine import FakeEngine
+from tests.actors.finished import finished
 from tests.actors.gateway_house import House, open_house
 from tests.processes import ROOT
 
@@ -72,7 +73,7 @@ async def rollouts(house: House, section: AgentSection, *questions: tuple[str, s
     await house.store.enqueue.remote(
         [RolloutRequest(f"{batch}/{n}", batch, batch, task) for n, task in enumerate(tasks)]
     )
-    (group,) = await house.store.finished_groups.remote(batch, [], 240.0)
+    (group,) = await finished(house.store, batch, 240.0)
     await pool.stop()
     return sorted(group.rollouts, key=lambda rollout: rollout.id)
 

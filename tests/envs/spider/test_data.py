@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from al_ray.data_report import report
 from al_ray.envs.spider import data
+from al_ray.envs.spider.checks import DATASET
 from al_ray.envs.spider.database import Database
 from al_ray.errors import DataError
 from al_ray.types import Task, TaskSet
@@ -181,3 +183,16 @@ def test_the_real_rows_load_with_the_faults_that_are_known(real_train: TaskSet) 
         "whose database has no rows",
         "whose gold query does not run",
     }
+
+
+def test_a_check_of_the_data_counts_what_loading_leaves_out(tmp_path: Path) -> None:
+    """Also in ``train_others.json``; the samples are sound."""
+    found = report("spider", DATASET, data.SAMPLES)
+    assert found is not None and found.sound
+    release(tmp_path, [ROW, ROW | {"db_id": "gone"}, {"db_id": "harbour"}])
+    release(tmp_path, [ROW | {"question": "And now?"}], "train_others.json")
+    found = report("spider", DATASET, tmp_path)
+    assert found is not None and not found.sound
+    train, others = found.splits["train"], found.splits["train_others"]
+    assert (train.rows, train.wrong_rows, train.left_out) == (3, 1, {"whose database is missing": 1})
+    assert (others.rows, others.kinds) == (1, {"hardness": {"easy": 1}})
