@@ -11,8 +11,8 @@ import asyncio
 import logging
 import uuid
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -43,6 +43,8 @@ class RunnerSpec:
     base_urls: Sequence[str]
     """Of the gateways; each rollout keeps to one."""
     model: str
+    services: Mapping[str, str] = field(default_factory=dict)
+    """URLs by name."""
 
 
 class Runner:
@@ -107,7 +109,8 @@ class Runner:
 
     async def _attempt(self, claim: Claim) -> None:
         """Run the agent once and tell the store how it ended."""
-        endpoint = Endpoint(self._base_url(claim.request.id), claim.attempt.key, self._spec.model)
+        spec = self._spec
+        endpoint = Endpoint(self._base_url(claim.request.id), claim.attempt.key, spec.model, spec.services)
         job = Job(claim.request, claim.attempt, endpoint, Printed())
         try:
             ended, rewards = await self._play_in_time(job)

@@ -1,5 +1,5 @@
-"""What agents run with, whoever answers their calls: store, gateways and runners, started together and
-stopped together."""
+"""What agents run with, whoever answers their calls: store, gateways, services and runners, started
+together and stopped together."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
+from al_ray.actors.service_pool import ServicePool
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.actors.trace_exporter import ExportTarget, export_target
 from al_ray.config import Recipe, SamplingSection, UpstreamSection
@@ -44,6 +45,7 @@ class AgentParts:
     records: Records
     gateways: GatewayPool
     runners: RunnerPool
+    services: ServicePool
     watch: asyncio.Task[None] | None = None
     """Keeps those alive that answer, where these are ours; ends if it cannot."""
 
@@ -64,7 +66,8 @@ class AgentParts:
 
     async def _check(self) -> None:
         """Raises what keeps rollouts from ending."""
-        if failure := self.runners.failure() or self.gateways.failure():
+        failures = (part.failure() for part in (self.runners, self.gateways, self.services))
+        if failure := next(filter(None, failures), None):
             raise failure
         if self.watch is not None and self.watch.done():
             await self.watch
@@ -96,12 +99,16 @@ async def start_agent_parts(
 ) -> AgentParts:
     """Start the rest. Runners claim at once: whoever answers must be ready by then."""
     here = beside_the_driver()
+    services = ServicePool(recipe.services, recipe.data.path, here)
+    stack.push_async_callback(services.stop)
+    service_urls = await services.start()
     gateways = _gateways(recipe, store, here)
     stack.push_async_callback(gateways.stop)
-    runners = RunnerPool(_runner_spec(recipe, await gateways.start()), recipe.agent.runners, store, here)
+    spec = _runner_spec(recipe, await gateways.start(), service_urls)
+    runners = RunnerPool(spec, recipe.agent.runners, store, here)
     runners.start()
     stack.push_async_callback(runners.stop)
-    return AgentParts(store, records, gateways, runners)
+    return AgentParts(store, records, gateways, runners, services)
 
 
 def _gateways(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> GatewayPool:
@@ -134,8 +141,8 @@ def _hosted(upstream: UpstreamSection, *, pinned: bool) -> HostedModelSpec:
     return HostedModelSpec(upstream.base_url, upstream.model, key, pinned)
 
 
-def _runner_spec(recipe: Recipe, base_urls: Sequence[str]) -> RunnerSpec:
-    return RunnerSpec("runner", recipe.agent, tuple(base_urls), recipe.model.name)
+def _runner_spec(recipe: Recipe, base_urls: Sequence[str], services: Mapping[str, str]) -> RunnerSpec:
+    return RunnerSpec("runner", recipe.agent, tuple(base_urls), recipe.model.name, services)
 
 
 def _sampling(section: SamplingSection) -> SamplingPolicy:

@@ -179,6 +179,14 @@ def check_data(
 
 
 @app.command()
+def index(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+    """Make what the recipe's services answer from, once: search indexes, say."""
+    from al_ray import commands
+
+    commands.index(_load(recipe, overrides, None))
+
+
+@app.command()
 def doctor() -> None:
     """What this machine has and lacks, with the cure."""
     from al_ray import commands

@@ -14,6 +14,7 @@ from al_ray import recipe as recipes
 from al_ray.config import NodeShape, Recipe
 from al_ray.console import Console, terminal
 from al_ray.errors import Problem, UserError
+from al_ray.protocols import Indexed
 from al_ray.records import Records
 from al_ray.rollout_search import Order, Search
 from al_ray.run_folder import RunFolder
@@ -28,6 +29,7 @@ async def train(recipe: Recipe, run: str | None, new_run: str, *, resume: bool) 
     """Check everything, start the parts, run the loop, say where things are."""
     console = Console()
     tasks = preflight.tasks(recipe)
+    preflight.check_services(recipe)
     agent_python.check(recipe.agent)
     model = models.resolve(recipe.model.path)
     plan.plan(recipe, _nodes())
@@ -80,7 +82,8 @@ def dry_run(recipe: Recipe) -> None:
     console.header(recipes.dump(recipe).splitlines())
     console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out", *tasks.left_out])
     rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus}", str(b.gpus)) for b in placed.bundles]
-    rows.append(("store, gateway, runners", "driver's", "0", "0"))
+    beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
+    rows.append((", ".join(beside), "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
 
 
@@ -93,6 +96,7 @@ async def evaluate(subject: Subject, run: str | None, new_run: str, *, resume: b
     console = Console()
     recipe = subject.recipe
     tasks = preflight.tasks(recipe)
+    preflight.check_services(recipe)
     agent_python.check(recipe.agent)
     if subject.model is not None:
         plan.plan(recipe, _nodes())
@@ -182,6 +186,19 @@ def export(run: Path, wanted: Search, what: str, format: str, output: Path) -> s
     with closing(Records(folder.store_url)) as records:
         rows = write(Export(records, wanted, folder.recipe().transitions), what, format, output)
     return f"{output}: {rows} {what}"
+
+
+def index(recipe: Recipe) -> None:
+    """Make what the services answer from, as far as it is not there."""
+    console = Console()
+    indexed = {name: s for name, s in preflight.services(recipe).items() if isinstance(s, Indexed)}
+    if not indexed:
+        raise UserError(Problem("services", list(recipe.services), "the recipe has no service with an index"))
+    try:
+        for name, service in indexed.items():
+            console.note(f"{name}: {service.build(console.phase)}")
+    finally:
+        console.close()
 
 
 def doctor() -> bool:

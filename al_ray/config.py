@@ -287,6 +287,16 @@ class UpstreamSection(Section):
     """The variable that holds the key, where the driver runs. None: none is sent."""
 
 
+class ServiceSection(Section):
+    """Something that agents may ask beside the model, in a process of its own behind HTTP. It is started
+    before them, replaced when it dies, and ended with the run."""
+
+    run: DottedPath
+    """Its class, which is called with ``data.path`` and the options."""
+    options: dict[str, JsonValue] = {}
+    """Passed to the class by name."""
+
+
 class LearnersSection(Section):
     replicas: Positive = 1
     """Data-parallel learner processes."""
@@ -384,6 +394,9 @@ class Recipe(Section):
     gateway: GatewaySection = GatewaySection()
     upstreams: dict[Name, UpstreamSection] = {}
     """Hosted models by the name that agents ask for."""
+    services: dict[Name, ServiceSection] = {}
+    """What agents may ask beside the model, by name. They find the URL in ``AL_RAY_SERVICE_NAME_URL``, or
+    in the endpoint's ``services``."""
     learners: LearnersSection = LearnersSection()
     placement: PlacementSection = PlacementSection()
     store: StoreSection = StoreSection()

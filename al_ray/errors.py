@@ -95,3 +95,7 @@ class HostedModelError(AlRayError):
 
 class EngineUnavailableError(AlRayError):
     """No admitted engine could answer the call."""
+
+
+class ServiceUnavailableError(AlRayError):
+    """A service of the recipe died again and again."""

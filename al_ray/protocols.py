@@ -5,10 +5,10 @@ A recipe names implementations by dotted path, ``package.module:attribute``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from al_ray.types import (
     JSON,
@@ -84,6 +84,36 @@ class Demonstrate(Protocol):
     """Writes, for one task, the conversation that the agent would have with a perfect model."""
 
     def __call__(self, task: Mapping[str, JSON], /) -> Demonstration: ...
+
+
+class Service(Protocol):
+    """What agents may ask beside the model: retrieval, say.
+
+    A recipe names a class, which is called with ``data.path`` and the service's options. That costs
+    little, for it is done wherever the service is looked at. Agents POST a JSON document to the
+    service's URL and get one back; GET of ``URL/health`` says whether it is well.
+    """
+
+    def check(self) -> None:
+        """Raises ``UserError`` where the service could not be started, before anything is."""
+
+    async def start(self) -> None:
+        """In the service's own process, before the first question."""
+
+    async def answer(self, question: JSON, /) -> JSON:
+        """Many at once. Raises ``BadRequestError`` for a question that has no answer."""
+
+    async def probe(self) -> None:
+        """Raises where the service cannot answer any more: its process is then replaced."""
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """A service that answers from something which is made once, by ``al-ray index``."""
+
+    def build(self, progress: Callable[[str, int, int], None], /) -> str:
+        """Make it, unless it is there; says where. ``progress`` is told what is done, how far, and of how
+        much."""
 
 
 class Credit(Protocol):

@@ -175,6 +175,15 @@ def _upstreams(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"upstreams.{name}.api_key_env", variable, cure)
 
 
+def _services(recipe: Recipe) -> Iterator[Problem]:
+    for name, service in recipe.services.items():
+        where = f"services.{name}.run"
+        function, wrong = _function(where, service.run)
+        yield from wrong
+        if function is not None:
+            yield from _unfit(where, service.run, function, ("path",), service.options)
+
+
 def _callable(
     where: str, path: str, arguments: Sequence[str], *, or_else: Sequence[str] | None = None
 ) -> Iterator[Problem]:
@@ -229,5 +238,6 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"transitions"}, _transitions),
     ({"evaluation"}, _evaluation),
     ({"upstreams", "model"}, _upstreams),
+    ({"services"}, _services),
 )
 """Each check with the sections that it reads. What depends on the cluster, ``al_ray.plan`` checks."""

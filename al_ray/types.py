@@ -229,6 +229,8 @@ class Endpoint(Value):
     base_url: str
     api_key: str
     model: str
+    services: Mapping[str, str] = field(default_factory=dict)
+    """The URLs of the recipe's services, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ class Environment:
     rollouts: int = 400
     concurrency: int = 64
     waiting: int = 400
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The loader's."""
+
+
+def musique(request: Request, agent: str) -> Mapping[str, Any]:
+    """A search, then an answer."""
+    if request["messages"][-1]["role"] == "tool":
+        return {"role": "assistant", "content": "<think>so</think><answer>Northmoor</answer>"}
+    call = {"name": "search", "arguments": '{"query": "county"}'}
+    return {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": call}]}
 
 
 def spider(request: Request, agent: str) -> Mapping[str, Any]:
@@ -87,6 +97,12 @@ ENVIRONMENTS = {
     ),
     "calc_x_autogen_mcp": calc_x_autogen("solve"),
     "calc_x_autogen_in_process": calc_x_autogen("solve_in_process"),
+    "musique": Environment(
+        "al_ray.envs.musique.data:load",
+        AgentSection(run="al_ray.envs.musique.agent:solve", evaluate="al_ray.envs.musique.scoring:score"),
+        musique,
+        options={"setting": "paragraphs"},
+    ),
 }
 
 
@@ -148,7 +164,7 @@ class Rollouts:
     """Runs the agent on the environment's sample tasks, over and over."""
 
     def __init__(self, environment: Environment, url: str) -> None:
-        loaded = dotted.load(environment.load, "load")(None, "train")
+        loaded = dotted.load(environment.load, "load")(None, "train", **environment.options)
         self._tasks = itertools.cycle(getattr(loaded, "tasks", loaded))
         self._agent = ISOLATIONS[environment.agent.isolation](environment.agent)
         self._evaluate = dotted.load(environment.agent.evaluate or "", "evaluate")

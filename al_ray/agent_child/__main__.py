@@ -25,6 +25,7 @@ class Endpoint(NamedTuple):
     base_url: str
     api_key: str
     model: str
+    services: dict[str, str]
 
 
 def main(result: int) -> None:

@@ -1,0 +1,1 @@
+"""MuSiQue: questions that take several searches, and an agent that thinks, searches and answers."""

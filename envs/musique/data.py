@@ -1,0 +1,251 @@
+"""The rows: MuSiQue's official files, or questions over a corpus, as tasks.
+
+Official rows (``musique_ans_v1.0_{train,dev}``) bring 20 paragraphs and the single questions that theirs
+is composed of. Rows over a corpus (``open_retrieval_train``) name the gold passages of each hop by their
+ids in ``corpus.jsonl``; they have no validation split of their own (``data.validation_share``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from al_ray import data_files
+from al_ray.data_files import Row, checked
+from al_ray.errors import DataError, Problem
+from al_ray.retrieval.vocabulary import words
+from al_ray.types import Task, TaskSet
+
+SAMPLES = Path(__file__).parent / "samples"
+FOLDER = "musique"
+Setting = Literal["open", "paragraphs"]
+
+UNANSWERABLE = "that cannot be answered"
+"""Why a row of MuSiQue-Full may be left out."""
+
+_OPEN = "open_retrieval_train"
+FILES = {
+    "train": ["musique_ans_v1.0_train", "train"],
+    "validation": ["musique_ans_v1.0_dev", "dev", "validation"],
+}
+_DISAMBIGUATION = re.compile(r"\s*\([^()]*\)$")
+
+
+class Paragraph(TypedDict):
+    idx: int
+    title: str
+    paragraph_text: str
+    is_supporting: bool
+
+
+class SingleQuestion(TypedDict):
+    question: str
+    answer: str
+    paragraph_support_idx: int | None
+
+
+class OfficialRow(TypedDict):
+    id: str
+    question: str
+    paragraphs: list[Paragraph]
+    question_decomposition: list[SingleQuestion]
+    answer: str
+    answer_aliases: list[str]
+    answerable: bool
+
+
+class OpenRow(TypedDict):
+    id: str
+    question: str
+    answer: str
+    answer_aliases: list[str]
+    gold_pids_per_hop: list[list[str]]
+
+
+class _CorpusRow(TypedDict):
+    pid: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What of the rows becomes tasks, and what searches show."""
+
+    setting: Setting
+    top_k: int
+    passage_chars: int
+    hops: Sequence[int] | None
+    max_question_chars: int | None
+    readable: bool
+
+
+def load(
+    path: str | None,
+    split: str,
+    *,
+    setting: Setting = "open",
+    top_k: int = 3,
+    passage_chars: int = 1000,
+    hops: Sequence[int] | None = None,
+    max_question_chars: int | None = None,
+    readable: bool = False,
+) -> TaskSet:
+    """The tasks of a split, in the order of the file.
+
+    ``setting`` is ``paragraphs`` (the row's 20 are all there is to search) or ``open`` (a service
+    searches). A search shows ``top_k`` passages, the first ``passage_chars`` characters of each. ``hops``
+    and ``max_question_chars`` keep shorter rows; ``readable`` keeps those that could be answered by
+    reading: most words of each search were shown before it, and the answer is shown.
+    """
+    options = Options(setting, top_k, passage_chars, hops, max_question_chars, readable)
+    if setting not in ("open", "paragraphs"):
+        raise DataError(Problem("data.options.setting", setting, "is open or paragraphs"))
+    tasks, left_out = [], Counter[str]()
+    for number, data in enumerate(_tasks(path, split, options)):
+        if reason := _reason_to_leave_out(data, options):
+            left_out[reason] += 1
+        else:
+            shown = {"row": number, "top_k": top_k, "passage_chars": passage_chars}
+            tasks.append(Task(data["id"], data | shown, split))
+    return TaskSet(tasks, left_out)
+
+
+def corpus(path: str | None) -> Path:
+    """The file of the passages that rows over a corpus are about; for the service's option ``corpus``."""
+    return data_files.directory(path, samples=SAMPLES, folder=FOLDER) / "corpus.jsonl"
+
+
+def cut(text: str, chars: int) -> str:
+    """The beginning of a passage, as searches show it."""
+    return text if len(text) <= chars else text[:chars].rsplit(" ", 1)[0] + " ..."
+
+
+def _tasks(path: str | None, split: str, options: Options) -> Iterator[dict[str, Any]]:
+    paragraphs = options.setting == "paragraphs"
+    open_rows = not paragraphs and split == "train"
+    names = [_OPEN, *FILES[split]] if open_rows else FILES[split]
+    rows = list(data_files.rows(path, names, samples=SAMPLES, folder=FOLDER))
+    if not rows or "gold_pids_per_hop" not in rows[0].values:
+        yield from (task_data(checked(row, OfficialRow), row, paragraphs=paragraphs) for row in rows)
+        return
+    found = [(row, checked(row, OpenRow)) for row in rows]
+    wanted = {hop[0] for _, open_row in found for hop in open_row["gold_pids_per_hop"] if hop}
+    passages = _passages(corpus(path), wanted)
+    yield from (_open(open_row, row, passages) for row, open_row in found)
+
+
+def task_data(row: OfficialRow, where: Row, *, paragraphs: bool) -> dict[str, Any]:
+    """An official row as a task. Raises ``DataError`` where a hop names a paragraph that is not there."""
+    by_index = {paragraph["idx"]: paragraph for paragraph in row["paragraphs"]}
+    answers = [single["answer"] for single in row["question_decomposition"]]
+    steps = []
+    for single in row["question_decomposition"]:
+        support = single["paragraph_support_idx"]
+        paragraph = None if support is None else by_index.get(support)
+        if row["answerable"] and paragraph is None:
+            cure = "no paragraph has this idx"
+            raise DataError(Problem(f"{where.where}, question_decomposition", single, cure))
+        if paragraph is not None:
+            passage = {key: paragraph[name] for key, name in _PASSAGE_KEYS}
+            steps.append(
+                {"query": _query(single["question"], answers), "finding": single["answer"], **passage}
+            )
+    data: dict[str, Any] = {
+        "id": row["id"],
+        "question": row["question"],
+        "answer": row["answer"],
+        "answer_aliases": row["answer_aliases"],
+        "answerable": row["answerable"],
+        "hops": len(row["question_decomposition"]),
+        "steps": steps,
+        "gold": [],
+    }
+    if paragraphs:
+        data["paragraphs"] = [{key: p[name] for key, name in _PASSAGE_KEYS} for p in row["paragraphs"]]
+        data["gold"] = [[p["idx"]] for p in row["paragraphs"] if p["is_supporting"]]
+    return data
+
+
+_PASSAGE_KEYS: Sequence[tuple[str, Literal["idx", "title", "paragraph_text"]]] = (
+    ("id", "idx"),
+    ("title", "title"),
+    ("text", "paragraph_text"),
+)
+
+
+def _query(question: str, answers: Sequence[str]) -> str:
+    """A single question as a search: ``#1`` is the answer of the first."""
+    filled = re.sub(
+        r"#(\d+)", lambda n: answers[int(n[1]) - 1] if int(n[1]) <= len(answers) else n[0], question
+    )
+    return " ".join(filled.replace(" >> ", " ").split())
+
+
+def _open(row: OpenRow, where: Row, passages: Mapping[str, _CorpusRow]) -> dict[str, Any]:
+    gold = row["gold_pids_per_hop"]
+    for hop in gold:
+        if not hop or hop[0] not in passages:
+            cure = "every hop names passages of the corpus"
+            raise DataError(Problem(f"{where.where}, gold_pids_per_hop", gold, cure))
+    chain = [passages[hop[0]] for hop in gold]
+    titles = [_DISAMBIGUATION.sub("", passage["title"]) for passage in chain]
+    findings = [*titles[1:], row["answer"]]
+    return {
+        "id": row["id"],
+        "question": row["question"],
+        "answer": row["answer"],
+        "answer_aliases": row["answer_aliases"],
+        "answerable": True,
+        "hops": len(gold),
+        "steps": [
+            {"query": title, "finding": finding, "id": p["pid"], "title": p["title"], "text": p["text"]}
+            for title, finding, p in zip(titles, findings, chain, strict=True)
+        ],
+        "gold": gold,
+    }
+
+
+def _passages(file: Path, wanted: set[str]) -> Mapping[str, _CorpusRow]:
+    """Those passages of the corpus."""
+    found = {}
+    for row in data_files.read(data_files.file(file.parent, [file.stem])):
+        if isinstance(row, DataError):
+            raise row
+        if row.values.get("pid") in wanted:
+            passage = checked(row, _CorpusRow)
+            found[passage["pid"]] = passage
+    return found
+
+
+def _reason_to_leave_out(data: Mapping[str, Any], options: Options) -> str | None:
+    if not data["answerable"]:
+        return UNANSWERABLE
+    if options.hops is not None and data["hops"] not in options.hops:
+        return "with other hops"
+    if options.max_question_chars is not None and len(data["question"]) > options.max_question_chars:
+        return "with longer questions"
+    if options.readable and not _is_readable(data, options.passage_chars):
+        return "that cannot be answered by reading what is shown"
+    return None
+
+
+def _is_readable(data: Mapping[str, Any], chars: int) -> bool:
+    known = data["question"]
+    for step in data["steps"]:
+        if not _is_named(step["query"], known):
+            return False
+        known += f"\n{step['title']}: {cut(step['text'], chars)}"
+    return any(answer.lower() in known.lower() for answer in (data["answer"], *data["answer_aliases"]))
+
+
+def _is_named(query: str, text: str) -> bool:
+    """Whether at least half of the query's words are in the text."""
+    wanted, there = words(query), set(words(text))
+    return 2 * sum(word in there for word in wanted) >= len(wanted)
