@@ -182,10 +182,7 @@ class ModelCalls:
         It comes from what is asked and how often it was asked, so that neither the order of an attempt's
         calls nor which gateway answers them matters. Ids are left out: they are others in every run.
         """
-        try:
-            said = orjson.dumps([_without_ids(messages), asked.prompt, asked.tools])
-        except TypeError as error:  # an integer of more than 64 bits, which no store takes either
-            raise BadRequestError(f"messages: {error}") from None
+        said = orjson.dumps([_without_ids(messages), asked.prompt, asked.tools])
         key = (attempt.rollout_id, attempt.number, hashlib.blake2b(said, digest_size=16).digest())
         repeat = self._repeats[key] = self._repeats.get(key, -1) + 1
         name = f"{self.rules.seed}/{attempt.rollout_id}/{attempt.number}/{key[2].hex()}/{repeat}"

@@ -7,7 +7,10 @@ is a ``BadRequestError`` that names it.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Protocol, TypeVar
@@ -126,10 +129,16 @@ class Dialect:
 
 
 _AnyBody = TypeVar("_AnyBody", bound=Body)
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+"""Which integers of more than 64 bits have; so may texts."""
+_MAX_DIGITS = 20
+"""Of 2**64, and of -(2**63) with its sign."""
 
 
 def parse_body(model: type[_AnyBody], raw: bytes) -> _AnyBody:
     """Raises ``BadRequestError`` that names every field that is wrong, and what is wrong with it."""
+    if _LONG_NUMBER.search(raw):
+        _refuse_long_integers(raw)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -138,6 +147,18 @@ def parse_body(model: type[_AnyBody], raw: bytes) -> _AnyBody:
         raise BadRequestError(f"the body is not JSON: {problems[0]['ctx']['error']}")
     told = (f"{_place(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in problems)
     raise BadRequestError("; ".join(dict.fromkeys(told)))
+
+
+def _refuse_long_integers(raw: bytes) -> None:
+    """No store takes them. What is not JSON is left to whoever reads it next."""
+    with suppress(json.JSONDecodeError, UnicodeDecodeError):
+        json.loads(raw, parse_int=_integer)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS or not -(2**63) <= int(digits) < 2**64:
+        raise BadRequestError(f"the body has an integer of more than 64 bits: {digits[:40]}")
+    return int(digits)
 
 
 def _place(location: Sequence[int | str]) -> str:

@@ -89,3 +89,19 @@ def test_no_body_nests_beyond_what_the_store_takes(dialect: Dialect) -> None:
 def dumped(body: Any) -> bytes:
     """By Python's own JSON, which writes all that hypothesis thinks of."""
     return json.dumps(body).encode("utf-8", "surrogatepass")
+
+
+@dialects
+@pytest.mark.parametrize(
+    "digits", [str(2**64), str(-(2**63) - 1), "9" * 5000], ids=["more", "less", "endless"]
+)
+def test_an_integer_that_no_store_takes_is_refused_wherever_it_stands(dialect: Dialect, digits: str) -> None:
+    for raw in (b'{"metadata": {"x": [%s]}}', b'{"messages": [{"role": "user", "content": %s}]}'):
+        with pytest.raises(BadRequestError, match="more than 64 bits"):
+            dialect.parse(raw.replace(b"%s", digits.encode()))
+
+
+@dialects
+def test_digits_in_a_text_are_no_integer(dialect: Dialect) -> None:
+    body = LEAST[dialect.path] | {"metadata": {"x": "1" * 60, "y": 2**63}}
+    assert parsed(dialect, dumped(body)) is not None
