@@ -36,6 +36,7 @@ from al_ray.actors.model_calls import CallRules
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
+from al_ray.actors.service_pool import ServicePool
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.agent_parts import AgentParts
 from al_ray.config import AgentSection
@@ -281,7 +282,8 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
         async with asyncio.TaskGroup() as tasks:
             tending = tasks.create_task(_tend(gateways, engines))
             killing = tasks.create_task(kill(kills, seed, progress))
-            await drive(AgentParts(store, records, gateways, runners), wanted, progress)
+            parts = AgentParts(store, records, gateways, runners, ServicePool({}, None, {}))
+            await drive(parts, wanted, progress)
             await killing
             tending.cancel()
     seconds = time.monotonic() - begun

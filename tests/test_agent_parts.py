@@ -14,6 +14,7 @@ from al_ray import agent_parts
 from al_ray.actors.gateway_pool import GatewayPool
 from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
+from al_ray.actors.service_pool import ServicePool
 from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.agent_parts import AgentParts
 from al_ray.config import AgentSection
@@ -36,7 +37,7 @@ async def started(folder: Path, agent: str) -> AsyncIterator[AgentParts]:
     runners = RunnerPool(spec, 1, store, {})
     runners.start()
     records = Records(url)
-    yield AgentParts(store, records, gateways, runners)
+    yield AgentParts(store, records, gateways, runners, ServicePool({}, None, {}))
     records.close()
     await runners.stop()
     await gateways.stop()

@@ -176,7 +176,7 @@ async def test_an_agent_in_any_language_gives_rewards_and_events(served: House) 
         ("rewards", b'{"dimensions": {"brevity": 1}}', "value"),
         ("rewards", b'{"value": 1, "call": "made-up"}', "call: this attempt has made no call"),
         ("events", b'{"attributes": {}}', "name"),
-        ("events", b'{"name": "x", "attributes": {"x": 1' + b"0" * 30 + b"}}", "attributes"),
+        ("events", b'{"name": "x", "attributes": {"x": 1' + b"0" * 30 + b"}}", "64 bits"),
     ],
 )
 async def test_a_bad_report_is_a_400_that_names_the_field(
