@@ -213,7 +213,7 @@ VALID = {"model": "m", "messages": say("hello")}
         (VALID | {"logprobs": True, "top_logprobs": 99}, "top_logprobs"),
         (VALID | {"n": "2"}, "n"),
         (VALID | {"stream": 1}, "stream"),
-        (VALID | {"64 bits": [{"role": "user", "content": 10**30}]}, "messages"),
+        (VALID | {"messages": [{"role": "user", "content": 10**30}]}, "64 bits"),
         (b'{"messages":' + b"[" * 100_000, "not JSON"),
         (VALID | {"messages": say("bad")}, "nobody can render them"),
         (VALID | {"messages": say("bad"), "stream": True}, "nobody can render them"),
