@@ -30,7 +30,7 @@ class Task(Value):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskSet:
+class TaskSet(Value):
     """The tasks of a split, and how many rows gave none."""
 
     tasks: Sequence[Task]
