@@ -10,6 +10,7 @@ environment starts included), and the memory of a rollout that waits for its fir
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import itertools
 import json
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from al_ray.actors.printed import Printed
 from al_ray.config import AgentSection
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
 
+_PR_SET_CHILD_SUBREAPER = 36
 Request = Mapping[str, Any]
 
 
@@ -190,6 +193,9 @@ class Rollouts:
 
 def processor_seconds(mock: int) -> float:
     """Of this process and all that it started but the mock."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:  # what those that ended have used is then ours
+            pass
     return sum(_ticks(pid) for pid in _family(mock)) / os.sysconf("SC_CLK_TCK")
 
 
@@ -221,7 +227,11 @@ def _ticks(pid: int) -> int:
 
 
 def _pss(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    """The proportional set size; of a process that is gone, 0."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
@@ -248,6 +258,8 @@ async def measure(environment: Environment, url: str, mock: int) -> dict[str, fl
 
 
 def main(name: str) -> None:
+    # Agents' processes outlive those that start them, and would be another's children.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     command = [sys.executable, __file__, "--mock", name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mock:
         assert mock.stdout is not None
