@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from al_ray.actors import otlp_receiver
 from al_ray.actors.agent_reports import EVENTS, REWARDS, EventBody, RewardBody
@@ -18,12 +19,13 @@ from al_ray.actors.http import json_response
 
 PATH: Final = "/openapi.json"
 
-_BODIES: Final[dict[str, type[BaseModel]]] = {
+BODIES: Final[dict[str, type[BaseModel]]] = {
     **{dialect.path: dialect.body for dialect in DIALECTS},
     f"{MESSAGES.path}/count_tokens": PromptBody,
     REWARDS: RewardBody,
     EVENTS: EventBody,
 }
+"""The model that reads the body, by path."""
 _FAILURES: Final = {
     "400": "The body is wrong, or the attempt has used up what it may; the message names the field.",
     "401": "The key is unknown, or its attempt has ended.",
@@ -53,15 +55,16 @@ _SCHEMAS: Final = {
 
 def document() -> dict[str, Any]:
     """As ``PATH`` serves it."""
-    schemas: dict[str, Any] = dict(_SCHEMAS)
+    bodies, definitions = models_json_schema(  # together: two dialects may name a part alike
+        [(model, "validation") for model in BODIES.values()], ref_template="#/components/schemas/{model}"
+    )
     paths = {
         "/v1/models": {"get": {"summary": "The models.", "responses": _responses("/v1/models", _OBJECT)}},
         otlp_receiver.PATH: {"post": _export()},
         PATH: {"get": {"summary": "This.", "security": [], "responses": {"200": _told("It.", _OBJECT)}}},
     }
-    for path, model in _BODIES.items():
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {})
+    for path, model in BODIES.items():
+        schema = bodies[model, "validation"]
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
         answer = _OBJECT | _EVENTS if "stream" in model.model_fields else _OBJECT
         paths[path] = {"post": {"requestBody": body, "responses": _responses(path, answer)}}
@@ -70,7 +73,7 @@ def document() -> dict[str, Any]:
         "info": {"title": "al_ray gateway", "version": "1"},
         "security": [{name: []} for name in _KEYS],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": _KEYS},
+        "components": {"schemas": _SCHEMAS | definitions["$defs"], "securitySchemes": _KEYS},
     }
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from al_ray.actors.gateway import Gateway
-from al_ray.actors.openapi import PATH, document
+from al_ray.actors.openapi import BODIES, PATH, document
 from al_ray.types import RolloutRequest, Task
 from tests.actors.gateway_house import SPEC, House, say
 
@@ -46,10 +46,28 @@ def key(house: House, engine_a: Any) -> str:
     return claim.attempt.key
 
 
+def _expanded(schema: Any, parts: dict[str, Any]) -> Any:
+    """Without references: each part stands where it is meant."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _expanded(parts[schema["$ref"].rpartition("/")[2]], parts)
+        return {name: _expanded(value, parts) for name, value in schema.items() if name != "discriminator"}
+    return [_expanded(item, parts) for item in schema] if isinstance(schema, list) else schema
+
+
 def test_the_document_names_every_route_and_no_other() -> None:
     served = {(route.method, route.path) for route in Gateway(SPEC, Mock())._routes()}
     told = {(method.upper(), path) for path, item in document()["paths"].items() for method in item}
     assert told == served
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_every_body_is_described_by_its_own_parts_also_where_two_apis_name_theirs_alike(path: str) -> None:
+    told = document()
+    content = told["paths"][path]["post"]["requestBody"]["content"]
+    own = BODIES[path].model_json_schema()
+    described = _expanded(content["application/json"]["schema"], told["components"]["schemas"])
+    assert described == _expanded(own, own.pop("$defs", {}))
 
 
 def test_the_document_is_served_to_everybody(house: House) -> None:
