@@ -24,9 +24,6 @@ from al_ray.types import (
     Usage,
 )
 
-ABORTED = "aborted"
-"""The finish reason of a call whose agent hung up."""
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -93,7 +90,7 @@ class Call:
         messages = seen.messages(self.sampling.n)
         told = {
             semconv.OUTPUT_MESSAGES: messages,
-            semconv.FINISH_REASONS: [ABORTED for _ in messages],
+            semconv.FINISH_REASONS: [semconv.ABORTED for _ in messages],
             semconv.PROMPT_IDS: [],
             semconv.CHOICES: [{"ids": [], "logprobs": [], "versions": []} for _ in messages],
         }

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from al_ray.actors.door import DOOR_OPTIONS, Door
 from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.keepers import Keepers
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +28,12 @@ class GatewayPool:
 
     def __init__(self, spec: GatewaySpec, count: int, store: Any, options: Mapping[str, Any]) -> None:
         self._posts = [_Post(spec, store, options) for _ in range(count)]
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers = Keepers()
 
     async def start(self) -> Sequence[str]:
         """Start all gateways; returns the base URLs that agents use."""
         urls = await asyncio.gather(*(post.open() for post in self._posts))
-        self._keepers = [asyncio.create_task(post.keep()) for post in self._posts]
+        self._keepers.start(post.keep() for post in self._posts)
         return urls
 
     async def admit(self, engines: Sequence[Any]) -> None:
@@ -41,14 +42,11 @@ class GatewayPool:
 
     def failure(self) -> BaseException | None:
         """Why a gateway could not be replaced, if that happened."""
-        ended = (keeper for keeper in self._keepers if keeper.done() and not keeper.cancelled())
-        return next((error for keeper in ended if (error := keeper.exception())), None)
+        return self._keepers.failure()
 
     async def stop(self) -> None:
         """End all gateways; calls under way are abandoned."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._keepers.stop()
         for post in self._posts:
             post.close()
 

@@ -114,12 +114,17 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
+def adopt_orphans() -> None:
+    """Become the parent of those descendants whose own parents die."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def main(grace: str, control: str, *command: str) -> None:
     if os.fork():
         return  # the guardian is no child of the runner's: Ray kills those with SIGKILL when it ends an actor
     runner = int(control)
     os.set_inheritable(runner, False)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     family = _Family(command)
     family.wait(runner)
     family.end(float(grace))

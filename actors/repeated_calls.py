@@ -15,7 +15,7 @@ import orjson
 
 from al_ray import semconv
 from al_ray.actors.attempt_limits import ATTEMPTS_REMEMBERED
-from al_ray.actors.call import ABORTED, Call
+from al_ray.actors.call import Call
 from al_ray.actors.recent import Recent
 from al_ray.types import JSON, ChatReply, Choice, Span, SpanKind, Usage, VersionSpan
 
@@ -66,7 +66,7 @@ class RepeatedCalls:
 
 def _same(span: Span, call: Call) -> bool:
     """Whether the span is of a call that was asked and answered just so."""
-    if span.kind is not SpanKind.CALL or ABORTED in span.attributes[semconv.FINISH_REASONS]:
+    if span.kind is not SpanKind.CALL or semconv.ABORTED in span.attributes[semconv.FINISH_REASONS]:
         return False
     prompt = call.asked.prompt
     if not isinstance(prompt, str | None) and span.attributes[semconv.PROMPT_IDS] != list(prompt):

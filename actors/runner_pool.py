@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
 from al_ray.actors.store import LEASE_SECONDS
@@ -28,22 +29,19 @@ class RunnerPool:
         self._store = store
         self._actor = ray.remote(Runner).options(**RUNNER_OPTIONS, **options)
         self._runners: dict[str, Any] = {}
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers = Keepers()
 
     def start(self) -> None:
         """Start all runners."""
-        self._keepers = [asyncio.create_task(self._keep(spec)) for spec in self._specs]
+        self._keepers.start(self._keep(spec) for spec in self._specs)
 
     def failure(self) -> BaseException | None:
         """What ended a runner for good (an agent that cannot be imported, say), if anything did."""
-        ended = (keeper for keeper in self._keepers if keeper.done() and not keeper.cancelled())
-        return next((error for keeper in ended if (error := keeper.exception())), None)
+        return self._keepers.failure()
 
     async def stop(self) -> None:
         """End all runners; attempts under way are abandoned."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._keepers.stop()
         for runner in self._runners.values():
             ray.kill(runner)
 

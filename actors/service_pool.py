@@ -11,6 +11,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayError
 
+from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.service import HOST, SERVICE_OPTIONS, ServiceHost
 from al_ray.config import ServiceSection
@@ -44,25 +45,22 @@ class ServicePool:
         self._path = path
         self._actor = ray.remote(ServiceHost).options(**SERVICE_OPTIONS, **options)
         self._hosted = [_Hosted(name) for name in sections]
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers = Keepers()
 
     async def start(self) -> Mapping[str, str]:
         """Start all; returns their URLs by name. Raises what one of them raises."""
         with unwrapped():
             await asyncio.gather(*(self._start(hosted) for hosted in self._hosted))
-        self._keepers = [asyncio.create_task(self._keep(hosted)) for hosted in self._hosted]
+        self._keepers.start(self._keep(hosted) for hosted in self._hosted)
         return {hosted.name: f"http://{HOST}:{hosted.port}" for hosted in self._hosted}
 
     def failure(self) -> BaseException | None:
         """What ended a service for good, if anything did."""
-        ended = (keeper for keeper in self._keepers if keeper.done() and not keeper.cancelled())
-        return next((error for keeper in ended if (error := keeper.exception())), None)
+        return self._keepers.failure()
 
     async def stop(self) -> None:
         """End all."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._keepers.stop()
         for hosted in self._hosted:
             if hosted.host is not None:
                 ray.kill(hosted.host)

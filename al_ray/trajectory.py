@@ -22,8 +22,6 @@ from al_ray.nesting import Nesting
 from al_ray.signals import signals
 from al_ray.types import Rollout, Signals, Span, SpanKind, Trajectory, Transition
 
-ABORTED: Final = "aborted"
-"""The finish reason of a response whose client hung up."""
 _DEFAULTS: Final = TransitionsSection()
 
 _Place = tuple[int, float]
@@ -126,8 +124,8 @@ def _responses(call: Span) -> Iterator[tuple[int, str | None]]:
         yield 0, "no_token_ids"
         return
     for index, choice in enumerate(choices):
-        if call.attributes[semconv.FINISH_REASONS][index] == ABORTED:
-            yield index, "aborted"
+        if call.attributes[semconv.FINISH_REASONS][index] == semconv.ABORTED:
+            yield index, semconv.ABORTED
         elif not call.attributes.get(semconv.PROMPT_IDS):
             yield index, "no_token_ids"
         else:

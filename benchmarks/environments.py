@@ -10,7 +10,6 @@ environment starts included), and the memory of a rollout that waits for its fir
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import inspect
 import itertools
 import json
@@ -26,15 +25,16 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from memory import pss
 
 from al_ray import dotted
 from al_ray.actors.agent import Job
+from al_ray.actors.guardian import adopt_orphans
 from al_ray.actors.isolation import ISOLATIONS
 from al_ray.actors.printed import Printed
 from al_ray.config import AgentSection
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
 
-_PR_SET_CHILD_SUBREAPER = 36
 Request = Mapping[str, Any]
 
 
@@ -201,7 +201,7 @@ def processor_seconds(mock: int) -> float:
 
 def memory(mock: int) -> int:
     """Bytes of the same processes; what they share, once."""
-    return sum(_pss(pid) for pid in _family(mock))
+    return sum(pss(pid) for pid in _family(mock))
 
 
 def _family(mock: int) -> list[int]:
@@ -224,15 +224,6 @@ def _stat(folder: Path) -> list[str]:
 
 def _ticks(pid: int) -> int:
     return sum(map(int, _stat(Path(f"/proc/{pid}"))[11:15]))
-
-
-def _pss(pid: int) -> int:
-    """The proportional set size; of a process that is gone, 0."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 async def measure(environment: Environment, url: str, mock: int) -> dict[str, float]:
@@ -259,7 +250,7 @@ async def measure(environment: Environment, url: str, mock: int) -> dict[str, fl
 
 def main(name: str) -> None:
     # Agents' processes outlive those that start them, and would be another's children.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     command = [sys.executable, __file__, "--mock", name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mock:
         assert mock.stdout is not None

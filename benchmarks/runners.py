@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from aiohttp import web
+from memory import pss
 
 from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
 from al_ray.actors.store import STORE_OPTIONS, Store
@@ -76,7 +77,7 @@ class Endpoint:
 
 def memory(runner: int) -> int:
     """Bytes of the runner, of its agents' processes and of their guardians; what they share, once."""
-    return sum(_pss(folder) for folder in Path("/proc").iterdir() if _belongs(folder, runner))
+    return sum(pss(int(folder.name)) for folder in Path("/proc").iterdir() if _belongs(folder, runner))
 
 
 def _belongs(folder: Path, runner: int) -> bool:
@@ -86,12 +87,6 @@ def _belongs(folder: Path, runner: int) -> bool:
         return folder.name == str(runner) or b"AL_RAY_ROLLOUT_ID=" in (folder / "environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
-
-
-def _pss(folder: Path) -> int:
-    """The proportional set size."""
-    lines = (folder / "smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 async def run(store: Any, endpoint: Endpoint, name: str, rollouts: int, runner: int) -> dict[str, Any]:

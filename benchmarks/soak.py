@@ -231,7 +231,7 @@ def _doubled(spans: Sequence[Span]) -> Iterator[str]:
     asked = Counter(
         (span.rollout_id, span.attempt, span.attributes[semconv.INPUT_MESSAGES][-1]["content"])
         for span in spans
-        if span.kind is SpanKind.CALL and "aborted" not in span.attributes[semconv.FINISH_REASONS]
+        if span.kind is SpanKind.CALL and semconv.ABORTED not in span.attributes[semconv.FINISH_REASONS]
     )
     yield from (f"{question} was answered {times} times" for question, times in asked.items() if times > 1)
 

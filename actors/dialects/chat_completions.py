@@ -13,25 +13,20 @@ from al_ray.actors.dialects.core import (
     Body,
     Choices,
     Dialect,
-    Failure,
     Head,
     Stop,
     Temperature,
     Tokens,
     TopLogprobs,
     TopP,
-    event,
     openai_error,
     openai_usage,
     parse_body,
     said,
     stops,
 )
-from al_ray.types import JSON, ChatDelta, ChatReply, TokenLogprob
-
-
-class StreamOptions(Body):
-    include_usage: bool | None = None
+from al_ray.actors.dialects.object_stream import ObjectStream, StreamOptions
+from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
 
 class _Function(Body):
@@ -124,41 +119,24 @@ def reply(head: Head, asked: Asked, answer: ChatReply) -> dict[str, JSON]:
     return head.object("chat.completion") | {"choices": choices, "usage": openai_usage(answer)}
 
 
-class ChatStream:
+class ChatStream(ObjectStream):
     """``chat.completion.chunk`` objects."""
 
-    def __init__(self, head: Head, asked: Asked) -> None:
-        self._start = head.object("chat.completion.chunk")
-        self._asked = asked
-
-    def begin(self) -> Iterable[bytes]:
-        return ()
+    kind = "chat.completion.chunk"
 
     def piece(self, delta: ChatDelta) -> Iterable[bytes]:
         if delta.delta or delta.token_logprobs:
-            yield self._chunk(delta.index, delta.delta, logprobs=delta.token_logprobs)
+            choice = _choice(delta.index, delta.delta, None)
+            if delta.token_logprobs:
+                choice["logprobs"] = _logprobs(delta.token_logprobs)
+            yield self._chunk(choice)
 
-    def end(self, answer: ChatReply) -> Iterable[bytes]:
-        for choice in answer.choices:
-            yield self._chunk(choice.index, {}, choice.finish_reason)
-        if self._asked.include_usage:
-            yield event(self._start | {"choices": [], "usage": openai_usage(answer)})
-        yield b"data: [DONE]\n\n"
+    def _last(self, choice: Choice) -> JSON:
+        return _choice(choice.index, {}, choice.finish_reason)
 
-    def fail(self, failure: Failure) -> Iterable[bytes]:
-        yield event(openai_error(failure))
 
-    def _chunk(
-        self,
-        index: int,
-        delta: Mapping[str, JSON],
-        finish_reason: str | None = None,
-        logprobs: Sequence[TokenLogprob] = (),
-    ) -> bytes:
-        choice = {"index": index, "delta": dict(delta), "finish_reason": finish_reason}
-        if logprobs:
-            choice["logprobs"] = _logprobs(logprobs)
-        return event(self._start | {"choices": [choice]})
+def _choice(index: int, delta: Mapping[str, JSON], finish_reason: str | None) -> dict[str, JSON]:
+    return {"index": index, "delta": dict(delta), "finish_reason": finish_reason}
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, JSON]:

@@ -7,27 +7,25 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from al_ray.actors.dialects.chat_completions import StreamOptions
 from al_ray.actors.dialects.core import (
     Asked,
     AskedSampling,
     Body,
     Choices,
     Dialect,
-    Failure,
     Head,
     Stop,
     Temperature,
     Tokens,
     TopP,
-    event,
     openai_error,
     openai_usage,
     parse_body,
     said,
     stops,
 )
-from al_ray.types import JSON, ChatDelta, ChatReply, TokenLogprob
+from al_ray.actors.dialects.object_stream import ObjectStream, StreamOptions
+from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -99,33 +97,18 @@ def reply(head: Head, asked: Asked, answer: ChatReply) -> dict[str, JSON]:
     return head.object("text_completion") | {"choices": choices, "usage": openai_usage(answer)}
 
 
-class CompletionStream:
+class CompletionStream(ObjectStream):
     """``text_completion`` objects, piece by piece."""
 
-    def __init__(self, head: Head, asked: Asked) -> None:
-        self._start = head.object("text_completion")
-        self._asked = asked
-
-    def begin(self) -> Iterable[bytes]:
-        return ()
+    kind = "text_completion"
 
     def piece(self, delta: ChatDelta) -> Iterable[bytes]:
         text = delta.delta.get("content")
         if text or delta.token_logprobs:
             yield self._chunk(_choice(delta.index, str(text or ""), None, delta.token_logprobs))
 
-    def end(self, answer: ChatReply) -> Iterable[bytes]:
-        for choice in answer.choices:
-            yield self._chunk(_choice(choice.index, "", choice.finish_reason, ()))
-        if self._asked.include_usage:
-            yield event(self._start | {"choices": [], "usage": openai_usage(answer)})
-        yield b"data: [DONE]\n\n"
-
-    def fail(self, failure: Failure) -> Iterable[bytes]:
-        yield event(openai_error(failure))
-
-    def _chunk(self, choice: JSON) -> bytes:
-        return event(self._start | {"choices": [choice]})
+    def _last(self, choice: Choice) -> JSON:
+        return _choice(choice.index, "", choice.finish_reason, ())
 
 
 def _choice(
