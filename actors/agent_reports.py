@@ -5,6 +5,7 @@ A report is durable when it is answered. One with an ``id`` may be repeated: it 
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from pydantic import Field, model_validator
 
 from al_ray import semconv
 from al_ray.actors.attempt_keys import AttemptKeys
-from al_ray.actors.call_recorder import CallRecorder
 from al_ray.actors.dialects.core import Body, parse_body
 from al_ray.actors.http import json_response, read_body
+from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.errors import BadRequestError
+from al_ray.records import Records
 from al_ray.types import JSON, Attempt, Span, SpanKind
 
 REWARDS: Final = "/v1/al_ray/rewards"
@@ -62,8 +64,8 @@ class AgentReports:
     """The routes for agents' reports."""
 
     keys: AttemptKeys
-    recorder: CallRecorder
-    store: Any
+    recorder: SpanRecorder
+    records: Records
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post(REWARDS, self._reward), web.post(EVENTS, self._event)]
@@ -87,8 +89,8 @@ class AgentReports:
         return await self._keep(attempt, SpanKind.EVENT, body.name, body.attributes, body.id)
 
     async def _find_call(self, attempt: Attempt, call: str) -> None:
-        spans = await self.store.spans.remote(attempt.rollout_id, attempt.number, call.partition("/")[0])
-        if not spans:
+        told = attempt.rollout_id, attempt.number, call.partition("/")[0]
+        if not await asyncio.to_thread(self.records.attempt_spans, *told):
             raise BadRequestError(f"call: this attempt has made no call {call!r}")
 
     async def _keep(

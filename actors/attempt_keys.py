@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
-from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.recent import Recent
 from al_ray.errors import AttemptEndedError
+from al_ray.records import Records
 from al_ray.types import Claim
 
 KEY_IN_PATH: Final = "/attempt/{key}"
@@ -19,14 +20,14 @@ _KNOWN_SECONDS: Final = 1.0
 
 
 class AttemptKeys:
-    """Asks the store whose key a request carries, and remembers the answer for a moment.
+    """Looks up whose key a request carries, and remembers the answer for a moment.
 
     A key that was ended in that moment is still refused when the call is recorded, before its agent
     sees the answer. What is not recorded, or is shown before that, asks for ``now``.
     """
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
+    def __init__(self, records: Records) -> None:
+        self._records = records
         self._known: Recent[str, tuple[float, Claim]] = Recent(10_000)
 
     async def claim(self, request: web.Request, *, now: bool = False) -> Claim:
@@ -40,10 +41,13 @@ class AttemptKeys:
         moment = time.monotonic()
         if claim is None or now or moment - asked > _KNOWN_SECONDS:
             self._known.pop(key, None)
-            with unwrapped():
-                claim = await self._store.authorize.remote(key)
+            claim = await self.of(key)
             self._known[key] = moment, claim
         return claim
+
+    async def of(self, key: str) -> Claim:
+        """The running attempt that has this key now. Raises ``AttemptEndedError``."""
+        return await asyncio.to_thread(self._records.authorize, key)
 
 
 def key_of(request: web.Request) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from al_ray import semconv
-from al_ray.actors.call_recorder import CallRecorder
 from al_ray.actors.recent import Recent
+from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.errors import LimitReachedError
+from al_ray.records import Records
 from al_ray.types import Attempt, Span, SpanKind
 
 ATTEMPTS_REMEMBERED: Final = 10_000
@@ -35,11 +37,11 @@ class _Used:
 
 
 class AttemptLimits:
-    """Counts what attempts use. What an attempt had used before it came here, the store knows."""
+    """Counts what attempts use. What an attempt had used before it came here, the records tell."""
 
-    def __init__(self, limits: Limits, store: Any, recorder: CallRecorder) -> None:
+    def __init__(self, limits: Limits, records: Records, recorder: SpanRecorder) -> None:
         self._limits = limits
-        self._store = store
+        self._records = records
         self._recorder = recorder
         self._used: Recent[tuple[str, int], _Used] = Recent(ATTEMPTS_REMEMBERED)
 
@@ -68,7 +70,7 @@ class AttemptLimits:
     async def _of(self, attempt: Attempt) -> _Used:
         reference = attempt.rollout_id, attempt.number
         if reference not in self._used:
-            calls, tokens = await self._store.usage.remote(*reference)
+            calls, tokens = await asyncio.to_thread(self._records.usage, *reference)
             # Another call of the attempt may have been faster.
             return self._used.setdefault(reference, _Used(calls, tokens))
         return self._used[reference]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,6 +154,12 @@ def _lineage(lineage: Lineage) -> dict[str, JSON]:
     if lineage.parent is not None:
         told[semconv.LINEAGE_PARENT] = lineage.parent
     return told
+
+
+def new_id() -> str:
+    """Of a call: 32 hexadecimal digits, half of them the time, so that a database finds the place of new
+    ones beside each other."""
+    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
 
 class Answerer(Protocol):

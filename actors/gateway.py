@@ -1,7 +1,7 @@
 """The gateway: the endpoint that agents call, in OpenAI's APIs and Anthropic's.
 
 It knows the attempt from the API key, decides the sampling, asks an engine, makes the call durable
-in the store, and only then answers. While weights change or no engine is admitted, requests wait;
+in the run's database, and only then answers. While weights change or no engine is admitted, requests wait;
 nobody is told to come back later. What it remembers is a cache: any gateway can answer any attempt,
 and one that is started anew goes on.
 """
@@ -9,6 +9,7 @@ and one that is started anew goes on.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -20,13 +21,15 @@ from al_ray.actors import door, openapi
 from al_ray.actors.agent_reports import AgentReports
 from al_ray.actors.attempt_keys import KEY_IN_PATH, AttemptKeys
 from al_ray.actors.attempt_limits import NO_LIMITS, AttemptLimits, Limits
-from al_ray.actors.call_recorder import CallRecorder
 from al_ray.actors.engine_router import EngineRouter
 from al_ray.actors.hosted_model import HostedModel, HostedModelSpec
 from al_ray.actors.http import failures_in_shape
 from al_ray.actors.model_calls import CallRules, ModelCalls
 from al_ray.actors.otlp_receiver import OtlpReceiver
 from al_ray.actors.repeated_calls import RepeatedCalls
+from al_ray.actors.span_recorder import SpanRecorder
+from al_ray.actors.trace_exporter import ExportTarget, TraceExporter
+from al_ray.database import Database
 
 GATEWAY_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 10_000}
 _IDLE_SECONDS: Final = 75.0
@@ -46,6 +49,8 @@ class GatewaySpec:
     hosted: Mapping[str, HostedModelSpec] = field(default_factory=dict)
     collector_key: str | None = None
     """Of a collector that sends the spans of many attempts; it may name the attempt."""
+    export: ExportTarget | None = None
+    """A tracing backend that gets the spans too."""
     host: str = "127.0.0.1"
     max_body_bytes: int = 16 * 2**20
     max_connections: int = 8192
@@ -53,18 +58,21 @@ class GatewaySpec:
 
 
 class Gateway:
-    """Make it an actor with ``GATEWAY_OPTIONS``; ``start`` returns the base URL that agents use. A run's
-    are kept by ``GatewayPool``."""
+    """Make it an actor with ``GATEWAY_OPTIONS``, where the database at ``url`` can be reached; ``start``
+    returns the base URL that agents use. A run's are kept by ``GatewayPool``."""
 
-    def __init__(self, spec: GatewaySpec, store: Any) -> None:
+    def __init__(self, spec: GatewaySpec, url: str) -> None:
         self._spec = spec
-        self._store = store
+        self._url = url
         self._router = EngineRouter()
+        self._exporter = TraceExporter(spec.export) if spec.export else None
 
     async def start(self, at: door.Address | None = None) -> str:
-        """Listen at the door, or on a free port where there is none."""
+        """Listen at the door, or on a free port where there is none. Raises ``UserError`` if the database
+        cannot be used."""
+        database = await asyncio.to_thread(Database, self._url)
         app = web.Application(client_max_size=self._spec.max_body_bytes, middlewares=[failures_in_shape])
-        for route in self._routes():
+        for route in self._routes(database):
             app.router.add_route(route.method, route.path, route.handler)
             app.router.add_route(route.method, KEY_IN_PATH + route.path, route.handler)
         runner = web.AppRunner(
@@ -75,6 +83,9 @@ class Gateway:
         await asyncio.get_running_loop().create_server(
             lambda: self._protocol(runner.server), sock=listener, backlog=door.BACKLOG
         )
+        # What is there by now stays. Looked through again and again, it would hold up the calls.
+        gc.collect()
+        gc.freeze()
         return f"http://{_reachable(self._spec.host)}:{listener.getsockname()[1]}/v1"
 
     async def stay(self) -> None:
@@ -85,16 +96,20 @@ class Gateway:
         """Send calls to these engines from now on; with none, calls wait."""
         self._router.admit(engines)
 
-    def _routes(self) -> list[web.RouteDef]:
+    async def flush_export(self, seconds: float) -> int:
+        """Wait for exported spans to leave, but not longer; returns how many were dropped in all."""
+        return await self._exporter.flush(seconds) if self._exporter else 0
+
+    def _routes(self, database: Database) -> list[web.RouteDef]:
         """All that is served; each path also behind ``KEY_IN_PATH``."""
-        spec, store = self._spec, self._store
-        keys, recorder = AttemptKeys(store), CallRecorder(store)
-        limits = AttemptLimits(spec.limits, store, recorder)
+        spec = self._spec
+        keys, recorder = AttemptKeys(database), SpanRecorder(database, self._exporter)
+        limits = AttemptLimits(spec.limits, database, recorder)
         hosted = {name: HostedModel(model) for name, model in spec.hosted.items()}
-        repeated = RepeatedCalls(store)
-        calls = ModelCalls(spec.rules, store, keys, limits, recorder, repeated, self._router, hosted)
-        reports = AgentReports(keys, recorder, store)
-        traces = OtlpReceiver(store, spec.collector_key)
+        repeated = RepeatedCalls(database)
+        calls = ModelCalls(spec.rules, database, keys, limits, recorder, repeated, self._router, hosted)
+        reports = AgentReports(keys, recorder, database)
+        traces = OtlpReceiver(keys, recorder, spec.collector_key)
         document = web.get(openapi.PATH, openapi.serve)
         return [*calls.routes(), *reports.routes(), *traces.routes(), document]
 

@@ -1,6 +1,6 @@
 """The gateway pool: keeps the gateways of a run alive, from the driver.
 
-They share nothing but the store. One that dies is replaced behind its door, where calls wait meanwhile;
+They share nothing but the database. One that dies is replaced behind its door, where calls wait meanwhile;
 what was under way in it is lost to its clients, whose SDKs ask again.
 """
 
@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class GatewayPool:
-    """Runs ``count`` gateways, placed by Ray's ``options``."""
+    """Runs ``count`` gateways, placed by Ray's ``options``; ``url`` is the database's."""
 
-    def __init__(self, spec: GatewaySpec, count: int, store: Any, options: Mapping[str, Any]) -> None:
-        self._posts = [_Post(spec, store, options) for _ in range(count)]
+    def __init__(self, spec: GatewaySpec, count: int, url: str, options: Mapping[str, Any]) -> None:
+        self._posts = [_Post(spec, url, options) for _ in range(count)]
         self._keepers = Keepers()
 
     async def start(self) -> Sequence[str]:
@@ -44,6 +44,10 @@ class GatewayPool:
         """Why a gateway could not be replaced, if that happened."""
         return self._keepers.failure()
 
+    async def flush_export(self, seconds: float) -> None:
+        """Wait for exported spans to leave, but not longer."""
+        await asyncio.gather(*(post.flush_export(seconds) for post in self._posts))
+
     async def stop(self) -> None:
         """End all gateways; calls under way are abandoned."""
         await self._keepers.stop()
@@ -54,10 +58,10 @@ class GatewayPool:
 class _Post:
     """One gateway after the other, behind one door."""
 
-    def __init__(self, spec: GatewaySpec, store: Any, options: Mapping[str, Any]) -> None:
+    def __init__(self, spec: GatewaySpec, url: str, options: Mapping[str, Any]) -> None:
         self._door = ray.remote(Door).options(**DOOR_OPTIONS, **options).remote(spec.host)
         self._spec = spec
-        self._store = store
+        self._url = url
         self._port = 0
         self._engines: Sequence[Any] = ()
         self._gateway: Any = None
@@ -68,7 +72,7 @@ class _Post:
         self._port = door.port
         beside = NodeAffinitySchedulingStrategy(door.node, soft=False)
         actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS, scheduling_strategy=beside)
-        self._gateway = actor.remote(self._spec, self._store)
+        self._gateway = actor.remote(self._spec, self._url)
         url = await self._gateway.start.remote(door)
         await self.admit(self._engines)
         return url
@@ -89,6 +93,11 @@ class _Post:
         if self._gateway is not None:
             with suppress(RayActorError):  # its replacement will be told
                 await self._gateway.admit.remote(engines)
+
+    async def flush_export(self, seconds: float) -> None:
+        if self._gateway is not None:
+            with suppress(RayActorError):  # what waited in it is gone
+                await self._gateway.flush_export.remote(seconds)
 
     def close(self) -> None:
         for actor in (self._gateway, self._door):

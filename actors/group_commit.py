@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -56,26 +57,41 @@ class GroupCommit:
                     write.outcomes.set_result(outcome)
 
     def _commit(self, writes: Sequence[_Write]) -> list[Sequence[Any]]:
-        """One transaction."""
-        kinds: dict[Operation, list[int]] = {}
-        for index, write in enumerate(writes):
-            kinds.setdefault(write.operation, []).append(index)
-        outcomes: list[Sequence[Any]] = [()] * len(writes)
-        with self._begin() as connection:
-            for operation, indices in kinds.items():
-                items = [item for index in indices for item in writes[index].items]
-                done = iter(_together_or_each(connection, operation, items))
-                for index in indices:
-                    outcomes[index] = list(islice(done, len(writes[index].items)))
-        return outcomes
+        """In one transaction; where one item spoils it, in another one that does each item for itself."""
+        try:
+            with self._begin() as connection:
+                return _done(writes, partial(_together, connection))
+        except Exception:
+            with self._begin() as connection:
+                return _done(writes, partial(_each, connection))
 
 
-def _together_or_each(connection: Connection, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
-    """Outcomes; where one item spoils it for all, each is done for itself, and fails for itself."""
-    try:
-        with connection.begin_nested():
-            return operation(connection, items)
-    except Exception as error:  # handed to the caller who asked for this write
-        if len(items) == 1:
-            return [error]
-    return [outcome for item in items for outcome in _together_or_each(connection, operation, [item])]
+def _done(
+    writes: Sequence[_Write], do: Callable[[Operation, Sequence[Any]], Sequence[Any]]
+) -> list[Sequence[Any]]:
+    """The outcomes, by write."""
+    kinds: dict[Operation, list[int]] = {}
+    for index, write in enumerate(writes):
+        kinds.setdefault(write.operation, []).append(index)
+    outcomes: list[Sequence[Any]] = [()] * len(writes)
+    for operation, indices in kinds.items():
+        done = iter(do(operation, [item for index in indices for item in writes[index].items]))
+        for index in indices:
+            outcomes[index] = list(islice(done, len(writes[index].items)))
+    return outcomes
+
+
+def _together(connection: Connection, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
+    return operation(connection, items)
+
+
+def _each(connection: Connection, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
+    """Each fails for itself: its exception stands in the place of its outcome."""
+    outcomes: list[Any] = []
+    for item in items:
+        try:
+            with connection.begin_nested():
+                outcomes += operation(connection, [item])
+        except Exception as error:  # handed to the caller who asked for this write
+            outcomes.append(error)
+    return outcomes

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from al_ray.actors.call import Call, PartialAnswer
 from al_ray.errors import BadRequestError, HostedModelError
@@ -41,11 +42,17 @@ class HostedModel:
 
     def __init__(self, spec: HostedModelSpec) -> None:
         self._spec = spec
+        self._url = URL(f"{spec.base_url.rstrip('/')}/chat/completions")
         headers = {"Content-Type": "application/json"}
         if spec.api_key:
             headers["Authorization"] = f"Bearer {spec.api_key}"
         connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT, connector=connector)
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            timeout=_TIMEOUT,
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),  # attempts share the session, and must not share cookies
+        )
 
     async def chat(self, call: Call) -> ChatReply:
         async with self._post(call, {}) as response:
@@ -75,12 +82,9 @@ class HostedModel:
 
     @asynccontextmanager
     async def _post(self, call: Call, options: dict[str, JSON]) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = f"{self._spec.base_url.rstrip('/')}/chat/completions"
         body = orjson.dumps(_payload(call, self._spec.pinned) | options | {"model": self._spec.model})
         try:
-            async with self._session.post(
-                url, data=body, headers={"Content-Type": "application/json"}
-            ) as response:
+            async with self._session.post(self._url, data=body) as response:
                 if response.status >= 400:
                     raise HostedModelError(response.status, _message(await response.read()))
                 yield response

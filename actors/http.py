@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 async def read_body(request: web.Request) -> bytes:
     """Raises aiohttp's 413 for one that is too large, and 408 for one that does not come."""
+    if request.content.is_eof():  # it came with the headers
+        return await request.read()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             return await request.read()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -22,8 +21,7 @@ from aiohttp import web
 from al_ray import semconv
 from al_ray.actors.attempt_keys import AttemptKeys
 from al_ray.actors.attempt_limits import ATTEMPTS_REMEMBERED, AttemptLimits
-from al_ray.actors.call import Answerer, Call, PartialAnswer
-from al_ray.actors.call_recorder import CallRecorder
+from al_ray.actors.call import Answerer, Call, PartialAnswer, new_id
 from al_ray.actors.dialects import DIALECTS
 from al_ray.actors.dialects.core import Asked, Dialect, Message
 from al_ray.actors.dialects.messages import MESSAGES, parse_prompt
@@ -32,8 +30,10 @@ from al_ray.actors.http import failure, json_response, read_body
 from al_ray.actors.recent import Recent
 from al_ray.actors.repeated_calls import RepeatedCalls, is_repeated
 from al_ray.actors.sampling_policy import SamplingPolicy
+from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.errors import BadRequestError
 from al_ray.otlp import Owner, trace_context
+from al_ray.records import Records
 from al_ray.types import Attempt, ChatReply, Claim, Mode, SpanKind
 
 AGENT_HEADER: Final = "x-al-ray-agent"
@@ -60,10 +60,10 @@ class ModelCalls:
     """Answers calls by the engines, or by the hosted model that the agent names."""
 
     rules: CallRules
-    store: Any
+    records: Records
     keys: AttemptKeys
     limits: AttemptLimits
-    recorder: CallRecorder
+    recorder: SpanRecorder
     repeated: RepeatedCalls
     router: EngineRouter
     hosted: Mapping[str, Answerer]
@@ -146,7 +146,7 @@ class ModelCalls:
         model = asked.model if asked.model in self.hosted else self.rules.model
         seed = self._seed(attempt, asked, messages)
         return Call(
-            id=f"{dialect.id_prefix}{uuid.uuid4().hex}",
+            id=f"{dialect.id_prefix}{new_id()}",
             attempt=attempt,
             agent=agent,
             model=model,
@@ -161,7 +161,8 @@ class ModelCalls:
         """Instructions are of one call alone: those of the continued call are left out."""
         earlier: list[Message] = []
         if asked.previous_id is not None:
-            spans = await self.store.spans.remote(attempt.rollout_id, attempt.number, asked.previous_id)
+            named = attempt.rollout_id, attempt.number, asked.previous_id
+            spans = await asyncio.to_thread(self.records.attempt_spans, *named)
             if not spans or spans[0].kind is not SpanKind.CALL:
                 raise BadRequestError(
                     f"previous_response_id: this attempt has no response {asked.previous_id!r}"
@@ -182,7 +183,9 @@ class ModelCalls:
         It comes from what is asked and how often it was asked, so that neither the order of an attempt's
         calls nor which gateway answers them matters. Ids are left out: they are others in every run.
         """
-        said = orjson.dumps([_without_ids(messages), asked.prompt, asked.tools])
+        said = orjson.dumps([messages, asked.prompt, asked.tools])
+        if b'"id"' in said or b'"tool_call_id"' in said:
+            said = orjson.dumps([_without_ids(messages), asked.prompt, asked.tools])
         key = (attempt.rollout_id, attempt.number, hashlib.blake2b(said, digest_size=16).digest())
         repeat = self._repeats[key] = self._repeats.get(key, -1) + 1
         name = f"{self.rules.seed}/{attempt.rollout_id}/{attempt.number}/{key[2].hex()}/{repeat}"

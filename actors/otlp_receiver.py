@@ -19,7 +19,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError
@@ -31,12 +31,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
-from ray.exceptions import RayError
+from sqlalchemy.exc import OperationalError
 
 from al_ray import otlp, semconv
-from al_ray.actors.attempt_keys import key_of
-from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.attempt_keys import AttemptKeys, key_of
 from al_ray.actors.recent import Recent
+from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.errors import AttemptEndedError, BadRequestError
 from al_ray.otlp import Owner
 from al_ray.types import JSON, Span
@@ -74,8 +74,9 @@ class _Refused(Exception):
 class OtlpReceiver:
     """Give its ``routes`` to the gateway's application."""
 
-    def __init__(self, store: Any, collector_key: str | None = None) -> None:
-        self._store = store
+    def __init__(self, keys: AttemptKeys, recorder: SpanRecorder, collector_key: str | None = None) -> None:
+        self._keys = keys
+        self._recorder = recorder
         self._collector_key = collector_key
         self._room = asyncio.Semaphore(_EXPORTS_AT_ONCE)
         self._converting = asyncio.Lock()
@@ -108,7 +109,7 @@ class OtlpReceiver:
             return _answer(Status(message=str(error)), 401, is_json)
         except BadRequestError as error:
             return _answer(Status(code=3, message=str(error)), 400, is_json)
-        except RayError:
+        except OperationalError:
             _log.exception("an export of traces could not be kept")
             return _answer(Status(message="the store is away; send it again"), 503, is_json)
         reply = ExportTraceServiceResponse()
@@ -129,9 +130,8 @@ class OtlpReceiver:
         return mine is not None and hmac.compare_digest(key.encode(), mine.encode())
 
     async def _owner(self, key: str) -> Owner:
-        with unwrapped():
-            claim = await self._store.authorize.remote(key)
-        return Owner(claim.attempt.rollout_id, claim.attempt.number)
+        attempt = (await self._keys.of(key)).attempt
+        return Owner(attempt.rollout_id, attempt.number)
 
     async def _keep(self, export: ExportTraceServiceRequest, key: Owner | str | None) -> Counter[str]:
         """Make the spans durable; returns the rejected ones, counted by reason."""
@@ -162,8 +162,7 @@ class OtlpReceiver:
         """Returns what the store rejects."""
         rejected: Counter[str] = Counter()
         groups = [list(spans.values()) for spans in kept.values()]
-        with unwrapped():
-            outcomes = await self._store.append.remote(groups) if groups else []
+        outcomes = await self._recorder.append(groups) if groups else []
         for spans, outcome in zip(groups, outcomes, strict=True):
             if isinstance(outcome, AttemptEndedError):
                 rejected[str(outcome)] += len(spans)

@@ -7,9 +7,10 @@ that nobody saw.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -17,6 +18,7 @@ from al_ray import semconv
 from al_ray.actors.attempt_limits import ATTEMPTS_REMEMBERED
 from al_ray.actors.call import Call
 from al_ray.actors.recent import Recent
+from al_ray.records import Records
 from al_ray.types import JSON, ChatReply, Choice, Span, SpanKind, Usage, VersionSpan
 
 RETRY_HEADER: Final = "x-stainless-retry-count"
@@ -44,7 +46,7 @@ class Recorded:
 class RepeatedCalls:
     """Finds the answers that were recorded and did not arrive."""
 
-    store: Any
+    records: Records
     _answered: Recent[str, None] = field(default_factory=lambda: Recent(10 * ATTEMPTS_REMEMBERED))
     """The calls whose answers this gateway has sent. Those of one that died are not known."""
 
@@ -57,7 +59,8 @@ class RepeatedCalls:
         if call.asked.top_logprobs is not None:
             return None
         attempt = call.attempt
-        for span in reversed(await self.store.spans.remote(attempt.rollout_id, attempt.number)):
+        spans = await asyncio.to_thread(self.records.attempt_spans, attempt.rollout_id, attempt.number)
+        for span in reversed(spans):
             if span.id not in self._answered and _same(span, call):
                 self.note_answered(span.id)
                 return Recorded(span.id, _reply(span.attributes))

@@ -1,9 +1,9 @@
 """The store actor: the only state that matters, durable before it is acknowledged.
 
-It owns the database, groups concurrent writes into one commit, issues and expires leases, and
-wakes those who wait for rollouts or for finished groups. Killed at any moment it comes back with
-every acknowledged write, and since every write is idempotent, Ray may repeat the calls that were
-under way (``STORE_OPTIONS``).
+It hands out rollouts, issues and expires leases, groups concurrent writes into one commit, and wakes
+those who wait for rollouts or for finished groups. Killed at any moment it comes back with every
+acknowledged write, and since every write is idempotent, Ray may repeat the calls that were under way
+(``STORE_OPTIONS``). Spans of running attempts are written by the gateways (``SpanRecorder``).
 """
 
 from __future__ import annotations
@@ -99,30 +99,9 @@ class Store:
         self._see(worker, "runner", WorkerStatus.BUSY if held else WorkerStatus.IDLE)
         return held
 
-    async def authorize(self, key: str) -> Claim:
-        """The attempt of an API key. Raises ``AttemptEndedError``."""
-        return await asyncio.to_thread(lambda: self._database.authorize(key))
-
     async def rewarded(self, rollout_id: str, number: int) -> bool:
         """Whether the attempt has a reward."""
         return await asyncio.to_thread(lambda: self._database.rewarded(rollout_id, number))
-
-    async def spans(self, rollout_id: str, attempt: int, span_id: str | None = None) -> list[Span]:
-        """The attempt's spans in order, or the one of this id; empty if it has none."""
-        return await asyncio.to_thread(lambda: self._database.attempt_spans(rollout_id, attempt, span_id))
-
-    async def usage(self, rollout_id: str, attempt: int) -> tuple[int, int]:
-        """How many calls the attempt has made, and how many tokens they used."""
-        return await asyncio.to_thread(lambda: self._database.usage(rollout_id, attempt))
-
-    async def append(self, batches: Sequence[Sequence[Span]]) -> Sequence[Exception | None]:
-        """Make spans durable; each batch belongs to one attempt and succeeds or fails for itself."""
-        outcomes = await self._write(self._database.append, batches)
-        if self._exporter:
-            for spans, failure in zip(batches, outcomes, strict=True):
-                if failure is None:
-                    self._exporter.offer(spans)
-        return outcomes
 
     async def finish(self, ends: Sequence[tuple[Attempt, Sequence[Span]]]) -> Sequence[bool | Exception]:
         """End attempts with their status, error, output and last spans; False for one that had ended."""

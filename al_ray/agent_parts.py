@@ -78,7 +78,7 @@ async def started_for_hosted(recipe: Recipe, folder: RunFolder) -> AsyncIterator
     """What agents need where a hosted model stands in the model's place: neither engines nor learners."""
     async with AsyncExitStack() as stack:
         store, records = await open_store(recipe, folder, stack)
-        yield await start_agent_parts(recipe, store, records, stack)
+        yield await start_agent_parts(recipe, folder, store, records, stack)
 
 
 async def open_store(recipe: Recipe, folder: RunFolder, stack: AsyncExitStack) -> tuple[Any, Records]:
@@ -95,15 +95,16 @@ async def open_store(recipe: Recipe, folder: RunFolder, stack: AsyncExitStack) -
 
 
 async def start_agent_parts(
-    recipe: Recipe, store: Any, records: Records, stack: AsyncExitStack
+    recipe: Recipe, folder: RunFolder, store: Any, records: Records, stack: AsyncExitStack
 ) -> AgentParts:
     """Start the rest. Runners claim at once: whoever answers must be ready by then."""
     here = beside_the_driver()
     services = ServicePool(recipe.services, recipe.data.path, here)
     stack.push_async_callback(services.stop)
     service_urls = await services.start()
-    gateways = _gateways(recipe, store, here)
+    gateways = _gateways(recipe, folder.store_url, here)
     stack.push_async_callback(gateways.stop)
+    stack.push_async_callback(gateways.flush_export, _EXPORT_SECONDS)
     spec = _runner_spec(recipe, await gateways.start(), service_urls)
     runners = RunnerPool(spec, recipe.agent.runners, store, here)
     runners.start()
@@ -111,10 +112,11 @@ async def start_agent_parts(
     return AgentParts(store, records, gateways, runners, services)
 
 
-def _gateways(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> GatewayPool:
-    """Beside the driver, as runners are, where nobody else can reach it."""
+def _gateways(recipe: Recipe, url: str, here: Mapping[str, Any]) -> GatewayPool:
+    """Beside the driver, where the SQLite file is and nobody else can reach them; else on all nodes."""
     section = recipe.gateway
-    where = here if section.host == "127.0.0.1" else {"scheduling_strategy": "SPREAD"}
+    everywhere = section.host != "127.0.0.1" and recipe.store.url is not None
+    where = {"scheduling_strategy": "SPREAD"} if everywhere else here
     spec = GatewaySpec(
         rules=CallRules(
             model=recipe.model.name,
@@ -130,10 +132,11 @@ def _gateways(recipe: Recipe, store: Any, here: Mapping[str, Any]) -> GatewayPoo
             for name, upstream in recipe.upstreams.items()
         },
         collector_key=os.environ.get(recipe.traces.collector_key_env),
+        export=_export(recipe),
         host=section.host,
         max_body_bytes=section.max_body_bytes,
     )
-    return GatewayPool(spec, section.replicas, store, where)
+    return GatewayPool(spec, section.replicas, url, where)
 
 
 def _hosted(upstream: UpstreamSection, *, pinned: bool) -> HostedModelSpec:

@@ -271,7 +271,8 @@ class GatewaySection(Section):
     replicas: Positive = 1
     """Gateways, among which the runners are shared out."""
     host: str = "127.0.0.1"
-    """The address to listen on. Beyond loopback, gateways are spread over the nodes."""
+    """The address to listen on. Beyond loopback and with a PostgreSQL store, gateways are spread over the
+    nodes; else they are on the driver's, where the SQLite file is."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
     """Of a request, at most."""
 

@@ -2,7 +2,8 @@
 
 Synchronous and without clocks, waiting or policy about processes: the store actor decides when
 to call what. Every write may be repeated: the second time it changes nothing. A write takes
-part in the transaction of the connection it is given. There is one writer, the store.
+part in the transaction of the connection it is given. The store and the gateways write, one
+process at a time.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ _THIS: Final = attempts.update().where(
     attempts.c.rollout_id == sa.bindparam("its_rollout"), attempts.c.number == sa.bindparam("its_number")
 )
 _LIVE: Final = attempts.c.status.in_([status for status in AttemptStatus if not status.ended])
+_LIVE_OF: Final = sa.select(attempts.c.rollout_id, attempts.c.number).where(
+    attempts.c.rollout_id.in_(sa.bindparam("ids", expanding=True)), _LIVE
+)
 
 
 _Reference = tuple[str, int]
@@ -74,9 +78,13 @@ class Ask:
 class Database(Records):
     """One run's records, to be read and written."""
 
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._writing = sql.writing(self._engine)
+
     def begin(self) -> AbstractContextManager[Connection]:
         """A connection whose writes are durable when the context ends, or undone if it raises."""
-        return sql.writing(self._engine)
+        return sql.exclusively(self._writing)
 
     def enqueue(self, connection: Connection, requests: Sequence[RolloutRequest]) -> None:
         """Add the rollouts that are not there yet, queued in the order given."""
@@ -273,13 +281,10 @@ class Database(Records):
 
 def _live(connection: Connection, rollout_ids: Collection[str]) -> set[_Reference]:
     """The attempts of these rollouts that have not ended."""
-    columns = sa.select(attempts.c.rollout_id, attempts.c.number)
     return {
         (rollout_id, number)
         for ids in chunks(list(rollout_ids))
-        for rollout_id, number in connection.execute(
-            columns.where(attempts.c.rollout_id.in_(ids), _LIVE)
-        ).all()
+        for rollout_id, number in connection.execute(_LIVE_OF, {"ids": ids}).all()
     }
 
 

@@ -110,7 +110,7 @@ async def started(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
-        agents = await start_agent_parts(recipe, store, records, stack)
+        agents = await start_agent_parts(recipe, folder, store, records, stack)
         pushes = BACKENDS[way] != "al_ray"
         parts = Parts(agents, engines, learners, recipe.engines.tensor_parallel, pushes)
         await parts.admit_engines()

@@ -35,6 +35,7 @@ from al_ray.types import Attempt, Claim, Group, Resource, Rollout, RolloutStatus
 ENDED = [status for status in RolloutStatus if status.ended]
 _CHUNK: Final = 500
 """Ids in one question; databases limit them."""
+_CLAIM_OF: Final = claims().where(attempts.c.key == sa.bindparam("key"))
 
 
 class Records:
@@ -51,7 +52,7 @@ class Records:
         """The attempt that ``key`` belongs to. Raises ``AttemptEndedError`` if it has ended, or there
         is none."""
         with self._reading.connect() as connection:
-            row = connection.execute(claims().where(attempts.c.key == key)).first()
+            row = connection.execute(_CLAIM_OF, {"key": key}).first()
         if row is None:
             raise AttemptEndedError("the API key is unknown")
         attempt = attempt_of(row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from al_ray.tables import SCHEMA_VERSION, meta, metadata
 
 _WRITES: Final = "al_ray_writes"
 """The execution option of transactions that write."""
+_LOCK: Final = sa.select(meta).with_for_update()
 
 
 def sqlite_url(path: Path) -> str:
@@ -64,19 +66,30 @@ def reading(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
+def writing(engine: sa.Engine) -> sa.Engine:
+    """``engine`` for transactions that write, each begun by ``exclusively``."""
+    return engine.execution_options(**{_WRITES: True})
+
+
 @contextmanager
-def writing(engine: sa.Engine) -> Iterator[Connection]:
-    """A transaction that no other one writes beside. It waits for one that does, such as the last of a
-    store that was killed, which its server may not have ended yet."""
-    with engine.execution_options(**{_WRITES: True}).begin() as connection:
-        connection.execute(sa.select(meta).with_for_update())  # on SQLite, BEGIN IMMEDIATE has waited
+def exclusively(writing: sa.Engine) -> Iterator[Connection]:
+    """A transaction that no other one writes beside. It waits for one that does: another process's, or
+    the last of one that was killed, which its server may not have ended yet."""
+    with writing.begin() as connection:
+        if connection.dialect.name != "sqlite":  # there, BEGIN IMMEDIATE has waited
+            connection.execute(_LOCK)
         yield connection
 
 
 def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     """Insert the rows that no unique column knows; leave the others as they are."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+    connection.execute(_insert_new(connection.dialect.name, table), rows)
+
+
+@cache
+def _insert_new(dialect: str, table: sa.Table) -> sa.Insert:
+    """Made once: to build it takes longer than to insert a row."""
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table).on_conflict_do_nothing()
 
 
 def insert_or_update(connection: Connection, table: sa.Table, key: str, rows: list[dict[str, Any]]) -> None:
@@ -88,7 +101,7 @@ def insert_or_update(connection: Connection, table: sa.Table, key: str, rows: li
 
 
 def _make_tables(engine: sa.Engine) -> None:
-    with engine.execution_options(**{_WRITES: True}).begin() as connection:
+    with writing(engine).begin() as connection:
         schema = _schema(connection)
         if schema is not None:
             connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))

@@ -177,7 +177,7 @@ def gateway(upstream_url: str, folder: Path) -> Iterator[tuple[str, list[str], P
         policy = SamplingPolicy(PinnedSampling(1.0, 1.0, 64))
         rules = CallRules("mock", {"train": policy, "eval": policy}, seed=0)
         spec = GatewaySpec(rules, hosted={"hosted": HostedModelSpec(upstream_url, "mock", None)})
-        actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, store)
+        actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, sqlite_url(database))
         engine = ray.remote(MockEngine).options(num_cpus=0, max_concurrency=1000).remote()
         url = ray.get(actor.start.remote())
         ray.get(actor.admit.remote([engine]))

@@ -273,7 +273,7 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
         stack.callback(records.close)
         engines = [ray.remote(ScriptedEngine).options(num_cpus=0, max_restarts=-1).remote() for _ in range(2)]
         rules = CallRules("soak", {"train": SAMPLING, "eval": SAMPLING}, seed=0)
-        gateways = GatewayPool(GatewaySpec(rules), 2, store, {})
+        gateways = GatewayPool(GatewaySpec(rules), 2, url, {})
         stack.push_async_callback(gateways.stop)
         agent = AgentSection(run="benchmarks.soak_agent:act", concurrency=16, timeout=120)
         runners = RunnerPool(RunnerSpec("r", agent, await gateways.start(), "soak"), 3, store, {})

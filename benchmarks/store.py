@@ -28,8 +28,9 @@ import ray
 from store_load import ATTRIBUTES, SPANS, rate
 
 from al_ray.actors.coalescer import Coalescer
+from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.records import Records
+from al_ray.database import Database
 from al_ray.sql import sqlite_url
 from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, Span, SpanKind, Start, Task
 
@@ -40,14 +41,15 @@ OTHER = HERE / ".venv-agentlightning"
 
 
 class AlRay:
-    """A ``store_load.Side``: one message asks for all runners, as a runner actor and a gateway do."""
+    """A ``store_load.Side``: one message asks for all runners, as a runner actor does, and spans are
+    recorded as a gateway does it."""
 
     def __init__(self, store: Any, url: str) -> None:
         self._store = store
-        self._records = Records(url)
+        self._database = Database(url)
+        self._recorder = SpanRecorder(self._database)
         self._claim: Coalescer[str, Claim | None] = Coalescer(self._claim_for)
         self._start: Coalescer[Start, bool] = Coalescer(store.start.remote)
-        self._append: Coalescer[Sequence[Span], None] = Coalescer(store.append.remote)
         self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
 
     async def enqueue(self, names: Sequence[str]) -> None:
@@ -70,7 +72,7 @@ class AlRay:
         now = time.time()
         name = f"{attempt.rollout_id}/{number}"
         reference = (attempt.rollout_id, attempt.number)
-        await self._append([Span(name, *reference, SpanKind.CALL, "chat", now, now, ATTRIBUTES)])
+        await self._recorder.record(Span(name, *reference, SpanKind.CALL, "chat", now, now, ATTRIBUTES))
 
     async def finish(self, attempt: Attempt) -> None:
         await self._finish((replace(attempt, status=AttemptStatus.SUCCEEDED), ()))
@@ -81,7 +83,7 @@ class AlRay:
         while len(done) < len(names):
             ended = await self._store.finished_groups.remote(_batch(names[0]), done, 60.0)
             done += ended
-            for group in await asyncio.to_thread(self._records.groups, _batch(names[0]), ended):
+            for group in await asyncio.to_thread(self._database.groups, _batch(names[0]), ended):
                 spans += sum(len(rollout.spans) for rollout in group.rollouts)
         return spans
 

@@ -32,7 +32,7 @@ async def started(folder: Path, agent: str) -> AsyncIterator[AgentParts]:
     url = sqlite_url(folder / "store.sqlite")
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
     await store.ping.remote()
-    gateways = GatewayPool(SPEC, 1, store, {})
+    gateways = GatewayPool(SPEC, 1, url, {})
     spec = RunnerSpec("runner", AgentSection(run=agent), await gateways.start(), "toy")
     runners = RunnerPool(spec, 1, store, {})
     runners.start()

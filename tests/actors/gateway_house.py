@@ -49,6 +49,7 @@ class House:
     gateway: Any
     url: str
     """Of the gateway."""
+    store_url: str
     database: Database
     """The store's, read from this process."""
     names: Iterator[int]
@@ -121,19 +122,19 @@ def open_house(folder: Path, spec: GatewaySpec = SPEC) -> Iterator[House]:
     with ExitStack() as stack:
         store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
         stack.callback(ray.kill, store)
-        gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, store)
+        ray.get(store.ping.remote())
+        gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, url)
         stack.callback(ray.kill, gateway)
         base_url = ray.get(gateway.start.remote())
-        ray.get(store.ping.remote())
         database = Database(url)
         stack.callback(database.close)
-        yield House(store, gateway, base_url, database, itertools.count())
+        yield House(store, gateway, base_url, url, database, itertools.count())
 
 
 @asynccontextmanager
 async def beside(house: House, engine: Any, spec: GatewaySpec = SPEC) -> AsyncIterator[House]:
     """The house with another gateway, that knows nothing of what the first one was asked."""
-    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, house.store)
+    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, house.store_url)
     other = replace(house, gateway=gateway, url=await gateway.start.remote())
     await other.admit(engine)
     yield other

@@ -16,7 +16,7 @@ from al_ray.actors.store import STORE_OPTIONS, Store
 from al_ray.config import AgentSection
 from al_ray.sql import sqlite_url
 from al_ray.types import RetryPolicy, Rollout, RolloutRequest, Task
-from tests.actors.finished import finished
+from tests.actors.beside_the_store import finished
 
 TIMEOUT = 1.0
 CONCURRENCY = 3

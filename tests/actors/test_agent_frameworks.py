@@ -137,10 +137,11 @@ class House:
 def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     url = sqlite_url(tmp_path_factory.mktemp("frameworks") / "store.sqlite")
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(url, 600.0)
-    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(SPEC, store)
+    ray.get(store.ping.remote())
+    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(SPEC, url)
     engine = ray.remote(Scripted).options(num_cpus=0, max_concurrency=100).remote("a")
     base_url = ray.get(gateway.start.remote())
-    ray.get([gateway.admit.remote([engine]), store.ping.remote()])
+    ray.get(gateway.admit.remote([engine]))
     database = Database(url)
     yield House(store, engine, base_url, database)
     database.close()

@@ -56,7 +56,7 @@ def _expanded(schema: Any, parts: dict[str, Any]) -> Any:
 
 
 def test_the_document_names_every_route_and_no_other() -> None:
-    served = {(route.method, route.path) for route in Gateway(SPEC, Mock())._routes()}
+    served = {(route.method, route.path) for route in Gateway(SPEC, "")._routes(Mock())}
     told = {(method.upper(), path) for path, item in document()["paths"].items() for method in item}
     assert told == served
 

@@ -22,8 +22,8 @@ from tests.actors.gateway_house import SPEC, House
 async def pool_of(
     house: House, engine: Any, count: int = 1
 ) -> AsyncIterator[tuple[GatewayPool, list[House]]]:
-    """A pool with the house's store, and the house as seen from each of its gateways."""
-    pool = GatewayPool(SPEC, count, house.store, {})
+    """A pool with the house's database, and the house as seen from each of its gateways."""
+    pool = GatewayPool(SPEC, count, house.store_url, {})
     urls = await pool.start()
     await pool.admit([engine])
     yield pool, [replace(house, url=url) for url in urls]

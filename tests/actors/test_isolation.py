@@ -15,11 +15,11 @@ import pytest
 import ray
 
 from al_ray import semconv
-from al_ray.actors.ray_errors import unwrapped
 from al_ray.agent_python import interpreter
 from al_ray.config import AgentSection
 from al_ray.errors import AttemptEndedError
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus, SpanKind
+from tests.actors.beside_the_store import authorize
 from tests.actors.house import House, alive, house_of, until
 from tests.test_agent_python import wheel
 
@@ -134,8 +134,8 @@ async def test_after_a_time_out_nothing_of_an_agent_is_left_and_its_key_is_refus
             f"the agent had not ended after {TIMEOUT:g} s",
         )
         assert alive(rollout.id) == []
-        with pytest.raises(AttemptEndedError), unwrapped():
-            await apart.store.authorize.remote(attempt.key)
+        with pytest.raises(AttemptEndedError):
+            await authorize(apart.store, attempt.key)
 
 
 async def test_sigterm_lets_a_python_agent_clean_up(process: House, tmp_path: Path) -> None:

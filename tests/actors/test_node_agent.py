@@ -16,8 +16,8 @@ from al_ray.actors.runner import RunnerSpec
 from al_ray.actors.runner_pool import RunnerPool
 from al_ray.config import AgentSection
 from al_ray.types import RolloutRequest, RolloutStatus, SpanKind, Task
+from tests.actors.beside_the_store import finished
 from tests.actors.fake_engine import FakeEngine
-from tests.actors.finished import finished
 from tests.actors.gateway_house import SPEC
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "node_agent"
@@ -25,10 +25,11 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "node_agent"
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
 async def test_the_program_of_the_example_calls_the_model_and_gives_its_reward(
-    start_store: Callable[..., Any],
+    start_store: Callable[..., Any], store_place: str
 ) -> None:
     store = start_store()
-    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(SPEC, store)
+    await store.ping.remote()
+    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(SPEC, store_place)
     url = await gateway.start.remote()
     engine = ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=10).remote("forty-two")
     await gateway.admit.remote([engine])

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 import ray
+import sqlalchemy as sa
 from google.protobuf import json_format
 from google.rpc.status_pb2 import Status
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -93,10 +94,11 @@ def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     url = sqlite_url(tmp_path_factory.mktemp("traces") / "store.sqlite")
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
     spec = replace(SPEC, collector_key=COLLECTOR)
-    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, store)
+    ray.get(store.ping.remote())
+    gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, url)
     engine = ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=100).remote("a")
     base_url = ray.get(gateway.start.remote())
-    ray.get([gateway.admit.remote([engine]), store.ping.remote()])
+    ray.get(gateway.admit.remote([engine]))
     database = Database(url)
     yield House(store, base_url, database)
     database.close()
@@ -355,13 +357,15 @@ async def test_an_attempt_that_floods_is_stopped_and_others_go_on(
     assert (await house.post(export("a").SerializeToString(), other.key))[0] == 200
 
 
-async def test_a_store_that_is_away_is_to_be_asked_again(house: House) -> None:
-    """The last test: the store does not come back."""
-    attempt = await house.attempt("away")
+@pytest.mark.parametrize("table", ["attempts", "spans"])
+async def test_while_the_database_fails_an_export_is_to_be_sent_again(house: House, table: str) -> None:
+    attempt = await house.attempt(f"without {table}")
     raw = export("a").SerializeToString()
-    ray.kill(house.store)
-    with pytest.raises(ray.exceptions.RayActorError):
-        while True:
-            await house.store.ping.remote()
+    with house.database.begin() as connection:
+        connection.execute(sa.text(f"alter table {table} rename to away"))
     status, answer = await house.post(raw, attempt.key)
+    with house.database.begin() as connection:
+        connection.execute(sa.text(f"alter table away rename to {table}"))
     assert (status, "again" in answer.message) == (503, True)
+    assert (await house.post(raw, attempt.key))[0] == 200
+    assert house.names(attempt) == ["a"]

@@ -12,11 +12,10 @@ import pytest
 
 from al_ray import semconv
 from al_ray.actors.failure import failed
-from al_ray.actors.ray_errors import unwrapped
 from al_ray.errors import AttemptEndedError, RewardError, ToldError
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.actors.agents import STRANGE
-from tests.actors.finished import finished
+from tests.actors.beside_the_store import append, authorize, finished
 from tests.actors.house import CONCURRENCY, House, appears, house_of
 
 
@@ -96,8 +95,8 @@ async def test_a_time_out_ends_the_agent_and_its_key(house: House, tmp_path: Pat
     assert (rollout.status, attempt.status) == (RolloutStatus.FAILED, AttemptStatus.TIMED_OUT)
     assert list(rollout.spans) == []
     assert "1 s" in (attempt.error or "")
-    with pytest.raises(AttemptEndedError, match="timed_out"), unwrapped():
-        await house.store.authorize.remote(attempt.key)
+    with pytest.raises(AttemptEndedError, match="timed_out"):
+        await authorize(house.store, attempt.key)
     await appears(tmp_path / "cancelled")
 
 
@@ -205,7 +204,7 @@ async def post_reward(house: House, rollout_id: str, value: float) -> None:
     """As soon as there is an attempt to be rewarded."""
     span = Span(uuid.uuid4().hex, rollout_id, 1, SpanKind.REWARD, "posted", 0.0, 0.0, {semconv.REWARD: value})
     async with asyncio.timeout(20):
-        while (await house.store.append.remote([[span]]))[0] is not None:
+        while (await append(house.store, [span]))[0] is not None:
             await asyncio.sleep(0.02)
 
 

@@ -21,7 +21,7 @@ from al_ray.actors.runner_pool import RunnerPool
 from al_ray.config import AgentSection
 from al_ray.errors import RecipeError
 from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
-from tests.actors.finished import finished
+from tests.actors.beside_the_store import finished
 
 StartStore = Callable[..., Any]
 

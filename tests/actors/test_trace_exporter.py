@@ -14,11 +14,14 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from al_ray import otlp, semconv
+from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.actors.trace_exporter import ExportTarget, TraceExporter, export_target
+from al_ray.database import Database
+from al_ray.errors import AttemptEndedError
 from al_ray.otlp import Owner
 from al_ray.otlp_export import wire_span
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
-from tests.actors.finished import finished
+from tests.actors.beside_the_store import finished
 
 CALL = Span(
     "chatcmpl-1",
@@ -163,18 +166,24 @@ def test_the_recipe_wins_over_opentelemetrys_variables() -> None:
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-async def test_the_store_exports_what_is_durable_and_a_rollout_does_not_care_whether_it_arrives(
-    start_store: Callable[..., Any], backend: Backend, is_there: bool
+async def test_store_and_recorder_export_what_is_durable_and_a_rollout_does_not_care_whether_it_arrives(
+    start_store: Callable[..., Any], store_place: str, backend: Backend, is_there: bool
 ) -> None:
     url = backend.url if is_there else "http://127.0.0.1:9"
-    store = start_store(export=ExportTarget(f"{url}/v1/traces"))
+    target = ExportTarget(f"{url}/v1/traces")
+    store, exporter = start_store(export=target), TraceExporter(target)
     await store.enqueue.remote([RolloutRequest("r", "b", "g", Task("t", {}))])
     (claim,) = await store.claim.remote("w", "c", 1, 0.0)
-    assert await store.append.remote([[CALL]]) == [None]
+    database = Database(store_place)
+    recorder = SpanRecorder(database, exporter)
+    await recorder.record(CALL)
+    with pytest.raises(AttemptEndedError):
+        await recorder.record(replace(CALL, id="chatcmpl-2", name="of another attempt", attempt=2))
+    database.close()
     ended = replace(claim.attempt, status=AttemptStatus.SUCCEEDED)
     assert await store.finish.remote([(ended, [REWARD])]) == [True]
     assert await store.finish.remote([(ended, [REWARD])]) == [False]
-    dropped = await store.flush_export.remote(20)
+    dropped = await exporter.flush(20) + await store.flush_export.remote(20)
     assert (dropped, sorted(backend.spans)) == (
         (0, ["attempt", "chat toy", "reward"]) if is_there else (3, [])
     )

@@ -19,8 +19,8 @@ from al_ray.config import AgentSection
 from al_ray.envs.calc_x.calculator import ARGUMENT, DESCRIPTION
 from al_ray.errors import RecipeError
 from al_ray.types import ChatRequest, Choice, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
+from tests.actors.beside_the_store import finished
 from tests.actors.fake_engine import FakeEngine
-from tests.actors.finished import finished
 from tests.actors.gateway_house import House, open_house
 from tests.processes import ROOT
 
