@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 """Does many writes of one kind at once; an outcome each."""
@@ -61,7 +62,9 @@ class GroupCommit:
         try:
             with self._begin() as connection:
                 return _done(writes, partial(_together, connection))
-        except Exception:
+        except OperationalError:  # the database's own trouble: it would only be waited for twice
+            raise
+        except Exception:  # nothing is done so far; whose fault it was shows when each is done for itself
             with self._begin() as connection:
                 return _done(writes, partial(_each, connection))
 

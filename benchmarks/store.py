@@ -3,9 +3,9 @@
     python benchmarks/store.py [--runners 32 100 300 1000] [--repeats 3]
 
 A rollout is enqueued, claimed, started, given 20 spans one after the other, finished and read. Each
-store is served as it is for runners in other processes: ours by its Ray actor, writing SQLite; theirs
-by ``agl store``, from an environment that is made once beside this file. All runners of a store share
-one process with its driver; what limits both is the Python of the store.
+store is served as it is for runners in other processes: ours by its Ray actor and, for spans, by a
+gateway's recorder, both writing SQLite; theirs by ``agl store``, from an environment that is made once
+beside this file. All runners of a store share one process with its driver (ours, with the recorder too).
 """
 
 from __future__ import annotations
