@@ -9,6 +9,7 @@ vLLM is imported when the engine starts, so whoever only holds a handle does not
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -61,6 +62,9 @@ class Engine:
         self._rendering = ChatRendering(self._llm, self._spec)
         self._continuation = Continuation(self._rendering, LineageMemory())
         await self._llm.update_weight_version(str(self._version))
+        # What vLLM's modules made lives as long as the engine: looking through it takes seconds.
+        gc.collect()
+        gc.freeze()
 
     async def chat(self, request: ModelRequest, /) -> ChatReply:
         """Answers one call. Raises ``BadRequestError`` where no engine could."""

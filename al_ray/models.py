@@ -100,5 +100,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         config.pop(leftover, None)
     model.config = type(model.config)(**config)
     del model.hf_quantizer
+    # transformers 5.17 takes the token that opens a turn for the one that ends it.
+    for role in ("bos", "eos", "pad", "unk"):
+        setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(config[f"{role}_token_id"]))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

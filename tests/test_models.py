@@ -134,6 +134,7 @@ def test_a_packaged_model_becomes_a_plain_folder(monkeypatch: pytest.MonkeyPatch
             expected = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
             assert torch.equal(saved.get_tensor(ours), expected)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],
         add_generation_prompt=True,

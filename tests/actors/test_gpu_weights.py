@@ -25,8 +25,8 @@ from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, rows, settings
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.gpu, pytest.mark.slow]
 
 Dtype = Literal["float32", "bfloat16"]
-TOLERANCE: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.25}
-"""Of a logprob; the steps below move them by several units."""
+TOLERANCE: dict[Dtype, float] = {"float32": 0.02, "bfloat16": 0.25}
+"""Of a logprob; the steps below move them by units. vLLM's attention multiplies float32 in TF32."""
 BIG_STEPS = OptimizerSection(learning_rate=0.03, schedule="constant", warmup_steps=0)
 HALF = {"num_cpus": 1, "num_gpus": 0.5}
 WAY = transport("gpu", together=True)
@@ -78,10 +78,12 @@ class Pair:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["float32", "bfloat16"])
 async def pair(request: pytest.FixtureRequest, tiny_model: Path, ray_cluster: None) -> AsyncIterator[Pair]:
     pair = Pair(tiny_model, request.param)
-    await pair.start()
-    yield pair
-    await pair.pool.shutdown()
-    pair.learners.close()
+    try:
+        await pair.start()
+        yield pair
+    finally:
+        await pair.pool.shutdown()
+        pair.learners.close()
 
 
 async def test_each_of_two_updates_gives_the_engine_the_learners_weights(pair: Pair) -> None:
