@@ -1,6 +1,6 @@
 # make run   installs, prepares the model and trains Calc-X; BUILD=cpu|gpu, RECIPE=..., PYTHON=...
-# make test  installs with the test tools and runs the tests; ARGS="-k gateway" passes on to pytest,
-#            as ARGS="--seed 2" does to the training of make run
+# make test  installs with the test tools and runs the tests, two files at once, since they mostly wait;
+#            ARGS="-k gateway" passes on to pytest, as ARGS="--seed 2" does to the training of make run
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
 .PHONY: run test lint install install-test clean
@@ -21,7 +21,7 @@ run: install
 	$(BIN)/al-ray train $(RECIPE) $(ARGS)
 
 test: install-test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install-test
 	$(BIN)/ruff check

@@ -7,7 +7,7 @@ and nobody is told of an outcome before it is durable.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,28 +19,37 @@ from sqlalchemy.exc import OperationalError
 
 Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 """Does many writes of one kind at once; an outcome each."""
+Begin = Callable[[], AbstractContextManager[Connection]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Write:
     operation: Operation
     items: Sequence[Any]
+    brief: bool
     outcomes: asyncio.Future[Sequence[Any]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
 
 class GroupCommit:
-    """``begin`` gives a connection whose writes are durable when its context ends."""
+    """``begin`` gives a connection whose writes are durable when its context ends. So does ``at_once``, but
+    instead of waiting for somebody else's transaction it raises ``OperationalError``."""
 
-    def __init__(self, begin: Callable[[], AbstractContextManager[Connection]]) -> None:
+    def __init__(self, begin: Begin, at_once: Begin | None = None) -> None:
         self._begin = begin
+        self._at_once = at_once
         self._pending: list[_Write] = []
         self._committing: asyncio.Task[None] | None = None
 
-    async def write(self, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
-        """The outcomes of the items, or the exceptions in their places, once all are durable."""
-        write = _Write(operation, items)
+    async def write(
+        self, operation: Operation, items: Sequence[Any], *, brief: bool = False
+    ) -> Sequence[Any]:
+        """The outcomes of the items, or the exceptions in their places, once all are durable.
+
+        ``brief``: it is done in less time than it takes to hand it to another thread and back.
+        """
+        write = _Write(operation, items, brief)
         self._pending.append(write)
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_all())
@@ -50,23 +59,33 @@ class GroupCommit:
         while self._pending:
             writes, self._pending = self._pending, []
             try:
-                outcomes: Iterable[Sequence[Any]] = await asyncio.to_thread(self._commit, writes)
+                outcomes = await self._committed(writes)
             except Exception as error:  # nothing of this commit is durable, and every caller is told
                 outcomes = [[error] * len(write.items) for write in writes]
             for write, outcome in zip(writes, outcomes, strict=True):
                 if not write.outcomes.cancelled():
                     write.outcomes.set_result(outcome)
 
-    def _commit(self, writes: Sequence[_Write]) -> list[Sequence[Any]]:
-        """In one transaction; where one item spoils it, in another one that does each item for itself."""
-        try:
-            with self._begin() as connection:
-                return _done(writes, partial(_together, connection))
-        except OperationalError:  # the database's own trouble: it would only be waited for twice
-            raise
-        except Exception:  # nothing is done so far; whose fault it was shows when each is done for itself
-            with self._begin() as connection:
-                return _done(writes, partial(_each, connection))
+    async def _committed(self, writes: Sequence[_Write]) -> Sequence[Sequence[Any]]:
+        """In another thread, so that the event loop goes on; but not what is brief and alone."""
+        if self._at_once is not None and len(writes) == 1 and writes[0].brief:
+            try:
+                return _commit(self._at_once, writes)
+            except OperationalError:  # somebody else writes, who is waited for elsewhere
+                pass
+        return await asyncio.to_thread(_commit, self._begin, writes)
+
+
+def _commit(begin: Begin, writes: Sequence[_Write]) -> list[Sequence[Any]]:
+    """In one transaction; where one item spoils it, in another one that does each item for itself."""
+    try:
+        with begin() as connection:
+            return _done(writes, partial(_together, connection))
+    except OperationalError:  # the database's own trouble: it would only be waited for twice
+        raise
+    except Exception:  # nothing is done so far; whose fault it was shows when each is done for itself
+        with begin() as connection:
+            return _done(writes, partial(_each, connection))
 
 
 def _done(

@@ -23,14 +23,15 @@ class SpanRecorder:
 
     def __init__(self, database: Database, exporter: TraceExporter | None = None) -> None:
         self._database = database
-        self._commits = GroupCommit(database.begin)
+        self._commits = GroupCommit(database.begin, database.begin_at_once)
         self._exporter = exporter
         self._unawaited: set[asyncio.Task[None]] = set()
 
     async def append(self, batches: Sequence[Sequence[Span]]) -> Sequence[Exception | None]:
         """Returns when the spans are durable. Each batch belongs to one attempt and succeeds or fails for
         itself: with ``AttemptEndedError`` in its place if its attempt has ended."""
-        outcomes = await self._commits.write(self._database.append, batches)
+        brief = len(batches) == 1 and len(batches[0]) == 1
+        outcomes = await self._commits.write(self._database.append, batches, brief=brief)
         if self._exporter:
             for spans, refused in zip(batches, outcomes, strict=True):
                 if refused is None:

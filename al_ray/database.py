@@ -9,9 +9,10 @@ process at a time.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -81,10 +82,23 @@ class Database(Records):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._writing = sql.writing(self._engine)
+        self._writing_at_once = sql.writing_at_once(self._engine)
 
     def begin(self) -> AbstractContextManager[Connection]:
         """A connection whose writes are durable when the context ends, or undone if it raises."""
         return sql.exclusively(self._writing)
+
+    @property
+    def begin_at_once(self) -> Callable[[], AbstractContextManager[Connection]] | None:
+        """Like ``begin``, but raises ``OperationalError`` where that would wait for somebody else's writes;
+        None where the database is not in this process."""
+        engine = self._writing_at_once
+        return None if engine is None else partial(sql.exclusively, engine)
+
+    def close(self) -> None:
+        super().close()
+        if self._writing_at_once is not None:
+            self._writing_at_once.dispose()
 
     def enqueue(self, connection: Connection, requests: Sequence[RolloutRequest]) -> None:
         """Add the rollouts that are not there yet, queued in the order given."""

@@ -22,6 +22,7 @@ from al_ray.tables import SCHEMA_VERSION, meta, metadata
 
 _WRITES: Final = "al_ray_writes"
 """The execution option of transactions that write."""
+_BUSY_SECONDS: Final = 30.0
 _LOCK: Final = sa.select(meta).with_for_update()
 
 
@@ -71,6 +72,12 @@ def writing(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(**{_WRITES: True})
 
 
+def writing_at_once(engine: sa.Engine) -> sa.Engine | None:
+    """Another engine like ``writing(engine)``, but ``exclusively`` raises ``OperationalError`` with it where
+    it would wait; None where the database is not in this process."""
+    return writing(_sqlite(engine.url, busy_seconds=0)) if engine.dialect.name == "sqlite" else None
+
+
 @contextmanager
 def exclusively(writing: sa.Engine) -> Iterator[Connection]:
     """A transaction that no other one writes beside. It waits for one that does: another process's, or
@@ -114,17 +121,21 @@ def _schema(connection: Connection) -> str | None:
     return connection.get_execution_options().get("schema_translate_map", {}).get(None)
 
 
-def _sqlite(url: str) -> sa.Engine:
+def _sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.Engine:
     """WAL, so that others read while the store writes; transactions begun by SQLAlchemy, not by the
-    driver, so that savepoints work (SQLAlchemy's documented recipe for pysqlite)."""
+    driver, so that savepoints work (SQLAlchemy's documented recipe for pysqlite).
+
+    A commit is handed to the operating system, which keeps it whoever is killed. It is not waited for until
+    the disk has it: after a power failure the file is whole, but its last moments may be missing.
+    """
     engine = sa.create_engine(url)
 
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout=30000")
+        connection.execute(f"PRAGMA busy_timeout={busy_seconds * 1000:.0f}")
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA synchronous=NORMAL")
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:

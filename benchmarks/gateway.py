@@ -1,11 +1,12 @@
 """What the gateway adds to a call, beside a mock upstream called directly and LiteLLM's proxy.
 
-    python benchmarks/gateway.py [--seconds 5] [--without-litellm]
+    python benchmarks/gateway.py [--seconds 5] [--side-by-side 1] [--without-litellm]
 
 The mock answers at once with 300 prompt and 40 response token ids. It is asked four ways, by 1, 10 and
 64 connections, in one run: directly; through the gateway as an engine, with the tokens recorded durably
 in the real store; through the gateway as a hosted model, recorded durably too; and through LiteLLM's
-proxy, which records nothing. LiteLLM is installed into a virtual environment of its own.
+proxy, which records nothing. LiteLLM is installed into a virtual environment of its own. There are as many
+gateways as workers of LiteLLM.
 """
 
 from __future__ import annotations
@@ -93,13 +94,18 @@ def upstream(port: int) -> None:
     web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
 
 
-async def load(url: str, keys: Sequence[str], model: str, connections: int, seconds: float) -> Figures:
+async def load(
+    urls: Sequence[str], keys: Sequence[str], model: str, connections: int, seconds: float
+) -> Figures:
     """As many connections, each asking again as soon as it is answered."""
     times: list[float] = []
     start = time.perf_counter() + 1.0  # what comes before is warm-up
     end = start + seconds
     await asyncio.gather(
-        *(_connection(url, keys[i % len(keys)], model, start, end, times) for i in range(connections))
+        *(
+            _connection(urls[i % len(urls)], keys[i % len(keys)], model, start, end, times)
+            for i in range(connections)
+        )
     )
     ordered = sorted(times)
     p99 = ordered[int(0.99 * len(ordered))]
@@ -157,8 +163,8 @@ def running(command: Sequence[str | Path], port: int, folder: Path, **variables:
 
 
 @contextmanager
-def gateway(upstream_url: str, folder: Path) -> Iterator[tuple[str, list[str], Path]]:
-    """The real gateway and store with the mock engine; base URL, keys, and the database."""
+def gateways(upstream_url: str, folder: Path, count: int) -> Iterator[tuple[list[str], list[str], Path]]:
+    """Real gateways and the store with the mock engine; base URLs, keys, and the database."""
     import ray
 
     from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
@@ -177,19 +183,20 @@ def gateway(upstream_url: str, folder: Path) -> Iterator[tuple[str, list[str], P
         policy = SamplingPolicy(PinnedSampling(1.0, 1.0, 64))
         rules = CallRules("mock", {"train": policy, "eval": policy}, seed=0)
         spec = GatewaySpec(rules, hosted={"hosted": HostedModelSpec(upstream_url, "mock", None)})
-        actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, sqlite_url(database))
+        actor_class = ray.remote(Gateway).options(**GATEWAY_OPTIONS)
+        actors = [actor_class.remote(spec, sqlite_url(database)) for _ in range(count)]
         engine = ray.remote(MockEngine).options(num_cpus=0, max_concurrency=1000).remote()
-        url = ray.get(actor.start.remote())
-        ray.get(actor.admit.remote([engine]))
+        urls = ray.get([actor.start.remote() for actor in actors])
+        ray.get([actor.admit.remote([engine]) for actor in actors])
         requests = [RolloutRequest(f"r{i}", "b", "g", Task("t", {})) for i in range(max(CONNECTIONS))]
         ray.get(store.enqueue.remote(requests))
         claims = ray.get(store.claim.remote("w", "c", len(requests), 10.0))
-        yield url, [claim.attempt.key for claim in claims], database
+        yield urls, [claim.attempt.key for claim in claims], database
     finally:
         ray.shutdown()
 
 
-def litellm(upstream_url: str, folder: Path, port: int) -> tuple[list[str | Path], int]:
+def litellm(upstream_url: str, folder: Path, port: int, workers: int) -> list[str | Path]:
     """The command that runs LiteLLM's proxy in front of the upstream; installs it first if need be."""
     program = LITELLM_HOME / "bin" / "litellm"
     if not program.exists():
@@ -198,7 +205,8 @@ def litellm(upstream_url: str, folder: Path, port: int) -> tuple[list[str | Path
     parameters = {"model": "openai/mock", "api_base": upstream_url, "api_key": "none"}
     config = folder / "litellm.json"  # JSON is YAML
     config.write_bytes(orjson.dumps({"model_list": [{"model_name": "mock", "litellm_params": parameters}]}))
-    return [program, "--config", config, "--host", "127.0.0.1", "--port", str(port)], port
+    places = {"config": config, "host": "127.0.0.1", "port": port, "num_workers": workers}
+    return [program, *(str(part) for name, value in places.items() for part in (f"--{name}", value))]
 
 
 def free_port() -> int:
@@ -207,7 +215,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measure(seconds: float, *, with_litellm: bool) -> dict[str, dict[int, Figures]]:
+def measure(seconds: float, count: int, *, with_litellm: bool) -> dict[str, dict[int, Figures]]:
     """Every way of asking, at every number of connections."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
@@ -215,16 +223,17 @@ def measure(seconds: float, *, with_litellm: bool) -> dict[str, dict[int, Figure
         direct = stack.enter_context(
             running([sys.executable, Path(__file__).resolve(), "--upstream", str(port)], port, folder)
         )
-        url, keys, database = stack.enter_context(gateway(direct, folder))
+        urls, keys, database = stack.enter_context(gateways(direct, folder, count))
         ways = {
-            "upstream alone": (direct, ["none"], "mock"),
-            "gateway, engine": (url, keys, "mock"),
-            "gateway, hosted": (url, keys, "hosted"),
+            "upstream alone": ([direct], ["none"], "mock"),
+            "gateway, engine": (urls, keys, "mock"),
+            "gateway, hosted": (urls, keys, "hosted"),
         }
         if with_litellm:
-            command, port = litellm(direct, folder, free_port())
+            port = free_port()
+            command = litellm(direct, folder, port, count)
             proxy = stack.enter_context(running(command, port, folder, **WITHOUT_KEY))
-            ways["LiteLLM proxy"] = (proxy, ["none"], "mock")
+            ways["LiteLLM proxy"] = ([proxy], ["none"], "mock")
         figures = {
             name: {n: asyncio.run(load(*way, n, seconds)) for n in CONNECTIONS} for name, way in ways.items()
         }
@@ -265,14 +274,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--side-by-side", type=int, default=1, metavar="N", help="gateways, and workers")
     parser.add_argument("--without-litellm", action="store_true")
     parser.add_argument("--upstream", type=int, metavar="PORT", help="serve the mock upstream, no more")
     arguments = parser.parse_args()
     if arguments.upstream:
         upstream(arguments.upstream)
         return
-    print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
-    show(measure(arguments.seconds, with_litellm=not arguments.without_litellm))
+    count = arguments.side_by_side
+    print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores, {count} side by side")
+    show(measure(arguments.seconds, count, with_litellm=not arguments.without_litellm))
     print(f"\nload average {os.getloadavg()[0]:.2f} at the end")
 
 

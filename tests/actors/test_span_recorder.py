@@ -77,6 +77,21 @@ async def test_what_is_recorded_twice_is_there_once(database: Database) -> None:
     assert [kept.id for kept in database.attempt_spans("a", 1)] == ["s"]
 
 
+async def test_a_lone_span_waits_for_another_writer_and_the_event_loop_does_not(database: Database) -> None:
+    (attempt,) = attempts(database, "a")
+    recorder = SpanRecorder(database)
+    await recorder.record(span("before", attempt))
+    with database.begin():
+        recording = asyncio.create_task(recorder.record(span("during", attempt)))
+        started = time.monotonic()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - started < 5
+        assert not recording.done()
+    await recording
+    assert [kept.id for kept in database.attempt_spans("a", 1)] == ["before", "during"]
+
+
 def test_writers_killed_in_mid_write_lose_nothing_they_acknowledged_and_hold_up_nobody(
     database: Database, store_url: str
 ) -> None:
