@@ -13,6 +13,17 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pytest-xdist runs one test of each id, but pytest 9.2 gives the same id to all that schemathesis makes
+    of one function: they get their names for ids."""
+    for item in items:
+        if not item.nodeid.endswith(item.name):
+            assert item.parent is not None
+            item._id = item.parent.id.child(item.name)
+    assert len({item.nodeid for item in items}) == len(items)
+
+
 CHAT_TEMPLATE = """\
 {%- if tools %}
 {{- '<|im_start|>system\\n' }}
