@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import ssl
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from openai import AsyncOpenAI, BadRequestError, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI, BadRequestError
 
 from al_ray.envs.calc_x.calculator import answer
+from al_ray.envs.client import open_client
 
 if TYPE_CHECKING:
     from al_ray.types import Endpoint
@@ -28,9 +28,6 @@ MAX_CALLS = 10
 
 SYSTEM = "Solve with the tool. End with ### answer ###"
 """``### 51 ###`` is 5 tokens of SmolLM2; Agent Lightning's ``### ANSWER: 51 ###`` is 9."""
-
-TLS = ssl.create_default_context()
-"""Reading the certificates takes 30 ms, of every other task of this process too: once will do."""
 
 CALCULATOR: dict[str, Any] = {
     "type": "function",
@@ -46,14 +43,8 @@ CALCULATOR: dict[str, Any] = {
 
 
 async def solve(task: Mapping[str, Any], llm: Endpoint) -> str:
-    """The model's last message. A failed call is not repeated here: whoever runs the agent does that."""
-    async with AsyncOpenAI(
-        base_url=llm.base_url,
-        api_key=llm.api_key,
-        timeout=600,
-        max_retries=0,
-        http_client=DefaultAsyncHttpxClient(verify=TLS),
-    ) as client:
+    """The model's last message."""
+    async with open_client(llm) as client:
         return await converse(client, llm.model, task["question"])
 
 

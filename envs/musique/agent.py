@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import ssl
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,8 +27,9 @@ from agents import (
     RunContextWrapper,
     Runner,
 )
-from openai import AsyncOpenAI, BadRequestError, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI, BadRequestError
 
+from al_ray.envs.client import open_client
 from al_ray.envs.musique import data
 from al_ray.envs.musique.search import ParagraphSearch, Search, ServiceSearch
 
@@ -44,9 +44,6 @@ INSTRUCTIONS = (
 )
 
 MAX_QUERY_CHARS = 400
-
-TLS = ssl.create_default_context()
-"""Reading the certificates takes 30 ms, of every other task of this process too: once will do."""
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -74,14 +71,7 @@ async def solve(task: Mapping[str, Any], llm: Endpoint) -> dict[str, Any]:
     else:
         search = ServiceSearch(llm.services["retrieval"])
     episode = Episode(search, task["top_k"], task["passage_chars"])
-    # A failed call is not repeated here: whoever runs the agent does that.
-    async with AsyncOpenAI(
-        base_url=llm.base_url,
-        api_key=llm.api_key,
-        timeout=600,
-        max_retries=0,
-        http_client=DefaultAsyncHttpxClient(verify=TLS),
-    ) as client:
+    async with open_client(llm) as client:
         text = await converse(client, llm.model, task["question"], episode)
     return {"text": text, "searches": episode.searches}
 
