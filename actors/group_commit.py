@@ -26,30 +26,22 @@ Begin = Callable[[], AbstractContextManager[Connection]]
 class _Write:
     operation: Operation
     items: Sequence[Any]
-    brief: bool
     outcomes: asyncio.Future[Sequence[Any]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
 
 class GroupCommit:
-    """``begin`` gives a connection whose writes are durable when its context ends. So does ``at_once``, but
-    instead of waiting for somebody else's transaction it raises ``OperationalError``."""
+    """``begin`` gives a connection whose writes are durable when its context ends."""
 
-    def __init__(self, begin: Begin, at_once: Begin | None = None) -> None:
+    def __init__(self, begin: Begin) -> None:
         self._begin = begin
-        self._at_once = at_once
         self._pending: list[_Write] = []
         self._committing: asyncio.Task[None] | None = None
 
-    async def write(
-        self, operation: Operation, items: Sequence[Any], *, brief: bool = False
-    ) -> Sequence[Any]:
-        """The outcomes of the items, or the exceptions in their places, once all are durable.
-
-        ``brief``: it is done in less time than it takes to hand it to another thread and back.
-        """
-        write = _Write(operation, items, brief)
+    async def write(self, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
+        """The outcomes of the items, or the exceptions in their places, once all are durable."""
+        write = _Write(operation, items)
         self._pending.append(write)
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_all())
@@ -59,21 +51,12 @@ class GroupCommit:
         while self._pending:
             writes, self._pending = self._pending, []
             try:
-                outcomes = await self._committed(writes)
+                outcomes = await asyncio.to_thread(_commit, self._begin, writes)
             except Exception as error:  # nothing of this commit is durable, and every caller is told
                 outcomes = [[error] * len(write.items) for write in writes]
             for write, outcome in zip(writes, outcomes, strict=True):
                 if not write.outcomes.cancelled():
                     write.outcomes.set_result(outcome)
-
-    async def _committed(self, writes: Sequence[_Write]) -> Sequence[Sequence[Any]]:
-        """In another thread, so that the event loop goes on; but not what is brief and alone."""
-        if self._at_once is not None and len(writes) == 1 and writes[0].brief:
-            try:
-                return _commit(self._at_once, writes)
-            except OperationalError:  # somebody else writes, who is waited for elsewhere
-                pass
-        return await asyncio.to_thread(_commit, self._begin, writes)
 
 
 def _commit(begin: Begin, writes: Sequence[_Write]) -> list[Sequence[Any]]:

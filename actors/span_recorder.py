@@ -23,15 +23,14 @@ class SpanRecorder:
 
     def __init__(self, database: Database, exporter: TraceExporter | None = None) -> None:
         self._database = database
-        self._commits = GroupCommit(database.begin, database.begin_at_once)
+        self._commits = GroupCommit(database.begin)
         self._exporter = exporter
         self._unawaited: set[asyncio.Task[None]] = set()
 
     async def append(self, batches: Sequence[Sequence[Span]]) -> Sequence[Exception | None]:
         """Returns when the spans are durable. Each batch belongs to one attempt and succeeds or fails for
         itself: with ``AttemptEndedError`` in its place if its attempt has ended."""
-        brief = len(batches) == 1 and len(batches[0]) == 1
-        outcomes = await self._commits.write(self._database.append, batches, brief=brief)
+        outcomes = await self._commits.write(self._database.append, batches)
         if self._exporter:
             for spans, refused in zip(batches, outcomes, strict=True):
                 if refused is None:
@@ -40,6 +39,11 @@ class SpanRecorder:
 
     async def record(self, span: Span) -> None:
         """Returns when the span is durable. Raises ``AttemptEndedError`` if its attempt has ended."""
+        # To hand it to another thread and back would take longer.
+        if self._database.append_at_once(span):
+            if self._exporter:
+                self._exporter.offer([span])
+            return
         (refused,) = await self.append([[span]])
         if refused is not None:
             raise refused

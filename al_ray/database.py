@@ -9,10 +9,9 @@ process at a time.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -34,6 +33,7 @@ from al_ray.tables import (
     resources,
     retry_of,
     rollouts,
+    span_parameters,
     span_row,
     spans,
     workers,
@@ -58,6 +58,16 @@ _THIS: Final = attempts.update().where(
     attempts.c.rollout_id == sa.bindparam("its_rollout"), attempts.c.number == sa.bindparam("its_number")
 )
 _LIVE: Final = attempts.c.status.in_([status for status in AttemptStatus if not status.ended])
+_NEW_SPAN: Final = sa.select(*span_parameters()).where(
+    sa.exists().where(
+        attempts.c.rollout_id == sa.bindparam("rollout_id"),
+        attempts.c.number == sa.bindparam("attempt"),
+        sa.or_(*(attempts.c.status == status for status in AttemptStatus if not status.ended)),
+    )
+)
+"""``span_row``, if its attempt has not ended."""
+_BRIEF: Final = 2**18
+"""Characters that are written in a moment."""
 _LIVE_OF: Final = sa.select(attempts.c.rollout_id, attempts.c.number).where(
     attempts.c.rollout_id.in_(sa.bindparam("ids", expanding=True)), _LIVE
 )
@@ -82,23 +92,16 @@ class Database(Records):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._writing = sql.writing(self._engine)
-        self._writing_at_once = sql.writing_at_once(self._engine)
+        self._lone_span = sql.lone_insert(self._engine, spans, _NEW_SPAN)
 
     def begin(self) -> AbstractContextManager[Connection]:
         """A connection whose writes are durable when the context ends, or undone if it raises."""
         return sql.exclusively(self._writing)
 
-    @property
-    def begin_at_once(self) -> Callable[[], AbstractContextManager[Connection]] | None:
-        """Like ``begin``, but raises ``OperationalError`` where that would wait for somebody else's writes;
-        None where the database is not in this process."""
-        engine = self._writing_at_once
-        return None if engine is None else partial(sql.exclusively, engine)
-
     def close(self) -> None:
         super().close()
-        if self._writing_at_once is not None:
-            self._writing_at_once.dispose()
+        if self._lone_span is not None:
+            self._lone_span.close()
 
     def enqueue(self, connection: Connection, requests: Sequence[RolloutRequest]) -> None:
         """Add the rollouts that are not there yet, queued in the order given."""
@@ -167,16 +170,22 @@ class Database(Records):
 
         A batch that has others, but whose attempt has ended, is refused with the error in its place.
         """
-        live = _live(connection, {batch[0].rollout_id for batch in batches if batch})
-        outcomes = [
-            None if not batch or _of(batch[0]) in live else self._refusal(connection, batch)
+        rows = [span_row(span) for batch in batches for span in batch]
+        if not rows or sql.insert_new_from(connection, spans, _NEW_SPAN, rows) == len(rows):
+            return [None] * len(batches)
+        live = _live(connection, {span.rollout_id for batch in batches for span in batch})
+        return [
+            None if live >= {_of(span) for span in batch} else self._refusal(connection, batch)
             for batch in batches
         ]
-        taken = (batch for batch, refused in zip(batches, outcomes, strict=True) if refused is None)
-        rows = [span_row(span) for batch in taken for span in batch]
-        if rows:
-            sql.insert_new(connection, spans, rows)
-        return outcomes
+
+    def append_at_once(self, span: Span) -> bool:
+        """Whether ``span`` could be added in a moment, and is durable. If not, nothing has happened, and
+        ``append`` will add it or tell why it cannot."""
+        if self._lone_span is None:
+            return False
+        row = span_row(span)
+        return len(row["attributes"]) <= _BRIEF and self._lone_span.insert(row)
 
     def finish(self, connection: Connection, ends: Sequence[tuple[Attempt, Sequence[Span]]]) -> list[bool]:
         """End each attempt as told and decide on its rollout; False if it had ended before.

@@ -6,7 +6,10 @@ query parameter ``schema`` the schema that holds the tables, so that runs share 
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,9 +23,14 @@ from sqlalchemy.exc import OperationalError
 from al_ray.errors import Problem, UserError
 from al_ray.tables import SCHEMA_VERSION, meta, metadata
 
+_log = logging.getLogger(__name__)
 _WRITES: Final = "al_ray_writes"
 """The execution option of transactions that write."""
 _BUSY_SECONDS: Final = 30.0
+_CHECKPOINT_PAGES: Final = 16_384
+"""Of SQLite's log, 64 MiB: with so many, whoever commits waits until they are in the file."""
+_CHECKPOINT_ROWS: Final = 300
+"""After so many lone ones they are brought there beside the writing, so that little is left to wait for."""
 _LOCK: Final = sa.select(meta).with_for_update()
 
 
@@ -72,12 +80,6 @@ def writing(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(**{_WRITES: True})
 
 
-def writing_at_once(engine: sa.Engine) -> sa.Engine | None:
-    """Another engine like ``writing(engine)``, but ``exclusively`` raises ``OperationalError`` with it where
-    it would wait; None where the database is not in this process."""
-    return writing(_sqlite(engine.url, busy_seconds=0)) if engine.dialect.name == "sqlite" else None
-
-
 @contextmanager
 def exclusively(writing: sa.Engine) -> Iterator[Connection]:
     """A transaction that no other one writes beside. It waits for one that does: another process's, or
@@ -90,21 +92,85 @@ def exclusively(writing: sa.Engine) -> Iterator[Connection]:
 
 def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     """Insert the rows that no unique column knows; leave the others as they are."""
-    connection.execute(_insert_new(connection.dialect.name, table), rows)
+    connection.execute(_dialect(connection).insert(table).on_conflict_do_nothing(), rows)
+
+
+def insert_new_from(
+    connection: Connection, table: sa.Table, columns: sa.Select[Any], rows: list[dict[str, Any]]
+) -> int:
+    """For each row, as the parameters of ``columns``, insert what that selects, as far as no unique column
+    knows it; returns how many rows there are now that were not there before."""
+    insert = _insert_new_from(_dialect(connection), table, columns)
+    return connection.execute(insert, rows, execution_options={"preserve_rowcount": True}).rowcount
+
+
+class LoneInsert:
+    """``insert_new_from`` for one row, which is a transaction of its own and waits for nobody.
+
+    The driver executes it, since all that SQLAlchemy does for one row takes longer than to insert it. Only
+    where the database is a file that this process opens: a server has to be waited for.
+    """
+
+    def __init__(self, engine: sa.Engine, table: sa.Table, columns: sa.Select[Any]) -> None:
+        insert = _insert_new_from(sqlite, table, columns)
+        compiled = insert.compile(dialect=sqlite.dialect(paramstyle="named"))
+        self._text = compiled.string
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
+        self._engine = _sqlite(engine.url, busy_seconds=0)
+        self._connection = self._engine.raw_connection()
+        self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
+        self._since_checkpoint = 0
+
+    def insert(self, row: dict[str, Any]) -> bool:
+        """Whether the row was inserted and is durable. If not, nothing has happened: somebody else was
+        writing, or there was nothing to insert, or the database is in trouble."""
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(self._text, self._constants | row)
+        except sqlite3.OperationalError:
+            return False
+        self._since_checkpoint += 1
+        if self._since_checkpoint == _CHECKPOINT_ROWS:
+            self._since_checkpoint = 0
+            self._checkpoints.submit(self._checkpoint)
+        return cursor.rowcount == 1
+
+    def close(self) -> None:
+        self._checkpoints.shutdown()
+        self._connection.close()
+        self._engine.dispose()
+
+    def _checkpoint(self) -> None:
+        """In a thread of its own: it waits for the disk."""
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+        except OperationalError:  # the log only grows on, and whoever writes next meets the same trouble
+            _log.warning("SQLite's log could not be brought into its file", exc_info=True)
+
+
+def lone_insert(engine: sa.Engine, table: sa.Table, columns: sa.Select[Any]) -> LoneInsert | None:
+    """None where there can be none."""
+    return LoneInsert(engine, table, columns) if engine.dialect.name == "sqlite" else None
 
 
 @cache
-def _insert_new(dialect: str, table: sa.Table) -> sa.Insert:
+def _insert_new_from(dialect: Any, table: sa.Table, columns: sa.Select[Any]) -> Any:
     """Made once: to build it takes longer than to insert a row."""
-    return (sqlite if dialect == "sqlite" else postgresql).insert(table).on_conflict_do_nothing()
+    names = [column.name for column in columns.selected_columns]
+    return dialect.insert(table).from_select(names, columns).on_conflict_do_nothing()
 
 
 def insert_or_update(connection: Connection, table: sa.Table, key: str, rows: list[dict[str, Any]]) -> None:
     """Insert the rows; of those whose ``key`` is known, write the other columns anew."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    insert = dialect.insert(table)
+    insert = _dialect(connection).insert(table)
     values = {column.name: insert.excluded[column.name] for column in table.c if column.name != key}
     connection.execute(insert.on_conflict_do_update(index_elements=[key], set_=values), rows)
+
+
+def _dialect(connection: Connection) -> Any:
+    """Whose ``insert`` knows conflicts."""
+    return sqlite if connection.dialect.name == "sqlite" else postgresql
 
 
 def _make_tables(engine: sa.Engine) -> None:
@@ -136,6 +202,7 @@ def _sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.Engine
         connection.execute(f"PRAGMA busy_timeout={busy_seconds * 1000:.0f}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:

@@ -40,10 +40,14 @@ class _Json(sa.types.TypeDecorator[JSON]):
     cache_ok = True
 
     def process_bind_param(self, value: JSON, dialect: sa.Dialect) -> str | None:
-        return None if value is None else orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        return None if value is None else _text(value)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> JSON:
         return None if value is None else orjson.loads(value)
+
+
+def _text(value: JSON) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 metadata = sa.MetaData()
@@ -207,17 +211,28 @@ def span_of(row: Row[Any]) -> Span:
 
 
 def span_row(span: Span) -> dict[str, Any]:
-    """The columns of ``spans``, but for the sequence number, which the database issues."""
+    """The columns of ``spans``, but for the sequence number, which the database issues; as a driver takes
+    them, without SQLAlchemy."""
     return {
         "id": span.id,
         "rollout_id": span.rollout_id,
         "attempt": span.attempt,
-        "kind": span.kind,
+        "kind": span.kind.value,
         "name": span.name,
         "start": span.start,
         "end": span.end,
-        "attributes": dict(span.attributes),
+        "attributes": _text(span.attributes),
     }
+
+
+def span_parameters() -> list[sa.Label[Any]]:
+    """The columns that ``span_row`` gives, for a statement that is given them as parameters."""
+    written = (column for column in spans.c if column is not spans.c.sequence)
+    return [sa.bindparam(column.name, type_=_stored(column.type)).label(column.name) for column in written]
+
+
+def _stored(column_type: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+    return Text if isinstance(column_type, _Json) else column_type
 
 
 def resource_of(row: Row[Any]) -> Resource:
