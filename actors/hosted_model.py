@@ -6,21 +6,20 @@ key; what comes back is told as an engine's answer would be, without token ids.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from al_ray.actors.call import Call, PartialAnswer
+from al_ray.actors.http_client import Answer, HttpClient
 from al_ray.errors import BadRequestError, HostedModelError
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob, Usage
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600)
-_BAD_GATEWAY: Final = 502
+_BAD_GATEWAY: Final = HTTPStatus.BAD_GATEWAY
 _STRANGE: Final = (orjson.JSONDecodeError, LookupError, TypeError, AttributeError)
 """What reading an answer of another shape raises."""
 
@@ -42,21 +41,16 @@ class HostedModel:
 
     def __init__(self, spec: HostedModelSpec) -> None:
         self._spec = spec
-        self._url = URL(f"{spec.base_url.rstrip('/')}/chat/completions")
         headers = {"Content-Type": "application/json"}
         if spec.api_key:
             headers["Authorization"] = f"Bearer {spec.api_key}"
-        connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            timeout=_TIMEOUT,
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),  # attempts share the session, and must not share cookies
-        )
+        self._client = HttpClient(f"{spec.base_url.rstrip('/')}/chat/completions", headers)
 
     async def chat(self, call: Call) -> ChatReply:
-        async with self._post(call, {}) as response:
-            body = orjson.loads(await response.read())
+        with _failures_told():
+            async with self._client.post(self._body(call, {})) as answer:
+                await _accepted(answer)
+                body = orjson.loads(await answer.read())
             return ChatReply((), [_choice(choice) for choice in body["choices"]], hosted_usage=_usage(body))
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
@@ -64,36 +58,48 @@ class HostedModel:
         reasons: dict[int, str] = {}
         used = Usage(0, 0)
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        async with self._post(call, options) as response:
-            async for chunk in _chunks(response):
-                if chunk.get("usage"):
-                    used = _usage(chunk)
-                for choice in chunk.get("choices") or ():
-                    told = _token_logprobs(choice)
-                    delta = ChatDelta(choice["index"], choice.get("delta") or {}, token_logprobs=told)
-                    seen.add(delta)
-                    reasons[delta.index] = choice.get("finish_reason") or reasons.get(delta.index, "")
-                    yield delta
+        with _failures_told():
+            async with self._client.post(self._body(call, options)) as answer:
+                await _accepted(answer)
+                async for chunk in _chunks(answer):
+                    if chunk.get("usage"):
+                        used = _usage(chunk)
+                    for choice in chunk.get("choices") or ():
+                        told = _token_logprobs(choice)
+                        delta = ChatDelta(choice["index"], choice.get("delta") or {}, token_logprobs=told)
+                        seen.add(delta)
+                        reasons[delta.index] = choice.get("finish_reason") or reasons.get(delta.index, "")
+                        yield delta
         choices = [
             Choice(index, seen.message(index), reason, (), (), ())
             for index, reason in sorted(reasons.items())
         ]
         yield ChatReply((), choices, hosted_usage=used)
 
-    @asynccontextmanager
-    async def _post(self, call: Call, options: dict[str, JSON]) -> AsyncIterator[aiohttp.ClientResponse]:
-        body = orjson.dumps(_payload(call, self._spec.pinned) | options | {"model": self._spec.model})
-        try:
-            async with self._session.post(self._url, data=body) as response:
-                if response.status >= 400:
-                    raise HostedModelError(response.status, _message(await response.read()))
-                yield response
-        except (aiohttp.ClientError, TimeoutError) as error:
-            told = str(error) or type(error).__name__
-            raise HostedModelError(_BAD_GATEWAY, f"the hosted model did not answer: {told}") from error
-        except _STRANGE as error:
-            told = f"the hosted model's answer is no chat completion: {error!r}"
-            raise HostedModelError(_BAD_GATEWAY, told) from error
+    def _body(self, call: Call, options: dict[str, JSON]) -> bytes:
+        return orjson.dumps(_payload(call, self._spec.pinned) | options | {"model": self._spec.model})
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """As ``HostedModelError``."""
+    try:
+        yield
+    except OSError as error:
+        told = str(error) or type(error).__name__
+        raise HostedModelError(_BAD_GATEWAY, f"the hosted model did not answer: {told}") from error
+    except _STRANGE as error:
+        told = f"the hosted model's answer is no chat completion: {error!r}"
+        raise HostedModelError(_BAD_GATEWAY, told) from error
+
+
+async def _accepted(answer: Answer) -> None:
+    """Raises what the server refuses the call with."""
+    if answer.status >= HTTPStatus.BAD_REQUEST:
+        raise HostedModelError(answer.status, _message(await answer.read()))
+    if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+        told = f"the hosted model has moved ({answer.status}): its base_url must be where it is now"
+        raise HostedModelError(_BAD_GATEWAY, told)
 
 
 def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
@@ -124,9 +130,9 @@ def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
     return {**asked.extra, **{name: value for name, value in fields.items() if value is not None}}
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+async def _chunks(answer: Answer) -> AsyncIterator[Any]:
     """The JSON objects of server-sent events."""
-    async for line in response.content:
+    async for line in _lines(answer):
         name, _, data = line.partition(b":")
         data = data.strip()
         if name != b"data" or not data or data == b"[DONE]":
@@ -135,6 +141,15 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
         if chunk.get("error"):
             raise HostedModelError(_BAD_GATEWAY, _message(data))
         yield chunk
+
+
+async def _lines(answer: Answer) -> AsyncIterator[bytes]:
+    rest = b""
+    while piece := await answer.piece():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _choice(choice: Any) -> Choice:

@@ -23,6 +23,21 @@ Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
+def http_url(url: str) -> str:
+    """``url``, if it is one of a server. Raises ``ValueError`` that says what would be."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        is_one = False
+    if not is_one or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("write http://HOST:PORT/PATH or https://HOST/PATH")
+    return url
+
+
+HttpUrl = Annotated[str, AfterValidator(http_url)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -280,7 +295,7 @@ class GatewaySection(Section):
 class UpstreamSection(Section):
     """A hosted model, reached at the gateway under the name that is its key here, and never trained."""
 
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    base_url: HttpUrl
     """Of an OpenAI-compatible server, with ``/v1``."""
     model: str
     """What that server calls the model."""
@@ -361,7 +376,7 @@ class WandbSection(Section):
 
 
 class ExportSection(Section):
-    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://")] | None = None
+    endpoint: HttpUrl | None = None
     """An OTLP/HTTP collector's, without ``/v1/traces``. None: ``OTEL_EXPORTER_OTLP_ENDPOINT`` where the
     driver runs, else nothing is exported."""
     headers: dict[str, str] = {}

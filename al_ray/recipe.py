@@ -177,7 +177,7 @@ def _problem(error: ErrorDetails) -> Problem:
     kind = error["type"]
     # Under ``stages`` the third part is not a key but names the kind of stage.
     shown = [str(part) for i, part in enumerate(location) if not (location[0] == "stages" and i == 2)]
-    value, cure = error["input"], error["msg"]
+    value, cure = error["input"], error["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         cure = recipe_checks.no_such_key(shown[-1], _keys_beside(location))
     elif kind == "missing":

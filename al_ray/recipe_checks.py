@@ -36,6 +36,16 @@ def no_such_key(name: str, known: Iterable[str]) -> str:
     return "no such key; " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}")
 
 
+def key_problem(variable: str) -> str | None:
+    """Why this environment variable gives no API key of a hosted model; None if it does."""
+    key = os.environ.get(variable)
+    if not key:
+        return "this variable is not set; it is to hold the key of the hosted model"
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
+        return "it holds what cannot stand in an HTTP header: a line break or a space around the key, say"
+    return None
+
+
 def _model(recipe: Recipe) -> Iterator[Problem]:
     if problem := model_name.problem(recipe.model.path):
         yield problem
@@ -170,8 +180,7 @@ def _upstreams(recipe: Recipe) -> Iterator[Problem]:
             cure = "is what agents call the trained model; give the hosted one another name"
             yield Problem(f"upstreams.{name}", upstream.model, cure)
         variable = upstream.api_key_env
-        if variable is not None and not os.environ.get(variable):
-            cure = "this variable is not set; it is to hold the key of the hosted model"
+        if variable is not None and (cure := key_problem(variable)):
             yield Problem(f"upstreams.{name}.api_key_env", variable, cure)
 
 

@@ -3,14 +3,14 @@ elsewhere; each as the recipe that its run folder keeps, so that a resume with a
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from al_ray import models
-from al_ray.config import Recipe, UpstreamSection
+from al_ray.config import Recipe, UpstreamSection, http_url
 from al_ray.errors import Problem, UserError
+from al_ray.recipe_checks import key_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,14 @@ def served(url: str | None, model: str | None, api_key_env: str | None) -> Serve
             if value is not None:
                 raise UserError(Problem(option, value, "is for a served model: give its --url too"))
         return None
-    if not re.match(r"https?://.", url):
-        raise UserError(Problem("--url", url, "an OpenAI-compatible server's, http://HOST:PORT/v1"))
+    try:
+        http_url(url)
+    except ValueError as error:
+        raise UserError(Problem("--url", url, f"an OpenAI-compatible server's: {error}")) from error
     if model is None:
         raise UserError(Problem("--url", url, "give --model too: what the server calls the model"))
-    if api_key_env is not None and not os.environ.get(api_key_env):
-        raise UserError(Problem("--api-key-env", api_key_env, "this variable is not set"))
+    if api_key_env is not None and (cure := key_problem(api_key_env)):
+        raise UserError(Problem("--api-key-env", api_key_env, cure))
     return Served(url, model, api_key_env)
 
 

@@ -1,12 +1,13 @@
 """What the gateway adds to a call, beside a mock upstream called directly and LiteLLM's proxy.
 
-    python benchmarks/gateway.py [--seconds 5] [--side-by-side 1] [--without-litellm]
+    python benchmarks/gateway.py [--rounds 3] [--seconds 4] [--side-by-side 1] [--without-litellm]
 
 The mock answers at once with 300 prompt and 40 response token ids. It is asked four ways, by 1, 10 and
 64 connections, in one run: directly; through the gateway as an engine, with the tokens recorded durably
 in the real store; through the gateway as a hosted model, recorded durably too; and through LiteLLM's
-proxy, which records nothing. LiteLLM is installed into a virtual environment of its own. There are as many
-gateways as workers of LiteLLM.
+proxy, which records nothing. A machine's speed wanders, so each way is asked in turn, for some rounds;
+medians of the rounds are shown. LiteLLM is installed into a virtual environment of its own. There are as
+many gateways as workers of LiteLLM.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,7 +47,7 @@ WITHOUT_KEY = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
 class Figures:
     """Of one way of asking, at one number of connections."""
 
-    requests: int
+    requests: float
     rate: float
     p50: float
     p99: float
@@ -97,7 +98,8 @@ def upstream(port: int) -> None:
 async def load(
     urls: Sequence[str], keys: Sequence[str], model: str, connections: int, seconds: float
 ) -> Figures:
-    """As many connections, each asking again as soon as it is answered."""
+    """As many connections, each asking again as soon as it is answered. What is answered in time counts:
+    were it what was asked in time, the slowest would gain one answer a connection."""
     times: list[float] = []
     start = time.perf_counter() + 1.0  # what comes before is warm-up
     end = start + seconds
@@ -123,14 +125,17 @@ async def _connection(url: str, key: str, model: str, start: float, end: float, 
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     request = head.encode() + body
-    while (sent := time.perf_counter()) < end:
+    answered = 0.0
+    while answered < end:
+        sent = time.perf_counter()
         writer.write(request)
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200"), answer + await reader.read(500)
         length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(int(length.split(b":")[1]))
-        if sent >= start:
-            times.append(time.perf_counter() - sent)
+        answered = time.perf_counter()
+        if start <= answered < end:
+            times.append(answered - sent)
     writer.close()
 
 
@@ -215,7 +220,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measure(seconds: float, count: int, *, with_litellm: bool) -> dict[str, dict[int, Figures]]:
+def measure(rounds: int, seconds: float, count: int, *, with_litellm: bool) -> dict[str, dict[int, Figures]]:
     """Every way of asking, at every number of connections."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
@@ -234,14 +239,26 @@ def measure(seconds: float, count: int, *, with_litellm: bool) -> dict[str, dict
             command = litellm(direct, folder, port, count)
             proxy = stack.enter_context(running(command, port, folder, **WITHOUT_KEY))
             ways["LiteLLM proxy"] = ([proxy], ["none"], "mock")
-        figures = {
-            name: {n: asyncio.run(load(*way, n, seconds)) for n in CONNECTIONS} for name, way in ways.items()
-        }
+        taken = [
+            (name, n, asyncio.run(load(*way, n, seconds)))
+            for n in CONNECTIONS
+            for _ in range(rounds)
+            for name, way in ways.items()
+        ]
         kept = recorded(database)
-    timed = sum(f.requests for name in figures if "gateway" in name for f in figures[name].values())
+    figures = {
+        name: {n: median([f for way, at, f in taken if (way, at) == (name, n)]) for n in CONNECTIONS}
+        for name in ways
+    }
+    timed = sum(f.requests for name, _, f in taken if "gateway" in name)
     assert kept >= timed, f"{timed} calls were answered, {kept} are in the store"
     print(f"{kept} calls are in the store, warm-up included; {timed} were timed")
     return figures
+
+
+def median(rounds: Sequence[Figures]) -> Figures:
+    """Of each figure for itself."""
+    return Figures(*(statistics.median(values) for values in zip(*map(astuple, rounds), strict=True)))
 
 
 def recorded(database: Path) -> int:
@@ -273,7 +290,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each way in each round")
     parser.add_argument("--side-by-side", type=int, default=1, metavar="N", help="gateways, and workers")
     parser.add_argument("--without-litellm", action="store_true")
     parser.add_argument("--upstream", type=int, metavar="PORT", help="serve the mock upstream, no more")
@@ -283,7 +301,7 @@ def main() -> None:
         return
     count = arguments.side_by_side
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores, {count} side by side")
-    show(measure(arguments.seconds, count, with_litellm=not arguments.without_litellm))
+    show(measure(arguments.rounds, arguments.seconds, count, with_litellm=not arguments.without_litellm))
     print(f"\nload average {os.getloadavg()[0]:.2f} at the end")
 
 

@@ -151,7 +151,11 @@ def test_a_key_that_no_task_has_is_told_with_those_that_there_are(
     [
         ((None, "wise", None), "--model: 'wise': is for a served model: give its --url too"),
         ((None, None, "KEY"), "--api-key-env: 'KEY': is for a served model: give its --url too"),
-        (("localhost:8000", "wise", None), "--url: 'localhost:8000': an OpenAI-compatible server's, http"),
+        (("localhost:8000", "wise", None), "--url: 'localhost:8000': an OpenAI-compatible server's: write"),
+        (
+            ("http://a:b/v1", "wise", None),
+            "--url: 'http://a:b/v1': an OpenAI-compatible server's: write",
+        ),
         (("http://localhost:8000/v1", None, None), "give --model too: what the server calls the model"),
         (("http://localhost:8000/v1", "wise", "NO_SUCH_KEY"), "--api-key-env: 'NO_SUCH_KEY': this variable"),
     ],

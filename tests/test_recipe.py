@@ -187,7 +187,20 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         {"wise": {"base_url": "https://example.org/v1", "model": "w", "api_key_env": "NO_SUCH_KEY"}},
         "upstreams.wise.api_key_env: 'NO_SUCH_KEY': this variable is not set",
     ),
-    ("upstreams", {"wise": {"base_url": "example.org", "model": "w"}}, "upstreams.wise.base_url: "),
+    (
+        "upstreams",
+        {"wise": {"base_url": "https://example.org/v1", "model": "w", "api_key_env": "BROKEN_KEY"}},
+        "upstreams.wise.api_key_env: 'BROKEN_KEY': it holds what cannot stand in an HTTP header",
+    ),
+    *(
+        (
+            "upstreams",
+            {"wise": {"base_url": url, "model": "w"}},
+            f"upstreams.wise.base_url: {url!r}: write http://HOST:PORT/PATH or https://HOST/PATH",
+        )
+        for url in ("example.org", "ftp://example.org", "http://", "http://a:b/v1", "http://[a", "http://a b")
+    ),
+    ("traces.export.endpoint", "example.org", "traces.export.endpoint: 'example.org': write http"),
     ("agent.limits.calls", 0, "agent.limits.calls: 0: "),
     (
         "agent.sampling.max_tokens",
@@ -222,8 +235,9 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
 
 @pytest.mark.parametrize(("path", "value", "expected"), VALUE_MISTAKES)
 def test_a_wrong_value_is_told_with_its_path_and_the_cure(
-    folder: Path, path: str, value: object, expected: str
+    folder: Path, path: str, value: object, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("BROKEN_KEY", "sk-1\n")
     [told] = mistakes(folder, set_in(path, value))
     assert told.startswith(expected)
 
