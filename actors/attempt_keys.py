@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import web
 
+from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.recent import Recent
 from al_ray.errors import AttemptEndedError
 from al_ray.records import Records
@@ -28,6 +30,7 @@ class AttemptKeys:
 
     def __init__(self, records: Records) -> None:
         self._records = records
+        self._ask: Coalescer[str, Claim] = Coalescer(self._authorize)
         self._known: Recent[str, tuple[float, Claim]] = Recent(10_000)
 
     async def claim(self, request: web.Request, *, now: bool = False) -> Claim:
@@ -47,7 +50,10 @@ class AttemptKeys:
 
     async def of(self, key: str) -> Claim:
         """The running attempt that has this key now. Raises ``AttemptEndedError``."""
-        return await asyncio.to_thread(self._records.authorize, key)
+        return await self._ask(key)
+
+    async def _authorize(self, keys: list[str]) -> Sequence[Claim | AttemptEndedError]:
+        return await asyncio.to_thread(self._records.authorize, keys)
 
 
 def key_of(request: web.Request) -> str:

@@ -19,6 +19,8 @@ from al_ray.types import JSON
 _BODY_SECONDS: Final = 60.0
 """In which a body arrives."""
 
+_JSON: Final = {"Content-Type": "application/json"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +36,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 def json_response(body: JSON, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
+    return web.Response(body=orjson.dumps(body), status=status, headers=_JSON)
 
 
 def failure(error: Exception) -> Failure:

@@ -39,7 +39,7 @@ class HttpClient:
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         parts = urlsplit(http_url(url))
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._address = parts.hostname, parts.port or (443 if self._tls else 80)
+        self._address = str(parts.hostname), parts.port or (443 if self._tls else 80)
         target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         fields = {"Host": parts.netloc.rpartition("@")[2], **headers}
         lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]

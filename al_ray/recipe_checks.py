@@ -180,8 +180,8 @@ def _upstreams(recipe: Recipe) -> Iterator[Problem]:
             cure = "is what agents call the trained model; give the hosted one another name"
             yield Problem(f"upstreams.{name}", upstream.model, cure)
         variable = upstream.api_key_env
-        if variable is not None and (cure := key_problem(variable)):
-            yield Problem(f"upstreams.{name}.api_key_env", variable, cure)
+        if variable is not None and (problem := key_problem(variable)):
+            yield Problem(f"upstreams.{name}.api_key_env", variable, problem)
 
 
 def _services(recipe: Recipe) -> Iterator[Problem]:

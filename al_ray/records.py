@@ -35,7 +35,7 @@ from al_ray.types import Attempt, Claim, Group, Resource, Rollout, RolloutStatus
 ENDED = [status for status in RolloutStatus if status.ended]
 _CHUNK: Final = 500
 """Ids in one question; databases limit them."""
-_CLAIM_OF: Final = claims().where(attempts.c.key == sa.bindparam("key"))
+_CLAIMS_OF: Final = claims().where(attempts.c.key.in_(sa.bindparam("keys", expanding=True)))
 
 
 class Records:
@@ -48,20 +48,16 @@ class Records:
     def close(self) -> None:
         self._engine.dispose()
 
-    def authorize(self, key: str) -> Claim:
-        """The attempt that ``key`` belongs to. Raises ``AttemptEndedError`` if it has ended, or there
-        is none."""
+    def authorize(self, keys: Sequence[str]) -> list[Claim | AttemptEndedError]:
+        """The running attempt that each key belongs to. In the place of one that has ended, or that there
+        never was, the error."""
         with self._reading.connect() as connection:
-            row = connection.execute(_CLAIM_OF, {"key": key}).first()
-        if row is None:
-            raise AttemptEndedError("the API key is unknown")
-        attempt = attempt_of(row)
-        if attempt.status.ended:
-            raise AttemptEndedError(
-                f"the API key's attempt {attempt.number} of rollout {attempt.rollout_id} has ended: "
-                f"{attempt.status}"
-            )
-        return Claim(request_of(row), attempt, lease_seconds=0.0)
+            rows = {
+                row.key: row
+                for chunk in chunks(keys)
+                for row in connection.execute(_CLAIMS_OF, {"keys": chunk}).all()
+            }
+        return [_authorized(rows.get(key)) for key in keys]
 
     def attempt_spans(self, rollout_id: str, attempt: int, span_id: str | None = None) -> list[Span]:
         """The spans of one attempt, in order, or the one of this id."""
@@ -192,6 +188,18 @@ class Records:
             Rollout(request_of(row), RolloutStatus(row.status), tries[row.id], recorded.get(row.id, ()))
             for row in rows
         ]
+
+
+def _authorized(row: Row[Any] | None) -> Claim | AttemptEndedError:
+    if row is None:
+        return AttemptEndedError("the API key is unknown")
+    attempt = attempt_of(row)
+    if attempt.status.ended:
+        return AttemptEndedError(
+            f"the API key's attempt {attempt.number} of rollout {attempt.rollout_id} has ended: "
+            f"{attempt.status}"
+        )
+    return Claim(request_of(row), attempt, lease_seconds=0.0)
 
 
 def _page(

@@ -174,8 +174,8 @@ def stops(value: Stop) -> tuple[str, ...]:
 
 
 def said(body: Body, *names: str) -> dict[str, JSON]:
-    """The fields among ``names`` that the agent sent."""
-    return body.model_dump(mode="json", include=set(names), exclude_unset=True)
+    """The fields among ``names``, of plain values, that the agent sent."""
+    return {name: getattr(body, name) for name in names if name in body.model_fields_set}
 
 
 def event(data: JSON, name: str | None = None) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.database import Database
+from al_ray.errors import AttemptEndedError
 from al_ray.types import Claim, Group, Span
 
 
@@ -27,7 +28,10 @@ async def finished(store: Any, batch: str, wait_seconds: float = 60.0) -> list[G
 
 async def authorize(store: Any, key: str) -> Claim:
     async with database_of(store) as database:
-        return database.authorize(key)
+        (claim,) = database.authorize([key])
+    if isinstance(claim, AttemptEndedError):
+        raise claim
+    return claim
 
 
 async def append(store: Any, *batches: Sequence[Span]) -> Sequence[Exception | None]:
