@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,13 @@ _log = logging.getLogger(__name__)
 _WRITES: Final = "al_ray_writes"
 """The execution option of transactions that write."""
 _BUSY_SECONDS: Final = 30.0
-_CHECKPOINT_PAGES: Final = 16_384
-"""Of SQLite's log, 64 MiB: with so many, whoever commits waits until they are in the file."""
-_CHECKPOINT_ROWS: Final = 300
-"""After so many lone ones they are brought there beside the writing, so that little is left to wait for."""
+_LOG_PAGES: Final = 8192
+"""Of SQLite's log, 32 MiB: when it has so many, writers wait until all are in the file and it begins anew."""
+_CHECKPOINT_BYTES: Final = 4 * 2**20
+"""After so many of lone rows, the log is brought into the file beside the writing: then there is little to
+wait for."""
+_ROW_BYTES: Final = 3 * 4096
+"""That a row adds to the log beside its own: a page of its table and of each index."""
 _LOCK: Final = sa.select(meta).with_for_update()
 
 
@@ -118,8 +121,11 @@ class LoneInsert:
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self._engine = _sqlite(engine.url, busy_seconds=0)
         self._connection = self._engine.raw_connection()
+        self._patient = engine
         self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
-        self._since_checkpoint = 0
+        self._checkpoint: Future[None] | None = None
+        self._logged = 0
+        """Bytes, about, since the last checkpoint was begun."""
 
     def insert(self, row: dict[str, Any]) -> bool:
         """Whether the row was inserted and is durable. If not, nothing has happened: somebody else was
@@ -129,10 +135,10 @@ class LoneInsert:
             cursor.execute(self._text, self._constants | row)
         except sqlite3.OperationalError:
             return False
-        self._since_checkpoint += 1
-        if self._since_checkpoint == _CHECKPOINT_ROWS:
-            self._since_checkpoint = 0
-            self._checkpoints.submit(self._checkpoint)
+        self._logged += _ROW_BYTES + sum(len(part) for part in row.values() if isinstance(part, str))
+        if self._logged > _CHECKPOINT_BYTES and (self._checkpoint is None or self._checkpoint.done()):
+            self._logged = 0
+            self._checkpoint = self._checkpoints.submit(_checkpoint, self._patient)
         return cursor.rowcount == 1
 
     def close(self) -> None:
@@ -140,13 +146,18 @@ class LoneInsert:
         self._connection.close()
         self._engine.dispose()
 
-    def _checkpoint(self) -> None:
-        """In a thread of its own: it waits for the disk."""
-        try:
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
-        except OperationalError:  # the log only grows on, and whoever writes next meets the same trouble
-            _log.warning("SQLite's log could not be brought into its file", exc_info=True)
+
+def _checkpoint(engine: sa.Engine) -> None:
+    """Bring SQLite's log into its file. To be done in a thread: it waits for the disk."""
+    connection = engine.raw_connection()
+    try:
+        pages = connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+        if pages > _LOG_PAGES:
+            connection.cursor().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    except sqlite3.OperationalError:  # whoever writes next meets the same trouble, and tells it
+        _log.warning("SQLite's log could not be brought into its file", exc_info=True)
+    finally:
+        connection.close()
 
 
 def lone_insert(engine: sa.Engine, table: sa.Table, columns: sa.Select[Any]) -> LoneInsert | None:
@@ -202,7 +213,7 @@ def _sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.Engine
         connection.execute(f"PRAGMA busy_timeout={busy_seconds * 1000:.0f}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={2 * _LOG_PAGES}")
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from al_ray.actors.span_recorder import SpanRecorder
 from al_ray.database import Ask, Database
 from al_ray.errors import AttemptEndedError
+from al_ray.sql import sqlite_url
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
 
 WRITER = """
@@ -90,6 +92,31 @@ async def test_a_lone_span_waits_for_another_writer_and_the_event_loop_does_not(
         assert not recording.done()
     await recording
     assert [kept.id for kept in database.attempt_spans("a", 1)] == ["before", "during"]
+
+
+async def test_spans_of_any_size_are_recorded(database: Database) -> None:
+    (attempt,) = attempts(database, "a")
+    recorder = SpanRecorder(database)
+    sizes = [10, 10**3, 10**5, 10**6, 10**7]
+    for size in sizes:
+        await recorder.record(span(str(size), attempt, "x" * size))
+    kept = {kept.id: len(kept.attributes["x"]) for kept in database.attempt_spans("a", 1)}
+    assert kept == {str(size): size for size in sizes}
+
+
+async def test_sqlites_log_does_not_grow_with_what_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    database = Database(sqlite_url(path))
+    (attempt,) = attempts(database, "a")
+    recorder = SpanRecorder(database)
+    log = path.with_name("store.sqlite-wal")
+    longest = 0
+    for number in range(10_000):  # of which each adds three pages or more
+        await recorder.record(span(str(number), attempt, "x" * 2000))
+        longest = max(longest, log.stat().st_size)
+    assert longest < 64 * 2**20
+    assert len(database.attempt_spans("a", 1)) == 10_000
+    database.close()
 
 
 def test_writers_killed_in_mid_write_lose_nothing_they_acknowledged_and_hold_up_nobody(
