@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import TracebackType
@@ -46,7 +47,8 @@ class HttpClient:
         if not all(line.isascii() and line.isprintable() for line in lines):
             raise ValueError("the headers have characters that HTTP's cannot have")
         self._head = "".join(f"{line}\r\n" for line in lines).encode()
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()
+        """The one that was used last stands last."""
 
     def post(self, body: bytes) -> Answer:
         """What comes back, once it is entered."""
@@ -54,20 +56,25 @@ class HttpClient:
 
     async def connection(self) -> _Connection:
         """One that is free, or a new one. Raises ``OSError`` if the server cannot be reached."""
-        loop = asyncio.get_running_loop()
-        while self._idle:
-            connection = self._idle.pop()
-            if loop.time() - connection.idle_since < _IDLE_SECONDS:
-                return connection
-            connection.close()
+        self._close_old()
+        if self._idle:
+            return self._idle.pop()
         async with asyncio.timeout(_CONNECT_SECONDS):
-            _, made = await loop.create_connection(lambda: _Connection(self), *self._address, ssl=self._tls)
+            _, made = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self), *self._address, ssl=self._tls
+            )
         return made
 
     def keep(self, connection: _Connection) -> None:
         """For the next call."""
         connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
+        self._close_old()
+
+    def _close_old(self) -> None:
+        oldest = asyncio.get_running_loop().time() - _IDLE_SECONDS
+        while self._idle and self._idle[0].idle_since <= oldest:
+            self._idle.popleft().close()
 
     def forget(self, connection: _Connection) -> None:
         """It is closed."""

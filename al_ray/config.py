@@ -296,7 +296,7 @@ class UpstreamSection(Section):
     """A hosted model, reached at the gateway under the name that is its key here, and never trained."""
 
     base_url: HttpUrl
-    """Of an OpenAI-compatible server, with ``/v1``."""
+    """Of an OpenAI-compatible server, with ``/v1``; it is reached without a proxy."""
     model: str
     """What that server calls the model."""
     api_key_env: str | None = None
