@@ -98,8 +98,11 @@ def upstream(port: int) -> None:
 async def load(
     urls: Sequence[str], keys: Sequence[str], model: str, connections: int, seconds: float
 ) -> Figures:
-    """As many connections, each asking again as soon as it is answered. What is answered in time counts:
-    were it what was asked in time, the slowest would gain one answer a connection."""
+    """As many connections, each asking again as soon as it is answered.
+
+    The rate is by Little's law. Of a slow server that answers in waves it would else depend on how many of
+    them fall into the few seconds.
+    """
     times: list[float] = []
     start = time.perf_counter() + 1.0  # what comes before is warm-up
     end = start + seconds
@@ -111,7 +114,8 @@ async def load(
     )
     ordered = sorted(times)
     p99 = ordered[int(0.99 * len(ordered))]
-    return Figures(len(times), len(times) / seconds, statistics.median(ordered) * 1000, p99 * 1000)
+    rate = connections / statistics.mean(times)
+    return Figures(len(times), rate, statistics.median(ordered) * 1000, p99 * 1000)
 
 
 async def _connection(url: str, key: str, model: str, start: float, end: float, times: list[float]) -> None:
