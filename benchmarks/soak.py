@@ -295,6 +295,8 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
     faults = reckon(wanted, progress, rollouts, spans, told)
     for fault in [*faults.lost, *faults.doubled, *faults.mistaken][:20]:
         print(fault, file=sys.stderr)
+    for told_once in dict.fromkeys(_unexpected(rollouts)):
+        print(told_once, file=sys.stderr)
     return {
         "rollouts": len(rollouts),
         "seconds": round(seconds, 1),
@@ -321,6 +323,14 @@ def _reasons(rollouts: Sequence[Rollout]) -> Iterator[str]:
         for attempt in rollout.attempts:
             if attempt.status is AttemptStatus.FAILED:
                 yield _reason(attempt)
+
+
+def _unexpected(rollouts: Sequence[Rollout]) -> Iterator[str]:
+    """What ended attempts otherwise than by a gateway's death in mid-answer."""
+    for rollout in rollouts:
+        for attempt in rollout.attempts:
+            if attempt.status is AttemptStatus.FAILED and attempt.error_class != "openai.APIConnectionError":
+                yield attempt.error or attempt.error_class or "no error"
 
 
 def _reason(attempt: Attempt) -> str:
