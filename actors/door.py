@@ -60,11 +60,13 @@ def listener(host: str, port: int = 0) -> socket.socket:
 
 
 def at(door: Address) -> socket.socket:
-    """The listening socket of a door on this node."""
+    """The listening socket of a door on this node. Raises ``ConnectionError`` if the door has died."""
     with socket.socket(socket.AF_UNIX) as hatch:
         hatch.connect(door.hatch)
-        _, (descriptor, *_), _, _ = socket.recv_fds(hatch, 1, 1)
-    return socket.socket(fileno=descriptor)
+        _, descriptors, _, _ = socket.recv_fds(hatch, 1, 1)
+    if not descriptors:
+        raise ConnectionError(f"the door at port {door.port} gave no socket")
+    return socket.socket(fileno=descriptors[0])
 
 
 def _hand_out(held: socket.socket, hatch: socket.socket) -> None:

@@ -109,7 +109,9 @@ class EngineRouter:
                 except _GONE as error:
                     self._drop(admitted, error)
                     if started:
-                        raise
+                        raise EngineUnavailableError(
+                            "the engine died in the middle of its answer; ask again"
+                        ) from error
 
     async def _pick(self, rollout_id: str) -> _Admitted:
         """The engine that has the rollout's prefix in its cache, else the least loaded one."""

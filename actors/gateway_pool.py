@@ -68,14 +68,20 @@ class _Post:
 
     async def open(self) -> str:
         """Start a gateway; returns its base URL, which is always the same."""
-        door = await self._door.open.remote(self._port)
-        self._port = door.port
-        beside = NodeAffinitySchedulingStrategy(door.node, soft=False)
-        actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS, scheduling_strategy=beside)
-        self._gateway = actor.remote(self._spec, self._url)
-        url = await self._gateway.start.remote(door)
-        await self.admit(self._engines)
-        return url
+        while True:
+            door = await self._door.open.remote(self._port)
+            self._port = door.port
+            beside = NodeAffinitySchedulingStrategy(door.node, soft=False)
+            actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS, scheduling_strategy=beside)
+            self._gateway = actor.remote(self._spec, self._url)
+            try:
+                url = await self._gateway.start.remote(door)
+            except ConnectionError as error:
+                _log.warning("the door at port %d died before its gateway came: %s", self._port, error)
+                ray.kill(self._gateway)
+            else:
+                await self.admit(self._engines)
+                return url
 
     async def keep(self) -> None:
         """Replace the gateway whenever its process ends."""

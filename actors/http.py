@@ -13,7 +13,13 @@ from aiohttp import web
 from al_ray.actors.dialects.core import Failure, openai_error
 from al_ray.actors.dialects.message_stream import error as anthropic_error
 from al_ray.actors.dialects.messages import MESSAGES
-from al_ray.errors import AttemptEndedError, BadRequestError, ContextLengthError, HostedModelError
+from al_ray.errors import (
+    AttemptEndedError,
+    BadRequestError,
+    ContextLengthError,
+    EngineUnavailableError,
+    HostedModelError,
+)
 from al_ray.types import JSON
 
 _BODY_SECONDS: Final = 60.0
@@ -50,6 +56,8 @@ def failure(error: Exception) -> Failure:
             return Failure(401, str(error))
         case HostedModelError():
             return Failure(error.status, error.message)
+        case EngineUnavailableError():
+            return Failure(503, str(error))
         case web.HTTPException():
             return Failure(error.status, error.text or error.reason)
     _log.error("a request failed", exc_info=error)

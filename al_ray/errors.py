@@ -94,7 +94,7 @@ class HostedModelError(AlRayError):
 
 
 class EngineUnavailableError(AlRayError):
-    """No admitted engine could answer the call."""
+    """An engine could not answer the call, or not to its end."""
 
 
 class ServiceUnavailableError(AlRayError):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
-from al_ray.actors import gateway_pool
+from al_ray.actors import door, gateway_pool
 from al_ray.actors.gateway_pool import GatewayPool
 from tests.actors.gateway_house import SPEC, House
 
@@ -105,6 +108,49 @@ async def test_a_door_that_dies_before_its_gateway_is_opened_at_its_old_address(
         async with served.client(attempt).with_options(max_retries=5) as client:
             assert (await client.models.list()).data[0].id == "toy"
         assert pool.failure() is None
+
+
+class FleetingDoor:
+    """Dies, the first time it is opened, before anybody comes to it."""
+
+    def __init__(self, door: Any) -> None:
+        self.opened = 0
+        self._door = door
+        self.open = self
+
+    async def remote(self, port: int) -> door.Address:
+        address: door.Address = await self._door.open.remote(port)
+        self.opened += 1
+        if self.opened == 1:
+            await kill(self._door)
+        return address
+
+
+async def test_a_door_that_dies_while_its_gateway_is_replaced_is_opened_again(
+    house: House, engine_a: Any
+) -> None:
+    async with pool_of(house, engine_a) as (pool, [served]):
+        attempt = await served.attempt()
+        post = pool._posts[0]
+        real, post._door = post._door, FleetingDoor(post._door)
+        dead = post._gateway
+        await kill(dead)
+        async with served.client(attempt).with_options(max_retries=5) as client, asyncio.timeout(60):
+            while post._door.opened < 2:
+                await asyncio.sleep(0.05)
+            assert (await client.models.list()).data[0].id == "toy"
+        assert pool.failure() is None
+        post._door = real
+
+
+def test_a_door_that_dies_in_mid_gift_is_told_from_one_that_gives() -> None:
+    hatch = f"\0al_ray-{uuid.uuid4().hex}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(hatch)
+        listening.listen()
+        Thread(target=lambda: listening.accept()[0].close()).start()
+        with pytest.raises(ConnectionError, match="gave no socket"):
+            door.at(door.Address(1, hatch, "node"))
 
 
 async def test_a_gateway_that_cannot_be_replaced_is_reported(
