@@ -1,8 +1,8 @@
 """The runner actor: claims rollouts and runs the agent on them, many at once.
 
 An attempt ends exactly once, in the store: succeeded with its reward, failed with the agent's
-traceback, timed out, or lost when this process dies. A failed attempt has no reward. By the time the
-store is told, the agent is gone, as far as its isolation lets it be ended.
+traceback, timed out, or lost when this process or its gateway dies. A failed attempt has no reward. By
+the time the store is told, the agent is gone, as far as its isolation lets it be ended.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import logging
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -30,6 +32,8 @@ from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, St
 
 RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
 _CLAIM_WAIT: Final = 10.0
+_GATEWAY_WAIT: Final = 60.0
+"""Far longer than it takes to replace one."""
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +118,7 @@ class Runner:
         job = Job(claim.request, claim.attempt, endpoint, Printed())
         try:
             ended, rewards = await self._play_in_time(job)
+            ended = await _excused(ended, endpoint.base_url)
         except asyncio.CancelledError:  # the store has ended it already
             await self._hooks.after(job, replace(job.attempt, status=AttemptStatus.CANCELLED))
             raise
@@ -186,6 +191,37 @@ class Runner:
     def _still_there(self) -> Sequence[Running]:
         self._left_behind = [running for running in self._left_behind if not running.ended]
         return self._left_behind
+
+
+async def _excused(ended: Attempt, base_url: str) -> Attempt:
+    """The attempt as it ended; but unresponsive if it failed and nobody listens at its gateway's address.
+
+    That is no fault of its agent's, and any other agent would fail there too. So this waits for the next
+    gateway.
+    """
+    if ended.status is not AttemptStatus.FAILED or await _is_open(base_url):
+        return ended
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_GATEWAY_WAIT):
+            while not await _is_open(base_url):
+                await asyncio.sleep(0.2)
+    error = f"there was no gateway at {base_url}\n\n{ended.error}"
+    return replace(ended, status=AttemptStatus.UNRESPONSIVE, error=error)
+
+
+async def _is_open(url: str) -> bool:
+    """False if whoever connects is refused."""
+    address = urlsplit(url)
+    try:
+        _, writer = await asyncio.open_connection(address.hostname, address.port)
+    except ConnectionRefusedError:
+        return False
+    except (
+        OSError
+    ):  # it may be there and out of reach, which a failed attempt cannot tell from its own faults
+        return True
+    writer.close()
+    return True
 
 
 def _as_json(output: Any) -> JSON:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from al_ray.types import Attempt, AttemptStatus, RetryPolicy
 
 LOST_LIMIT = 5
-"""Attempts of one rollout that may be lost with their runner before the rollout counts as failed."""
+"""Attempts of one rollout that may be lost, with their runner say, before the rollout counts as failed."""
 
 
 def is_retried(policy: RetryPolicy, ended: Attempt, ends: Sequence[str]) -> bool:

@@ -62,7 +62,7 @@ class AttemptStatus(StrEnum):
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     UNRESPONSIVE = "unresponsive"
-    """Its runner died or stopped renewing the lease."""
+    """Its runner died or stopped renewing the lease, or it failed while there was no gateway."""
     CANCELLED = "cancelled"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,27 @@ async def test_an_agent_that_ignores_its_cancellation_has_timed_out_all_the_same
     rollout = await house.rollout({"do": "ignore_cancellation"}, max_attempts=2)
     assert [attempt.status for attempt in rollout.attempts] == [AttemptStatus.TIMED_OUT] * 2
     assert list(rollout.spans) == []
+
+
+async def test_an_agent_that_fails_while_there_is_no_gateway_is_tried_again_when_there_is_one(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    """Though it may be tried only once: the first failure is not its own, the second is."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
+        for house in house_of(tmp_path, url, run="tests.actors.agents:act"):
+            batch = await house.enqueue({"do": "fail"})
+            await asyncio.sleep(3)
+            bound.listen()
+            (rollout,) = await house.ended(batch)
+    assert [attempt.status for attempt in rollout.attempts] == [
+        AttemptStatus.UNRESPONSIVE,
+        AttemptStatus.FAILED,
+    ]
+    told = rollout.attempts[0].error or ""
+    assert f"there was no gateway at {url}" in told
+    assert "in _fail" in told
 
 
 async def test_agents_run_at_once_but_no_more_than_may(house: House) -> None:
