@@ -235,6 +235,10 @@ class _Connection(asyncio.Protocol):
 
     # --- and the parser these
 
+    def on_message_begin(self) -> None:
+        if self._answer is None:  # one more than was asked for
+            self.close()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._ends_by_itself = True

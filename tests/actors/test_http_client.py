@@ -8,6 +8,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,25 @@ async def server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterat
     async with listening:
         port = listening.sockets[0].getsockname()[1]
         yield f"http{'s' if tls else ''}://localhost:{port}/v1/chat?version=1"
+
+
+@dataclass
+class Answering:
+    """A server that answers ``times`` questions of a connection, reads one more, and ends it."""
+
+    says: bytes
+    times: int = 1000
+    reads_on: bool = True
+    connections: int = 0
+    asked: list[bytes] = field(default_factory=list)
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        for _ in range(self.times):
+            self.asked.append(await question(reader))
+            writer.write(self.says)
+        if self.reads_on:
+            await question(reader)
 
 
 async def ask(client: HttpClient, body: bytes = b"hello") -> bytes:
@@ -99,25 +119,16 @@ class Transport(asyncio.Transport):
 
 
 async def test_a_request_says_what_it_should_and_its_connection_is_kept() -> None:
-    asked: list[bytes] = []
-    connections = 0
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        while True:
-            asked.append(await question(reader))
-            writer.write(CHUNKED)
-
+    serve = Answering(CHUNKED)
     async with server(serve) as url:
         client = HttpClient(url, {"Authorization": "Bearer k"})
         assert [await ask(client) for _ in range(3)] == [BODY] * 3
-        assert connections == 1
+        assert serve.connections == 1
         assert await asyncio.gather(*(ask(client) for _ in range(5))) == [BODY] * 5
-        assert connections == 5
+        assert serve.connections == 5
     host = url.removeprefix("http://").partition("/")[0]
     assert (
-        asked[0]
+        serve.asked[0]
         == (
             f"POST /v1/chat?version=1 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer k\r\n"
             "Content-Length: 5\r\n\r\nhello"
@@ -129,53 +140,30 @@ async def test_a_request_says_what_it_should_and_its_connection_is_kept() -> Non
     "says", [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", UNTIL_THE_END]
 )
 async def test_a_connection_that_the_server_ends_is_not_used_again(says: bytes) -> None:
-    connections = 0
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await question(reader)
-        writer.write(says)
-
+    serve = Answering(says, times=1, reads_on=False)
     async with server(serve) as url:
         client = HttpClient(url, {})
         assert [await ask(client) for _ in range(3)] == [says.partition(b"\r\n\r\n")[2]] * 3
-    assert connections == 3
+    assert serve.connections == 3
 
 
 async def test_a_kept_connection_that_breaks_when_it_is_asked_is_replaced() -> None:
     """Its server had given it up in the same moment."""
-    connections = 0
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await question(reader)
-        writer.write(WHOLE)
-        await question(reader)
-
+    serve = Answering(WHOLE, times=1)
     async with server(serve) as url:
         client = HttpClient(url, {})
         assert [await ask(client) for _ in range(3)] == [BODY] * 3
-    assert connections == 3
+    assert serve.connections == 3
 
 
 async def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    connections = 0
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        while True:
-            await question(reader)
-            writer.write(WHOLE)
-
+    serve = Answering(WHOLE)
     async with server(serve) as url:
         client = HttpClient(url, {})
         await ask(client)
         monkeypatch.setattr(http_client, "_IDLE_SECONDS", 0.0)
         await ask(client)
-    assert connections == 2
+    assert serve.connections == 2
 
 
 @pytest.mark.parametrize(
@@ -276,24 +264,11 @@ async def test_a_server_that_says_more_than_is_taken_has_to_wait() -> None:
 
 
 async def test_what_nobody_asked_for_ends_the_connection() -> None:
-    connections = 0
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await question(reader)
-        writer.write(WHOLE)
-        await writer.drain()
-        await asyncio.sleep(0.1)
-        writer.write(WHOLE)
-        await question(reader)
-
-    async with server(serve) as url:
+    twice = Answering(WHOLE + WHOLE)
+    async with server(twice) as url:
         client = HttpClient(url, {})
-        await ask(client)
-        await asyncio.sleep(0.3)
-        assert await ask(client) == BODY
-    assert connections == 2
+        assert [await ask(client) for _ in range(2)] == [BODY] * 2
+    assert twice.connections == 2
 
 
 async def test_a_certificate_must_be_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,11 +279,7 @@ async def test_a_certificate_must_be_trusted(tmp_path: Path, monkeypatch: pytest
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await question(reader)
-        writer.write(WHOLE)
-
-    async with server(serve, tls) as url:
+    async with server(Answering(WHOLE), tls) as url:
         with pytest.raises(ssl.SSLCertVerificationError):
             await ask(HttpClient(url, {}))
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
