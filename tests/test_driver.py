@@ -81,9 +81,6 @@ def killed(place: Place) -> Sequence[Rollout]:
 def interrupted(place: Place, killed: Sequence[Rollout]) -> Command:
     """The resumed run, interrupted as by Ctrl-C in the middle of its last step."""
     with Command(["al_ray", "train", "toy.yaml", "--resume"], place.path) as command:
-        command.wait_until(lambda: "resumed after step" in command.output)
-        code, told = run(["al_ray", "train", "toy.yaml", "--resume"], place.path)
-        assert (code, "another process has this run under way" in told) == (2, True), told
         command.wait_until(lambda: place.in_the_middle_of(LAST_STEP - 1))
         command.interrupt()
         assert command.wait(60) == 130, command.output
@@ -93,8 +90,11 @@ def interrupted(place: Place, killed: Sequence[Rollout]) -> Command:
 
 @pytest.fixture(scope="module")
 def finished(place: Place, interrupted: Command) -> str:
-    """What the run, resumed once more, printed until its end."""
+    """What the run, resumed once more, printed until its end. Meanwhile nobody else could resume it."""
     with Command(["al_ray", "train", "toy.yaml", "--resume"], place.path) as command:
+        command.wait_until(lambda: "resumed after step" in command.output)
+        code, told = run(["al_ray", "train", "toy.yaml", "--resume"], place.path)
+        assert (code, "another process has this run under way" in told) == (2, True), told
         assert command.wait() == 0, command.output
         command.wait_until_nothing_is_left(0)
         return command.output
