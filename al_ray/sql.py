@@ -120,7 +120,8 @@ class LoneInsert:
         self._text = compiled.string
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self._engine = _sqlite(engine.url, busy_seconds=0)
-        self._connection = self._engine.raw_connection()
+        self._connection: Any = None
+        """Made with the first row: most who open a database insert none."""
         self._patient = engine
         self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
         self._checkpoint: Future[None] | None = None
@@ -130,10 +131,12 @@ class LoneInsert:
     def insert(self, row: dict[str, Any]) -> bool:
         """Whether the row was inserted and is durable. If not, nothing has happened: somebody else was
         writing, or there was nothing to insert, or the database is in trouble."""
-        cursor = self._connection.cursor()
         try:
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+            cursor = self._connection.cursor()
             cursor.execute(self._text, self._constants | row)
-        except sqlite3.OperationalError:
+        except (sqlite3.OperationalError, OperationalError):  # the driver's, or of connecting
             return False
         self._logged += _ROW_BYTES + sum(len(part) for part in row.values() if isinstance(part, str))
         if self._logged > _CHECKPOINT_BYTES and (self._checkpoint is None or self._checkpoint.done()):
@@ -143,7 +146,8 @@ class LoneInsert:
 
     def close(self) -> None:
         self._checkpoints.shutdown()
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
         self._engine.dispose()
 
 

@@ -88,7 +88,7 @@ async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(star
     await store.finish.remote([ended(claim.attempt)])
     (group,) = await groups
     assert [rollout.id for rollout in group.rollouts] == ["r"]
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 5
     assert await store.finished_groups.remote("b", ["g"], 0.1) == []
     assert await claimed(store, "c2", wait=0.1) == []
 
