@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from al_ray.algorithms.advantage import group_relative
-from al_ray.algorithms.credit import credit_of
-from al_ray.algorithms.losses import ClippedPolicyGradient
+from al_ray.algorithms.advantages.group_relative import group_relative
+from al_ray.algorithms.credit.reward_to_go import credit_of
+from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
 from al_ray.algorithms.rows import build_rows
-from al_ray.config import GrpoStage, SamplingSection
+from al_ray.recipe import GrpoStage, SamplingSection
 from al_ray.types import Row, Trajectory
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from al_ray.config import OptimizerSection
+from al_ray.recipe import OptimizerSection
 
 
 def adamw(model: nn.Module, section: OptimizerSection) -> torch.optim.AdamW:

@@ -27,12 +27,11 @@ import aiohttp
 from aiohttp import web
 from memory import pss
 
-from al_ray import dotted
-from al_ray.actors.agent import Job
-from al_ray.actors.guardian import adopt_orphans
-from al_ray.actors.isolation import ISOLATIONS
-from al_ray.actors.printed import Printed
-from al_ray.config import AgentSection
+from al_ray.actors.agent.guardian import adopt_orphans
+from al_ray.actors.agent.isolation import ISOLATIONS
+from al_ray.actors.agent.job import Job
+from al_ray.actors.agent.printed import Printed
+from al_ray.recipe import AgentSection, dotted
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
 
 Request = Mapping[str, Any]

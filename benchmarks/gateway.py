@@ -176,12 +176,12 @@ def gateways(upstream_url: str, folder: Path, count: int) -> Iterator[tuple[list
     """Real gateways and the store with the mock engine; base URLs, keys, and the database."""
     import ray
 
-    from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
-    from al_ray.actors.hosted_model import HostedModelSpec
-    from al_ray.actors.model_calls import CallRules
-    from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
-    from al_ray.actors.store import STORE_OPTIONS, Store
-    from al_ray.sql import sqlite_url
+    from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway, GatewaySpec
+    from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
+    from al_ray.actors.gateway.calls.routes import CallRules
+    from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+    from al_ray.actors.store.actor import STORE_OPTIONS, Store
+    from al_ray.database.backends import sqlite_url
     from al_ray.types import RolloutRequest, Task
 
     os.environ["RAY_AUTH_MODE"] = "disabled"

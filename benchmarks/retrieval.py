@@ -240,8 +240,8 @@ async def service(passages: int, shards: int) -> list[dict[str, Any]]:
     """Through HTTP and Ray, as agents ask: by 1, 8 and 64 at once."""
     import ray
 
-    from al_ray.actors.service_pool import ServicePool
-    from al_ray.config import ServiceSection
+    from al_ray.actors.service.pool import ServicePool
+    from al_ray.recipe import ServiceSection
 
     with tempfile.TemporaryDirectory() as scratch:
         corpus, folder = Path(scratch) / "corpus.tsv", Path(scratch) / "index"
@@ -249,7 +249,7 @@ async def service(passages: int, shards: int) -> list[dict[str, Any]]:
         per_shard = -(-passages // shards)
         apart("build_bm25", corpus, folder, per_shard)
         options = {"corpus": str(corpus), "index": str(folder), "shard_passages": per_shard}
-        section = ServiceSection(run="al_ray.actors.retrieval:Retrieval", options=options)
+        section = ServiceSection(run="al_ray.actors.service.retrieval:Retrieval", options=options)
         ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
         pool = ServicePool({"retrieval": section}, None, {})
         try:

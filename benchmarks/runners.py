@@ -22,10 +22,10 @@ import ray
 from aiohttp import web
 from memory import pss
 
-from al_ray.actors.runner import RUNNER_OPTIONS, Runner, RunnerSpec
-from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.config import AgentSection
-from al_ray.sql import sqlite_url
+from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner, RunnerSpec
+from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.database.backends import sqlite_url
+from al_ray.recipe import AgentSection
 from al_ray.types import RolloutRequest, RolloutStatus, Task
 
 AGENTS: dict[str, dict[str, Any]] = {

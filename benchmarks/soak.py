@@ -29,21 +29,21 @@ from typing import Any
 
 import ray
 
-from al_ray import semconv
-from al_ray.actors.gateway import GatewaySpec
-from al_ray.actors.gateway_pool import GatewayPool
-from al_ray.actors.model_calls import CallRules
-from al_ray.actors.runner import RunnerSpec
-from al_ray.actors.runner_pool import RunnerPool
-from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
-from al_ray.actors.service_pool import ServicePool
-from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.agent_parts import AgentParts
-from al_ray.config import AgentSection
-from al_ray.query import Query
-from al_ray.records import Records
-from al_ray.sql import postgresql_url, sqlite_url
-from al_ray.trajectory import trajectory
+from al_ray.actors.gateway.actor import GatewaySpec
+from al_ray.actors.gateway.calls.routes import CallRules
+from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.gateway.pool import GatewayPool
+from al_ray.actors.runner.actor import RunnerSpec
+from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.service.pool import ServicePool
+from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.database.backends import postgresql_url, sqlite_url
+from al_ray.database.query import Query
+from al_ray.database.reader import Records
+from al_ray.recipe import AgentSection
+from al_ray.rollouts.trajectory import trajectory
+from al_ray.run.agents import AgentParts
+from al_ray.traces import semconv
 from al_ray.types import (
     Attempt,
     AttemptStatus,

@@ -28,10 +28,10 @@ import ray
 from store_load import ATTRIBUTES, SPANS, rate
 
 from al_ray.actors.coalescer import Coalescer
-from al_ray.actors.span_recorder import SpanRecorder
-from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.database import Database
-from al_ray.sql import sqlite_url
+from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.actors.store.span_recorder import SpanRecorder
+from al_ray.database.backends import sqlite_url
+from al_ray.database.writer import Database
 from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, Span, SpanKind, Start, Task
 
 LEASE_SECONDS = 3600.0

@@ -108,7 +108,7 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Another empty database with each call, of each kind in turn."""
-    from al_ray.sql import postgresql_url, sqlite_url
+    from al_ray.database.backends import postgresql_url, sqlite_url
 
     if request.param == "sqlite":
         return lambda: sqlite_url(tmp_path / f"store-{uuid.uuid4().hex}.sqlite")

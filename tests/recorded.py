@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from al_ray import semconv
-from al_ray.database import Ask, Database
+from al_ray.database.writer import Ask, Database
+from al_ray.traces import semconv
 from al_ray.types import JSON, Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
 
 

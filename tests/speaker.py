@@ -1,6 +1,6 @@
 """A model without a model: real chat templates and a real tokenizer; a test says which tokens are sampled.
 
-``Speaker`` does what ``al_ray.actors.engine`` does with a call, except that nothing is sampled: place it
+``Speaker`` does what ``actors.engine.actor`` does with a call, except that nothing is sampled: place it
 in the attempt's history, render it, continue what can be continued, remember the answer.
 """
 
@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from al_ray.continuation import Continuation
-from al_ray.lineage import LineageMemory, Message, Turn
+from al_ray.actors.engine.continuation import Continuation
+from al_ray.actors.engine.lineage import LineageMemory, Message, Turn
 from al_ray.types import ChatReply, ChatRequest, Choice, Sampling, VersionSpan
 from tests.conftest import CHAT_TEMPLATE
 

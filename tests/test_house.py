@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 WITHOUT_HEAVY_IMPORTS = """
 import sys
-from al_ray.cli import main
+from al_ray.cli.app import main
 sys.argv = ["al-ray", *sys.argv[1:]]
 try:
     main()

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from al_ray import otlp, tracing
+from al_ray import tracing
+from al_ray.traces import otlp_in
 from al_ray.types import Endpoint, Span
 
 
@@ -48,10 +49,10 @@ class Collector:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def keep(self, body: bytes) -> None:
-        for resource in otlp.parse(body, is_json=True).resource_spans:
+        for resource in otlp_in.parse(body, is_json=True).resource_spans:
             for scope in resource.scope_spans:
-                owner = otlp.Owner("r", 1)
-                self.spans += [otlp.span_of(span, {}, owner, 2e9) for span in scope.spans]
+                owner = otlp_in.Owner("r", 1)
+                self.spans += [otlp_in.span_of(span, {}, owner, 2e9) for span in scope.spans]
 
     def named(self, name: str) -> Span:
         (span,) = (span for span in self.spans if span.name == name)
@@ -135,7 +136,7 @@ def test_a_request_can_tell_the_operation_that_it_is_made_in(collector: Collecto
     with tracing.attempt(collector.llm):
         assert tracing.headers() == {}
         with tracing.agent("writer"):
-            told = otlp.trace_context(tracing.headers()["traceparent"], otlp.Owner("r", 1))
+            told = otlp_in.trace_context(tracing.headers()["traceparent"], otlp_in.Owner("r", 1))
     assert told["al_ray.parent_id"] == collector.named("invoke_agent writer").id
 
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from al_ray import data_files
-from al_ray.data_files import Row
+from al_ray.data import files
+from al_ray.data.files import Row
 from al_ray.envs.musique import data, predictions, scoring
 
 ODDITIES = [
@@ -106,7 +106,7 @@ def files_differ(official: Any, where: Path, rng: random.Random) -> tuple[int, i
     rng.shuffle(results)
     with tempfile.TemporaryDirectory() as folder:
         file = predictions.write(results, Path(folder))
-        gold = data_files.file(data_files.directory(str(where), samples=where, folder=data.FOLDER),
+        gold = files.file(files.directory(str(where), samples=where, folder=data.FOLDER),
                                ["musique_ans_v1.0_dev"])  # fmt: skip
         theirs = official.evaluate(str(file), str(gold))
     scored = [scoring.score(task, output) for task, output in results]
@@ -148,7 +148,7 @@ def main(clone: Path) -> int:
 
 def _rows(folder: Path) -> Iterator[Row]:
     for name in ("musique_ans_v1.0_train", "musique_ans_v1.0_dev", "open_retrieval_train"):
-        yield from data_files.rows(str(folder), [name], samples=data.SAMPLES, folder=data.FOLDER)
+        yield from files.rows(str(folder), [name], samples=data.SAMPLES, folder=data.FOLDER)
 
 
 def _sum(counts: Iterator[tuple[int, int]]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Writes ``docs/recipes.md`` from the docstrings of ``al_ray.config``: every key, its type and default."""
+"""Writes ``docs/recipes.md`` from the docstrings of ``al_ray.recipe``: every key, its type and default."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from al_ray.config import Recipe
+from al_ray.recipe import Recipe
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
 HEAD = """# Recipes
 
 A recipe is a YAML file; `al-ray validate RECIPE` checks it, `--set a.b=c` overrides a key (list entries
-by index, `stages.1.steps=20`). Written by `python tools/recipe_reference.py` from `al_ray/config.py`.
+by index, `stages.1.steps=20`). Written by `python tools/recipe_reference.py` from `al_ray/recipe/`.
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from al_ray.errors import DataError, Problem
-from al_ray.home import home
+from al_ray.machines.home import home
 from al_ray.retrieval import passages
 
 _FILE: Final = "manifest.json"

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from typing_extensions import TypedDict
 
-from al_ray import data_files
+from al_ray.data import files
 from al_ray.errors import DataError, Problem
 
 _TEXTS: Final = "passages.bin"
@@ -52,10 +52,10 @@ def read(corpus: Path) -> Iterator[Passage]:
     if corpus.suffix == ".tsv":
         yield from _tsv(corpus)
         return
-    for row in data_files.read(corpus):
+    for row in files.read(corpus):
         if isinstance(row, DataError):
             raise row
-        found = data_files.checked(row, _Row)
+        found = files.checked(row, _Row)
         yield Passage(found["pid"], found["title"], found["text"])
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from al_ray import data_files
-from al_ray.data_files import Row
-from al_ray.data_report import Dataset, Examine, Example
+from al_ray.data import files
+from al_ray.data.dataset import Dataset, Examine, Example
+from al_ray.data.files import Row
 from al_ray.envs.calc_x.calculator import CalculatorError, calculate
 from al_ray.envs.calc_x.data import FILES, FOLDER, WordProblem, calculations
 from al_ray.envs.calc_x.reward import understood
@@ -18,7 +18,7 @@ def _examine(directory: Path) -> Examine:
 
 
 def _example(split: str, row: Row) -> Example:
-    found = data_files.checked(row, WordProblem)
+    found = files.checked(row, WordProblem)
     expressions = calculations(found["chain"])
     return Example(
         found["id"],

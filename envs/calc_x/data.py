@@ -12,7 +12,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from al_ray import data_files
+from al_ray.data import files
 from al_ray.types import Task, TaskSet
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -63,8 +63,8 @@ def load(
 
     tasks = []
     left_out: Counter[str] = Counter()
-    for found in data_files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER):
-        row = data_files.checked(found, WordProblem)
+    for found in files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER):
+        row = files.checked(found, WordProblem)
         reason = left_out_by(row)
         if reason is None:
             tasks.append(task(row, split))

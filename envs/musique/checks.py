@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from al_ray import data_files
-from al_ray.data_files import Row
-from al_ray.data_report import Dataset, Examine, Example
+from al_ray.data import files
+from al_ray.data.dataset import Dataset, Examine, Example
+from al_ray.data.files import Row
 from al_ray.envs.musique.data import FILES, FOLDER, UNANSWERABLE, OfficialRow, task_data
 
 
@@ -16,7 +16,7 @@ def _examine(directory: Path) -> Examine:
 
 
 def _example(split: str, row: Row) -> Example:
-    found = data_files.checked(row, OfficialRow)
+    found = files.checked(row, OfficialRow)
     data = task_data(found, row, paragraphs=True)
     return Example(
         found["id"],

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from al_ray import data_files
-from al_ray.data_files import Row, checked
+from al_ray.data import files
+from al_ray.data.files import Row, checked
 from al_ray.errors import DataError, Problem
 from al_ray.retrieval.vocabulary import words
 from al_ray.types import Task, TaskSet
@@ -119,7 +119,7 @@ def load(
 
 def corpus(path: str | None) -> Path:
     """The file of the passages that rows over a corpus are about; for the service's option ``corpus``."""
-    return data_files.directory(path, samples=SAMPLES, folder=FOLDER) / "corpus.jsonl"
+    return files.directory(path, samples=SAMPLES, folder=FOLDER) / "corpus.jsonl"
 
 
 def cut(text: str, chars: int) -> str:
@@ -131,7 +131,7 @@ def _tasks(path: str | None, split: str, options: Options) -> Iterator[dict[str,
     paragraphs = options.setting == "paragraphs"
     open_rows = not paragraphs and split == "train"
     names = [_OPEN, *FILES[split]] if open_rows else FILES[split]
-    rows = list(data_files.rows(path, names, samples=SAMPLES, folder=FOLDER))
+    rows = list(files.rows(path, names, samples=SAMPLES, folder=FOLDER))
     if not rows or "gold_pids_per_hop" not in rows[0].values:
         yield from (task_data(checked(row, OfficialRow), row, paragraphs=paragraphs) for row in rows)
         return
@@ -215,7 +215,7 @@ def _open(row: OpenRow, where: Row, passages: Mapping[str, _CorpusRow]) -> dict[
 def _passages(file: Path, wanted: set[str]) -> Mapping[str, _CorpusRow]:
     """Those passages of the corpus."""
     found = {}
-    for row in data_files.read(data_files.file(file.parent, [file.stem])):
+    for row in files.read(files.file(file.parent, [file.stem])):
         if isinstance(row, DataError):
             raise row
         if row.values.get("pid") in wanted:

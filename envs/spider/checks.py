@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from al_ray import data_files
-from al_ray.data_files import Row
-from al_ray.data_report import Dataset, Examine, Example
+from al_ray.data import files
+from al_ray.data.dataset import Dataset, Examine, Example
+from al_ray.data.files import Row
 from al_ray.envs.spider.data import (
     FILES,
     FOLDER,
@@ -23,7 +23,7 @@ def _examine(directory: Path) -> Examine:
     folder = databases_folder(str(directory))
 
     def example(split: str, row: Row) -> Example:
-        found = data_files.checked(row, Question)
+        found = files.checked(row, Question)
         return Example(
             row.where,  # rows have no ids
             content=f"{found['db_id']}: {' '.join(found['question'].split())}",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from al_ray import data_files
-from al_ray.data_files import Row
+from al_ray.data import files
+from al_ray.data.files import Row
 from al_ray.envs.spider.database import BUDGET, Database
 from al_ray.envs.spider.evaluation import normalized
 from al_ray.envs.spider.hardness import LEVELS, Hardness, hardness
@@ -63,7 +63,7 @@ def load(
     tasks: list[Task] = []
     left_out: Counter[str] = Counter()
     for number, found in enumerate(_rows(path, split)):
-        row = data_files.checked(found, Question)
+        row = files.checked(found, Question)
         database = database_of(folder, row["db_id"])
         level = hardness(row["query"])
         if fault := fault_of(database, row["query"]):
@@ -87,7 +87,7 @@ def load(
 
 def databases_folder(path: str | None, databases: str | None = None) -> Path:
     """Where the databases lie. Raises ``DataError`` where that is no folder."""
-    folder = data_files.directory(path, samples=SAMPLES, folder=FOLDER) / "database"
+    folder = files.directory(path, samples=SAMPLES, folder=FOLDER) / "database"
     if databases is not None:
         folder = Path(databases).expanduser()
     if not folder.is_dir():
@@ -114,8 +114,8 @@ def fault_of(database: Database, query: str) -> str | None:
 
 
 def _rows(path: str | None, split: str) -> Iterator[Row]:
-    yield from data_files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)
-    folder = data_files.directory(path, samples=SAMPLES, folder=FOLDER)
+    yield from files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)
+    folder = files.directory(path, samples=SAMPLES, folder=FOLDER)
     for name in MORE_FILES[split]:
-        if any((folder / f"{name}{suffix}").exists() for suffix in data_files.SUFFIXES):
-            yield from data_files.rows(str(folder), [name], samples=SAMPLES, folder=FOLDER)
+        if any((folder / f"{name}{suffix}").exists() for suffix in files.SUFFIXES):
+            yield from files.rows(str(folder), [name], samples=SAMPLES, folder=FOLDER)

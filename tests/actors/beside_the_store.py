@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from al_ray.actors.span_recorder import SpanRecorder
-from al_ray.database import Database
+from al_ray.actors.store.span_recorder import SpanRecorder
+from al_ray.database.writer import Database
 from al_ray.errors import AttemptEndedError
 from al_ray.types import Claim, Group, Span
 

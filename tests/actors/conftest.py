@@ -13,7 +13,7 @@ import pytest
 @pytest.fixture
 def store_place(tmp_path: Path) -> str:
     """The URL of this test's own database."""
-    from al_ray.sql import sqlite_url
+    from al_ray.database.backends import sqlite_url
 
     return sqlite_url(tmp_path / "store.sqlite")
 
@@ -23,7 +23,7 @@ def start_store(ray_cluster: None, store_place: str) -> Iterator[Callable[..., A
     """Starts a store actor on this test's own database; more arguments are its constructor's."""
     import ray
 
-    from al_ray.actors.store import STORE_OPTIONS, Store
+    from al_ray.actors.store.actor import STORE_OPTIONS, Store
 
     with ExitStack() as stack:
 

@@ -16,12 +16,12 @@ import ray
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from al_ray.actors.gateway import GATEWAY_OPTIONS, Gateway, GatewaySpec
-from al_ray.actors.model_calls import CallRules
-from al_ray.actors.sampling_policy import PinnedSampling, SamplingPolicy
-from al_ray.actors.store import STORE_OPTIONS, Store
-from al_ray.database import Database
-from al_ray.sql import sqlite_url
+from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway.calls.routes import CallRules
+from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.database.backends import sqlite_url
+from al_ray.database.writer import Database
 from al_ray.types import JSON, Attempt, AttemptStatus, Mode, Rollout, RolloutRequest, Span, Task
 from tests.actors.fake_engine import FakeEngine
 

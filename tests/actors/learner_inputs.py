@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from al_ray.actors.learner import LearnerSettings
-from al_ray.algorithms.losses import ClippedPolicyGradient
-from al_ray.config import OptimizerSection
+from al_ray.actors.learner.actor import LearnerSettings
+from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
+from al_ray.recipe import OptimizerSection
 from al_ray.types import Row
 
 SECTION = OptimizerSection(learning_rate=1e-3, schedule="cosine", warmup_steps=1, weight_decay=0.1)

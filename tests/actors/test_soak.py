@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from al_ray import semconv
+from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, Rollout, RolloutStatus, Span, SpanKind
 from benchmarks.soak import Faults, Progress, reckon, requests
 from benchmarks.soak_agent import expected, prompt_ids

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from al_ray.algorithms.batching import MicroBatch
-from al_ray.algorithms.losses import ClippedPolicyGradient, CrossEntropy, k3, token_logprobs
+from al_ray.algorithms.losses.clipped import ClippedPolicyGradient, CrossEntropy, k3, token_logprobs
 
 LOGPROB = st.floats(-8, 0, width=32)
 TOKENS = st.lists(st.tuples(LOGPROB, LOGPROB, LOGPROB, st.floats(-2, 2, width=32)), min_size=1, max_size=8)

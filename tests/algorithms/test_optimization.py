@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
-from al_ray.config import OptimizerSection
+from al_ray.recipe import OptimizerSection
 
 
 def rates(schedule: str, warmup_steps: int = 0) -> list[float]:

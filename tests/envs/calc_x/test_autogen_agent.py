@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import ray
 
-from al_ray import agent_python, recipe, semconv
-from al_ray.actors.runner import RunnerSpec
-from al_ray.actors.runner_pool import RunnerPool
-from al_ray.config import AgentSection
+from al_ray.actors.agent import interpreter
+from al_ray.actors.runner.actor import RunnerSpec
+from al_ray.actors.runner.pool import RunnerPool
 from al_ray.envs.calc_x.calculator import ARGUMENT, DESCRIPTION
 from al_ray.errors import RecipeError
+from al_ray.recipe import AgentSection, loading
+from al_ray.traces import semconv
 from al_ray.types import ChatRequest, Choice, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests.actors.beside_the_store import finished
 from tests.actors.fake_engine import FakeEngine
@@ -53,10 +54,10 @@ async def house(ray_cluster: None, tmp_path: Path) -> AsyncIterator[House]:
 
 def agent(name: str) -> AgentSection:
     """The recipe's, with that function of the module; skips where its environment cannot be made."""
-    section = recipe.load(ROOT / "recipes" / "calc_x.yaml").agent
+    section = loading.load(ROOT / "recipes" / "calc_x.yaml").agent
     section = section.model_copy(update={"run": f"al_ray.envs.calc_x.autogen_agent:{name}"})
     try:
-        agent_python.check(section)
+        interpreter.check(section)
     except RecipeError as error:
         if "agent.requirements" in str(error):
             pytest.skip(f"AutoGen could not be installed: {error}")

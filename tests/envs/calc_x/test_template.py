@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from al_ray import models
 from al_ray.envs.calc_x import agent, data
 from al_ray.envs.calc_x.demonstrations import demonstrate
 from al_ray.errors import RecipeError
+from al_ray.machines import models
 from al_ray.types import JSON
 
 TEMPLATE = (Path(__file__).parents[3] / "recipes" / "smollm2_tools.jinja").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from al_ray.data_report import report
+from al_ray.data.dataset import report
 from al_ray.envs.musique import checks, predictions
 from al_ray.envs.musique.data import SAMPLES, load
 from al_ray.envs.musique.demonstrations import demonstrate

@@ -9,10 +9,12 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from al_ray import models, preflight, recipe
+from al_ray.data import tasks
 from al_ray.envs.musique.data import load
 from al_ray.envs.musique.demonstrations import demonstrate
 from al_ray.errors import DataError, RecipeError
+from al_ray.machines import models
+from al_ray.recipe import loading
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -24,26 +26,26 @@ def test_a_recipe_is_valid_and_asks_for_its_index(
     """Before anything starts."""
     monkeypatch.setenv("AL_RAY_HOME", str(tmp_path))
     monkeypatch.delenv("AL_RAY_DATA", raising=False)
-    loaded = recipe.load(RECIPES / f"{name}.yaml")
-    assert len(preflight.tasks(loaded).train) > 50
+    loaded = loading.load(RECIPES / f"{name}.yaml")
+    assert len(tasks.tasks(loaded).train) > 50
     with pytest.raises(DataError, match="make it with `al-ray index RECIPE`"):
-        preflight.check_services(loaded)
+        tasks.check_services(loaded)
 
 
 def test_a_mistaken_service_is_told_with_its_place() -> None:
     """A class that is not there; an option that it does not have."""
     path = RECIPES / "musique_cpu.yaml"
     with pytest.raises(RecipeError, match=r"services\.retrieval\.run.*has no 'Retriever'"):
-        recipe.load(path, ["services.retrieval.run=al_ray.actors.retrieval:Retriever"])
+        loading.load(path, ["services.retrieval.run=al_ray.actors.service.retrieval:Retriever"])
     with pytest.raises(RecipeError, match=r"services\.retrieval\.run.*depth"):
-        recipe.load(path, ["services.retrieval.options.depth=3"])
+        loading.load(path, ["services.retrieval.options.depth=3"])
 
 
 @pytest.mark.slow
 def test_demonstrations_fit_the_cpu_recipe(rows_path: str | None) -> None:
     """Every message of the model in ``max_tokens``; and the whole in ``max_length``, though a real search
     shows two passages where a demonstration shows one."""
-    loaded = recipe.load(RECIPES / "musique_cpu.yaml")
+    loaded = loading.load(RECIPES / "musique_cpu.yaml")
     try:
         tokenizer = AutoTokenizer.from_pretrained(models.resolve(loaded.model.path))
     except RecipeError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from al_ray.data_report import report
+from al_ray.data.dataset import report
 from al_ray.envs.spider import data
 from al_ray.envs.spider.checks import DATASET
 from al_ray.envs.spider.database import Database

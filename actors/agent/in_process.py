@@ -1,0 +1,126 @@
+"""Agents in the runner's own process: in its event loop, or each in a thread.
+
+They share its interpreter and its packages, which makes them cheap: hundreds can wait at once. What
+they record with ``al_ray.tracing`` belongs to their attempts, and has been sent when they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+from al_ray import tracing
+from al_ray.actors.agent.job import Job
+from al_ray.actors.agent.printed import route_prints
+from al_ray.recipe import AgentSection, dotted
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What an agent returned or raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def get(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class AsyncAgent:
+    """An async callable; each attempt is a task of the runner's event loop."""
+
+    def __init__(self, section: AgentSection) -> None:
+        self._call = _load(section)
+        self._section = section
+
+    async def start(self, job: Job) -> _InTask:
+        task = asyncio.create_task(self._run(job), context=job.printed.context())
+        return _InTask(task, self._section.grace)
+
+    async def _run(self, job: Job) -> _Outcome:
+        try:
+            result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
+            if not inspect.isawaitable(result):
+                cure = "for a plain function set agent.isolation to thread or process"
+                raise TypeError(f"{self._section.run} is not async: it returned {result!r}; {cure}")
+            async with tracing.attempt(job.endpoint):
+                return _Outcome(await result)
+        # SystemExit too: in an event loop it would end this process and everybody's attempts.
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return _Outcome(error=error)
+
+
+class _InTask:
+    def __init__(self, task: asyncio.Task[_Outcome], grace: float) -> None:
+        self._task = task
+        self._grace = grace
+
+    async def wait(self) -> Any:
+        await asyncio.wait({self._task})
+        return self._task.result().get()
+
+    async def end(self) -> None:
+        """It may suppress its cancellation, or take its time over it."""
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=self._grace)
+
+    @property
+    def ended(self) -> bool:
+        return self._task.done()
+
+
+class ThreadAgent:
+    """A plain callable; each attempt has a thread."""
+
+    def __init__(self, section: AgentSection) -> None:
+        self._call = _load(section)
+        self._section = section
+
+    async def start(self, job: Job) -> _InThread:
+        return _InThread(lambda: self._run(job), job.printed.context())
+
+    def _run(self, job: Job) -> _Outcome:
+        try:
+            with tracing.attempt(job.endpoint):
+                result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
+            if inspect.isawaitable(result):
+                raise TypeError(f"{self._section.run} is async: set agent.isolation to async or process")
+            return _Outcome(result)
+        except BaseException as error:  # handed to the event loop, as what it is
+            return _Outcome(error=error)
+
+
+class _InThread:
+    def __init__(self, run: Callable[[], _Outcome], context: Context) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._outcome: asyncio.Future[_Outcome] = self._loop.create_future()
+        # A daemon: one that hangs does not keep the runner's process from ending.
+        Thread(target=lambda: self._report(context.run(run)), daemon=True).start()
+
+    async def wait(self) -> Any:
+        await asyncio.wait({self._outcome})
+        return self._outcome.result().get()
+
+    async def end(self) -> None:
+        """Nothing can be done about a thread."""
+
+    @property
+    def ended(self) -> bool:
+        return self._outcome.done()
+
+    def _report(self, outcome: _Outcome) -> None:
+        self._loop.call_soon_threadsafe(self._outcome.set_result, outcome)
+
+
+def _load(section: AgentSection) -> Callable[..., Any]:
+    assert section.run is not None
+    route_prints()
+    return dotted.load(section.run, "agent.run")

@@ -1,0 +1,138 @@
+"""The interpreter of an agent that runs in processes of its own: ours, one that the recipe names, or
+that of a virtual environment with the packages that the recipe asks for.
+
+An environment is made once and kept under ``AL_RAY_HOME/agents``, by the hash of what it is made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+import al_ray
+from al_ray.actors.agent import child
+from al_ray.errors import Problem, RecipeError
+from al_ray.machines.home import home
+from al_ray.recipe import AgentSection
+
+_SAID: Final = 1000
+"""Characters of an installer's complaint that are told: the last."""
+_IDENTITY: Final = "import os, sys; print(sys.version, os.path.realpath(sys.executable))"
+
+
+def interpreter(agent: AgentSection) -> str:
+    """Its path, the environment made if there is none yet. Raises ``RecipeError``."""
+    base = agent.python or sys.executable
+    if agent.requirements is None:
+        return base
+    wanted = _requirements(agent.requirements)
+    identity = _run(agent, "python", [base, "-c", _IDENTITY])
+    name = hashlib.sha256(f"{identity}\n{wanted}".encode()).hexdigest()[:16]
+    folder = home() / "agents" / name
+    complete = folder / "al_ray-complete"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not complete.is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # of a maker that was killed
+            _make(agent, base, folder, wanted)
+            complete.touch()
+    return str(folder / "bin" / "python")
+
+
+def check(agent: AgentSection) -> None:
+    """If the agent has an interpreter of its own, import it there. Raises ``RecipeError``."""
+    if agent.python is None and agent.requirements is None:
+        return
+    python = interpreter(agent)
+    with tempfile.TemporaryFile() as result:
+        done = subprocess.run(
+            [python, child.SCRIPT, str(result.fileno())],
+            input=json.dumps({"run": agent.run}).encode(),
+            env=python_variables(),
+            pass_fds=[result.fileno()],
+            capture_output=True,
+            check=False,
+        )
+        result.seek(0)
+        told = json.loads(result.read() or b"{}")
+    if "output" not in told:
+        said = told.get("error") or done.stderr.decode(errors="replace") or f"exit code {done.returncode}"
+        last = said.strip().rsplit("\n", 1)[-1]
+        raise RecipeError(Problem("agent.run", agent.run, f"{python} cannot import it: {last}"))
+
+
+def python_variables() -> dict[str, str]:
+    """Our environment, by which another interpreter finds what we import that is not installed: where
+    the agent lies, not the packages that it is to be spared. Of these it finds al_ray alone, without
+    what al_ray needs: an environment's agent has its tools beside it."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = [Path(sysconfig.get_path(kind)) for kind in kinds]
+    own = [path for path in sys.path if os.path.isdir(path) and not _is_installed(Path(path), installed)]
+    paths = os.pathsep.join(dict.fromkeys(map(os.path.abspath, [*own, str(_folder_of_al_ray_alone())])))
+    return {name: value for name, value in os.environ.items() if name != "PYTHONHOME"} | {"PYTHONPATH": paths}
+
+
+def _folder_of_al_ray_alone() -> Path:
+    """One with a link to the package and nothing else, unlike the folder that it is installed in."""
+    package = Path(al_ray.__file__).resolve().parent
+    folder = home() / "package" / hashlib.sha256(bytes(package)).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # made earlier, or by another process just now
+        (folder / "al_ray").symlink_to(package)
+    return folder
+
+
+def _is_installed(path: Path, installed: Sequence[Path]) -> bool:
+    named_so = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(named_so) or any(path.is_relative_to(folder) for folder in installed)
+
+
+def _requirements(given: str | Sequence[str]) -> str:
+    """As the text of a requirements file."""
+    if not isinstance(given, str):
+        return "\n".join(given)
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except OSError as error:
+        cure = f"the file cannot be read: {error.strerror}"
+        raise RecipeError(Problem("agent.requirements", given, cure)) from None
+
+
+def _make(agent: AgentSection, base: str, folder: Path, wanted: str) -> None:
+    """By uv where it is installed, else by venv and pip."""
+    uv = shutil.which("uv")
+    python = str(folder / "bin" / "python")
+    make = [uv, "venv", "--quiet", "--python", base] if uv else [base, "-m", "venv"]
+    install = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    _run(agent, "python", [*make, str(folder)])
+    if isinstance(agent.requirements, str):  # itself, for the sake of the relative paths in it
+        _run(agent, "requirements", [*install, "-r", agent.requirements])
+    elif agent.requirements:
+        _run(agent, "requirements", [*install, *agent.requirements])
+
+
+def _run(agent: AgentSection, key: str, command: Sequence[str]) -> str:
+    """What the command printed; if it fails, that is the mistake of the recipe's ``agent.KEY``."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise RecipeError(_problem(agent, key, f"{command[0]}: {error.strerror}")) from None
+    if done.returncode:
+        raise RecipeError(_problem(agent, key, f"{' '.join(command)}: {done.stderr.strip()[-_SAID:]}"))
+    return done.stdout
+
+
+def _problem(agent: AgentSection, key: str, cure: str) -> Problem:
+    return Problem(f"agent.{key}", getattr(agent, key), cure)

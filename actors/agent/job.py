@@ -1,0 +1,48 @@
+"""An agent as the runner sees it, however it is run: made ready once, started once for each attempt.
+
+``al_ray.actors.agent.isolation`` is the table of the ways to run one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from al_ray.actors.agent.printed import Printed
+from al_ray.types import JSON, Attempt, Endpoint, RolloutRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt, as its agent needs to know it."""
+
+    request: RolloutRequest
+    attempt: Attempt
+    endpoint: Endpoint
+    printed: Printed
+    """Keeps what the agent prints."""
+
+    @property
+    def task(self) -> Mapping[str, JSON]:
+        return self.request.task.data
+
+
+class Running(Protocol):
+    """An agent under way."""
+
+    async def wait(self) -> Any:
+        """What it returned. Raises what it raised."""
+
+    async def end(self) -> None:
+        """End it, if it has not ended, and all that it has started. May take the recipe's ``grace``."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone for good."""
+
+
+class Agent(Protocol):
+    """The recipe's agent, ready to be started."""
+
+    async def start(self, job: Job, /) -> Running: ...

@@ -1,0 +1,146 @@
+"""Agents in processes of their own: any program, or a Python callable in any interpreter.
+
+Each attempt is a process under a guardian; with its end, all that it has started has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from al_ray.actors.agent import child, interpreter
+from al_ray.actors.agent import environment as agent_environment
+from al_ray.actors.agent.guarded_process import GuardedProcess, Program
+from al_ray.actors.agent.job import Job
+from al_ray.errors import AgentExitError, ToldError
+from al_ray.recipe import AgentSection
+from al_ray.types import JSON
+
+MAX_RESULT_BYTES: Final = 16 * 2**20
+"""Of what a callable returns, as JSON."""
+
+
+class CommandAgent:
+    """A program. What it answers is the JSON object on the last line of its standard output, or else all
+    of that output, as far as it is kept, as text."""
+
+    def __init__(self, section: AgentSection) -> None:
+        assert section.command
+        self._section = section
+        self._command = section.command
+
+    async def start(self, job: Job) -> _Command:
+        environment = agent_environment.variables(job, os.environ)
+        task = orjson.dumps(dict(job.task))
+        folder = None
+        if self._section.task == "variables":
+            environment |= agent_environment.task_variables(job.task)
+        elif self._section.task == "file":
+            folder = tempfile.TemporaryDirectory(prefix="al_ray-task-")
+            file = Path(folder.name) / "task.json"
+            file.write_bytes(task)
+            environment[agent_environment.TASK_FILE] = str(file)
+        program = Program(
+            command=self._command,
+            environment=environment,
+            folder=self._section.folder,
+            stdin=task if self._section.task == "stdin" else b"",
+            grace=self._section.grace,
+        )
+        return _Command(job, await GuardedProcess.start(program, job.printed), folder)
+
+
+class _Command:
+    def __init__(
+        self, job: Job, process: GuardedProcess, folder: tempfile.TemporaryDirectory[str] | None
+    ) -> None:
+        self._job = job
+        self._process = process
+        self._folder = folder
+
+    async def wait(self) -> JSON:
+        if code := await self._process.wait():
+            raise AgentExitError(_how(code, self._job))
+        stdout = self._job.printed.stdout
+        try:
+            answer = json.loads(stdout.last_line)
+        except ValueError:
+            return stdout.text
+        return answer if isinstance(answer, Mapping) else stdout.text
+
+    async def end(self) -> None:
+        await self._process.end()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    @property
+    def ended(self) -> bool:
+        return self._process.ended
+
+
+class ProcessAgent:
+    """A Python callable, async or not, of the task and the endpoint, or of the task alone."""
+
+    def __init__(self, section: AgentSection) -> None:
+        self._section = section
+        self._python = interpreter.interpreter(section)
+        self._variables = interpreter.python_variables()
+
+    async def start(self, job: Job) -> _Python:
+        result = os.memfd_create("al_ray-result")
+        request = {"run": self._section.run, "task": dict(job.task), "endpoint": asdict(job.endpoint)}
+        program = Program(
+            command=[self._python, child.SCRIPT, str(result)],
+            environment=agent_environment.variables(job, self._variables),
+            folder=None,
+            stdin=orjson.dumps(request),
+            grace=self._section.grace,
+            files=[result],
+        )
+        try:
+            return _Python(job, await GuardedProcess.start(program, job.printed), result)
+        except BaseException:
+            os.close(result)
+            raise
+
+
+class _Python:
+    def __init__(self, job: Job, process: GuardedProcess, result: int) -> None:
+        self._job = job
+        self._process = process
+        self._result = result
+
+    async def wait(self) -> JSON:
+        code = await self._process.wait()
+        size = os.fstat(self._result).st_size
+        if size == 0:
+            raise AgentExitError(f"it returned nothing: {_how(code, self._job)}")
+        if size > MAX_RESULT_BYTES:
+            raise AgentExitError(f"it returned {size} bytes of JSON; {MAX_RESULT_BYTES} are allowed")
+        told = json.loads(os.pread(self._result, size, 0))
+        if "error" in told:
+            raise ToldError(told["error"], told["error_class"])
+        return told["output"]
+
+    async def end(self) -> None:
+        await self._process.end()
+        os.close(self._result)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.ended
+
+
+def _how(code: int, job: Job) -> str:
+    """How it ended, with the last that it said."""
+    ended = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    last = job.printed.stderr.last_line
+    return f"the agent's process {ended}" + (f"; its standard error ends with: {last}" if last else "")

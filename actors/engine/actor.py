@@ -1,0 +1,261 @@
+"""One vLLM engine as a Ray actor: chat calls in, messages with their exact tokens out.
+
+``Engine`` answers calls with the policy version it holds and says which version sampled each
+token. Its weights change in place and only while it is paused; a paused engine keeps the calls
+under way and takes new ones, and advances them when it is resumed.
+
+vLLM is imported when the engine starts, so whoever only holds a handle does not load it.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from al_ray.actors.engine.continuation import Continuation, Prompt
+from al_ray.actors.engine.lineage import LineageMemory
+from al_ray.actors.engine.spec import EngineSpec, engine_args
+from al_ray.actors.weights.update import WeightUpdate, local_files
+from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
+from al_ray.types import (
+    JSON,
+    ChatDelta,
+    ChatReply,
+    Choice,
+    CompletionRequest,
+    Lineage,
+    LineageOutcome,
+    ModelRequest,
+)
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.outputs import RequestOutput
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from al_ray.actors.engine.rendering import ChatRendering
+
+
+class Engine:
+    """Made an actor by ``EnginePool``; call ``start`` before anything else."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._version = 0
+        self._llm: AsyncLLM
+        self._rendering: ChatRendering
+        self._continuation: Continuation
+
+    async def start(self) -> None:
+        """Loads the model; returns when the engine can answer."""
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from al_ray.actors.engine.rendering import ChatRendering
+
+        self._llm = AsyncLLM.from_engine_args(engine_args(self._spec))
+        self._rendering = ChatRendering(self._llm, self._spec)
+        self._continuation = Continuation(self._rendering, LineageMemory())
+        await self._llm.update_weight_version(str(self._version))
+        # What vLLM's modules made lives as long as the engine: looking through it takes seconds.
+        gc.collect()
+        gc.freeze()
+
+    async def chat(self, request: ModelRequest, /) -> ChatReply:
+        """Answers one call. Raises ``BadRequestError`` where no engine could."""
+        openai, prompt = await self._render(request)
+        params = self._sampling_params(request, openai, len(prompt.ids), streaming=False)
+        answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
+        async for output in self._generate(request.id, prompt.ids, params):
+            choices = [answer(choice.index).complete(choice) for choice in output.outputs]
+        return self._reply(request, openai, prompt, choices)
+
+    async def stream(self, request: ModelRequest, /) -> AsyncIterator[ChatDelta | ChatReply]:
+        """Answers one call piece by piece; the last item is the reply that the pieces add up to."""
+        openai, prompt = await self._render(request)
+        params = self._sampling_params(request, openai, len(prompt.ids), streaming=True)
+        answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
+        answers = [answer(index) for index in range(params.n)]
+        async for output in self._generate(request.id, prompt.ids, params):
+            for piece in output.outputs:
+                if not answers[piece.index].started:
+                    yield ChatDelta(piece.index, {"role": "assistant", "content": ""})
+                yield answers[piece.index].extend(piece)
+        yield self._reply(request, openai, prompt, [answer.choice() for answer in answers])
+
+    async def render(
+        self,
+        messages: Sequence[Mapping[str, JSON]],
+        tools: Sequence[Mapping[str, JSON]] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> list[int]:
+        """The tokens of a conversation, rendered as ``chat`` renders prompts."""
+        return await self._rendering.conversation_tokens(messages, tools, add_generation_prompt)
+
+    async def render_calls(
+        self, messages: Sequence[Mapping[str, JSON]], tools: Sequence[Mapping[str, JSON]] | None = None
+    ) -> list[tuple[list[int], list[int]]] | None:
+        """Prompt and response tokens of every assistant message, as if this engine had sampled them.
+
+        None for a conversation that is longer than ``max_length``: it could not have.
+        """
+        try:
+            return await self._rendering.call_tokens(messages, tools)
+        except ContextLengthError:
+            return None
+
+    async def logprobs(self, token_ids: list[int]) -> list[float]:
+        """log p(token | tokens before it) for each token but the first, at temperature 1."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+        async for output in self._generate("logprobs", token_ids, params):
+            last = output
+        return list(last.prompt_logprobs.logprobs)
+
+    async def pause(self) -> None:
+        """Freezes the calls under way and holds new ones."""
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+
+    async def resume(self) -> None:
+        """Goes on with every call."""
+        await self._llm.resume_generation()
+
+    async def load(self, update: WeightUpdate) -> None:
+        """Replaces the weights by those that ``update`` points to."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self.start_weight_update()
+        async for path in local_files(update):
+            await self._llm.update_weights(WeightTransferUpdateRequest({"path": path}))
+        await self.finish_weight_update()
+        await self.admit(update.version)
+
+    async def admit(self, version: int) -> None:
+        """Declares the weights just loaded to be policy ``version``."""
+        # Keys and values of the old weights are worthless, those of frozen calls included: these are
+        # computed anew from their tokens when the engine resumes.
+        if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+            raise AlRayError(f"policy version {version}: vLLM could not drop the prefix cache")
+        await self._llm.update_weight_version(str(version))
+        self._version = version
+
+    async def policy_version(self) -> int:
+        return self._version
+
+    async def ping(self) -> None:
+        """Raises unless the engine can compute."""
+        await self._llm.check_health()
+
+    async def shutdown(self) -> None:
+        """Ends the engine's processes."""
+        self._llm.shutdown()
+
+    # --- vLLM's ``RayVLLMWeightSyncClient``, which the learner drives over nccl and ipc, calls these
+
+    async def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
+        await self._llm.init_weight_transfer_engine(request)
+
+    async def start_weight_update(self) -> None:
+        if not await self._llm.is_paused():
+            raise AlRayError("the weights of a running engine cannot be changed; pause it first")
+        await self._llm.start_weight_update()
+
+    async def update_weights(self, request: WeightTransferUpdateRequest) -> None:
+        await self._llm.update_weights(request)
+
+    async def finish_weight_update(self) -> None:
+        await self._llm.finish_weight_update()
+
+    # ---------------------------------------------------------------------------------------------
+
+    async def _render(self, request: ModelRequest) -> tuple[ChatCompletionRequest | None, Prompt]:
+        """vLLM's form of the call, which a raw prompt has none of, and the prompt."""
+        if isinstance(request, CompletionRequest):
+            ids = self._rendering.raw_tokens(request)
+            openai, prompt = None, Prompt(ids, None, None, Lineage(LineageOutcome.NEW))
+        else:
+            place = self._continuation.place(request)
+            request = replace(request, messages=place.messages)
+            openai = self._rendering.request(request)
+            prompt = await self._continuation.prompt(request, place, *await self._rendering.rendered(openai))
+        if len(prompt.ids) >= self._spec.max_length:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt.ids)} tokens, which leaves none of the "
+                f"{self._spec.max_length} of model.max_length for the response"
+            )
+        return openai, prompt
+
+    def _reply(
+        self,
+        request: ModelRequest,
+        openai: ChatCompletionRequest | None,
+        prompt: Prompt,
+        choices: Sequence[Choice],
+    ) -> ChatReply:
+        """Remembered before anyone sees it, so that the next call can continue it."""
+        if openai is not None:
+            self._continuation.remember(request, prompt, choices, self._rendering.hidden(openai))
+        return ChatReply(prompt.ids, choices, prompt.lineage)
+
+    def _sampling_params(
+        self,
+        request: ModelRequest,
+        openai: ChatCompletionRequest | None,
+        prompt_length: int,
+        *,
+        streaming: bool,
+    ) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import RequestOutputKind
+
+        # vLLM 0.32 on CPU dies when the prompt of a seeded request is computed in chunks: it winds the
+        # request's generator back ("CPU Generator does not use offset").
+        sampling = request.sampling
+        try:
+            return SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=min(sampling.max_tokens, self._spec.max_length - prompt_length),
+                stop=list(sampling.stop),
+                seed=None if self._spec.device == "cpu" else sampling.seed,
+                logprobs=request.top_logprobs or 0,
+                flat_logprobs=True,
+                skip_special_tokens=openai is None or openai.skip_special_tokens,
+                structured_outputs=self._structured_outputs(request, openai),
+                output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
+            )
+        except (VLLMClientError, ValueError) as error:
+            raise BadRequestError(f"sampling: {error}") from error
+
+    def _structured_outputs(
+        self, request: ModelRequest, openai: ChatCompletionRequest | None
+    ) -> StructuredOutputsParams | None:
+        if openai is None or isinstance(request, CompletionRequest):
+            return None
+        return self._rendering.structured_outputs(openai, has_format=request.response_format is not None)
+
+    async def _generate(
+        self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams
+    ) -> AsyncIterator[RequestOutput]:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async for output in self._llm.generate(
+                {"prompt_token_ids": list(prompt_ids)}, params, request_id
+            ):
+                if any(choice.finish_reason in ("error", "abort") for choice in output.outputs):
+                    raise EngineUnavailableError(f"call {request_id}: vLLM gave it up")
+                yield output
+        except VLLMClientError as error:
+            raise BadRequestError(str(error)) from error
+        except EngineDeadError as error:
+            raise EngineUnavailableError(f"call {request_id}: the engine's core process died") from error

@@ -1,0 +1,130 @@
+"""The gateway: the endpoint that agents call, in OpenAI's APIs and Anthropic's.
+
+It knows the attempt from the API key, decides the sampling, asks an engine, makes the call durable
+in the run's database, and only then answers. While weights change or no engine is admitted, requests wait;
+nobody is told to come back later. What it remembers is a cache: any gateway can answer any attempt,
+and one that is started anew goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import ray
+from aiohttp import web
+
+from al_ray.actors.gateway import door, openapi
+from al_ray.actors.gateway.agent_reports import AgentReports
+from al_ray.actors.gateway.attempt_keys import KEY_IN_PATH, AttemptKeys
+from al_ray.actors.gateway.attempt_limits import NO_LIMITS, AttemptLimits, Limits
+from al_ray.actors.gateway.calls.engine_router import EngineRouter
+from al_ray.actors.gateway.calls.hosted_model import HostedModel, HostedModelSpec
+from al_ray.actors.gateway.calls.repeated import RepeatedCalls
+from al_ray.actors.gateway.calls.routes import CallRules, ModelCalls
+from al_ray.actors.gateway.failures import failures_in_shape
+from al_ray.actors.gateway.otlp_receiver import OtlpReceiver
+from al_ray.actors.store.span_recorder import SpanRecorder
+from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter
+from al_ray.database.writer import Database
+
+GATEWAY_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 10_000}
+_IDLE_SECONDS: Final = 75.0
+"""After which a connection without a request is closed."""
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n\r\n"
+    b'{"error": {"message": "the gateway has as many connections as it may have", "type": "server_error"}}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySpec:
+    """What a gateway serves."""
+
+    rules: CallRules
+    limits: Limits = NO_LIMITS
+    hosted: Mapping[str, HostedModelSpec] = field(default_factory=dict)
+    collector_key: str | None = None
+    """Of a collector that sends the spans of many attempts; it may name the attempt."""
+    export: ExportTarget | None = None
+    """A tracing backend that gets the spans too."""
+    host: str = "127.0.0.1"
+    max_body_bytes: int = 16 * 2**20
+    max_connections: int = 8192
+    """At once; whoever comes then is told so and turned away."""
+
+
+class Gateway:
+    """Make it an actor with ``GATEWAY_OPTIONS``, where the database at ``url`` can be reached; ``start``
+    returns the base URL that agents use. A run's are kept by ``GatewayPool``."""
+
+    def __init__(self, spec: GatewaySpec, url: str) -> None:
+        self._spec = spec
+        self._url = url
+        self._router = EngineRouter()
+        self._exporter = TraceExporter(spec.export) if spec.export else None
+
+    async def start(self, at: door.Address | None = None) -> str:
+        """Listen at the door, or on a free port where there is none. Raises ``UserError`` if the database
+        cannot be used."""
+        database = await asyncio.to_thread(Database, self._url)
+        app = web.Application(client_max_size=self._spec.max_body_bytes, middlewares=[failures_in_shape])
+        for route in self._routes(database):
+            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, KEY_IN_PATH + route.path, route.handler)
+        runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, keepalive_timeout=_IDLE_SECONDS
+        )
+        await runner.setup()
+        listener = door.listener(self._spec.host) if at is None else door.at(at)
+        await asyncio.get_running_loop().create_server(
+            lambda: self._protocol(runner.server), sock=listener, backlog=door.BACKLOG
+        )
+        # What is there by now stays. Looked through again and again, it would hold up the calls.
+        gc.collect()
+        gc.freeze()
+        return f"http://{_reachable(self._spec.host)}:{listener.getsockname()[1]}/v1"
+
+    async def stay(self) -> None:
+        """Returns never: whoever waits for it learns of this gateway's death."""
+        await asyncio.Event().wait()
+
+    async def admit(self, engines: Sequence[Any]) -> None:
+        """Send calls to these engines from now on; with none, calls wait."""
+        self._router.admit(engines)
+
+    async def flush_export(self, seconds: float) -> int:
+        """Wait for exported spans to leave, but not longer; returns how many were dropped in all."""
+        return await self._exporter.flush(seconds) if self._exporter else 0
+
+    def _routes(self, database: Database) -> list[web.RouteDef]:
+        """All that is served; each path also behind ``KEY_IN_PATH``."""
+        spec = self._spec
+        keys, recorder = AttemptKeys(database), SpanRecorder(database, self._exporter)
+        limits = AttemptLimits(spec.limits, database, recorder)
+        hosted = {name: HostedModel(model) for name, model in spec.hosted.items()}
+        repeated = RepeatedCalls(database)
+        calls = ModelCalls(spec.rules, database, keys, limits, recorder, repeated, self._router, hosted)
+        reports = AgentReports(keys, recorder, database)
+        traces = OtlpReceiver(keys, recorder, spec.collector_key)
+        document = web.get(openapi.PATH, openapi.serve)
+        return [*calls.routes(), *reports.routes(), *traces.routes(), document]
+
+    def _protocol(self, server: Any) -> asyncio.BaseProtocol:
+        """For a new connection."""
+        return _TurnedAway() if len(server.connections) >= self._spec.max_connections else server()
+
+
+class _TurnedAway(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connection = cast(asyncio.WriteTransport, transport)  # uvloop's is none by its class
+        connection.write(_FULL)
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    """The address for clients of a gateway that listens on all of its node's."""
+    return ray.util.get_node_ip_address() if host in ("0.0.0.0", "::") else host

@@ -1,0 +1,105 @@
+"""What an agent itself tells the gateway, in any language: its rewards, and events worth keeping.
+
+A report is durable when it is answered. One with an ``id`` may be repeated: it counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from aiohttp import web
+from pydantic import Field, model_validator
+
+from al_ray.actors.gateway.attempt_keys import AttemptKeys
+from al_ray.actors.gateway.dialects.core import Body, parse_body
+from al_ray.actors.http import json_response, read_body
+from al_ray.actors.store.span_recorder import SpanRecorder
+from al_ray.database.reader import Records
+from al_ray.errors import BadRequestError
+from al_ray.traces import semconv
+from al_ray.types import JSON, Attempt, Span, SpanKind
+
+REWARDS: Final = "/v1/al_ray/rewards"
+EVENTS: Final = "/v1/al_ray/events"
+PRIMARY: Final = "reward"
+"""The dimension that is the reward where no value says it."""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class RewardBody(Body):
+    """A reward, or several by name."""
+
+    value: Number | None = None
+    dimensions: dict[Name, Number] = Field(default_factory=dict)
+    """Rewards by name; ``reward`` is the value where none is given."""
+    call: Name | None = None
+    """The id of the call that earned it, as the API told it. None: the last one before it."""
+    id: Name | None = None
+    """The agent's own, for reports that it repeats."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RewardBody:
+        if self.value is None and PRIMARY not in self.dimensions:
+            raise ValueError(f"value: give a number, or a dimension named '{PRIMARY}'")
+        return self
+
+
+class EventBody(Body):
+    """Anything worth keeping with the attempt."""
+
+    name: Name
+    attributes: dict[Name, Any] = Field(default_factory=dict)
+    id: Name | None = None
+    """The agent's own, for reports that it repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReports:
+    """The routes for agents' reports."""
+
+    keys: AttemptKeys
+    recorder: SpanRecorder
+    records: Records
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post(REWARDS, self._reward), web.post(EVENTS, self._event)]
+
+    async def _reward(self, request: web.Request) -> web.Response:
+        attempt = (await self.keys.claim(request)).attempt
+        body = parse_body(RewardBody, await read_body(request))
+        value = body.dimensions[PRIMARY] if body.value is None else body.value
+        attributes: dict[str, JSON] = {
+            semconv.REWARD: value,
+            semconv.REWARD_DIMENSIONS: dict(body.dimensions) or {PRIMARY: value},
+        }
+        if body.call is not None:
+            await self._find_call(attempt, body.call)
+            attributes[semconv.REWARD_CALL] = body.call
+        return await self._keep(attempt, SpanKind.REWARD, "reward", attributes, body.id)
+
+    async def _event(self, request: web.Request) -> web.Response:
+        attempt = (await self.keys.claim(request)).attempt
+        body = parse_body(EventBody, await read_body(request))
+        return await self._keep(attempt, SpanKind.EVENT, body.name, body.attributes, body.id)
+
+    async def _find_call(self, attempt: Attempt, call: str) -> None:
+        told = attempt.rollout_id, attempt.number, call.partition("/")[0]
+        if not await asyncio.to_thread(self.records.attempt_spans, *told):
+            raise BadRequestError(f"call: this attempt has made no call {call!r}")
+
+    async def _keep(
+        self, attempt: Attempt, kind: SpanKind, name: str, attributes: dict[str, JSON], own_id: str | None
+    ) -> web.Response:
+        now = time.time()
+        prefix = f"{attempt.rollout_id}/{attempt.number}/{kind}/"
+        span_id = uuid.uuid4().hex if own_id is None else prefix + own_id
+        await self.recorder.record(
+            Span(span_id, attempt.rollout_id, attempt.number, kind, name, now, now, attributes)
+        )
+        return json_response({"id": span_id})

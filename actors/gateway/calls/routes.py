@@ -1,0 +1,224 @@
+"""The gateway's model calls, in every API: parsed, sampled as the recipe says, answered, recorded.
+
+A call is durable before the agent can see that it is over. One whose agent hangs up is given up and
+recorded as aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from al_ray.actors.gateway.attempt_keys import AttemptKeys
+from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED, AttemptLimits
+from al_ray.actors.gateway.calls.call import Answerer, Call, PartialAnswer, new_id
+from al_ray.actors.gateway.calls.engine_router import EngineRouter
+from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
+from al_ray.actors.gateway.calls.sampling import SamplingPolicy
+from al_ray.actors.gateway.dialects import DIALECTS
+from al_ray.actors.gateway.dialects.core import Asked, Dialect, Message
+from al_ray.actors.gateway.dialects.messages import MESSAGES, parse_prompt
+from al_ray.actors.gateway.failures import failure
+from al_ray.actors.gateway.recent import Recent
+from al_ray.actors.http import json_response, read_body
+from al_ray.actors.store.span_recorder import SpanRecorder
+from al_ray.database.reader import Records
+from al_ray.errors import BadRequestError
+from al_ray.traces import semconv
+from al_ray.traces.otlp_in import Owner, trace_context
+from al_ray.types import Attempt, ChatReply, Claim, Mode, SpanKind
+
+AGENT_HEADER: Final = "x-al-ray-agent"
+"""In which an agent may give its name."""
+_WRITE_SECONDS: Final = 60.0
+"""A client that takes no byte for so long has hung up."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What the recipe says of calls."""
+
+    model: str
+    """What agents call the trained model; any name that is not a hosted model's means it. A hosted model
+    of this very name stands in its place."""
+    sampling: Mapping[Mode, SamplingPolicy]
+    seed: int
+
+
+@dataclass(slots=True)
+class ModelCalls:
+    """Answers calls by the engines, or by the hosted model that the agent names."""
+
+    rules: CallRules
+    records: Records
+    keys: AttemptKeys
+    limits: AttemptLimits
+    recorder: SpanRecorder
+    repeated: RepeatedCalls
+    router: EngineRouter
+    hosted: Mapping[str, Answerer]
+    _repeats: Recent[tuple[str, int, bytes], int] = field(
+        default_factory=lambda: Recent(10 * ATTEMPTS_REMEMBERED)
+    )
+    """How often an attempt has asked the very same."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            *(web.post(dialect.path, partial(self._answer, dialect)) for dialect in DIALECTS),
+            web.post(f"{MESSAGES.path}/count_tokens", self._count_tokens),
+            web.get("/v1/models", self._models),
+        ]
+
+    async def _answer(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
+        claim = await self.keys.claim(request)
+        asked = dialect.parse(await read_body(request))
+        repeats = is_repeated(request.headers) and not asked.stream
+        if asked.stream or repeats:  # what is seen is not recorded first
+            claim = await self.keys.claim(request, now=True)
+        call = await self._call(dialect, claim, asked, request.headers)
+        if repeats and (earlier := await self.repeated.recorded(call)):
+            return json_response(dialect.reply(replace(call.head, id=earlier.id), asked, earlier.reply))
+        await self.limits.admit(call.attempt)
+        answerer = self.hosted[call.model] if call.hosted else self.router
+        if asked.stream:
+            return await self._stream(request, dialect, call, answerer)
+        try:
+            reply = await answerer.chat(call)
+        except asyncio.CancelledError:
+            self.recorder.record_soon(call.aborted_span(PartialAnswer()))
+            raise
+        await self._record(call, reply)
+        return json_response(dialect.reply(call.head, asked, reply))
+
+    async def _stream(
+        self, request: web.Request, dialect: Dialect, call: Call, answerer: Answerer
+    ) -> web.StreamResponse:
+        """Server-sent events. The headers leave with the first piece, so what fails before it is answered
+        with a status; what fails after it, with an event."""
+        wire = dialect.stream(call.head, call.asked)
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        )
+        seen = PartialAnswer()
+        try:
+            async with aclosing(answerer.stream(call)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, ChatReply):
+                        await self._record(call, piece)
+                        events = b"".join(wire.end(piece))
+                    else:
+                        seen.add(piece)
+                        events = b"".join(wire.piece(piece))
+                    if not response.prepared:
+                        await response.prepare(request)
+                        events = b"".join(wire.begin()) + events
+                    await _write(response, events)
+        except (ConnectionResetError, TimeoutError, asyncio.CancelledError) as error:
+            _log.debug("the client of call %s hung up", call.id)
+            self.recorder.record_soon(call.aborted_span(seen))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        except Exception as error:
+            if not response.prepared:
+                raise
+            await _write(response, b"".join(wire.fail(failure(error))))
+        return response
+
+    async def _record(self, call: Call, reply: ChatReply) -> None:
+        used = reply.usage
+        self.limits.spend(call.attempt, used.input_tokens + used.output_tokens)
+        await self.recorder.record(call.span(reply))
+        self.repeated.note_answered(call.id)
+
+    async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
+        attempt, agent = claim.attempt, headers.get(AGENT_HEADER, "")
+        messages = await self._conversation(attempt, asked)
+        model = asked.model if asked.model in self.hosted else self.rules.model
+        seed = self._seed(attempt, asked, messages)
+        return Call(
+            id=f"{dialect.id_prefix}{new_id()}",
+            attempt=attempt,
+            agent=agent,
+            model=model,
+            asked=asked,
+            messages=messages,
+            sampling=self.rules.sampling[claim.request.mode].of(agent).sampling(asked.sampling, seed),
+            hosted=model in self.hosted,
+            trace=trace_context(headers.get("traceparent", ""), Owner(attempt.rollout_id, attempt.number)),
+        )
+
+    async def _conversation(self, attempt: Attempt, asked: Asked) -> Sequence[Message]:
+        """Instructions are of one call alone: those of the continued call are left out."""
+        earlier: list[Message] = []
+        if asked.previous_id is not None:
+            named = attempt.rollout_id, attempt.number, asked.previous_id
+            spans = await asyncio.to_thread(self.records.attempt_spans, *named)
+            if not spans or spans[0].kind is not SpanKind.CALL:
+                raise BadRequestError(
+                    f"previous_response_id: this attempt has no response {asked.previous_id!r}"
+                )
+            told = spans[0].attributes
+            earlier = [
+                *told[semconv.INPUT_MESSAGES][told.get(semconv.INSTRUCTIONS, False) :],
+                told[semconv.OUTPUT_MESSAGES][0],
+            ]
+        if asked.prompt is None and not earlier and not asked.messages:
+            raise BadRequestError("messages: there is nothing to be answered")
+        system = [] if asked.instructions is None else [{"role": "system", "content": asked.instructions}]
+        return [*system, *earlier, *asked.messages] if system or earlier else asked.messages
+
+    def _seed(self, attempt: Attempt, asked: Asked, messages: Sequence[Message]) -> int:
+        """Another one for each call, but the same in every run of the recipe: 31 bits.
+
+        It comes from what is asked and how often it was asked, so that neither the order of an attempt's
+        calls nor which gateway answers them matters. Ids are left out: they are others in every run.
+        """
+        said = orjson.dumps([messages, asked.prompt, asked.tools])
+        if b'"id"' in said or b'"tool_call_id"' in said:
+            said = orjson.dumps([_without_ids(messages), asked.prompt, asked.tools])
+        key = (attempt.rollout_id, attempt.number, hashlib.blake2b(said, digest_size=16).digest())
+        repeat = self._repeats[key] = self._repeats.get(key, -1) + 1
+        name = f"{self.rules.seed}/{attempt.rollout_id}/{attempt.number}/{key[2].hex()}/{repeat}"
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1
+
+    async def _count_tokens(self, request: web.Request) -> web.Response:
+        claim = await self.keys.claim(request, now=True)
+        if self.rules.model in self.hosted:
+            raise BadRequestError(f"{self.rules.model} is a hosted model, whose tokens cannot be counted")
+        asked = parse_prompt(await read_body(request))
+        messages = await self._conversation(claim.attempt, asked)
+        tokens = await self.router.render(claim.attempt.rollout_id, messages, asked.tools)
+        return json_response({"input_tokens": len(tokens)})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        await self.keys.claim(request, now=True)
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "al_ray"}
+            for name in dict.fromkeys([self.rules.model, *self.hosted])
+        ]
+        return json_response({"object": "list", "data": models})
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    if data:
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await response.write(data)
+
+
+def _without_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_ids(v) for k, v in value.items() if k not in ("id", "tool_call_id")}
+    if isinstance(value, list | tuple):
+        return [_without_ids(item) for item in value]
+    return value

@@ -1,0 +1,3 @@
+"""The learners: processes that hold the weights and move them together.
+
+The driver holds ``group.LearnerGroup``."""

@@ -1,0 +1,3 @@
+"""The runners: claim rollouts, run the agent, score what it did.
+
+The driver holds ``pool.RunnerPool``."""

@@ -1,0 +1,232 @@
+"""The runner actor: claims rollouts and runs the agent on them, many at once.
+
+An attempt ends exactly once, in the store: succeeded with its reward, failed with the agent's
+traceback, timed out, or lost when this process or its gateway dies. A failed attempt has no reward. By
+the time the store is told, the agent is gone, as far as its isolation lets it be ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from al_ray.actors.agent.isolation import ISOLATIONS
+from al_ray.actors.agent.job import Agent, Job, Running
+from al_ray.actors.agent.printed import Printed, storable
+from al_ray.actors.coalescer import Coalescer
+from al_ray.actors.runner.failure import CAUGHT, failed, is_cancelled
+from al_ray.actors.runner.hooks import Hooks
+from al_ray.actors.runner.scoring import Scoring
+from al_ray.errors import AttemptEndedError
+from al_ray.recipe import AgentSection
+from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, Start
+
+RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
+_CLAIM_WAIT: Final = 10.0
+_GATEWAY_WAIT: Final = 60.0
+"""Far longer than it takes to replace one."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSpec:
+    """What a runner runs."""
+
+    name: str
+    agent: AgentSection
+    base_urls: Sequence[str]
+    """Of the gateways; each rollout keeps to one."""
+    model: str
+    services: Mapping[str, str] = field(default_factory=dict)
+    """URLs by name."""
+
+
+class Runner:
+    """Make it an actor with ``RUNNER_OPTIONS``; ``run`` goes on until the actor is killed."""
+
+    def __init__(self, spec: RunnerSpec, store: Any) -> None:
+        self._spec = spec
+        self._store = store
+        self._start_agent: Coalescer[Start, bool] = Coalescer(store.start.remote)
+        self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
+        self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._left_behind: list[Running] = []
+        """Agents that could not be ended."""
+        self._agent: Agent
+        self._scoring: Scoring
+        self._hooks: Hooks
+
+    async def ping(self) -> None:
+        """Answers unless an agent keeps the event loop to itself."""
+
+    async def run(self) -> None:
+        """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own.
+
+        Returns when more agents than may run at once could not be ended: the process must be given up.
+        """
+        await asyncio.to_thread(self._prepare)
+        async with asyncio.TaskGroup() as tasks:
+            renewing = None
+            while await self._has_room():
+                claims = await self._claim()
+                for claim in claims:
+                    self._start(claim, tasks)
+                if claims and renewing is None:
+                    renewing = tasks.create_task(self._renew_leases(claims[0].lease_seconds / 3))
+            while self._running:
+                await asyncio.wait(self._running.values())
+            if renewing is not None:
+                renewing.cancel()
+
+    def _prepare(self) -> None:
+        """In a thread: imports may take their time, and virtual environments more."""
+        agent = self._spec.agent
+        self._agent = ISOLATIONS[agent.isolation](agent)
+        self._scoring = Scoring(agent, self._store)
+        self._hooks = Hooks(agent)
+
+    async def _has_room(self) -> bool:
+        """Waits until another attempt may run; False if too many agents could not be ended."""
+        while len(self._running) >= self._spec.agent.concurrency:
+            await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+        return len(self._still_there()) <= self._spec.agent.concurrency
+
+    async def _claim(self) -> Sequence[Claim]:
+        """As many rollouts as there is room for."""
+        room = self._spec.agent.concurrency - len(self._running)
+        return await self._store.claim.remote(self._spec.name, uuid.uuid4().hex, room, _CLAIM_WAIT)
+
+    def _start(self, claim: Claim, tasks: asyncio.TaskGroup) -> None:
+        reference = (claim.attempt.rollout_id, claim.attempt.number)
+        task = self._running[reference] = tasks.create_task(self._attempt(claim))
+        task.add_done_callback(lambda _: self._running.pop(reference))
+
+    async def _attempt(self, claim: Claim) -> None:
+        """Run the agent once and tell the store how it ended."""
+        spec = self._spec
+        endpoint = Endpoint(self._base_url(claim.request.id), claim.attempt.key, spec.model, spec.services)
+        job = Job(claim.request, claim.attempt, endpoint, Printed())
+        try:
+            ended, rewards = await self._play_in_time(job)
+            ended = await _excused(ended, endpoint.base_url)
+        except asyncio.CancelledError:  # the store has ended it already
+            await self._hooks.after(job, replace(job.attempt, status=AttemptStatus.CANCELLED))
+            raise
+        ended = await self._hooks.after(job, ended)
+        if ended.status is not AttemptStatus.SUCCEEDED:
+            rewards = ()
+        await self._finish((ended, [*job.printed.spans(ended), *rewards]))
+
+    def _base_url(self, rollout_id: str) -> str:
+        urls = self._spec.base_urls
+        return urls[zlib.crc32(rollout_id.encode()) % len(urls)]
+
+    async def _play_in_time(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
+        timeout = self._spec.agent.timeout
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                outcome = await self._play(job)
+        except TimeoutError:  # the deadline's: everybody else's are caught before they come here
+            outcome = None
+        # It has expired all the same where somebody suppressed the cancellation.
+        if outcome is not None and not deadline.expired():
+            return outcome
+        error = f"the agent had not ended after {timeout:g} s"
+        return replace(job.attempt, status=AttemptStatus.TIMED_OUT, error=error), ()
+
+    async def _play(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
+        """Hook, agent and reward; whatever they raise ends the attempt and is kept with it."""
+        attempt = job.attempt
+        try:
+            await self._hooks.before(job)
+            if not await self._start_agent(Start(attempt.rollout_id, attempt.number)):
+                raise AttemptEndedError("the attempt had ended before its agent began")
+            output = await self._output(job)
+            attempt = replace(attempt, output=_as_json(output))
+            rewards = await self._scoring.terminal(job, output)
+        except CAUGHT as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
+            return failed(attempt, error), ()
+        return replace(attempt, status=AttemptStatus.SUCCEEDED), rewards
+
+    async def _output(self, job: Job) -> Any:
+        """What the agent returned; by then, or if it is cancelled, the agent has been ended."""
+        running = await self._agent.start(job)
+        try:
+            return await running.wait()
+        finally:
+            await running.end()
+            if not running.ended:
+                self._left_behind.append(running)
+                _log.warning(
+                    "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents "
+                    "are in this runner (agent.isolation: process ends them for good)",
+                    job.attempt.number,
+                    job.attempt.rollout_id,
+                    len(self._still_there()),
+                )
+
+    async def _renew_leases(self, period: float) -> None:
+        """Keep the leases; an attempt that the store no longer grants (cancelled, expired) is ended."""
+        while True:
+            await asyncio.sleep(period)
+            before = set(self._running)
+            held = {tuple(reference) for reference in await self._store.renew.remote(self._spec.name)}
+            for reference in before - held:
+                task = self._running.get(reference)
+                if task is not None and not task.cancelling():  # once: its agent may take its grace
+                    task.cancel()
+
+    def _still_there(self) -> Sequence[Running]:
+        self._left_behind = [running for running in self._left_behind if not running.ended]
+        return self._left_behind
+
+
+async def _excused(ended: Attempt, base_url: str) -> Attempt:
+    """The attempt as it ended; but unresponsive if it failed and nobody listens at its gateway's address.
+
+    That is no fault of its agent's, and any other agent would fail there too. So this waits for the next
+    gateway.
+    """
+    if ended.status is not AttemptStatus.FAILED or await _is_open(base_url):
+        return ended
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_GATEWAY_WAIT):
+            while not await _is_open(base_url):
+                await asyncio.sleep(0.2)
+    error = f"there was no gateway at {base_url}\n\n{ended.error}"
+    return replace(ended, status=AttemptStatus.UNRESPONSIVE, error=error)
+
+
+async def _is_open(url: str) -> bool:
+    """False if whoever connects is refused."""
+    address = urlsplit(url)
+    try:
+        _, writer = await asyncio.open_connection(address.hostname, address.port)
+    except ConnectionRefusedError:
+        return False
+    except (
+        OSError
+    ):  # it may be there and out of reach, which a failed attempt cannot tell from its own faults
+        return True
+    writer.close()
+    return True
+
+
+def _as_json(output: Any) -> JSON:
+    """What the agent returned if the store can hold it, else how it prints."""
+    try:
+        return orjson.loads(orjson.dumps(output))
+    except (TypeError, orjson.JSONDecodeError):
+        return storable(repr(output))

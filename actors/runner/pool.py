@@ -1,0 +1,95 @@
+"""The runner pool: keeps the runners of a run alive, from the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from al_ray.actors.keepers import Keepers
+from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner, RunnerSpec
+from al_ray.actors.store.actor import LEASE_SECONDS
+from al_ray.errors import AlRayError
+
+_log = logging.getLogger(__name__)
+
+
+class RunnerPool:
+    """Runs ``count`` runners; one that dies is replaced and its attempts are lost at once."""
+
+    def __init__(self, spec: RunnerSpec, count: int, store: Any, options: Mapping[str, Any]) -> None:
+        self._specs = [replace(spec, name=f"{spec.name}-{index}") for index in range(count)]
+        self._store = store
+        self._actor = ray.remote(Runner).options(**RUNNER_OPTIONS, **options)
+        self._runners: dict[str, Any] = {}
+        self._keepers = Keepers()
+
+    def start(self) -> None:
+        """Start all runners."""
+        self._keepers.start(self._keep(spec) for spec in self._specs)
+
+    def failure(self) -> BaseException | None:
+        """What ended a runner for good (an agent that cannot be imported, say), if anything did."""
+        return self._keepers.failure()
+
+    async def stop(self) -> None:
+        """End all runners; attempts under way are abandoned."""
+        await self._keepers.stop()
+        for runner in self._runners.values():
+            ray.kill(runner)
+
+    async def _keep(self, spec: RunnerSpec) -> None:
+        """Replace the runner whenever its process ends. Its own errors are for good, and raised."""
+        while True:
+            # A name of its own: what the store still does for the dead one is not done for this one.
+            named = replace(spec, name=f"{spec.name}-{uuid.uuid4().hex[:8]}")
+            runner = self._runners[spec.name] = self._actor.remote(named, self._store)
+            try:
+                await _watch(runner)
+                _log.warning("runner %s is replaced: too many of its agents could not be ended", named.name)
+            except (RayActorError, _Unresponsive) as error:
+                if isinstance(error, RayActorError) and error.actor_init_failed:
+                    raise
+                _log.warning("runner %s is replaced: %s", named.name, error)
+            ray.kill(runner)
+            await self._store.lose.remote(named.name)
+
+
+class _Unresponsive(AlRayError):
+    """An agent has kept the event loop of its runner to itself until the leases ran out."""
+
+
+async def _watch(runner: Any) -> None:
+    """Raises what ends the runner."""
+    await runner.ping.remote()  # there is no lease before it is there: it may have to wait for a node
+    running = asyncio.ensure_future(_run(runner))
+    try:
+        while not running.done():
+            await asyncio.wait({running}, timeout=LEASE_SECONDS)
+            if not running.done():
+                await _ping(runner)
+        await running
+    finally:
+        running.cancel()
+
+
+async def _run(runner: Any) -> None:
+    with unwrapped():
+        await runner.run.remote()
+
+
+async def _ping(runner: Any) -> None:
+    try:
+        async with asyncio.timeout(LEASE_SECONDS):
+            await runner.ping.remote()
+    except TimeoutError:
+        raise _Unresponsive(
+            f"it did not answer for {LEASE_SECONDS:g} s: an agent blocks its event loop"
+        ) from None

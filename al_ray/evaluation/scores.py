@@ -1,0 +1,125 @@
+"""Scores of an evaluation: from what each rollout was rewarded to estimates over tasks.
+
+Pure functions. A rollout that failed has no score: it is counted by its reason, and is never a 0. Each
+task counts once, by the mean of those of its samples that have a score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import orjson
+
+from al_ray.evaluation.estimates import Estimate, estimate, pass_at_k
+from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.trajectory import trajectory
+from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Task, Trajectory
+
+SUCCESS: Final = 1.0
+"""A rollout is a success, for pass@k and avg@k, if its primary reward is at least this."""
+_ROUNDING: Final = 1e-9
+"""0.9 + 0.1 is a success, in whatever order it was added up."""
+
+Scores = Mapping[str, Estimate]
+"""By name: the primary reward, the other metrics, ``avg@8``, ``pass@1``, ``pass@2`` and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One rollout of an evaluation, ended; without its tokens, of which an evaluation may have millions."""
+
+    task: Task
+    group: str
+    """The samples of a task share it."""
+    episode: Trajectory | None
+    """None if it failed."""
+    output: JSON = None
+    """What the agent returned."""
+    failure: str | None = None
+    """Why it has no score."""
+
+    @property
+    def rewards(self) -> Mapping[str, float]:
+        """None where it has no score."""
+        return {} if self.episode is None or self.failure else self.episode.rewards
+
+
+def result_of(rollout: Rollout, settings: TransitionsSection) -> Result:
+    """What counts of an ended rollout."""
+    task, group = rollout.request.task, rollout.request.group
+    if rollout.status is not RolloutStatus.SUCCEEDED:
+        return Result(task, group, None, failure=_reason(rollout.status, rollout.attempts))
+    episode = trajectory(rollout, settings)
+    light = [replace(t, prompt_ids=(), response_ids=(), logprobs=()) for t in episode.transitions]
+    missing = None if settings.reward in episode.rewards else f"no reward {settings.reward!r}"
+    output = rollout.attempts[-1].output
+    return Result(task, group, replace(episode, transitions=light), output, missing)
+
+
+def scores(results: Sequence[Result], primary: str, samples: int) -> Scores:
+    """Of every metric that a rollout was given, the ``primary`` first; of several ``samples`` also how
+    often they succeed. Empty if nothing has a score."""
+    tasks: dict[str, list[Mapping[str, float]]] = {}
+    for result in results:
+        if result.rewards:
+            tasks.setdefault(result.group, []).append(result.rewards)
+    names = sorted({name for given in tasks.values() for rewards in given for name in rewards})
+    names.sort(key=lambda name: name != primary)
+    found = {name: estimate(_means(tasks.values(), name)) for name in names}
+    if found and samples > 1:
+        found |= _of_successes([[rewards[primary] for rewards in given] for given in tasks.values()], samples)
+    return found
+
+
+def by_key(results: Sequence[Result], key: str, primary: str, samples: int) -> Mapping[str, Scores]:
+    """The scores of the tasks that have the same value at ``key`` of their data, numbers ascending; a
+    task without it is under ``null``."""
+    parts: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda result: _order(result.task.data.get(key))):
+        parts.setdefault(_text(result.task.data.get(key)), []).append(result)
+    return {value: scores(part, primary, samples) for value, part in parts.items()}
+
+
+def failures(results: Sequence[Result]) -> Mapping[str, int]:
+    """Rollouts without a score by reason, the most frequent first."""
+    return dict(Counter(result.failure for result in results if result.failure).most_common())
+
+
+def _order(value: JSON) -> tuple[float, str]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (value if is_number else math.inf), _text(value)
+
+
+def _text(value: JSON) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _means(tasks: Iterable[Sequence[Mapping[str, float]]], name: str) -> list[float]:
+    """A task's mean over the samples that have the metric; tasks without any are left out."""
+    having = [[rewards[name] for rewards in given if name in rewards] for given in tasks]
+    return [math.fsum(values) / len(values) for values in having if values]
+
+
+def _of_successes(rewards: Sequence[Sequence[float]], samples: int) -> Scores:
+    """A task of which fewer than k samples have a score says nothing of pass@k, and is left out there."""
+    counts = [(len(given), sum(reward >= SUCCESS - _ROUNDING for reward in given)) for given in rewards]
+    found = {f"avg@{samples}": estimate([successes / count for count, successes in counts])}
+    k = 1
+    while k <= samples:
+        values = [pass_at_k(count, successes, k) for count, successes in counts if count >= k]
+        if values:
+            found[f"pass@{k}"] = estimate(values)
+        k *= 2
+    return found
+
+
+def _reason(status: RolloutStatus, attempts: Sequence[Attempt]) -> str:
+    """How its last attempt ended: the class of the error where there is one."""
+    if not attempts:
+        return str(status)
+    last = attempts[-1]
+    return (last.error_class if last.status is AttemptStatus.FAILED else None) or str(last.status)

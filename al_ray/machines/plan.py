@@ -1,0 +1,131 @@
+"""The placement planner: a recipe and the nodes there are -> bundles, or what is missing.
+
+Pure: it neither asks Ray nor starts anything. ``al_ray.machines.placement`` makes the placement
+groups of a plan.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from al_ray.errors import PlacementError, Problem
+from al_ray.recipe import NodeShape, Recipe
+
+Device = Literal["cpu", "gpu"]
+Layout = Literal["colocated", "disaggregated"]
+
+_MAX_CORES_BESIDE_A_GPU = 8
+"""What the processes beside a GPU can use; the rest is left to the agents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Resources on one node and who lives there; several tenants take turns on them."""
+
+    tenants: tuple[str, ...]
+    """For example ``("engine 0", "learner 0")``."""
+    cpus: int
+    gpus: int
+    node: int
+    """Which of the nodes it fits on. Ray may choose others, but keeps bundles of one node together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where engines and learners go. Store, gateway and runners live beside the driver."""
+
+    device: Device
+    layout: Layout
+    bundles: Sequence[Bundle]
+    engine_threads: int
+    learner_threads: int
+
+    def bundle_of(self, tenant: str) -> int:
+        """The index of the bundle that ``tenant`` lives in."""
+        return next(index for index, bundle in enumerate(self.bundles) if tenant in bundle.tenants)
+
+
+def this_machine() -> list[NodeShape]:
+    """The machine that this process runs on, as a cluster of one node."""
+    gpus = len([device for device in Path("/dev").glob("nvidia[0-9]*") if device.name[6:].isdecimal()])
+    return [NodeShape(cpus=os.cpu_count() or 1, gpus=gpus)]
+
+
+def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:
+    """Raises ``PlacementError`` that says what the recipe needs and what the cluster has."""
+    nodes = [(shape.cpus, shape.gpus) for shape in cluster for _ in range(shape.count)]
+    wanted = recipe.placement.device
+    device: Device = ("gpu" if any(gpus for _, gpus in nodes) else "cpu") if wanted == "auto" else wanted
+    for layout in _layouts(recipe, device):
+        homes = _homes(recipe.engines.replicas, recipe.learners.replicas, layout)
+        gpus = [_gpus(home, recipe.engines.tensor_parallel) if device == "gpu" else 0 for home in homes]
+        share = sum(cpus for cpus, _ in nodes) // len(homes)
+        for cpus in range(min(share, _MAX_CORES_BESIDE_A_GPU) if device == "gpu" else share, 0, -1):
+            if bundles := _fit(homes, cpus, gpus, nodes):
+                threads = recipe.engines.threads or cpus, recipe.learners.threads or cpus
+                return Plan(device, layout, bundles, *threads)
+    roles = [" + ".join(tenant.split()[0] for tenant in home) for home in homes]
+    needs = _counted(f"({role}: 1 core, {g} GPU)" for role, g in zip(roles, gpus, strict=True))
+    has = _counted(f"({cpus} core, {gpus} GPU)" for cpus, gpus in nodes) or "nothing"
+    cure = f"is needed, the nodes have {has}; lower engines.replicas, learners.replicas or "
+    cure += "engines.tensor_parallel, set placement.layout to auto, or add nodes"
+    raise PlacementError(Problem("placement", f"{layout} on {device}: {needs}", cure))
+
+
+def _layouts(recipe: Recipe, device: Device) -> Sequence[Layout]:
+    """Those to try, the best first. Raises ``PlacementError`` where none can be on any cluster."""
+    layout, width = recipe.placement.layout, recipe.engines.tensor_parallel
+    if device == "cpu":
+        if width > 1:
+            cure = "is 1 on CPU; use engines.replicas to use more cores"
+            raise PlacementError(Problem("engines.tensor_parallel", width, cure))
+        return ["colocated" if layout == "auto" else layout]
+    # A learner hands weights over within its device: to an engine that has no other device.
+    can_share = width == 1 and recipe.engines.replicas <= recipe.learners.replicas
+    if layout == "auto":
+        return ["disaggregated", "colocated"] if can_share else ["disaggregated"]
+    if layout == "colocated" and not can_share:
+        cure = "on GPU, needs engines.tensor_parallel 1 and a learner for each engine: learners.replicas "
+        cure += "at least engines.replicas; or set placement.layout to disaggregated"
+        raise PlacementError(Problem("placement.layout", layout, cure))
+    return [layout]
+
+
+def _homes(engines: int, learners: int, layout: Layout) -> list[tuple[str, ...]]:
+    """Who lives together."""
+    engine_names = [f"engine {index}" for index in range(engines)]
+    learner_names = [f"learner {index}" for index in range(learners)]
+    if layout == "disaggregated":
+        return [(name,) for name in (*engine_names, *learner_names)]
+    pairs = zip_longest(engine_names, learner_names)
+    return [tuple(name for name in pair if name is not None) for pair in pairs]
+
+
+def _gpus(home: tuple[str, ...], width: int) -> int:
+    return width if any(tenant.startswith("engine") for tenant in home) else 1
+
+
+def _counted(things: Iterable[str]) -> str:
+    return ", ".join(f"{number} x {thing}" for thing, number in Counter(things).items())
+
+
+def _fit(
+    homes: Sequence[tuple[str, ...]], cpus: int, gpus: Sequence[int], nodes: Sequence[tuple[int, int]]
+) -> list[Bundle] | None:
+    """First fit, the widest bundles first; None if one does not fit."""
+    free = [list(node) for node in nodes]
+    placed: dict[int, Bundle] = {}
+    for index in sorted(range(len(homes)), key=lambda i: -gpus[i]):
+        node = next((n for n, (c, g) in enumerate(free) if c >= cpus and g >= gpus[index]), None)
+        if node is None:
+            return None
+        free[node][0] -= cpus
+        free[node][1] -= gpus[index]
+        placed[index] = Bundle(homes[index], cpus, gpus[index], node)
+    return [placed[index] for index in range(len(homes))]

@@ -1,0 +1,251 @@
+"""What must hold in a recipe beyond the types of its values: between sections, and with the files and
+the code that it names. Nothing that it names is called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from al_ray.errors import Problem, RecipeError
+from al_ray.recipe import AgentSection, GrpoStage, Recipe, SupervisedStage, dotted, model_name
+from al_ray.types import Signals
+
+SIGNALS: Final = tuple(field.name for field in fields(Signals))
+"""What ``transitions.intermediate`` may name."""
+
+
+def problems(recipe: Recipe, sound: Collection[str]) -> Iterator[Problem]:
+    """Every mistake that can be told from the ``sound`` sections; the others may be missing."""
+    for sections, check in _CHECKS:
+        if sections <= set(sound):
+            yield from check(recipe)
+
+
+def no_such_key(name: str, known: Iterable[str]) -> str:
+    """The cure for an unknown key: the known one that resembles it, or all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return "no such key; " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}")
+
+
+def key_problem(variable: str) -> str | None:
+    """Why this environment variable gives no API key of a hosted model; None if it does."""
+    key = os.environ.get(variable)
+    if not key:
+        return "this variable is not set; it is to hold the key of the hosted model"
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
+        return "it holds what cannot stand in an HTTP header: a line break or a space around the key, say"
+    return None
+
+
+def _model(recipe: Recipe) -> Iterator[Problem]:
+    if problem := model_name.problem(recipe.model.path):
+        yield problem
+    template = recipe.model.chat_template
+    if template is not None and not Path(template).is_file():
+        yield Problem("model.chat_template", template, "no such file; it is looked for beside the recipe")
+
+
+def _lengths(recipe: Recipe) -> Iterator[Problem]:
+    longest = recipe.model.max_length
+    for where, sampling in (("agent", recipe.agent.sampling), ("evaluation", recipe.evaluation.sampling)):
+        if sampling.max_tokens >= longest:
+            cure = f"leaves no room for a prompt: model.max_length is {longest}"
+            yield Problem(f"{where}.sampling.max_tokens", sampling.max_tokens, cure)
+
+
+def _data(recipe: Recipe) -> Iterator[Problem]:
+    function, wrong = _function("data.load", recipe.data.load)
+    yield from wrong
+    if function is None:
+        return
+    parameters = inspect.signature(function).parameters.values()
+    by_name = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = [name for name in recipe.data.options if not takes_all and name not in by_name]
+    for name in unknown:
+        yield Problem(f"data.options.{name}", recipe.data.options[name], no_such_key(name, by_name[2:]))
+    known = {name: value for name, value in recipe.data.options.items() if name not in unknown}
+    yield from _unfit("data.load", recipe.data.load, function, ("path", "split"), known)
+
+
+def _agent(recipe: Recipe) -> Iterator[Problem]:
+    agent = recipe.agent
+    yield from (_command if agent.isolation == "command" else _python_agent)(agent)
+    if agent.evaluate is not None:
+        yield from _callable("agent.evaluate", agent.evaluate, ("task", "output"))
+        if agent.reward is not None:
+            yield Problem("agent.reward", agent.reward, "leave it out: agent.evaluate gives the reward")
+    for where, hook in (("agent.before", agent.before), ("agent.after", agent.after)):
+        if hook is not None:
+            yield from _callable(where, hook, ("request", "attempt"))
+
+
+def _command(agent: AgentSection) -> Iterator[Problem]:
+    for key in ("run", "python", "requirements"):
+        if getattr(agent, key) is not None:
+            yield Problem(f"agent.{key}", getattr(agent, key), "is not for isolation: command")
+    if agent.command is None:
+        yield Problem("agent.command", None, "give the program and its arguments, as a list")
+        return
+    folder = Path(agent.folder or ".")
+    if not folder.is_dir():
+        yield Problem("agent.folder", agent.folder, "no such folder; it is looked for beside the recipe")
+    program = agent.command[0]
+    if shutil.which(folder / program if "/" in program else program) is None:
+        cure = "no such program is on PATH; one of your own is given as ./NAME, relative to agent.folder"
+        yield Problem("agent.command.0", program, cure)
+
+
+def _python_agent(agent: AgentSection) -> Iterator[Problem]:
+    cure = f"is only for isolation: command, not for {agent.isolation}"
+    if agent.command is not None:
+        yield Problem("agent.command", agent.command, cure)
+    if agent.task != "stdin":
+        yield Problem("agent.task", agent.task, cure)
+    if agent.run is None:
+        yield Problem("agent.run", None, "name the agent, or give isolation: command and a command")
+        return
+    if agent.python is not None and shutil.which(agent.python) is None:
+        yield Problem("agent.python", agent.python, "no such program; it is looked for beside the recipe")
+    if isinstance(agent.requirements, str) and not Path(agent.requirements).is_file():
+        cure = "no such file; it is looked for beside the recipe"
+        yield Problem("agent.requirements", agent.requirements, cure)
+    if agent.isolation == "process":
+        if agent.python is None and agent.requirements is None:  # else the interpreter is asked
+            yield from _callable("agent.run", agent.run, ("task", "llm"), or_else=("task",))
+        return
+    for key in ("python", "requirements"):
+        if getattr(agent, key) is not None:
+            yield Problem(f"agent.{key}", getattr(agent, key), "is only for isolation: process")
+    unfit = list(_callable("agent.run", agent.run, ("task", "llm")))
+    yield from unfit
+    asynchronous = agent.isolation == "async"
+    if not unfit and _is_async(dotted.load(agent.run, "agent.run")) is not asynchronous:
+        plain = "is a plain function: set agent.isolation to thread or process, or make it async def"
+        cure = plain if asynchronous else "is async: set agent.isolation to async or process"
+        yield Problem("agent.run", agent.run, cure)
+
+
+def _transitions(recipe: Recipe) -> Iterator[Problem]:
+    for name, worth in recipe.transitions.intermediate.items():
+        if name not in SIGNALS:
+            cure = f"no such signal; there are {', '.join(SIGNALS)}"
+            yield Problem(f"transitions.intermediate.{name}", worth, cure)
+
+
+def _stages(recipe: Recipe) -> Iterator[Problem]:
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, SupervisedStage):
+            yield from _callable(f"stages.{index}.demonstrate", stage.demonstrate, ("task",))
+        elif stage.credit == "identical" and stage.discount != 1:
+            cure = "has no effect on credit: identical; set credit to reward_to_go, or leave it out"
+            yield Problem(f"stages.{index}.discount", stage.discount, cure)
+        if stage.optimizer.warmup_steps >= stage.steps:
+            cure = f"is less than the stage's steps, {stage.steps}"
+            yield Problem(f"stages.{index}.optimizer.warmup_steps", stage.optimizer.warmup_steps, cure)
+
+
+def _exploration(recipe: Recipe) -> Iterator[Problem]:
+    learns = any(isinstance(stage, GrpoStage) for stage in recipe.stages)
+    temperature = recipe.agent.sampling.temperature
+    if learns and temperature == 0:
+        cure = "above 0, or the rollouts of a group are all alike and nothing is learnt"
+        yield Problem("agent.sampling.temperature", 0, cure)
+    if learns and temperature is None:
+        cure = "a number: the learner must know the distribution that tokens are drawn from"
+        yield Problem("agent.sampling.temperature", temperature, cure)
+
+
+def _evaluation(recipe: Recipe) -> Iterator[Problem]:
+    evaluation = recipe.evaluation
+    if evaluation.samples > 1 and evaluation.sampling.temperature == 0:
+        cure = f"above 0, or the {evaluation.samples} samples of a task are all alike"
+        yield Problem("evaluation.sampling.temperature", 0, cure)
+    if evaluation.predictions is not None:
+        yield from _callable("evaluation.predictions", evaluation.predictions, ("results", "folder"))
+
+
+def _upstreams(recipe: Recipe) -> Iterator[Problem]:
+    for name, upstream in recipe.upstreams.items():
+        if name == recipe.model.name:
+            cure = "is what agents call the trained model; give the hosted one another name"
+            yield Problem(f"upstreams.{name}", upstream.model, cure)
+        variable = upstream.api_key_env
+        if variable is not None and (problem := key_problem(variable)):
+            yield Problem(f"upstreams.{name}.api_key_env", variable, problem)
+
+
+def _services(recipe: Recipe) -> Iterator[Problem]:
+    for name, service in recipe.services.items():
+        where = f"services.{name}.run"
+        function, wrong = _function(where, service.run)
+        yield from wrong
+        if function is not None:
+            yield from _unfit(where, service.run, function, ("path",), service.options)
+
+
+def _callable(
+    where: str, path: str, arguments: Sequence[str], *, or_else: Sequence[str] | None = None
+) -> Iterator[Problem]:
+    """What is wrong with the function at ``path``, which is going to be called with ``arguments``, or
+    with those of ``or_else`` if it does not take them."""
+    function, wrong = _function(where, path)
+    yield from wrong
+    if function is None:
+        return
+    unfit = list(_unfit(where, path, function, arguments))
+    if unfit and (or_else is None or list(_unfit(where, path, function, or_else))):
+        yield from unfit
+
+
+def _function(where: str, path: str) -> tuple[Callable[..., Any] | None, Sequence[Problem]]:
+    """What stands at ``path``, or why it cannot be called at all."""
+    try:
+        found = dotted.load(path, where)
+    except RecipeError as error:
+        return None, error.problems
+    if not callable(found):
+        return None, [Problem(where, path, f"is of type {type(found).__name__}; name a function")]
+    return found, []
+
+
+def _unfit(
+    where: str,
+    path: str,
+    function: Callable[..., Any],
+    arguments: Sequence[str],
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Problem]:
+    try:
+        inspect.signature(function).bind(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        yield Problem(where, path, f"cannot be called with ({', '.join([*arguments, *options])}): {error}")
+
+
+def _is_async(function: Any) -> bool:
+    if inspect.isclass(function):
+        return False
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+_CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
+    ({"model"}, _model),
+    ({"model", "agent", "evaluation"}, _lengths),
+    ({"data"}, _data),
+    ({"agent"}, _agent),
+    ({"stages"}, _stages),
+    ({"stages", "agent"}, _exploration),
+    ({"transitions"}, _transitions),
+    ({"evaluation"}, _evaluation),
+    ({"upstreams", "model"}, _upstreams),
+    ({"services"}, _services),
+)
+"""Each check with the sections that it reads. What depends on the cluster, ``machines.plan`` checks."""

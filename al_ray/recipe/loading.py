@@ -1,0 +1,227 @@
+"""Recipes: read a YAML file, apply overrides, check it as a whole.
+
+``load`` returns a ``Recipe`` that is complete and consistent in itself, or raises one
+``RecipeError`` that lists every mistake with its path, its value and what would be right.
+Nothing is started and neither torch, Ray nor vLLM is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from al_ray.errors import Problem, RecipeError
+from al_ray.recipe import GrpoStage, Recipe, SupervisedStage, checks
+
+DATA_VARIABLE = "AL_RAY_DATA"
+_ALGORITHMS = {"supervised": SupervisedStage, "grpo": GrpoStage}
+_DECIDES_NOTHING = ("output", "engines", "learners", "placement", "checkpoint", "wandb")
+"""Sections that say where and how a run computes, not what: a run may go on with others."""
+_BESIDE_THE_RECIPE = (
+    ("model", "chat_template"),
+    ("agent", "folder"),
+    ("agent", "python"),
+    ("agent", "requirements"),
+)
+"""Paths that are relative to the recipe."""
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at ``path`` with ``overrides`` (``a.b=c``, lists by index) applied in order."""
+    raw = _read(path)
+    wrong = [problem for override in overrides for problem in _apply(raw, override)]
+    data = raw.get("data")
+    if isinstance(data, dict) and data.get("path") is None and os.environ.get(DATA_VARIABLE):
+        data["path"] = os.environ[DATA_VARIABLE]
+    recipe, errors = _validate(raw, path)
+    broken = {error["loc"][0] for error in errors if error["loc"] and error["type"] != "extra_forbidden"}
+    found = [_problem(error) for error in errors]
+    found += checks.problems(recipe, Recipe.model_fields.keys() - broken)
+    wrong += [Problem(f"{path}: {p.where}", p.value, p.cure) for p in found]
+    if wrong:
+        raise RecipeError(*wrong)
+    return recipe
+
+
+def reload(path: Path) -> Recipe:
+    """The recipe of a run as it was written there; what it names on this machine is not looked at."""
+    recipe, errors = _validate(_read(path), path)
+    if errors:
+        raise RecipeError(*(Problem(f"{path}: {p.where}", p.value, p.cure) for p in map(_problem, errors)))
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out; ``load`` reads it back as the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[Problem]:
+    """Where two recipes ask for different runs: path, our value, and a cure that names theirs."""
+    pairs = ours.model_dump(exclude=set(_DECIDES_NOTHING)), theirs.model_dump(exclude=set(_DECIDES_NOTHING))
+    return [
+        Problem(path, our_value, f"the run was started with {their_value!r}; give that, or start a new run")
+        for path, our_value, their_value in _walk_differences(*pairs, "")
+    ]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise RecipeError(Problem("recipe", str(path), f"cannot be read: {error.strerror}")) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(Problem("recipe", str(path), f"is not text in UTF-8: {error.reason}")) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        raise RecipeError(Problem(where, "not YAML", error.problem or str(error))) from None
+    except yaml.YAMLError as error:
+        raise RecipeError(Problem(str(path), "not YAML", str(error))) from None
+    if not isinstance(raw, dict):
+        raise RecipeError(Problem(str(path), raw, "a recipe is a mapping of sections"))
+    return {key: _unshared(value) for key, value in raw.items()}
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what YAML's aliases made one thing is several, to be changed one by one."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _apply(raw: dict[str, Any], override: str) -> Iterator[Problem]:
+    """Put the override into ``raw``, or say why that cannot be done."""
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        yield Problem("--set", override, "write it as path=value, for example model.max_length=512")
+        return
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        yield Problem(f"--set {key}", text, f"not a YAML value: {getattr(error, 'problem', error)}")
+        return
+    names = key.split(".")
+    node: Any = raw
+    for depth, name in enumerate(names, start=1):
+        if isinstance(node, list) and not (name.isdecimal() and int(name) < len(node)):
+            cure = f"a number from 0 to {len(node) - 1}" if node else "nothing, for the list is empty"
+            yield Problem(f"--set {key}", name, f"what picks from this list is {cure}")
+            return
+        if not isinstance(node, dict | list):
+            yield Problem(f"--set {key}", node, f"is no section that could hold {name!r}")
+            return
+        place: Any = int(name) if isinstance(node, list) else name
+        if depth == len(names):
+            node[place] = value
+        elif isinstance(node, dict) and node.get(place) is None:
+            node[place] = {}
+        node = node[place]
+
+
+def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetails]]:
+    """The recipe and what is wrong with it; of a wrong one, the sections that are right, unknown keys
+    left out."""
+    agent = raw.get("agent")
+    if isinstance(agent, dict) and agent.get("command") is not None and agent.get("folder") is None:
+        agent["folder"] = "."
+    for section, key in _BESIDE_THE_RECIPE:
+        values = raw.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            # Not resolved: the link to an interpreter is what makes it that of an environment.
+            values[key] = os.path.abspath(path.parent / values[key])
+    try:
+        return Recipe.model_validate(raw), []
+    except ValidationError as error:
+        errors = error.errors()
+    for unknown in (error["loc"] for error in errors if error["type"] == "extra_forbidden"):
+        _remove(raw, unknown)
+    broken = {error["loc"][0] for error in errors if error["type"] != "extra_forbidden"}
+    sound = {
+        name: TypeAdapter(cast(Any, field.annotation)).validate_python(raw[name])
+        for name, field in Recipe.model_fields.items()
+        if name in raw and name not in broken
+    }
+    return Recipe.model_construct(**sound), errors
+
+
+def _remove(raw: dict[str, Any], location: Sequence[Any]) -> None:
+    node: Any = raw
+    for part in location[:-1]:
+        if isinstance(node, list) or part in node:  # else it is the tag of the stage's kind
+            node = node[part]
+    del node[location[-1]]
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    location = error["loc"]
+    kind = error["type"]
+    # Under ``stages`` the third part is not a key but names the kind of stage.
+    shown = [str(part) for i, part in enumerate(location) if not (location[0] == "stages" and i == 2)]
+    value, cure = error["input"], error["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        cure = checks.no_such_key(shown[-1], _keys_beside(location))
+    elif kind == "missing":
+        value, cure = "absent", "this key is required"
+    elif kind == "string_pattern_mismatch":
+        cure = "write it as package.module:attribute"
+        if location == ("name",):
+            cure = "letters, digits and _.- are allowed, the first a letter or digit"
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        shown.append("algorithm")
+        value = value.get("algorithm", "absent")
+        cure = f"one of {', '.join(_ALGORITHMS)}"
+    return Problem(".".join(shown) or "recipe", value, cure)
+
+
+def _keys_beside(location: Sequence[int | str]) -> list[str]:
+    """The keys that are known where ``location`` ends."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        if part in _ALGORITHMS:
+            section = _ALGORITHMS[str(part)]
+        elif not isinstance(part, int):
+            annotation = section.model_fields[part].annotation
+            section = next((t for t in (annotation, *_arguments(annotation)) if _is_section(t)), section)
+    return list(section.model_fields)
+
+
+def _arguments(annotation: Any) -> Iterator[Any]:
+    """All types inside a generic one."""
+    for argument in get_args(annotation):
+        yield argument
+        yield from _arguments(argument)
+
+
+def _is_section(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+def _walk_differences(ours: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in dict.fromkeys([*ours, *theirs]):
+            below = f"{path}.{key}" if path else str(key)
+            yield from _walk_differences(ours.get(key), theirs.get(key), below)
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            yield from _walk_differences(*pair, f"{path}.{index}")
+    elif ours != theirs:
+        yield path, ours, theirs

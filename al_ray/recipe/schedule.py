@@ -1,0 +1,50 @@
+"""Where a run stands: the global step, counted over all stages, and what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from al_ray.recipe import AnyStage, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpan:
+    """A stage and the global steps ``begin`` to ``end`` (exclusive) that it takes."""
+
+    index: int
+    stage: AnyStage
+    begin: int
+    end: int
+
+
+def stage_spans(recipe: Recipe) -> Sequence[StageSpan]:
+    """The recipe's stages laid end to end."""
+    ends = list(accumulate(stage.steps for stage in recipe.stages))
+    return [
+        StageSpan(index, stage, end - stage.steps, end)
+        for index, (stage, end) in enumerate(zip(recipe.stages, ends, strict=True))
+    ]
+
+
+def evaluation_name(recipe: Recipe, step: int) -> str:
+    """What the evaluation after ``step`` global steps is called; no other of the run is called so."""
+    if step == 0:
+        return "untrained"
+    ended = [span.stage.algorithm for span in stage_spans(recipe) if span.end <= step]
+    if step not in (span.end for span in stage_spans(recipe)):
+        return f"step {step}"
+    nth = ended.count(ended[-1])
+    return f"after {ended[-1]}" + (f" {nth}" if nth > 1 else "")
+
+
+def checkpoint_due(recipe: Recipe, span: StageSpan, step: int) -> bool:
+    """Whether the state after ``step`` global steps is kept."""
+    return step == span.end or (step - span.begin) % recipe.checkpoint.every == 0
+
+
+def evaluation_due(recipe: Recipe, span: StageSpan, step: int) -> bool:
+    """Whether the policy after ``step`` global steps is evaluated."""
+    every = recipe.evaluation.every
+    return step == span.end or (every > 0 and (step - span.begin) % every == 0)

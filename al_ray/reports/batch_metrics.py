@@ -1,0 +1,125 @@
+"""What is told of a batch of rollouts: pure functions from groups to plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.intermediate import by_signal
+from al_ray.traces import semconv
+from al_ray.types import (
+    AttemptStatus,
+    Group,
+    LineageOutcome,
+    Rollout,
+    RolloutStatus,
+    Signals,
+    SpanKind,
+    Trajectory,
+)
+
+
+def rollout_metrics(
+    groups: Sequence[Group], trajectories: Sequence[Trajectory], policy_version: int
+) -> dict[str, float]:
+    """Rewards (as given: without intermediate ones), lengths, failures by reason, and staleness at
+    training time."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    calls = [call for trajectory in trajectories for call in trajectory.transitions]
+    staleness = [policy_version - call.policy_version for call in calls]
+    rewards = [trajectory.reward - trajectory.intermediate for trajectory in trajectories]
+    return {
+        "reward/mean": _mean(rewards),
+        "reward/std": float(np.std(rewards)) if rewards else 0.0,
+        "rollout/count": len(rollouts),
+        "rollout/failed": sum(rollout.status is not RolloutStatus.SUCCEEDED for rollout in rollouts),
+        "rollout/calls": _mean([len(trajectory.transitions) for trajectory in trajectories]),
+        "rollout/prompt_tokens": _mean([len(call.prompt_ids) for call in calls]),
+        "rollout/response_tokens": _mean(
+            [sum(len(call.response_ids) for call in trajectory.transitions) for trajectory in trajectories]
+        ),
+        "off_policy/staleness_mean": _mean(staleness),
+        "off_policy/staleness_max": max(staleness, default=0),
+        **{f"rollout/attempts_{status}": count for status, count in failed_attempts(rollouts).items()},
+        **lineage_metrics(rollouts),
+    }
+
+
+def lineage_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How many calls continued an earlier one token for token, and why others opened a branch instead."""
+    outcomes = Counter(
+        span.attributes.get(semconv.LINEAGE)
+        for rollout in rollouts
+        for span in rollout.spans
+        if span.kind is SpanKind.CALL
+    )
+    unbranched = (LineageOutcome.NEW, LineageOutcome.CONTINUED)
+    return {
+        f"lineage/{'' if outcome in unbranched else 'branch_'}{outcome}": outcomes[outcome]
+        for outcome in LineageOutcome
+    }
+
+
+def call_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Signals, the mean over trained calls; responses that gave no transition, by reason."""
+    calls = [call for trajectory in trajectories for call in trajectory.transitions if call.trained]
+    left_out = Counter[str]()
+    for trajectory in trajectories:
+        left_out.update(trajectory.left_out)
+    return {
+        **{
+            f"signals/{f.name}": _mean([getattr(call.signals, f.name) for call in calls])
+            for f in fields(Signals)
+        },
+        **{f"rollout/left_out_{reason}": count for reason, count in sorted(left_out.items())},
+    }
+
+
+def intermediate_metrics(
+    trajectories: Sequence[Trajectory], settings: TransitionsSection
+) -> dict[str, float]:
+    """Means over rollouts: what each signal was worth, what was added to the reward in the end, and how
+    often the limit cut that. None where the table is empty."""
+    if not settings.intermediate:
+        return {}
+    worth = [
+        {
+            name: math.fsum(by_signal(call, settings.intermediate)[name] for call in trajectory.transitions)
+            for name in settings.intermediate
+        }
+        for trajectory in trajectories
+    ]
+    cut = [abs(math.fsum(each.values())) > settings.intermediate_limit for each in worth]
+    return {
+        **{f"air/{name}": _mean([each[name] for each in worth]) for name in settings.intermediate},
+        "air/reward": _mean([trajectory.intermediate for trajectory in trajectories]),
+        "air/limited": _mean(cut),
+    }
+
+
+def dimension_metrics(trajectories: Sequence[Trajectory], primary: str) -> dict[str, float]:
+    """Of every dimension of the rewards but the primary, the mean over the rollouts that have it."""
+    names = {name for trajectory in trajectories for name in trajectory.rewards} - {primary}
+    return {
+        f"rewards/{name}": _mean([t.rewards[name] for t in trajectories if name in t.rewards])
+        for name in sorted(names)
+    }
+
+
+def failed_attempts(rollouts: Sequence[Rollout]) -> Mapping[AttemptStatus, int]:
+    """How many attempts ended otherwise than well, by how they ended."""
+    statuses = Counter(attempt.status for rollout in rollouts for attempt in rollout.attempts)
+    return {
+        status: statuses[status]
+        for status in AttemptStatus
+        if status.ended and status is not AttemptStatus.SUCCEEDED and statuses[status]
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

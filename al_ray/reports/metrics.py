@@ -1,0 +1,64 @@
+"""A run's numbers: to ``metrics.jsonl`` always, to W&B if the recipe asks, to Ray's metrics under Ray.
+
+A key is a path such as ``reward/mean``; a step is the global step, counted over all stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from al_ray.recipe import Recipe
+from al_ray.reports.jsonl_sink import JsonlSink
+from al_ray.types import Rollout
+
+
+class Sink(Protocol):
+    """A place that numbers go to."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None: ...
+
+    def close(self, ok: bool) -> None: ...
+
+
+class Metrics:
+    """Sends everything to every sink."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for sink in self._sinks:
+            sink.log(step, values)
+
+    def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
+        for sink in self._sinks:
+            sink.log_rollouts(step, rollouts)
+
+    def close(self, ok: bool) -> None:
+        """``ok`` is whether the run reached its end."""
+        for sink in self._sinks:
+            sink.close(ok)
+
+
+def open_metrics(run_name: str, folder: Path, recipe: Recipe, resume_from: int | None) -> Metrics:
+    """The sinks of the run in ``folder``. ``resume_from`` is the step it goes on from, None at its start.
+
+    Raises ``UserError`` if the recipe asks for W&B and it cannot be started.
+    """
+    # Ray and W&B take seconds to import: only a run pays for them, and only for those it uses.
+    import ray
+
+    sinks: list[Sink] = [JsonlSink(folder, resume_from)]
+    if recipe.wandb.enabled:
+        from al_ray.reports.wandb_sink import WandbSink
+
+        sinks.append(WandbSink(run_name, folder, recipe))
+    if ray.is_initialized():
+        from al_ray.reports.ray_sink import RaySink
+
+        sinks.append(RaySink(run_name))
+    return Metrics(sinks)

@@ -1,0 +1,5 @@
+"""A rollout after its end: from spans to trajectories with rewards and signals, and as a person reads,
+searches and exports it.
+
+The learner's side takes ``trajectory``; the reader's side ``search``, ``conversation``, ``terminal``,
+``export``."""

@@ -1,0 +1,76 @@
+"""What agent and model said to each other, as plain text: every message once, in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import orjson
+
+from al_ray.traces import messages
+from al_ray.traces.messages import Message
+from al_ray.traces.nesting import Nesting
+from al_ray.types import JSON, Rollout, Span
+
+
+def transcript(rollout: Rollout) -> str:
+    """Every message once, each under its role."""
+    said: list[Message] = []
+    for call, fresh in fresh_messages(Nesting(rollout.spans).calls):
+        said += [*fresh, *messages.answers(call)]
+    return "\n\n".join(f"[{message.get('role')}]\n{body(message)}" for message in said)
+
+
+def fresh_messages(calls: Sequence[Span]) -> Iterator[tuple[Span, Sequence[Message]]]:
+    """Each call with those of its messages that do not continue an earlier call."""
+    histories: list[list[Message]] = []
+    for call in calls:
+        sent = [_significant(message) for message in messages.sent(call)]
+        known = max((_shared(sent, history) for history in histories), default=0)
+        histories += [[*sent, _significant(answer)] for answer in messages.answers(call)]
+        yield call, messages.sent(call)[known:]
+
+
+def body(message: Message) -> str:
+    """All of a message but its role."""
+    parts = []
+    for key, value in _significant(message).items():
+        if key == "content":
+            parts.append(_content(value))
+        elif key == "tool_calls":
+            parts += [_tool_call(call) for call in messages.tool_calls(message)]
+        elif key != "role":
+            parts.append(f"{key}: {as_text(value)}")
+    return "\n".join(parts)
+
+
+def as_text(value: JSON) -> str:
+    """Text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _significant(message: Message) -> Message:
+    """Without what clients add or leave out when they send an answer back."""
+    return {key: value for key, value in message.items() if value not in (None, "", [])}
+
+
+def _shared(left: Sequence[Message], right: Sequence[Message]) -> int:
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))
+    return sum(1 for _ in same)
+
+
+def _content(content: JSON) -> str:
+    if not isinstance(content, list):
+        return as_text(content)
+    return "\n".join(_part(part) for part in content)
+
+
+def _part(part: JSON) -> str:
+    is_text = isinstance(part, Mapping) and isinstance(part.get("text"), str) and part.get("type") == "text"
+    return part["text"] if is_text else as_text(part)
+
+
+def _tool_call(call: Message) -> str:
+    function = call["function"]
+    asked = f"-> {function.get('name')}({as_text(function.get('arguments'))})  {call.get('id', '')}"
+    return asked.rstrip()

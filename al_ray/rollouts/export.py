@@ -1,0 +1,232 @@
+"""A run's records as the rows of one file, for other programs: JSON lines or Parquet.
+
+Both formats have the same columns. JSON of no fixed shape is text in both, and text is never null, so
+that a reader that guesses a schema from the first lines, as Hugging Face's does, guesses right. Rows
+are written as they are read, a page at a time; the file is whole or not there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al_ray.database.query import Query
+from al_ray.database.reader import Records
+from al_ray.errors import Problem, UserError
+from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.search import Search, every, matching
+from al_ray.rollouts.trajectory import rewards, trajectory
+from al_ray.types import JSON, Rollout, Signals
+
+Row = Mapping[str, JSON]
+
+SPANS_READ: Final = 32
+"""At once; the span of a call holds its whole conversation."""
+ROWS_CONVERTED: Final = 32
+ROW_GROUP_BYTES: Final = 16 * 2**20
+"""Of Parquet: what a reader takes at once, and what is held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is exported of a run."""
+
+    records: Records
+    search: Search
+    settings: TransitionsSection
+
+
+def export(source: Export, what: str, format: str, output: Path) -> int:
+    """Writes ``output`` and returns its number of rows. Raises ``UserError``."""
+    for option, value, choices in (("--what", what, _TABLES), ("--format", format, _WRITERS)):
+        if value not in choices:
+            raise UserError(Problem(option, value, f"one of {', '.join(choices)}"))
+    schema, rows = _TABLES[what]
+    with _whole(output) as file:
+        return _WRITERS[format](rows(source), schema, file)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there, under its name, once all of it is."""
+    if not path.parent.is_dir():
+        raise UserError(Problem("--output", str(path), f"there is no folder {path.parent}; make it first"))
+    if path.is_dir():
+        raise UserError(Problem("--output", str(path), "is a folder; name a file"))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(Problem("--output", str(path), f"cannot be written: {error}")) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_jsonl(rows: Iterable[Row], schema: pa.Schema, file: BinaryIO) -> int:
+    count = 0
+    for row in rows:
+        file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        count += 1
+    return count
+
+
+def _write_parquet(rows: Iterable[Row], schema: pa.Schema, file: BinaryIO) -> int:
+    count, pending = 0, list[pa.RecordBatch]()
+    left = iter(rows)
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        while taken := list(islice(left, ROWS_CONVERTED)):
+            pending.append(pa.RecordBatch.from_pylist(taken, schema))
+            count += len(taken)
+            if sum(batch.nbytes for batch in pending) >= ROW_GROUP_BYTES:
+                writer.write_table(pa.Table.from_batches(pending, schema))
+                pending.clear()
+        if pending:
+            writer.write_table(pa.Table.from_batches(pending, schema))
+    return count
+
+
+_WRITERS: Final[Mapping[str, Callable[[Iterable[Row], pa.Schema, BinaryIO], int]]] = {
+    "jsonl": _write_jsonl,
+    "parquet": _write_parquet,
+}
+
+# --- rollouts ------------------------------------------------------------------------------------
+
+_ATTEMPT: Final = pa.struct(
+    {
+        "number": pa.int64(),
+        "status": pa.string(),
+        "worker": pa.string(),
+        "started_at": pa.float64(),
+        "ended_at": pa.float64(),
+        "error": pa.string(),
+        "output": pa.string(),
+    }
+)
+_ROLLOUT: Final = {
+    "rollout_id": pa.string(),
+    "batch": pa.string(),
+    "group": pa.string(),
+    "mode": pa.string(),
+    "status": pa.string(),
+    "task_id": pa.string(),
+}
+
+
+def _rollouts(source: Export) -> Iterator[Row]:
+    for rollout in matching(source.records, source.search):
+        given = rewards(rollout)
+        yield {
+            **_head(rollout),
+            "task_split": rollout.request.task.split,
+            "task_data": _json(rollout.request.task.data),
+            "reward": given.get(source.settings.reward),
+            "rewards": _json(given),
+            "attempts": [
+                {name: getattr(attempt, name) for name in _ATTEMPT.names}
+                | {"error": attempt.error or "", "output": _json(attempt.output)}
+                for attempt in rollout.attempts
+            ],
+        }
+
+
+def _head(rollout: Rollout) -> dict[str, JSON]:
+    request = rollout.request
+    values = (request.id, request.batch, request.group, request.mode, str(rollout.status), request.task.id)
+    return dict(zip(_ROLLOUT, values, strict=True))
+
+
+# --- spans ---------------------------------------------------------------------------------------
+
+_SPAN: Final = {
+    "rollout_id": pa.string(),
+    "attempt": pa.int64(),
+    "sequence": pa.int64(),
+    "id": pa.string(),
+    "kind": pa.string(),
+    "name": pa.string(),
+    "start": pa.float64(),
+    "end": pa.float64(),
+}
+
+
+def _spans(source: Export) -> Iterator[Row]:
+    """Of every attempt."""
+    query = Query(source.search.conditions(), limit=SPANS_READ)
+    for span in every(source.records.find_spans, query):
+        yield {name: getattr(span, name) for name in _SPAN} | {"attributes": _json(span.attributes)}
+
+
+# --- transitions ---------------------------------------------------------------------------------
+
+_TRANSITION: Final = {
+    "id": pa.string(),
+    "agent": pa.string(),
+    "trained": pa.bool_(),
+    "prompt_ids": pa.list_(pa.int64()),
+    "response_ids": pa.list_(pa.int64()),
+    "logprobs": pa.list_(pa.float64()),
+    "policy_version": pa.int64(),
+    "reward": pa.float64(),
+    "finish_reason": pa.string(),
+}
+
+
+def _transitions(source: Export) -> Iterator[Row]:
+    """Of each rollout's last attempt; ``return`` is null where nothing was rewarded."""
+    for rollout in matching(source.records, source.search, with_calls=True):
+        episode = trajectory(rollout, source.settings)
+        returned = episode.reward if source.settings.reward in episode.rewards else None
+        for transition in episode.transitions:
+            yield {
+                **_head(rollout),
+                **{name: getattr(transition, name) for name in _TRANSITION},
+                "signals": asdict(transition.signals),
+                "return": returned,
+            }
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+_TABLES: Final[Mapping[str, tuple[pa.Schema, Callable[[Export], Iterator[Row]]]]] = {
+    "rollouts": (
+        pa.schema(
+            {
+                **_ROLLOUT,
+                "task_split": pa.string(),
+                "task_data": pa.string(),
+                "reward": pa.float64(),
+                "rewards": pa.string(),
+                "attempts": pa.list_(_ATTEMPT),
+            }
+        ),
+        _rollouts,
+    ),
+    "spans": (pa.schema({**_SPAN, "attributes": pa.string()}), _spans),
+    "transitions": (
+        pa.schema(
+            {
+                **_ROLLOUT,
+                **_TRANSITION,
+                "signals": pa.struct({field.name: pa.int64() for field in fields(Signals)}),
+                "return": pa.float64(),
+            }
+        ),
+        _transitions,
+    ),
+}

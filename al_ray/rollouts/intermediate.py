@@ -1,0 +1,28 @@
+"""Automatic intermediate rewarding (AIR; Agent Lightning, arXiv 2508.03680): what the signals of a
+rollout's calls are worth, by the recipe's table. Pure functions of transitions.
+
+Only trained calls earn: what another agent does wrong is none of the policy's doing. The sum over the
+first so many calls of a rollout, whichever number, never leaves ``intermediate_limit`` either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+
+from al_ray.recipe import TransitionsSection
+from al_ray.types import Transition
+
+
+def intermediate_rewards(transitions: Sequence[Transition], settings: TransitionsSection) -> Sequence[float]:
+    """One for each transition, all zero where the table is empty."""
+    limit = settings.intermediate_limit
+    worth = [sum(by_signal(transition, settings.intermediate).values()) for transition in transitions]
+    sums = [max(-limit, min(total, limit)) for total in accumulate(worth, initial=0.0)]
+    return [after - before for before, after in pairwise(sums)]
+
+
+def by_signal(transition: Transition, table: Mapping[str, float]) -> Mapping[str, float]:
+    """What the transition's signals are worth, each, before the limit; nothing for an untrained call."""
+    trained = transition.trained
+    return {name: worth * getattr(transition.signals, name) * trained for name, worth in table.items()}

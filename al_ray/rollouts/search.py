@@ -1,0 +1,150 @@
+"""Which of a run's rollouts somebody wants to see: the one whose id begins so, or a page of those that
+fit, in some order. What is kept in memory is a page, whatever the run holds."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import Final
+
+from al_ray.database.query import Condition, Item, Page, Query
+from al_ray.database.reader import Records
+from al_ray.errors import Problem, UserError
+from al_ray.rollouts.trajectory import rewards
+from al_ray.traces.nesting import Nesting
+from al_ray.types import Mode, Rollout, RolloutStatus, SpanKind
+
+READ: Final = 100
+"""Rollouts that are read at once, with their rewards."""
+READ_WITH_CALLS: Final = 8
+"""... and with all of their spans."""
+_CANDIDATES: Final = 8
+
+
+class Order(StrEnum):
+    """What rollouts are sorted by, the least first."""
+
+    ASKED = "asked"
+    """The order in which they were asked for."""
+    REWARD = "reward"
+    SECONDS = "seconds"
+    ATTEMPTS = "attempts"
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What must hold of a rollout; None is no condition."""
+
+    batch: str | None = None
+    """The beginning of its batch's name."""
+    status: RolloutStatus | None = None
+    mode: Mode | None = None
+    task: str | None = None
+    """The id of its task."""
+    error: str | None = None
+    """Text in the error of one of its attempts, in whatever case."""
+    agent: str | None = None
+    """A pattern for the name of an agent that made one of its calls."""
+    min_reward: float | None = None
+    max_reward: float | None = None
+    dimension: str = "reward"
+    """Of the rewards, the one that is meant."""
+
+    def conditions(self) -> list[Condition]:
+        """Those that the database decides."""
+        equal = {"status": self.status, "mode": self.mode, "task_id": self.task}
+        found = [Condition(name, "=", value) for name, value in equal.items() if value is not None]
+        return found if self.batch is None else [*found, Condition("batch", "prefix", self.batch)]
+
+    def fits(self, rollout: Rollout) -> bool:
+        """The other conditions."""
+        reward = rewards(rollout).get(self.dimension)
+        if self.min_reward is not None and (reward is None or reward < self.min_reward):
+            return False
+        if self.max_reward is not None and (reward is None or reward > self.max_reward):
+            return False
+        errors = (attempt.error or "" for attempt in rollout.attempts)
+        if self.error is not None and not any(self.error.casefold() in error.casefold() for error in errors):
+            return False
+        if self.agent is None:
+            return True
+        nesting = Nesting(rollout.spans)
+        return any(fnmatchcase(nesting.agent(call), self.agent) for call in nesting.calls)
+
+
+def every(find: Callable[[Query], Page[Item]], query: Query) -> Iterator[Item]:
+    """What the query asks for, read page by page."""
+    following: Query | None = query
+    while following is not None:
+        page = find(following)
+        yield from page.items
+        following = page.next
+
+
+def matching(
+    records: Records, search: Search, *, descending: bool = False, with_calls: bool = False
+) -> Iterator[Rollout]:
+    """The rollouts that fit, in the order in which they were asked for, with their rewards, and with all
+    spans of their last attempts if asked for."""
+    everything = with_calls or search.agent is not None
+    kinds = tuple(SpanKind) if everything else (SpanKind.REWARD,)
+    limit = READ_WITH_CALLS if everything else READ
+    query = Query(search.conditions(), descending=descending, limit=limit)
+    return filter(search.fits, every(lambda page: records.find_rollouts(page, kinds), query))
+
+
+def last(
+    records: Records, search: Search, order: Order, *, reverse: bool, limit: int, page: int
+) -> Sequence[Rollout]:
+    """The last ``limit`` of those that fit in this order, page 1; those before them, page 2. One more
+    than ``limit``, the first, if there are any before."""
+    end = page * limit + 1
+    if order is Order.ASKED:
+        found = list(islice(matching(records, search, descending=not reverse), end))
+    else:
+        pick = heapq.nsmallest if reverse else heapq.nlargest
+        found = pick(end, matching(records, search), key=lambda rollout: _value(rollout, search, order))
+    return found[end - limit - 1 :][::-1]
+
+
+def seconds(rollout: Rollout) -> float | None:
+    """That its last attempt took; None if it has not ended."""
+    attempts = rollout.attempts
+    if not attempts or attempts[-1].ended_at is None:
+        return None
+    return attempts[-1].ended_at - attempts[-1].started_at
+
+
+def _value(rollout: Rollout, search: Search, order: Order) -> float:
+    """What has none is the least."""
+    if order is Order.ATTEMPTS:
+        return len(rollout.attempts)
+    found = seconds(rollout) if order is Order.SECONDS else rewards(rollout).get(search.dimension)
+    return float("-inf") if found is None else found
+
+
+def find(records: Records, prefix: str) -> Rollout:
+    """The rollout whose id is ``prefix``, or the only one whose id starts with it."""
+    ids = records.rollout_ids()
+    found = [prefix] if prefix in ids else [name for name in ids if name.startswith(prefix)]
+    if len(found) == 1:
+        rollout = records.rollout(found[0])
+        assert rollout is not None
+        return rollout
+    if found:
+        cure = f"{len(found)} rollouts start so, write more of the id: {_some(found)}"
+    elif ids:
+        similar = get_close_matches(prefix, ids, _CANDIDATES, cutoff=0.3) or ids
+        cure = f"no rollout starts so; there are: {_some(similar)}"
+    else:
+        cure = "the run has no rollouts yet"
+    raise UserError(Problem("rollout", prefix, cure))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_CANDIDATES]) + (", ..." if len(names) > _CANDIDATES else "")

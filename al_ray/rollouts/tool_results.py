@@ -1,0 +1,88 @@
+"""How an execution of a tool ended, told from what it answered or from the span that recorded it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+import orjson
+
+from al_ray.traces import semconv
+from al_ray.traces.messages import text
+from al_ray.types import JSON, Span
+
+_EXIT_CODES: Final = ("exit_code", "exitCode", "returncode", "return_code")
+_ERROR: Final = re.compile(
+    r"""[\s\[("'*]*(?:
+        error\b(?=\s*[:!\])]|\s+(?:calling|executing|running|invoking|while|when|in)\b)
+        | an?\s(?:error|exception)\b[^.:\n]*\boccurred
+        | traceback\s\(most\srecent\scall\slast\)
+        | [\w.]*(?:error|exception)\s*[:(]
+        | (?:(?:the\s)?(?:tool|request|query|command|call|function|operation|execution)\b[^.:\n]*)
+          \b(?:failed|timed\sout)\b
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""How tools and agent frameworks begin an answer that is an error."""
+_EMPTY: Final = re.compile(
+    r"""\s*(?: \[\s*\]
+        | \(?(?:no|0|zero)\s(?:rows|results|records|matches|hits|documents|passages)
+          (?:\s(?:were\s)?(?:found|returned))?\.?\)?
+    )\s*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""An answer that is nothing but the word that there is nothing. Silence is none: many tools have nothing
+to say when all is well."""
+_TIMEOUT: Final = re.compile(r"time[ _-]?d?[ _-]?out|deadline[ _]?exceeded", re.IGNORECASE)
+
+
+class ToolStatus(IntEnum):
+    """The worst is the greatest."""
+
+    OK = 0
+    EMPTY = 1
+    ERROR = 2
+    TIMEOUT = 3
+
+
+def of_message(message: Mapping[str, JSON]) -> ToolStatus:
+    """From a tool message, as a later call has it in its input."""
+    told = of_text(text(message.get("content")))
+    return max(told, ToolStatus.ERROR) if message.get("status") == "error" else told
+
+
+def of_span(span: Span) -> ToolStatus:
+    """From the span of the execution, or of an exception within it."""
+    attributes = span.attributes
+    result = attributes.get(semconv.TOOL_CALL_RESULT)
+    as_json = isinstance(result, Mapping) or result == []
+    told = of_text(orjson.dumps(result).decode() if as_json else text(result))
+    kinds = [attributes[name] for name in (semconv.ERROR_TYPE, semconv.EXCEPTION_TYPE) if name in attributes]
+    return max([told, *(of_error(str(kind)) for kind in kinds)])
+
+
+def of_error(kind: str) -> ToolStatus:
+    """From the name of an exception, or another word for a kind of error."""
+    return ToolStatus.TIMEOUT if _TIMEOUT.search(kind) else ToolStatus.ERROR
+
+
+def of_text(answer: str) -> ToolStatus:
+    """From an answer: an error says so at its beginning, or in a field of a JSON object; one without
+    a result says nothing else."""
+    if _ERROR.match(answer):
+        # Of a traceback, the last line names the exception.
+        lines = answer.strip().splitlines()
+        return max(of_error(lines[0]), of_error(lines[-1]))
+    if _EMPTY.fullmatch(answer):
+        return ToolStatus.EMPTY
+    if not answer.lstrip().startswith("{"):
+        return ToolStatus.OK
+    try:
+        fields = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return ToolStatus.OK
+    if error := fields.get("error") or fields.get("isError") or fields.get("is_error"):
+        return of_error(str(error))
+    return ToolStatus.ERROR if any(fields.get(name) for name in _EXIT_CODES) else ToolStatus.OK

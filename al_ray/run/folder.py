@@ -1,0 +1,143 @@
+"""The folder of a run: resolved recipe, metrics, store, checkpoints. A killed run goes on from it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from al_ray.database.backends import postgresql_url, sqlite_url
+from al_ray.errors import Problem, UserError
+from al_ray.recipe import Recipe, loading
+
+_RECIPE = "recipe.yaml"
+_TEMPLATE = "chat_template.jinja"
+_SCHEMA = "store_schema"
+_TASKS = "tasks.sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``path`` exists and holds the recipe of the run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, recipe: Recipe, name: str) -> RunFolder:
+        """A new folder ``output/recipe name/name``. Raises ``UserError`` if it is there already."""
+        path = _place(recipe, name)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            cure = "this run exists; give another --run, or --resume to go on with it"
+            raise UserError(Problem("run", str(path), cure)) from None
+        template = recipe.model.chat_template
+        if template is not None:  # a run outlives the place that its recipe was read from
+            shutil.copyfile(template, path / _TEMPLATE)
+            recipe = _with_template(recipe, _TEMPLATE)
+        if recipe.store.url is not None:  # a server may still hold an earlier run of this name
+            readable = re.sub(r"[^a-z0-9]", "_", f"{recipe.name}_{name}".lower())[:40]
+            (path / _SCHEMA).write_text(f"{readable}_{uuid.uuid4().hex[:8]}", encoding="utf-8")
+        (path / _RECIPE).write_text(loading.dump(recipe), encoding="utf-8")
+        return cls(path)
+
+    @classmethod
+    def resume(cls, recipe: Recipe, name: str | None) -> RunFolder:
+        """The run called ``name``, or the one of the recipe that was started last; refused if the recipe
+        asks for another run by now."""
+        runs = Path(recipe.output) / recipe.name
+        candidates = runs.glob(f"*/{_RECIPE}") if name is None else [_place(recipe, name) / _RECIPE]
+        found = sorted((file for file in candidates if file.is_file()), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UserError(Problem("--resume", str(runs / (name or "*")), "there is no such run"))
+        folder = cls(found[-1].parent)
+        started = folder.recipe()
+        if _template(started) == _template(recipe):
+            started = _with_template(started, recipe.model.chat_template)
+        changed = loading.differences(recipe, started)
+        if changed:
+            raise UserError(*changed)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run at ``path``. Raises ``UserError`` if that is no run folder."""
+        if not (path / _RECIPE).is_file():
+            raise UserError(Problem("run", str(path), f"no run folder: it has no {_RECIPE}"))
+        return cls(path)
+
+    def recipe(self) -> Recipe:
+        """The recipe that the run was started with, every default written out."""
+        return loading.reload(self.path / _RECIPE)
+
+    def require_tasks(self, digest: str) -> None:
+        """Refused if the run was started with other tasks: its order of them would be another."""
+        file = self.path / _TASKS
+        if not file.exists():
+            file.write_text(digest, encoding="utf-8")
+        elif file.read_text(encoding="utf-8") != digest:
+            cure = "the rows have changed since this run was started; restore them, or start a new run"
+            raise UserError(Problem("data.path", self.recipe().data.path, cure))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Raises ``UserError`` while another process has the run under way."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            cure = "another process has this run under way; wait for its end, or stop it"
+            raise UserError(Problem("run", str(self.path), cure)) from None
+
+    @property
+    def store_url(self) -> str:
+        """Of this run's own database, or of its own schema in the recipe's."""
+        url = self.recipe().store.url
+        if url is None:
+            return sqlite_url((self.path / "store.sqlite").resolve())
+        return postgresql_url(url, (self.path / _SCHEMA).read_text(encoding="utf-8"))
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint after ``step`` steps is, or would be."""
+        return self.path.resolve() / "checkpoints" / f"step-{step:06d}"
+
+    def checkpoints(self) -> list[int]:
+        """The steps that have a whole checkpoint, ascending; writing one is atomic."""
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted(int(path.name.removeprefix("step-")) for path in found if path.name[5:].isdecimal())
+
+    def prune_checkpoints(self, keep: int) -> None:
+        """Remove all but the newest ``keep``."""
+        for step in self.checkpoints()[:-keep]:
+            shutil.rmtree(self.checkpoint(step))
+
+
+def recipe_of(checkpoint: Path) -> Path:
+    """The recipe of the run that wrote ``checkpoint``. Raises ``UserError`` if that is no checkpoint."""
+    recipe = checkpoint.resolve().parent.parent / _RECIPE
+    if not (recipe.is_file() and (checkpoint / "config.json").is_file()):
+        cure = "no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe"
+        raise UserError(Problem("checkpoint", str(checkpoint), cure))
+    return recipe
+
+
+def _place(recipe: Recipe, name: str) -> Path:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        cure = "letters, digits and _.- are allowed, the first a letter or digit"
+        raise UserError(Problem("--run", name, cure))
+    return Path(recipe.output) / recipe.name / name
+
+
+def _template(recipe: Recipe) -> str | None:
+    path = recipe.model.chat_template
+    return None if path is None else Path(path).read_text(encoding="utf-8")
+
+
+def _with_template(recipe: Recipe, path: str | None) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"chat_template": path})})

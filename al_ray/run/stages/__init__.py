@@ -1,0 +1,1 @@
+"""What a stage of a run makes of tasks: one batch a step."""

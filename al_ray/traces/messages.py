@@ -1,0 +1,52 @@
+"""The chat messages of a call's span, in the OpenAI shape. What has another shape is passed over: a
+call that only the agent's own telemetry saw may carry anything there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+
+from al_ray.traces import semconv
+from al_ray.types import JSON, Span
+
+Message = Mapping[str, JSON]
+
+
+def sent(call: Span) -> Sequence[Message]:
+    """What the model was shown."""
+    return _mappings(call.attributes.get(semconv.INPUT_MESSAGES))
+
+
+def answers(call: Span) -> Sequence[Message]:
+    """What it said, a message a choice."""
+    return _mappings(call.attributes.get(semconv.OUTPUT_MESSAGES))
+
+
+def tool_calls(message: Message) -> Sequence[Message]:
+    """The tool calls that the message asks for; each has a ``function``."""
+    return [
+        asked for asked in _mappings(message.get("tool_calls")) if isinstance(asked.get("function"), Mapping)
+    ]
+
+
+def offered_tools(call: Span) -> Set[str]:
+    """The names of the tools that the model was offered; their definitions may be flat, as in some APIs."""
+    definitions = _mappings(call.attributes.get(semconv.TOOL_DEFINITIONS))
+    functions = [tool.get("function", tool) for tool in definitions]
+    return {str(function.get("name")) for function in _mappings(functions)}
+
+
+def finish_reasons(call: Span) -> Sequence[str]:
+    """One a choice."""
+    found = call.attributes.get(semconv.FINISH_REASONS)
+    return [str(reason) for reason in found] if isinstance(found, list) else []
+
+
+def text(content: JSON) -> str:
+    """Of a message's content: text, or a list of parts of which some are text."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(text(part.get("text")) for part in _mappings(content))
+
+
+def _mappings(found: JSON) -> Sequence[Message]:
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []

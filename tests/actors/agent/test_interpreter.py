@@ -1,0 +1,116 @@
+"""An agent's own interpreter: a virtual environment made once, whose packages are not ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from al_ray.actors.agent import interpreter
+from al_ray.errors import RecipeError
+from al_ray.recipe import AgentSection
+
+RUN = "al_ray_pinned:act"
+
+
+def wheel(folder: Path, version: str) -> str:
+    """Of a package ``al_ray_pinned`` that knows its version, as a requirement."""
+    path = folder / f"al_ray_pinned-{version}-py3-none-any.whl"
+    info = f"al_ray_pinned-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("al_ray_pinned.py", f"version = {version}\n\ndef act(task): return version\n")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: al_ray_pinned\nVersion: {version}\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return f"al_ray_pinned @ file://{path}"
+
+
+def section(requirements: list[str] | str | None, run: str = RUN, python: str | None = None) -> AgentSection:
+    return AgentSection(run=run, isolation="process", requirements=requirements, python=python)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def version(python: str) -> str:
+    command = [python, "-c", "import al_ray_pinned; print(al_ray_pinned.version)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_each_set_of_requirements_has_an_environment_of_its_own(tmp_path: Path) -> None:
+    """As a list or as a file; and it holds nothing of ours."""
+    one = interpreter.interpreter(section([wheel(tmp_path, "1.0")]))
+    (tmp_path / "requirements.txt").write_text(wheel(tmp_path, "2.0"))
+    two = interpreter.interpreter(section(str(tmp_path / "requirements.txt")))
+    assert (version(one), version(two)) == ("1.0", "2.0")
+    assert subprocess.run([one, "-c", "import pydantic"], capture_output=True, check=False).returncode == 1
+
+
+def test_an_environment_is_made_once_also_by_two_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    make = interpreter._make
+
+    def counted(agent: AgentSection, base: str, folder: Path, wanted: str) -> None:
+        made.append(folder)
+        make(agent, base, folder, wanted)
+
+    monkeypatch.setattr(interpreter, "_make", counted)
+    agent = section([wheel(tmp_path, "1.0")])
+    makers = [threading.Thread(target=interpreter.interpreter, args=[agent]) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    assert version(interpreter.interpreter(agent)) == "1.0"
+    assert len(made) == 1
+
+
+def test_an_environment_that_was_left_half_made_is_made_again(tmp_path: Path) -> None:
+    """Its maker may have been killed."""
+    agent = section([wheel(tmp_path, "1.0")])
+    folder = Path(interpreter.interpreter(agent)).parent.parent
+    (folder / "al_ray-complete").unlink()
+    (folder / "pyvenv.cfg").unlink()
+    assert version(interpreter.interpreter(agent)) == "1.0"
+
+
+def test_requirements_that_cannot_be_had_are_the_recipes_mistake() -> None:
+    with pytest.raises(RecipeError, match=r"agent\.requirements: .*nowhere"):
+        interpreter.interpreter(
+            section(["al_ray_pinned @ file:///nowhere/al_ray_pinned-1.0-py3-none-any.whl"])
+        )
+
+
+def test_an_interpreter_that_is_none_is_the_recipes_mistake() -> None:
+    with pytest.raises(RecipeError, match=r"agent\.python: '/bin/false'"):
+        interpreter.interpreter(section([], python="/bin/false"))
+
+
+def test_an_installed_al_ray_is_found_there_and_nothing_that_is_installed_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment's agent has its tools, and none of the packages that it is to be spared."""
+    monkeypatch.setattr(sys, "path", [sysconfig.get_path("purelib")])
+    interpreter.check(section([], run="al_ray.envs.calc_x.calculator:answer"))
+    interpreter.check(section([], run="al_ray.envs.calc_x.calculator:answer"))
+    with pytest.raises(RecipeError, match="No module named 'pydantic'"):
+        interpreter.check(section([], run="al_ray.recipe:Recipe"))
+
+
+def test_an_agent_is_imported_in_its_own_interpreter_before_a_run_starts(tmp_path: Path) -> None:
+    """One that ours could not import passes, and one that its own cannot import is told."""
+    interpreter.check(section([wheel(tmp_path, "1.0")], run="al_ray_pinned:act"))
+    with pytest.raises(RecipeError, match="cannot import it: ModuleNotFoundError: No module named 'al_ray_p"):
+        interpreter.check(section([], run="al_ray_pinned:act"))

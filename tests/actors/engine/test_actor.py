@@ -1,0 +1,375 @@
+"""What one engine promises: exact tokens, honest log-probabilities, OpenAI messages.
+
+The model is taught, in a second or two, one answer with a tool call and one without, so that both
+can be relied on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import torch
+from ray.actor import ActorHandle
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from al_ray.actors.engine import lineage
+from al_ray.actors.engine.pool import EnginePool
+from al_ray.actors.engine.spec import EngineSpec
+from al_ray.errors import BadRequestError
+from al_ray.types import (
+    ChatReply,
+    ChatRequest,
+    Choice,
+    CompletionRequest,
+    Lineage,
+    LineageOutcome,
+    Sampling,
+    VersionSpan,
+)
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
+
+MAX_LENGTH = 400
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}}
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": PARAMETERS}}]
+ASK = [{"role": "user", "content": "add 1"}]
+GREET = [{"role": "user", "content": "hi"}]
+CALLING = {
+    "role": "assistant",
+    "content": "So: ",
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}],
+}
+GREETING = {"role": "assistant", "content": "hello"}
+GREEDY = Sampling(temperature=0.0, max_tokens=100)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def rendered(tokenizer: PreTrainedTokenizerFast, *args: Any, **kwargs: Any) -> list[int]:
+    text = tokenizer.apply_chat_template(*args, tokenize=False, **kwargs)
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_model: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: Any) -> Path:
+    """The tiny model's folder after it has learnt the two answers by heart."""
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.05)
+    rows = [rendered(tokenizer, [*ASK, CALLING], tools=TOOLS), rendered(tokenizer, [*GREET, GREETING])]
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        loss = sum(model(ids, labels=ids).loss for ids in map(torch.tensor, ([row] for row in rows)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("taught")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(taught: Path, ray_cluster: None) -> AsyncIterator[ActorHandle]:
+    spec = EngineSpec(
+        model_path=str(taught),
+        device="cpu",
+        dtype="float32",
+        max_length=MAX_LENGTH,
+        threads=2,
+        kv_cache_gib=0.0625,
+        gpu_memory=0.5,
+        max_running=16,
+        seed=0,
+        tool_parser="hermes",
+    )
+    pool = EnginePool(spec, [{"num_cpus": 1}])
+    await pool.start()
+    yield pool.admitted()[0]
+    await pool.shutdown()
+
+
+async def streamed(engine: ActorHandle, request: ChatRequest) -> tuple[list[dict[str, Any]], ChatReply]:
+    *pieces, reply = [
+        await piece async for piece in engine.stream.options(num_returns="streaming").remote(request)
+    ]
+    return [dict(piece.delta) for piece in pieces], reply
+
+
+def assert_whole(choice: Choice) -> None:
+    """Every token has its log-probability and its version."""
+    assert len(choice.logprobs) == len(choice.response_ids) > 0
+    assert choice.versions == [VersionSpan(0, 0, len(choice.response_ids))]
+
+
+async def test_a_reply_holds_the_exact_tokens_the_end_of_turn_included(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    reply = await engine.chat.remote(ChatRequest("call", GREET, GREEDY))
+    [choice] = reply.choices
+    assert reply.prompt_ids == rendered(tokenizer, GREET, add_generation_prompt=True)
+    assert choice.response_ids == tokenizer("hello<|im_end|>", add_special_tokens=False).input_ids
+    assert choice.message == GREETING and choice.finish_reason == "stop"
+    assert_whole(choice)
+
+
+async def test_a_tool_call_is_parsed_and_its_tokens_are_kept(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    reply = await engine.chat.remote(ChatRequest("call", ASK, GREEDY, tools=TOOLS))
+    [choice] = reply.choices
+    [call] = choice.message["tool_calls"]
+    assert choice.finish_reason == "tool_calls"
+    assert call["function"]["name"] == "add" and json.loads(call["function"]["arguments"]) == {"a": 1}
+    assert call["type"] == "function" and call["id"]
+    whole = rendered(tokenizer, [*ASK, CALLING], tools=TOOLS)
+    assert [*reply.prompt_ids, *choice.response_ids] == whole[
+        : len(reply.prompt_ids) + len(choice.response_ids)
+    ]
+    assert_whole(choice)
+
+
+async def test_without_leave_to_call_tools_the_markup_is_plain_text(engine: ActorHandle) -> None:
+    request = ChatRequest("call", ASK, GREEDY, tools=TOOLS, tool_choice="none")
+    [choice] = (await engine.chat.remote(request)).choices
+    assert "tool_calls" not in choice.message and "<tool_call>" in choice.message["content"]
+    assert choice.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS])
+async def test_a_stream_adds_up_to_the_reply_that_is_given_at_once(engine: ActorHandle, tools: Any) -> None:
+    request = ChatRequest("call", ASK if tools else GREET, GREEDY, tools=tools)
+    [whole] = (await engine.chat.remote(request)).choices
+    deltas, reply = await streamed(engine, request)
+    [choice] = reply.choices
+    assert len(deltas) > 3 and deltas[0]["role"] == "assistant"
+    assert choice.response_ids == whole.response_ids and choice.finish_reason == whole.finish_reason
+    assert choice.logprobs == pytest.approx(whole.logprobs, abs=1e-5)
+    text = "".join(delta.get("content", "") for delta in deltas)
+    assert (
+        text.strip() == (choice.message["content"] or "").strip() == (whole.message["content"] or "").strip()
+    )
+    calls, expected = choice.message.get("tool_calls", []), whole.message.get("tool_calls", [])
+    assert [json.loads(c["function"]["arguments"]) for c in calls] == [
+        json.loads(c["function"]["arguments"]) for c in expected
+    ]
+    pieces = [piece for delta in deltas for piece in delta.get("tool_calls", [])]
+    assert [piece["id"] for piece in pieces if piece.get("id")] == [call["id"] for call in calls]
+    assert_whole(choice)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8)])
+async def test_logprobs_are_those_of_the_distribution_that_was_sampled(
+    engine: ActorHandle, taught: Path, temperature: float, top_p: float
+) -> None:
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=40, seed=7)
+    reply = await engine.chat.remote(ChatRequest("call", [{"role": "user", "content": "?!x"}], sampling))
+    [choice] = reply.choices
+    prompt, response = list(reply.prompt_ids), torch.tensor(choice.response_ids)
+    model = LlamaForCausalLM.from_pretrained(taught)
+    logits = model(torch.tensor([[*prompt, *choice.response_ids]])).logits[0, len(prompt) - 1 : -1].detach()
+    p = (logits / temperature).softmax(-1)
+    ordered = p.sort(-1, descending=True)
+    outside = torch.zeros_like(p, dtype=torch.bool).scatter(
+        -1, ordered.indices, ordered.values.cumsum(-1) - ordered.values >= top_p
+    )
+    p = p.masked_fill(outside, 0)
+    expected = (p / p.sum(-1, keepdim=True)).gather(1, response[:, None])[:, 0].log()
+    torch.testing.assert_close(torch.tensor(choice.logprobs), expected, atol=2e-4, rtol=0)
+
+
+async def test_logprobs_of_given_tokens_equal_those_of_transformers(
+    engine: ActorHandle, taught: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokens = rendered(tokenizer, [*ASK, CALLING], tools=TOOLS)
+    scores = LlamaForCausalLM.from_pretrained(taught)(torch.tensor([tokens])).logits[0, :-1].log_softmax(-1)
+    expected = scores.gather(1, torch.tensor(tokens)[1:, None])[:, 0]
+    found = torch.tensor(await engine.logprobs.remote(tokens))
+    torch.testing.assert_close(found, expected.detach(), atol=2e-4, rtol=0)
+
+
+async def test_choices_of_one_call_are_drawn_independently(engine: ActorHandle) -> None:
+    """Streamed or not. A seed must not harm: on CPU it is without effect, since vLLM dies of it."""
+    messages = [{"role": "user", "content": "zq"}]
+    request = ChatRequest("call", messages, Sampling(temperature=2.0, max_tokens=20, seed=5, n=3))
+    whole = await engine.chat.remote(request)
+    _, from_stream = await streamed(engine, request)
+    for reply in (whole, from_stream):
+        assert [choice.index for choice in reply.choices] == [0, 1, 2]
+        assert len({tuple(choice.response_ids) for choice in reply.choices}) == 3
+        for choice in reply.choices:
+            assert_whole(choice)
+
+
+async def test_a_conversation_is_rendered_as_the_models_template_says(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    as_json = [
+        {**call, "id": "c", "function": {"name": "add", "arguments": '{"a": 1}'}}
+        for call in CALLING["tool_calls"]
+    ]
+    messages = [
+        *ASK,
+        {**CALLING, "tool_calls": as_json},
+        {"role": "tool", "tool_call_id": "c", "content": "2"},
+    ]
+    plain = [*ASK, CALLING, {"role": "tool", "content": "2"}]
+    expected = rendered(tokenizer, plain, tools=TOOLS, add_generation_prompt=True)
+    assert await engine.render.remote(messages, TOOLS, True) == expected
+    [(prompt_ids, response_ids)] = await engine.render_calls.remote(messages, TOOLS)
+    reply = await engine.chat.remote(ChatRequest("call", ASK, GREEDY, tools=TOOLS))
+    assert (prompt_ids, response_ids) == (reply.prompt_ids, reply.choices[0].response_ids)
+
+
+async def test_a_conversation_goes_on_with_the_tokens_that_were_sampled(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Also those that are no text, so that what the agent was shown is other tokens."""
+    asked = [{"role": "user", "content": "zq"}]
+    wild = Sampling(temperature=2.0, max_tokens=20, n=8)
+    first = await engine.chat.remote(ChatRequest("wild", asked, wild, attempt="r/1"))
+    special = set(tokenizer.all_special_ids)
+    unread = 0
+    for choice in first.choices:
+        if special.intersection(choice.response_ids[:-1]):
+            continue
+        messages = [*asked, choice.message, *GREET]
+        second = await engine.chat.remote(
+            ChatRequest(f"after-{choice.index}", messages, GREEDY, attempt="r/1")
+        )
+        # Two choices may say the same; which of them the agent has cannot be known, and makes no difference.
+        same = [other for other in first.choices if lineage.same(other.message, choice.message)]
+        choice = next(other for other in same if second.lineage.parent == f"wild/{other.index}")
+        begun = [*first.prompt_ids, *choice.response_ids]
+        assert second.prompt_ids[: len(begun)] == begun
+        assert (second.lineage.outcome, second.lineage.reused_tokens) == ("continued", len(begun))
+        end = [] if choice.response_ids[-1] == tokenizer.eos_token_id else [tokenizer.eos_token_id]
+        new = tokenizer("\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+        assert second.prompt_ids[len(begun) :] == [*end, *new.input_ids]
+        unread += second.prompt_ids != rendered(tokenizer, messages, add_generation_prompt=True)
+    assert unread, "every choice was the usual tokens of its text: sample more of them"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_tool_call_goes_on_with_its_own_tokens(engine: ActorHandle, streams: bool) -> None:
+    """Though the agent's client writes the call in its own way."""
+    attempt = f"tools/{streams}"
+    request = ChatRequest(f"call-{streams}", ASK, GREEDY, tools=TOOLS, attempt=attempt)
+    first = (await streamed(engine, request))[1] if streams else await engine.chat.remote(request)
+    [choice] = first.choices
+    function = {"name": "add", "arguments": '{ "a":1 }'}
+    sent = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "So:"}],
+        "refusal": None,
+        "tool_calls": [{"id": "mine", "type": "function", "function": function}],
+    }
+    messages = [*ASK, sent, {"role": "tool", "tool_call_id": "mine", "content": "2"}]
+    second = await engine.chat.remote(ChatRequest("next", messages, GREEDY, tools=TOOLS, attempt=attempt))
+    begun = [*first.prompt_ids, *choice.response_ids]
+    assert second.prompt_ids[: len(begun)] == begun
+    assert second.lineage == Lineage(LineageOutcome.CONTINUED, f"{request.id}/0", len(begun))
+
+
+async def test_a_turn_that_a_stop_string_cut_opens_a_branch(engine: ActorHandle) -> None:
+    cut = replace(GREEDY, stop=("ll",))
+    first = await engine.chat.remote(ChatRequest("cut", GREET, cut, attempt="stop/1"))
+    assert first.choices[0].message["content"] == "he"
+    messages = [*GREET, first.choices[0].message, *ASK]
+    second = await engine.chat.remote(ChatRequest("next", messages, GREEDY, attempt="stop/1"))
+    assert second.lineage == Lineage(LineageOutcome.RETOKENISED)
+    assert second.prompt_ids == await engine.render.remote(messages, None, True)
+
+
+async def test_a_response_ends_where_the_context_does(engine: ActorHandle) -> None:
+    messages = [{"role": "user", "content": "x" * (MAX_LENGTH - 30)}]
+    sampling = Sampling(max_tokens=10**6, temperature=2.0, seed=1, n=4)
+    reply = await engine.chat.remote(ChatRequest("call", messages, sampling))
+    cut = [choice for choice in reply.choices if choice.finish_reason == "length"]
+    assert cut
+    assert {len(reply.prompt_ids) + len(choice.response_ids) for choice in cut} == {MAX_LENGTH}
+
+
+async def test_a_demanded_tool_is_called_whatever_the_model_would_say(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """As far as a grammar can demand it: the model may still ramble in the arguments until it is cut."""
+    for tool_choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        request = ChatRequest("call", GREET, GREEDY, tools=TOOLS, tool_choice=tool_choice)
+        [choice] = (await engine.chat.remote(request)).choices
+        assert tokenizer.decode(choice.response_ids).startswith('<tool_call>\n{"name": "add"')
+        assert_whole(choice)
+
+
+async def test_an_answer_has_the_format_that_is_asked_for(engine: ActorHandle) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": {"const": "yes"}}}
+    request = ChatRequest("call", GREET, GREEDY, response_format=wanted)
+    [choice] = (await engine.chat.remote(request)).choices
+    assert json.loads(choice.message["content"]) == "yes"
+    assert_whole(choice)
+
+
+async def test_likely_tokens_are_told_without_disturbing_what_is_recorded(engine: ActorHandle) -> None:
+    [plain] = (await engine.chat.remote(ChatRequest("call", GREET, GREEDY))).choices
+    request = ChatRequest("call", GREET, GREEDY, top_logprobs=3)
+    [choice] = (await engine.chat.remote(request)).choices
+    assert plain.token_logprobs == []
+    assert choice.logprobs == pytest.approx(plain.logprobs, abs=1e-5)
+    assert "".join(token.token for token in choice.token_logprobs).startswith("hello")
+    assert [token.logprob for token in choice.token_logprobs] == choice.logprobs
+    for token in choice.token_logprobs:
+        assert len(token.top) == 3 and token.top[0] == (token.token, token.logprob)
+
+
+async def test_a_raw_prompt_is_continued_as_it_stands(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = rendered(tokenizer, GREET, add_generation_prompt=True)
+    text = tokenizer.decode(ids)
+    for prompt in (text, ids):
+        reply = await engine.chat.remote(CompletionRequest("call", prompt, GREEDY))
+        [choice] = reply.choices
+        assert reply.prompt_ids == ids
+        assert choice.message["content"] == "hello"
+        assert_whole(choice)
+    with pytest.raises(BadRequestError, match="prompt: 99999 is no token id"):
+        await engine.chat.remote(CompletionRequest("call", [99999], GREEDY))
+
+
+async def test_the_stop_sequence_that_ended_an_answer_is_told(engine: ActorHandle) -> None:
+    request = ChatRequest("call", GREET, replace(GREEDY, stop=("ll",)))
+    [choice] = (await engine.chat.remote(request)).choices
+    assert (choice.message["content"], choice.finish_reason, choice.stop) == ("he", "stop", "ll")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"messages": [{"role": "user", "content": "x" * MAX_LENGTH}]}, "token"),
+        ({"messages": [{"content": "hi"}]}, "role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "auto"}, "tools"),
+        ({"sampling": Sampling(n=0)}, "n must be"),
+        ({"sampling": Sampling(top_p=2.0)}, "top_p"),
+    ],
+)
+async def test_a_request_that_no_engine_could_serve_is_the_callers_mistake(
+    engine: ActorHandle, change: dict[str, Any], message: str
+) -> None:
+    request = replace(ChatRequest("call", GREET, GREEDY), **change)
+    with pytest.raises(BadRequestError, match=message):
+        await engine.chat.remote(request)
+    with pytest.raises(BadRequestError, match=message):
+        await streamed(engine, request)

@@ -1,0 +1,202 @@
+"""Who may call the gateway, how much, with what sampling, and what else an agent may tell it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import anthropic
+import openai
+import orjson
+import pytest
+from openai import AsyncOpenAI
+
+from al_ray.actors.gateway.attempt_limits import Limits
+from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.traces import semconv
+from al_ray.types import JSON, SpanKind
+from tests.actors.gateway_house import SPEC, House, beside, say
+
+
+def tell(report: JSON) -> bytes:
+    return orjson.dumps(report)
+
+
+# --- keys ------------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_is_known_by_its_path_whatever_key_the_agent_sends(served: House) -> None:
+    attempt = await served.attempt()
+    root = served.url.removesuffix("/v1")
+    url = f"{root}/attempt/{attempt.key}"
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-fixed") as client:
+        reply = await client.chat.completions.create(model="m", messages=say("hello"))
+        assert [model.id for model in (await client.models.list()).data] == ["toy"]
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="sk-fixed") as other:
+        message = await other.messages.create(model="m", max_tokens=9, messages=say("hello"))
+    assert [span.id for span in served.calls(attempt)] == [reply.id, message.id]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_key_that_was_good_a_moment_ago_is_refused_once_its_attempt_has_ended(
+    served: House, stream: bool
+) -> None:
+    """In every API's own shape; a stream shows nothing first."""
+    attempt = await served.attempt()
+    await served.ask(attempt)
+    await served.end(attempt)
+    ask = served.chunks if stream else served.ask
+    with pytest.raises(openai.AuthenticationError, match="timed_out"):
+        await ask(attempt)
+    async with served.client(attempt) as client:
+        with pytest.raises(openai.AuthenticationError, match="timed_out"):
+            await client.responses.create(model="m", input="x")
+        with pytest.raises(openai.AuthenticationError, match="timed_out"):
+            await client.models.list()
+    status, answer = await served.post(tell({"value": 1}), attempt.key, path="/al_ray/rewards")
+    assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+    assert len(served.calls(attempt)) == 1
+
+
+# --- limits ----------------------------------------------------------------------------------------
+
+
+async def test_calls_beyond_the_limit_are_refused_at_every_gateway(served: House, engine_a: Any) -> None:
+    """Also at one that was started anew. The attempt keeps one event that says so."""
+    limited = replace(SPEC, limits=Limits(calls=2))
+    attempt, other = await served.attempt(), await served.attempt()
+    for _ in range(2):
+        async with beside(served, engine_a, limited) as gateway:
+            while len([s for s in served.calls(attempt) if s.kind is SpanKind.CALL]) < 2:
+                await gateway.ask(attempt)
+            for _ in range(2):
+                with pytest.raises(openai.BadRequestError, match="has used 2 calls of the 2 that"):
+                    await gateway.ask(attempt)
+            if not served.calls(other):
+                await gateway.ask(other)
+    events = [span for span in served.calls(attempt) if span.kind is SpanKind.EVENT]
+    assert [event.attributes for event in events] == [{semconv.LIMIT: "calls", semconv.LIMIT_VALUE: 2}]
+
+
+async def test_calls_at_once_do_not_slip_past_the_limit(served: House, engine_a: Any) -> None:
+    attempt = await served.attempt()
+    async with beside(served, engine_a, replace(SPEC, limits=Limits(calls=3))) as gateway:
+        answers = await asyncio.gather(*(gateway.ask(attempt) for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(answer, openai.BadRequestError) for answer in answers) == 5
+
+
+async def test_tokens_beyond_the_limit_are_refused_in_the_apis_own_shape(
+    served: House, engine_a: Any
+) -> None:
+    """A call is three tokens of prompt and two of response."""
+    attempt = await served.attempt()
+    async with beside(served, engine_a, replace(SPEC, limits=Limits(tokens=6))) as gateway:
+        for _ in range(2):
+            await gateway.chunks(attempt)
+        async with gateway.anthropic(attempt) as client:
+            with pytest.raises(anthropic.BadRequestError, match="has used 10 tokens of the 6 that"):
+                await client.messages.create(model="m", max_tokens=9, messages=say("x"))
+
+
+# --- sampling --------------------------------------------------------------------------------------
+
+BY_AGENT = SamplingPolicy(
+    PinnedSampling(temperature=0.7, top_p=None, max_tokens=64),
+    [
+        ("judge*", PinnedSampling(temperature=0.0, top_p=1.0, max_tokens=8)),
+        ("*", PinnedSampling(temperature=None, top_p=None, max_tokens=64)),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("agent", "temperature", "top_p", "max_tokens"),
+    [(None, 0.3, 0.4, 64), ("judge-2", 0.0, 1.0, 8), ("writer", 0.3, 0.4, 64)],
+)
+async def test_sampling_is_pinned_by_the_agents_name_or_left_to_the_agent(
+    served: House, engine_a: Any, agent: str | None, temperature: float, top_p: float, max_tokens: int
+) -> None:
+    rules = replace(SPEC.rules, sampling={"train": BY_AGENT, "eval": BY_AGENT})
+    headers = {"x-al-ray-agent": agent} if agent else {}
+    attempt = await served.attempt()
+    async with beside(served, engine_a, replace(SPEC, rules=rules)) as gateway:
+        await gateway.ask(attempt, temperature=0.3, top_p=0.4, extra_headers=headers)
+    sampling = (await engine_a.requests.remote())[-1].sampling
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (temperature, top_p, max_tokens)
+    [span] = served.calls(attempt)
+    assert span.attributes.get(semconv.AGENT_NAME) == agent
+    assert span.attributes[semconv.ASKED_SAMPLING] == {"temperature": 0.3, "top_p": 0.4}
+
+
+def test_a_field_that_nobody_decides_is_as_openai_has_it() -> None:
+    from al_ray.actors.gateway.dialects.core import AskedSampling
+
+    sampling = PinnedSampling(None, None, 64).sampling(AskedSampling(), seed=1)
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (1.0, 1.0, 64)
+
+
+# --- reports ---------------------------------------------------------------------------------------
+
+
+async def test_an_agent_in_any_language_gives_rewards_and_events(served: House) -> None:
+    attempt = await served.attempt()
+    call = await served.ask(attempt)
+    for path, report in (
+        ("rewards", {"value": 0.5, "call": call.id}),
+        ("rewards", {"dimensions": {"reward": 1, "brevity": -0.25}, "id": "final"}),
+        ("rewards", {"dimensions": {"reward": 1, "brevity": -0.25}, "id": "final"}),
+        ("events", {"name": "looked up", "attributes": {"pages": [1, 2]}}),
+    ):
+        status, answer = await served.post(tell(report), attempt.key, path=f"/al_ray/{path}")
+        assert status == 200, answer
+    _, first, second, event = served.calls(attempt)
+    assert (first.kind, first.attributes) == (
+        SpanKind.REWARD,
+        {
+            semconv.REWARD: 0.5,
+            semconv.REWARD_DIMENSIONS: {"reward": 0.5},
+            semconv.REWARD_CALL: call.id,
+        },
+    )
+    assert second.attributes == {
+        semconv.REWARD: 1.0,
+        semconv.REWARD_DIMENSIONS: {"reward": 1.0, "brevity": -0.25},
+    }
+    assert (event.kind, event.name, event.attributes) == (SpanKind.EVENT, "looked up", {"pages": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("path", "report", "names"),
+    [
+        ("rewards", b"{}", "value"),
+        ("rewards", b'{"value": "1"}', "value"),
+        ("rewards", b'{"value": NaN}', "value"),
+        ("rewards", b'{"value": 1e999}', "value"),
+        ("rewards", b'{"dimensions": {"brevity": 1}}', "value"),
+        ("rewards", b'{"value": 1, "call": "made-up"}', "call: this attempt has made no call"),
+        ("events", b'{"attributes": {}}', "name"),
+        ("events", b'{"name": "x", "attributes": {"x": 1' + b"0" * 30 + b"}}", "64 bits"),
+    ],
+)
+async def test_a_bad_report_is_a_400_that_names_the_field(
+    served: House, path: str, report: bytes, names: str
+) -> None:
+    attempt = await served.attempt()
+    status, answer = await served.post(report, attempt.key, path=f"/al_ray/{path}")
+    assert status == 400
+    assert names in answer["error"]["message"]
+    assert served.calls(attempt) == []
+
+
+async def test_a_reward_for_another_attempts_call_is_refused(served: House) -> None:
+    attempt, stranger = await served.attempt(), await served.attempt()
+    call = await served.ask(attempt)
+    status, _ = await served.post(tell({"value": 1, "call": call.id}), stranger.key, path="/al_ray/rewards")
+    assert status == 400
+
+
+async def test_an_id_of_an_attempts_own_is_no_other_attempts(served: House) -> None:
+    for attempt in (await served.attempt(), await served.attempt()):
+        await served.post(tell({"value": 1, "id": "final"}), attempt.key, path="/al_ray/rewards")
+        assert len(served.calls(attempt)) == 1

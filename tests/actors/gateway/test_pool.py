@@ -1,0 +1,170 @@
+"""The gateway pool: a gateway that is killed is replaced at its address, and nobody is refused meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from al_ray.actors.gateway import door
+from al_ray.actors.gateway import pool as gateway_pool
+from al_ray.actors.gateway.pool import GatewayPool
+from tests.actors.gateway_house import SPEC, House
+
+
+@asynccontextmanager
+async def pool_of(
+    house: House, engine: Any, count: int = 1
+) -> AsyncIterator[tuple[GatewayPool, list[House]]]:
+    """A pool with the house's database, and the house as seen from each of its gateways."""
+    pool = GatewayPool(SPEC, count, house.store_url, {})
+    urls = await pool.start()
+    await pool.admit([engine])
+    yield pool, [replace(house, url=url) for url in urls]
+    await pool.stop()
+
+
+async def kill(actor: Any) -> None:
+    """Returns when it is dead: until then it may take a connection."""
+    pid = await actor.__ray_call__.remote(lambda _: os.getpid())
+    os.kill(pid, signal.SIGKILL)
+    stat = Path(f"/proc/{pid}/stat")
+    async with asyncio.timeout(20):
+        while stat.exists() and " Z " not in stat.read_text():
+            await asyncio.sleep(0.01)
+
+
+async def replaced(pool: GatewayPool, index: int, before: Any) -> Any:
+    async with asyncio.timeout(60):
+        while pool._posts[index]._gateway is before:
+            await asyncio.sleep(0.05)
+    return pool._posts[index]._gateway
+
+
+async def test_who_calls_while_a_gateway_is_replaced_waits_for_the_next(house: House, engine_a: Any) -> None:
+    """At the same address, and with the engines that were admitted: no client is refused or tries again."""
+    async with pool_of(house, engine_a) as (pool, [served]):
+        attempt = await served.attempt()
+        for _ in range(2):
+            await kill(pool._posts[0]._gateway)
+            answers = await asyncio.gather(*(served.ask(attempt) for _ in range(20)))
+            assert {answer.choices[0].message.content for answer in answers} == {"a0"}
+        assert {span.id for span in served.calls(attempt)} >= {answer.id for answer in answers}
+        assert pool.failure() is None
+
+
+async def test_a_call_whose_gateway_dies_is_asked_again_by_its_clients_sdk(house: House) -> None:
+    from tests.actors.gateway_house import engine
+
+    slow = engine("slow")
+    async with pool_of(house, slow) as (pool, [served]):
+        attempt = await served.attempt()
+        async with served.client(attempt).with_options(max_retries=2) as client:
+            asked = asyncio.create_task(
+                client.chat.completions.create(model="m", messages=[{"role": "user", "content": "wait"}])
+            )
+            while not await slow.requests.remote():
+                await asyncio.sleep(0.05)
+            await kill(pool._posts[0]._gateway)
+            await slow.release.remote()
+            assert (await asked).choices[0].message.content == "slow0"
+        assert [span.id for span in served.calls(attempt)] == [(await asked).id]
+
+
+async def test_one_gateways_death_is_not_felt_at_the_others(house: House, engine_a: Any) -> None:
+    """And an attempt may go on at any of them."""
+    async with pool_of(house, engine_a, count=2) as (pool, [first, second]):
+        assert first.url != second.url
+        attempt = await first.attempt()
+        await first.ask(attempt)
+        dead = pool._posts[0]._gateway
+        await kill(dead)
+        async with asyncio.timeout(20):
+            await second.ask(attempt)
+        await replaced(pool, 0, dead)
+        await first.ask(attempt)
+        assert len(first.calls(attempt)) == 3
+
+
+async def test_a_door_that_dies_before_its_gateway_is_opened_at_its_old_address(
+    house: House, engine_a: Any
+) -> None:
+    async with pool_of(house, engine_a) as (pool, [served]):
+        attempt = await served.attempt()
+        await kill(pool._posts[0]._door)
+        await served.ask(attempt)
+        dead = pool._posts[0]._gateway
+        await kill(dead)
+        await replaced(pool, 0, dead)
+        async with served.client(attempt).with_options(max_retries=5) as client:
+            assert (await client.models.list()).data[0].id == "toy"
+        assert pool.failure() is None
+
+
+class FleetingDoor:
+    """Dies, the first time it is opened, before anybody comes to it."""
+
+    def __init__(self, door: Any) -> None:
+        self.opened = 0
+        self._door = door
+        self.open = self
+
+    async def remote(self, port: int) -> door.Address:
+        address: door.Address = await self._door.open.remote(port)
+        self.opened += 1
+        if self.opened == 1:
+            await kill(self._door)
+        return address
+
+
+async def test_a_door_that_dies_while_its_gateway_is_replaced_is_opened_again(
+    house: House, engine_a: Any
+) -> None:
+    async with pool_of(house, engine_a) as (pool, [served]):
+        attempt = await served.attempt()
+        post = pool._posts[0]
+        real, post._door = post._door, FleetingDoor(post._door)
+        dead = post._gateway
+        await kill(dead)
+        async with served.client(attempt).with_options(max_retries=5) as client, asyncio.timeout(60):
+            while post._door.opened < 2:
+                await asyncio.sleep(0.05)
+            assert (await client.models.list()).data[0].id == "toy"
+        assert pool.failure() is None
+        post._door = real
+
+
+def test_a_door_that_dies_in_mid_gift_is_told_from_one_that_gives() -> None:
+    hatch = f"\0al_ray-{uuid.uuid4().hex}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(hatch)
+        listening.listen()
+        Thread(target=lambda: listening.accept()[0].close()).start()
+        with pytest.raises(ConnectionError, match="gave no socket"):
+            door.at(door.Address(1, hatch, "node"))
+
+
+async def test_a_gateway_that_cannot_be_replaced_is_reported(
+    house: House, engine_a: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(gateway_pool.Gateway):
+        async def start(self, at: Any = None) -> str:
+            raise RuntimeError("no gateway here")
+
+    async with pool_of(house, engine_a) as (pool, _):
+        monkeypatch.setattr(gateway_pool, "Gateway", Broken)
+        await kill(pool._posts[0]._gateway)
+        async with asyncio.timeout(60):
+            while (error := pool.failure()) is None:
+                await asyncio.sleep(0.05)
+    assert "no gateway here" in str(error)

@@ -1,0 +1,175 @@
+"""One learner: its steps, its refusals, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from al_ray.actors.learner.actor import Learner
+from al_ray.algorithms.losses.clipped import CrossEntropy, Loss
+from al_ray.recipe import OptimizerSection
+from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, rows, settings
+
+
+def started(model: Path, keep_reference: bool = False) -> Learner:
+    learner = Learner(settings(model))
+    learner.start_stage(SECTION, total_steps=6, keep_reference=keep_reference)
+    return learner
+
+
+def weights(learner: Learner) -> Mapping[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.named_tensors()}
+
+
+def assert_equal(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_step_is_adamws_on_the_clipped_gradient_of_the_weighted_sum(tiny_model: Path) -> None:
+    learner = started(tiny_model)
+    metrics = learner.update(rows(), CrossEntropy()).metrics
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    total = torch.zeros(())
+    for row in rows():
+        logprobs = model(input_ids=torch.from_numpy(row.tokens)[None]).logits[0].log_softmax(-1)
+        trained = np.flatnonzero(row.trained)
+        total -= (logprobs[trained - 1, row.tokens[trained]] * torch.from_numpy(row.weights[trained])).sum()
+    total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), SECTION.max_grad_norm)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=SECTION.betas,
+    ).step()
+    assert metrics["loss"] == pytest.approx(total.item(), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    # Where a gradient is nearly zero, Adam's first step is its sign: a few weights may differ by more.
+    for name, tensor in learner.named_tensors():
+        close = (tensor - model.get_parameter(name)).abs() < 1e-5
+        assert float(close.float().mean()) > 0.995, name
+
+
+def test_the_update_does_not_depend_on_the_size_of_micro_batches(tiny_model: Path) -> None:
+    gradients = []
+    for tokens in (1, 10_000):
+        learner = Learner(replace(settings(tiny_model), micro_batch_tokens=tokens))
+        learner.start_stage(SECTION, 6, keep_reference=True)
+        metrics = learner.update(rows(), POLICY_GRADIENT).metrics
+        assert (metrics["micro_batches"] > 1) == (tokens == 1)
+        gradients.append(learner._gradient.vector.clone())
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert float(difference) < 1e-5
+
+
+def test_gradients_that_are_not_finite_are_refused_and_counted_and_the_next_step_is_sound(
+    tiny_model: Path,
+) -> None:
+    learner = started(tiny_model, keep_reference=True)
+    before = weights(learner)
+    poisoned = [replace(row, advantages=row.advantages * np.float32("nan")) for row in rows()]
+    report = learner.update(poisoned, POLICY_GRADIENT)
+    assert report.metrics["steps_refused"] == 1 and report.policy_version == 0
+    assert_equal(before, weights(learner))
+    report = learner.update(rows(), POLICY_GRADIENT)
+    assert report.metrics["steps_refused"] == 0 and report.policy_version == 1
+    assert all(tensor.isfinite().all() for tensor in weights(learner).values())
+
+
+def test_the_kl_is_zero_against_the_weights_of_the_stages_start_and_grows_with_steps(
+    tiny_model: Path,
+) -> None:
+    learner = started(tiny_model, keep_reference=True)
+    first = learner.update(rows(), POLICY_GRADIENT).metrics
+    second = learner.update(rows(), POLICY_GRADIENT).metrics
+    assert first["kl"] == 0
+    assert second["kl"] > 1e-6
+
+
+def test_a_kl_without_a_reference_to_measure_it_from_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="keep_reference"):
+        started(tiny_model).update(rows(), POLICY_GRADIENT)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), POLICY_GRADIENT])
+def test_a_loaded_learner_continues_bit_for_bit(tiny_model: Path, tmp_path: Path, loss: Loss) -> None:
+    learner = started(tiny_model, keep_reference=True)
+    learner.update(rows(0), loss)
+    learner.save(str(tmp_path / "step_1"))
+    resumed = Learner(settings(tiny_model))
+    resumed.load(str(tmp_path / "step_1"))
+    assert resumed.policy_version() == 1
+    expected, found = (each.update(rows(1), loss) for each in (learner, resumed))
+    assert expected.policy_version == found.policy_version == 2
+    assert {**expected.metrics, "seconds": 0.0} == {**found.metrics, "seconds": 0.0}
+    assert_equal(weights(learner), weights(resumed))
+
+
+def test_a_checkpoint_is_a_model_folder_with_the_models_own_tokenizer_files(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    learner = Learner(replace(settings(tiny_model), chat_template="{{ messages }}"))
+    folder = tmp_path / "step_1"
+    learner.save(str(folder))
+    assert (folder / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
+    assert AutoTokenizer.from_pretrained(folder).chat_template == "{{ messages }}"
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    logprobs = model(input_ids=torch.tensor([PROBE])).logits[0, :-1].log_softmax(-1)
+    expected = logprobs[torch.arange(len(PROBE) - 1), torch.tensor(PROBE[1:])]
+    assert learner.logprobs(PROBE) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, folder = started(tiny_model), tmp_path / "step_1"
+    learner.save(str(folder))
+    before = json.dumps(sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*")))
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            learner.save(str(folder))
+    assert json.dumps(sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*"))) == before
+    learner.save(str(folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
+
+
+def test_published_weights_have_checkpoint_names_the_published_dtype_and_no_tied_duplicate(
+    tiny_model: Path,
+) -> None:
+    learner = Learner(replace(settings(tiny_model), dtype="bfloat16"))
+    published = dict(learner.named_tensors())
+    assert published.keys() == load_file(tiny_model / "model.safetensors").keys()
+    assert {tensor.dtype for tensor in published.values()} == {torch.bfloat16}
+    update = learner.publish(version=7)
+    assert update.version == 7 and update.path is not None
+    assert_equal(load_file(update.path), published)
+    learner.close()
+
+
+def test_steps_too_small_for_bfloat16_still_add_up(tiny_model: Path) -> None:
+    """A bfloat16 weight of 0.2 cannot move by 1e-5; a learner that computes in bfloat16 can."""
+    learner = Learner(replace(settings(tiny_model), dtype="bfloat16"))
+    learner.start_stage(OptimizerSection(learning_rate=1e-5), 40, keep_reference=False)
+    before = learner.update(rows(), CrossEntropy()).metrics["loss"]
+    for _ in range(20):
+        after = learner.update(rows(), CrossEntropy()).metrics["loss"]
+    start = AutoModelForCausalLM.from_pretrained(tiny_model).get_input_embeddings().weight.detach()
+    moved = (dict(learner._model.named_parameters())["model.embed_tokens.weight"].detach() - start).abs()
+    assert float(moved.max()) > 5e-5
+    assert after < before

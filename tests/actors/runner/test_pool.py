@@ -1,0 +1,186 @@
+"""The runner pool: a runner that dies is replaced, one that cannot work is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError
+
+from al_ray.actors.runner import pool as runner_pool
+from al_ray.actors.runner.actor import Runner, RunnerSpec
+from al_ray.actors.runner.pool import RunnerPool
+from al_ray.errors import RecipeError
+from al_ray.recipe import AgentSection
+from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
+from tests.actors.beside_the_store import finished
+
+StartStore = Callable[..., Any]
+
+
+@asynccontextmanager
+async def pool_of(
+    store: Any, agent: str = "tests.actors.agents:act", count: int = 1, **options: Any
+) -> AsyncIterator[RunnerPool]:
+    section = AgentSection(**{"run": agent, "timeout": 60.0, "concurrency": 4, **options})
+    spec = RunnerSpec("runner", section, ["http://gateway/v1"], "toy")
+    pool = RunnerPool(spec, count, store, {})
+    pool.start()
+    yield pool
+    await pool.stop()
+
+
+async def enqueue(store: Any, *tasks: dict[str, Any]) -> None:
+    await store.enqueue.remote([RolloutRequest(f"r{i}", "b", "g", Task("t", t)) for i, t in enumerate(tasks)])
+
+
+async def ended(store: Any) -> list[Rollout]:
+    (group,) = await finished(store, "b", 120.0)
+    return list(group.rollouts)
+
+
+async def kill(pool: RunnerPool) -> None:
+    (runner,) = pool._runners.values()
+    os.kill(await runner.__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
+
+
+async def exists(*paths: Path) -> None:
+    async with asyncio.timeout(90):
+        while not all(path.exists() for path in paths):
+            await asyncio.sleep(0.02)
+
+
+async def failure(pool: RunnerPool) -> BaseException:
+    async with asyncio.timeout(90):
+        while (error := pool.failure()) is None:
+            await asyncio.sleep(0.05)
+    return error
+
+
+async def test_a_killed_runner_is_replaced_and_loses_nothing(start_store: StartStore, tmp_path: Path) -> None:
+    """Its attempts are lost at once, which does not count as a try, and the replacement runs them again."""
+    store, marks = start_store(), [tmp_path / "0", tmp_path / "1"]
+    await enqueue(store, *({"do": "sleep_the_first_time", "mark": str(mark)} for mark in marks))
+    async with pool_of(store) as pool:
+        await exists(*marks)
+        await kill(pool)
+        for rollout in await ended(store):
+            assert rollout.status is RolloutStatus.SUCCEEDED
+            lost, again = rollout.attempts
+            assert (lost.status, lost.error) == (AttemptStatus.UNRESPONSIVE, "its runner died")
+            assert again.status is AttemptStatus.SUCCEEDED
+            assert lost.worker != again.worker
+        assert pool.failure() is None
+
+
+async def test_an_idle_runner_that_is_killed_takes_no_rollout_with_it(start_store: StartStore) -> None:
+    """The claim that it was waiting for outlives it in the store, and is given nothing."""
+    store = start_store()
+    async with pool_of(store) as pool:
+        await enqueue(store, {"do": "give", "value": 1.0})
+        await ended(store)
+        await kill(pool)
+        await asyncio.sleep(0.5)
+        request = RolloutRequest("late", "late", "late", Task("t", {"do": "give", "value": 1.0}))
+        await store.enqueue.remote([request])
+        (group,) = await finished(store, "late", 120.0)
+    attempts = group.rollouts[0].attempts
+    assert attempts[-1].status is AttemptStatus.SUCCEEDED
+    assert all("lease" not in (attempt.error or "") for attempt in attempts)
+
+
+async def test_a_runner_that_an_agent_blocks_is_replaced(
+    start_store: StartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time-out inside its process could end that agent."""
+    monkeypatch.setattr(runner_pool, "LEASE_SECONDS", 5.0)
+    store = start_store()
+    await enqueue(store, {"do": "block_the_first_time", "mark": str(tmp_path / "mark")})
+    async with pool_of(store):
+        (rollout,) = await ended(store)
+    assert [attempt.status for attempt in rollout.attempts][-1] is AttemptStatus.SUCCEEDED
+
+
+async def test_an_agent_that_cannot_be_imported_is_reported_as_the_recipes_mistake(
+    start_store: StartStore,
+) -> None:
+    async with pool_of(start_store(), agent="no_such_package:agent") as pool:
+        error = await failure(pool)
+    assert isinstance(error, RecipeError)
+    assert "agent.run: 'no_such_package:agent'" in str(error)
+
+
+class Late(Runner):
+    """Takes longer to be made than two leases last, as on a cluster that has to start a node for it."""
+
+    def __init__(self, spec: RunnerSpec, store: Any) -> None:
+        time.sleep(5)
+        super().__init__(spec, store)
+
+
+async def test_a_runner_that_is_long_in_coming_is_waited_for(
+    start_store: StartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_pool, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(runner_pool, "Runner", Late)
+    async with pool_of(start_store()) as pool:
+        await asyncio.sleep(0.1)
+        (first,) = pool._runners.values()
+        await first.ping.remote()
+        assert list(pool._runners.values()) == [first]
+
+
+class Broken(Runner):
+    """Cannot be made."""
+
+    def __init__(self, spec: RunnerSpec, store: Any) -> None:
+        raise RuntimeError("no runner here")
+
+
+async def test_a_runner_that_cannot_be_made_is_reported_not_replaced(
+    start_store: StartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_pool, "Runner", Broken)
+    async with pool_of(start_store()) as pool:
+        error = await failure(pool)
+    assert isinstance(error, ActorDiedError)
+    assert "no runner here" in str(error)
+
+
+async def test_several_runners_share_the_work_and_end_with_the_pool(start_store: StartStore) -> None:
+    store = start_store()
+    await enqueue(store, *[{"do": "take_a_while"}] * 8)
+    async with pool_of(store, count=2) as pool:
+        runners = list(pool._runners.values())
+        rollouts = await ended(store)
+    assert all(rollout.status is RolloutStatus.SUCCEEDED for rollout in rollouts)
+    for runner in runners:
+        with pytest.raises(ActorDiedError):
+            ray.get(runner.ping.remote(), timeout=60)
+
+
+async def test_a_runner_full_of_threads_that_hang_is_replaced(start_store: StartStore) -> None:
+    """They cannot be ended but with their process; nothing else is lost by that."""
+    store = start_store()
+    agent = "tests.actors.wild_agents:act"
+    async with pool_of(store, agent, isolation="thread", timeout=2.0, concurrency=2) as pool:
+        await enqueue(store, *[{"do": "hang"}] * 5)
+        # On a machine that is busy it too may take two seconds, now and then.
+        task, patient = Task("t", {"do": "give", "value": 1.0}), RetryPolicy(max_attempts=10)
+        await store.enqueue.remote([RolloutRequest("good", "b", "g", task, retry=patient)])
+        *hung, good = await ended(store)
+        assert pool.failure() is None
+    assert [[attempt.status for attempt in rollout.attempts] for rollout in hung] == [
+        [AttemptStatus.TIMED_OUT]
+    ] * 5
+    assert good.status is RolloutStatus.SUCCEEDED
+    assert all(attempt.status is not AttemptStatus.UNRESPONSIVE for attempt in good.attempts)
+    assert len({rollout.attempts[0].worker for rollout in hung}) > 1

@@ -1,0 +1,281 @@
+"""The store actor: what is acknowledged is durable, and whoever waits is woken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from al_ray.actors.ray_errors import unwrapped
+from al_ray.database.schema import meta
+from al_ray.database.writer import Database
+from al_ray.errors import AttemptEndedError, UserError
+from al_ray.types import (
+    Attempt,
+    AttemptStatus,
+    Claim,
+    RetryPolicy,
+    RolloutRequest,
+    RolloutStatus,
+    Span,
+    SpanKind,
+    Start,
+    Task,
+    WorkerStatus,
+)
+from tests.actors.beside_the_store import authorize, finished
+
+StartStore = Callable[..., Any]
+
+READER = """
+import sys
+from al_ray.database.writer import Database
+database = Database(sys.argv[1])
+while sys.stdin.readline():
+    ended = database.rollouts(status="succeeded")
+    assert all(len(database.rollout(rollout.id).spans) == 3 for rollout in ended[-20:])
+    print(len(ended), flush=True)
+"""
+
+
+def request(rollout_id: str, *, group: str = "g", max_attempts: int = 1) -> RolloutRequest:
+    return RolloutRequest(rollout_id, "b", group, Task("t", {}), retry=RetryPolicy(max_attempts))
+
+
+def span(name: str, attempt: Attempt) -> Span:
+    return Span(
+        name, attempt.rollout_id, attempt.number, SpanKind.CALL, "chat", 0.0, 1.0, {"x": list(range(50))}
+    )
+
+
+def ended(attempt: Attempt) -> tuple[Attempt, Sequence[Span]]:
+    """As ``finish`` takes it."""
+    return Attempt(attempt.rollout_id, attempt.number, attempt.key, AttemptStatus.SUCCEEDED), ()
+
+
+@pytest.fixture
+def store_place(store_url: str) -> str:
+    """Everything here holds on every database."""
+    return store_url
+
+
+async def claimed(store: Any, claim_id: str, limit: int = 1, wait: float = 0.0) -> list[Claim]:
+    return await store.claim.remote("w", claim_id, limit, wait)
+
+
+def process_of(store: Any) -> Any:
+    return store.__ray_call__.remote(lambda _: os.getpid())
+
+
+async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(start_store: StartStore) -> None:
+    """At once: nothing in the store asks again and again."""
+    store = start_store()
+    waiting = asyncio.ensure_future(claimed(store, "c1", wait=60.0))
+    groups = asyncio.ensure_future(finished(store, "b"))
+    await asyncio.wait({waiting, groups}, timeout=0.5)
+    assert not waiting.done()
+    begun = time.monotonic()
+    await store.enqueue.remote([request("r")])
+    (claim,) = await waiting
+    assert not groups.done()
+    await store.finish.remote([ended(claim.attempt)])
+    (group,) = await groups
+    assert [rollout.id for rollout in group.rollouts] == ["r"]
+    assert time.monotonic() - begun < 5
+    assert await store.finished_groups.remote("b", ["g"], 0.1) == []
+    assert await claimed(store, "c2", wait=0.1) == []
+
+
+async def test_concurrent_claims_give_each_rollout_to_one_worker(start_store: StartStore) -> None:
+    store = start_store()
+    await store.enqueue.remote([request(f"r{index}") for index in range(30)])
+    claims = await asyncio.gather(*(store.claim.remote(f"w{n}", f"c{n}", 4, 0.0) for n in range(10)))
+    given = [claim.request.id for one in claims for claim in one]
+    assert sorted(given) == sorted(f"r{index}" for index in range(30))
+    assert all(claim.attempt.worker == f"w{n}" for n, one in enumerate(claims) for claim in one)
+
+
+async def test_a_repeated_claim_gives_the_same_attempts(start_store: StartStore) -> None:
+    """As Ray repeats it when the store is killed before it could answer."""
+    store = start_store()
+    await store.enqueue.remote([request("a"), request("b")])
+    first = await claimed(store, "c1")
+    assert await claimed(store, "c1") == first
+    assert [claim.request.id for claim in await claimed(store, "c2")] == ["b"]
+
+
+async def test_a_dead_worker_loses_its_attempts_and_the_claims_it_still_waits_for(
+    start_store: StartStore,
+) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a")])
+    await store.claim.remote("dead", "c1", 1, 0.0)
+    waiting = store.claim.remote("dead", "c2", 5, 2.0)
+    assert await store.lose.remote("dead") == [("a", 1)]
+    await store.enqueue.remote([request("b")])
+    assert await waiting == []
+    again = await claimed(store, "c3", limit=5)
+    assert [(claim.request.id, claim.attempt.number) for claim in again] == [("a", 2), ("b", 1)]
+
+
+async def test_an_attempt_whose_lease_is_not_renewed_is_lost_and_tried_again(start_store: StartStore) -> None:
+    store = start_store(lease_seconds=1.2)
+    await store.enqueue.remote([request("a"), request("b")])
+    await store.claim.remote("alive", "c1", 1, 0.0)
+    (silent,) = await store.claim.remote("silent", "c2", 1, 0.0)
+    assert silent.lease_seconds == 1.2
+    waiting = asyncio.ensure_future(claimed(store, "c3", wait=30.0))
+    while not waiting.done():
+        assert await store.renew.remote("alive") == [("a", 1)]
+        await asyncio.sleep(0.2)
+    (again,) = await waiting
+    assert (again.request.id, again.attempt.number) == ("b", 2)
+    assert await store.finish.remote([ended(silent.attempt)]) == [False], "it was lost: it has ended"
+    with pytest.raises(AttemptEndedError, match="unresponsive"):
+        await authorize(store, silent.attempt.key)
+
+
+async def test_a_cancelled_batch_ends_its_attempts_and_completes_its_groups(start_store: StartStore) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a"), request("b")])
+    (a,) = await claimed(store, "c1")
+    await store.cancel.remote("b")
+    (group,) = await finished(store, "b", 0.0)
+    assert {rollout.status for rollout in group.rollouts} == {RolloutStatus.CANCELLED}
+    assert await store.renew.remote("w") == []
+    with pytest.raises(AttemptEndedError, match="cancelled"):
+        await authorize(store, a.attempt.key)
+
+
+async def test_cancelled_rollouts_are_lost_to_their_runner_at_its_next_renewal(
+    start_store: StartStore,
+) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a"), request("b"), request("c")])
+    a, b = await claimed(store, "c1", limit=2)
+    await store.cancel_rollouts.remote(["a", "c"])
+    assert await store.renew.remote("w") == [("b", 1)]
+    assert await store.start.remote([Start("a", 1), Start("b", 1)]) == [False, True]
+    with pytest.raises(AttemptEndedError, match="cancelled"):
+        await authorize(store, a.attempt.key)
+    assert (await authorize(store, b.attempt.key)).attempt.status is AttemptStatus.RUNNING
+    assert await claimed(store, "c2") == []
+
+
+async def test_an_attempt_tells_which_versions_of_resources_it_was_started_with(
+    start_store: StartStore,
+) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("a")])
+    (claim,) = await claimed(store, "c1")
+    assert claim.attempt.status is AttemptStatus.PREPARING
+    await store.put_resource.remote("prompt", "template", "Be brief.")
+    prompt = await store.put_resource.remote("prompt", "template", "Think.")
+    assert await store.resource.remote("prompt") == prompt
+    await store.start.remote([Start("a", 1, {"prompt": prompt.version})])
+    running = (await authorize(store, claim.attempt.key)).attempt
+    assert running.resources == {"prompt": 2}
+    assert (await store.resource.remote("prompt", 1)).content == "Be brief."
+
+
+async def test_workers_are_known_by_what_they_were_last_heard_of(
+    start_store: StartStore, store_place: str
+) -> None:
+    """Runners by their claims and renewals, others by heartbeats."""
+    store = start_store(lease_seconds=1.2)
+    await store.enqueue.remote([request("a"), request("b")])
+    await store.claim.remote("busy", "c1", 1, 0.0)
+    await store.claim.remote("dead", "c2", 1, 0.0)
+    await store.lose.remote("dead")
+    await store.renew.remote("idle")
+    await store.heartbeat.remote("engine-0", "engine", WorkerStatus.BUSY)
+    database = Database(store_place)
+    async with asyncio.timeout(30):
+        while len(workers := database.workers()) < 4:
+            await asyncio.sleep(0.05)
+    database.close()
+    assert [(worker.name, worker.kind, worker.status.value) for worker in workers] == [
+        ("busy", "runner", "busy"),
+        ("dead", "runner", "dead"),
+        ("engine-0", "engine", "busy"),
+        ("idle", "runner", "idle"),
+    ]
+    assert all(abs(worker.seen_at - time.time()) < 30 for worker in workers)
+
+
+async def test_a_store_of_another_version_is_a_users_error(start_store: StartStore, store_place: str) -> None:
+    """It reaches the driver as itself, with the cure."""
+    database = Database(store_place)
+    with database.begin() as connection:
+        connection.execute(meta.update().values(schema_version=1))
+    database.close()
+    with pytest.raises(UserError, match="use the al_ray that wrote it"), unwrapped():
+        await start_store().ping.remote()
+
+
+async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
+    start_store: StartStore, store_place: str
+) -> None:
+    """Killed twice with SIGKILL while 40 runners work: everyone is answered in the end, every acknowledged
+    end is there with its spans, and another process reads whole states meanwhile."""
+    store = start_store()
+    runners, each = 40, 20
+    await store.enqueue.remote([request(f"r{index}") for index in range(runners * each)])
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, store_place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    acknowledged: list[str] = []
+
+    async def runner(index: int) -> None:
+        for number in range(each):
+            (claim,) = await store.claim.remote(f"w{index}", f"c{index}/{number}", 1, 60.0)
+            ends, _ = ended(claim.attempt)
+            spans = [span(f"{claim.request.id}/{n}", claim.attempt) for n in range(3)]
+            (outcome,) = await store.finish.remote([(ends, spans)])
+            assert isinstance(outcome, bool), outcome  # False: an earlier try was only not answered
+            acknowledged.append(claim.request.id)
+
+    async def kill_after(ends: int) -> None:
+        process = await process_of(store)
+        while len(acknowledged) < ends:
+            await asyncio.sleep(0.01)
+        os.kill(process, signal.SIGKILL)
+
+    async def kill_twice() -> None:
+        await kill_after(150)
+        await kill_after(500)
+
+    try:
+        running = asyncio.gather(*map(runner, range(runners)))
+        killer = asyncio.create_task(kill_twice())
+        finished = False
+        while not finished:
+            await asyncio.wait({running}, timeout=0.3)
+            finished = running.done()  # before the read, so that the last one sees everything
+            before = len(acknowledged)
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            seen = int(await asyncio.to_thread(reader.stdout.readline))
+            assert seen >= before, "the other process misses what was acknowledged"
+        await running
+        await killer
+    finally:
+        reader.stdin.close()
+        reader.wait()
+    assert len(set(acknowledged)) == seen == runners * each
+    database = Database(store_place)
+    for rollout in database.rollouts():
+        whole = database.rollout(rollout.id)
+        assert whole is not None
+        assert [s.id for s in whole.spans] == [f"{rollout.id}/{n}" for n in range(3)]
+        assert [attempt.status for attempt in whole.attempts] == [AttemptStatus.SUCCEEDED]
+    database.close()

@@ -1,0 +1,251 @@
+"""The command line: what a verb prints, writes and returns; the user's mistakes in one message each."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from al_ray.cli import app
+from al_ray.database.writer import Database
+from al_ray.recipe import Recipe
+from al_ray.run.folder import RunFolder
+from al_ray.types import RolloutRequest, Task
+from tests import toy
+from tests.processes import ROOT, run
+from tests.recorded import record
+
+Invoke = Callable[[str], tuple[int, str]]
+
+WITH_IMPORTS_TOLD = """
+import sys
+from al_ray.cli.app import main
+try:
+    main()
+finally:
+    heavy = sorted({"torch", "ray", "vllm", "transformers", "matplotlib", "wandb"} & sys.modules.keys())
+    print("imported:", heavy, file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path) -> Path:
+    """With the toy recipe and its code, where commands are run."""
+    toy.write_code(tmp_path)
+    toy.write_recipe(tmp_path, toy.recipe(tiny_model, tmp_path / "out"))
+    return tmp_path
+
+
+@pytest.fixture
+def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Runs a command in this process; returns its exit code and what it printed."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "toy_agent", raising=False)
+    for variable in ("RAY_ADDRESS", "AL_RAY_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def invoke(command: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["al-ray", *shlex.split(command)])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out + printed.err
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["validate", "toy.yaml"],
+        ["train", "toy.yaml", "--dry-run"],
+        ["train", "toy.yaml", "--set", "placement.device=gpu"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_what_starts_nothing_imports_nothing_heavy(folder: Path, arguments: list[str]) -> None:
+    """So it answers at once. A recipe that cannot be placed is among it: Ray is not started for it."""
+    command = [sys.executable, "-c", WITH_IMPORTS_TOLD, *arguments]
+    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == (2 if "placement.device=gpu" in arguments else 0), done.stderr
+    assert done.stderr.splitlines()[-1] == "imported: []"
+
+
+def test_a_dry_run_prints_recipe_and_placement_and_leaves_nothing_behind(invoke: Invoke) -> None:
+    code, output = invoke("train toy.yaml --dry-run --set seed=7")
+    assert code == 0, output
+    assert "seed: 7\n" in output and "clip_high: 0.2\n" in output
+    assert "8 tasks to train on, 2 held out" in output
+    assert "placement: cpu, colocated" in output and "engine 0, learner 0" in output
+    assert not Path("out").exists()
+
+
+def test_the_recipe_that_a_dry_run_prints_is_the_recipe(invoke: Invoke) -> None:
+    """It can be kept and run."""
+    _, output = invoke("train toy.yaml --dry-run")
+    Path("printed.yaml").write_text(output[: output.index("8 tasks")])
+    assert invoke("train printed.yaml --dry-run") == (0, output)
+
+
+def test_a_dry_run_for_a_described_cluster_places_every_engine_and_learner(invoke: Invoke) -> None:
+    code, output = invoke(
+        "train toy.yaml --dry-run --set placement.device=gpu "
+        "--set 'placement.cluster=[{count: 2, cpus: 64, gpus: 8}]' "
+        "--set engines.replicas=5 --set engines.tensor_parallel=2 --set learners.replicas=6"
+    )
+    assert code == 0, output
+    table = output[output.index("placement: gpu, disaggregated") :]
+    rows = {" ".join(words[:2]): words[2:] for line in table.splitlines() if len(words := line.split()) == 5}
+    assert rows == {
+        **{f"engine {i}": [str(i // 4), "8", "2"] for i in range(5)},
+        **{f"learner {i}": ["1", "8", "1"] for i in range(6)},
+    }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_dry_runs(invoke: Invoke, path: Path) -> None:
+    """On a described cluster, so that it does not matter what this machine is."""
+    if path.stem == "node_agent" and shutil.which("node") is None:
+        pytest.skip("there is no node here")
+    code, output = invoke(f"train {path} --dry-run --set 'placement.cluster=[{{cpus: 16, gpus: 1}}]'")
+    assert code == 0, output
+    assert "engine 0, learner 0" in output
+
+
+MISTAKES = {
+    "train absent.yaml": "error: recipe: 'absent.yaml': cannot be read: No such file or directory",
+    "train toy.yaml --set model.pth=x": "error: toy.yaml: model.pth: 'x': no such key; did you mean 'path'?",
+    "train toy.yaml --seed -1": "error: toy.yaml: seed: -1: Input should be greater than or equal to 0",
+    "train toy.yaml --run ../x": "error: --run: '../x': letters, digits and _.- are allowed",
+    "train toy.yaml --resume": "error: --resume: '{folder}/out/toy/*': there is no such run",
+    "train toy.yaml --resume --run a": "error: --resume: '{folder}/out/toy/a': there is no such run",
+    "train toy.yaml --set placement.device=gpu": "error: placement: 'colocated on gpu: ",
+    "train toy.yaml --set engines.replicas=99999": "error: placement: 'colocated on cpu: 1 x (engine + ",
+    "train toy.yaml --set model.path=absent": "error: toy.yaml: model.path: 'absent': no such folder",
+    "train toy.yaml --set data.options.count=0": "error: data.options: {{'count': 0}}: no train task is",
+    "validate toy.yaml --set agent.run=toy_agent:number": "error: toy.yaml: agent.run: 'toy_agent:number'",
+    "eval .": "error: checkpoint: '.': no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe",
+    "rollouts out": "error: run: 'out': no run folder: it has no recipe.yaml",
+    "rollouts . --sort cost": "error: --sort: 'cost': one of asked, reward, seconds, attempts",
+    "rollouts . --mode test": "error: --mode: 'test': one of train, eval",
+    "rollouts . --status done": "error: --status: 'done': one of queued, running, succeeded, failed, canc",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_message_and_exit_code_2_before_anything_is_written(
+    invoke: Invoke, folder: Path, command: str
+) -> None:
+    before = set(folder.iterdir())
+    code, output = invoke(command)
+    assert code == 2, output
+    [line] = output.splitlines()
+    assert line.startswith(MISTAKES[command].format(folder=folder))
+    assert {path.name for path in set(folder.iterdir()) - before} <= {"__pycache__"}
+
+
+@pytest.fixture
+def recorded(folder: Path, tiny_model: Path) -> Path:
+    """A run folder whose store has rollouts of every kind, and a run that is under way."""
+    recipe = Recipe.model_validate(toy.recipe(tiny_model, folder / "out"))
+    run_folder = RunFolder.create(recipe, "a")
+    database = Database(run_folder.store_url)
+    record(database, 0, 9)
+    database.close()
+    return run_folder.path
+
+
+def test_rollouts_are_listed_filtered_sorted_and_paged(invoke: Invoke, recorded: Path) -> None:
+    code, output = invoke(f"rollouts {recorded} --sort reward --min-reward 0.1 --limit 2 --agent '*'")
+    assert code == 0, output
+    assert [line.split()[0] for line in output.splitlines()] == ["rollout", "r6", "r7", "there"]
+    assert output.splitlines()[-1] == "there are more before these: --page 2"
+    code, output = invoke(f"rollouts {recorded} r5")
+    assert code == 0 and "ValueError: 5" in output and "call 1 of odd: 1.00 s" in output
+
+
+def test_a_run_under_way_is_listed_as_it_is_at_that_moment(invoke: Invoke, recorded: Path) -> None:
+    """Also in the middle of a write, whose rollouts are there once it is done."""
+    database = Database(RunFolder(recorded).store_url)
+    with database.begin() as connection:
+        database.enqueue(connection, [RolloutRequest("late", "step-000009/x", "g", Task("t", {"q": "?"}))])
+        code, output = invoke(f"rollouts {recorded}")
+        assert (code, "r5" in output, "late" in output) == (0, True, False), output
+    code, output = invoke(f"rollouts {recorded} --status queued")
+    assert (code, "r5" in output, "late" in output) == (0, False, True), output
+    database.close()
+
+
+def test_a_run_is_exported(invoke: Invoke, recorded: Path, folder: Path) -> None:
+    assert invoke(f"export {recorded} --what transitions --batch eval -o x.jsonl") == (
+        0,
+        "x.jsonl: 4 transitions\n",
+    )
+    assert len((folder / "x.jsonl").read_bytes().splitlines()) == 4
+    code, output = invoke(f"export {recorded} -o x.csv --format csv")
+    assert (code, output) == (2, "error: --format: 'csv': one of jsonl, parquet\n")
+
+
+def test_absent_data_is_the_users_mistake(invoke: Invoke) -> None:
+    code, output = invoke(
+        "train toy.yaml --set data.load=al_ray.envs.calc_x.data:load --set data.path=absent"
+    )
+    assert code == 2 and output.startswith("error: data.path: 'absent': no such folder")
+
+
+def test_a_directory_of_data_is_checked(invoke: Invoke, folder: Path) -> None:
+    """The exit code says whether it is sound."""
+    (folder / "calc_x").mkdir()
+    row = {"id": "a", "question": "1+1?", "chain": "", "result": "2", "source": "made"}
+    (folder / "calc_x" / "validation.jsonl").write_text(json.dumps(row))
+    assert invoke(f"data check {folder}")[0] == 0
+    (folder / "calc_x" / "train.jsonl").write_text("{}\n")
+    code, output = invoke(f"data check {folder}")
+    assert code == 2 and "1 rows, 0 valid" in output
+    assert "train.jsonl, row 1, id: None: the field is missing" in output
+    assert invoke("data check")[0] == 2
+
+
+def test_all_mistakes_are_told_at_once_a_line_each(invoke: Invoke) -> None:
+    code, output = invoke("train toy.yaml --set model.pth=x --set agent.run=no_such:f --set stages.9.steps=1")
+    assert code == 2
+    lines = output.splitlines()
+    assert lines[:2] == [
+        "error: --set stages.9.steps: '9': what picks from this list is a number from 0 to 1",
+        "error: toy.yaml: model.pth: 'x': no such key; did you mean 'path'?",
+    ]
+    assert lines[2].startswith("error: toy.yaml: agent.run: 'no_such:f': no module named 'no_such'")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("command", ["train", "no-such-verb", "train toy.yaml --no-such-option"])
+def test_a_wrong_command_is_a_usage_error(invoke: Invoke, command: str) -> None:
+    code, output = invoke(command)
+    assert code == 2 and "Usage:" in output
+
+
+def test_a_fault_of_the_system_keeps_its_traceback_and_is_exit_code_1(folder: Path) -> None:
+    with (folder / "toy_agent.py").open("a") as code:
+        code.write("\n\ndef load(path, split):\n    raise RuntimeError('why')\n")
+    exit_code, output = run(["al_ray", "validate", "toy.yaml"], folder)
+    assert exit_code == 1 and "Traceback" in output and "RuntimeError: why" in output
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "http://127.0.0.1:8265", "somewhere"])
+def test_an_address_without_a_cluster_is_the_users_mistake(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Told at once, where Ray would try for minutes."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    code, output = invoke("train toy.yaml")
+    assert code == 2 and output.startswith(f"error: RAY_ADDRESS: '{address}': ")
+    assert not Path("out").exists()

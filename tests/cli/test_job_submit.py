@@ -1,0 +1,145 @@
+"""A recipe is a job: submitted to a running cluster as it is typed in the README, it streams its log,
+ends with a status, and when it is stopped nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from al_ray.reports import jsonl_sink
+from tests import toy
+from tests.processes import ROOT, Command, process_name, run
+
+pytestmark = pytest.mark.slow
+
+RAY = "ray.scripts.scripts"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(opened.getsockname()[1]) for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A working directory: this repository's rooms, the toy agent, and recipes that name it."""
+    folder = tmp_path_factory.mktemp("job") / "work"
+    for room in ("al_ray", "actors", "algorithms", "envs"):
+        shutil.copytree(
+            ROOT / room, folder / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    toy.write_code(folder)
+    (folder / "recipes").mkdir()
+    content = toy.recipe(tiny_model, folder.parent / "out")
+    content["stages"] = content["stages"][1:]
+    toy.write_recipe(folder / "recipes", content)
+    (folder / "recipes" / "toy.yaml").rename(folder / "recipes" / "broken.yaml")
+    with (folder / "recipes" / "broken.yaml").open("a") as broken:
+        broken.write("enginse: {replicas: 2}\n")
+    toy.write_recipe(folder / "recipes", content)
+    return folder
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running cluster and the address that jobs are submitted to."""
+
+    command: Command
+    address: str
+
+
+@pytest.fixture(scope="module")
+def head(folder: Path) -> Iterator[Head]:
+    """A cluster of one node with its own ports and folder; its Python is this one."""
+    dashboard, client, agent = free_ports(3)
+    # Sockets lie below it, and their paths may not be long.
+    scratch = Path(tempfile.mkdtemp(prefix="ray-"))
+    options = {
+        "port": 0,
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "ray-client-server-port": client,
+        "dashboard-agent-listen-port": agent,
+        "num-cpus": 2,
+        "object-store-memory": 200_000_000,
+        "temp-dir": scratch,
+    }
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    arguments = [RAY, "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+    with Command(arguments, folder.parent, PATH=path, PYTHONPATH="") as command:
+        command.wait_until(lambda: "--block" in command.output and _answers(dashboard), 120)
+        yield Head(command, f"http://127.0.0.1:{dashboard}")
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as knocking:
+        return knocking.connect_ex(("127.0.0.1", port)) == 0
+
+
+def submit(head: Head, folder: Path, *arguments: str) -> tuple[int, str]:
+    return run([RAY, "job", "submit", "--address", head.address, "--working-dir", ".", *arguments], folder)
+
+
+def test_a_recipe_typed_as_a_command_trains_and_streams_its_log(head: Head, folder: Path) -> None:
+    """Its first line says what runs it. The code is the uploaded one."""
+    code, log = submit(head, folder, "recipes/toy.yaml")
+    assert code == 0 and "succeeded" in log, log
+    assert "evaluation  untrained: " in log and "evaluation  after grpo: " in log
+    [run_folder] = (folder.parent / "out" / "toy").iterdir()
+    steps = [line["step"] for line in jsonl_sink.read(run_folder) if "eval/accuracy" not in line]
+    assert steps == [1, 2, 3]
+    assert f"checkpoint  {run_folder}/checkpoints/step-000003" in log
+
+
+def test_a_recipe_named_to_al_ray_runs_the_same(head: Head, folder: Path) -> None:
+    """With options after the two dashes; a dry run plans for the cluster that the job is on."""
+    code, log = submit(head, folder, "--", "python", "-m", "al_ray", "train", "recipes/toy.yaml", "--dry-run")
+    assert code == 0 and "succeeded" in log, log
+    assert "placement: cpu, colocated" in log and "engine 0, learner 0" in log
+
+
+def test_a_broken_recipe_fails_the_job_with_our_message(head: Head, folder: Path) -> None:
+    code, log = submit(head, folder, "recipes/broken.yaml")
+    assert code == 1 and "failed" in log
+    assert "error: recipes/broken.yaml: enginse: {'replicas': 2}: no such key; did you mean 'engines'?" in log
+    assert "Traceback" not in log
+
+
+def test_a_stopped_job_leaves_nothing_running(head: Head, folder: Path) -> None:
+    """Neither its driver nor its actors nor what these have started."""
+    command = ["--submission-id", "endless", "--no-wait", "--", "recipes/toy.yaml", "--run", "endless"]
+    code, log = submit(head, folder, *command, "--set", "stages.0.steps=100000")
+    assert code == 0, log
+    metrics = folder.parent / "out" / "toy" / "endless"
+    head.command.wait_until(lambda: any("reward/mean" in line for line in jsonl_sink.read(metrics)))
+    assert {"ray::Learner", "ray::Engine", "ray::Store"} <= ours(head)
+    code, log = run([RAY, "job", "stop", "--address", head.address, "endless"], folder)
+    assert code == 0 and "was stopped" in log, log
+    head.command.wait_until(lambda: not ours(head), 30)
+
+
+def ours(head: Head) -> set[str]:
+    """The processes of a run on the cluster, by name."""
+    names = {process_name(pid) for pid in head.command.alive()}
+    known = (
+        "ray::Learner",
+        "ray::Engine",
+        "ray::Store",
+        "ray::Gateway",
+        "ray::Runner",
+        "VLLM",
+        "python -m al_ray",
+    )
+    return {start for start in known if any(name.startswith(start) for name in names)}

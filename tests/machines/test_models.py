@@ -1,0 +1,145 @@
+"""Model names become folders: at once where they are there, in seconds where they cannot be had."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from al_ray.errors import RecipeError
+from al_ray.machines import models
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``AL_RAY_HOME``."""
+    monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def silent_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub that takes connections and never answers, and nothing in its cache."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield
+
+
+def test_a_folder_with_a_model_is_itself(tmp_path: Path) -> None:
+    """Nothing is copied or looked up."""
+    (tmp_path / "config.json").write_text("{}")
+    assert models.resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_prepared_model_is_found_by_its_hub_name(home: Path) -> None:
+    """The hub is not asked."""
+    folder = home / "models" / "owner--model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert models.resolve("owner/model") == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("absent", "no such folder"), ("/absent/a/b", "no such folder"), (".", "config.json")]
+)
+def test_what_is_no_model_is_refused(name: str, told: str) -> None:
+    """The value and what would be right are told."""
+    with pytest.raises(RecipeError, match=told) as caught:
+        models.resolve(name)
+    assert f"model.path: {name!r}" in str(caught.value)
+
+
+@pytest.mark.usefixtures("silent_hub")
+def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No retries, then the cures: a folder, or the package that carries the model."""
+    monkeypatch.setattr(models, "_HUB_SECONDS", 0.5)
+    monkeypatch.setattr(models, "PACKAGED", {SMOLLM2: "no_such_package"})
+    for name, cure in (("nobody/nothing", "name a folder"), (SMOLLM2, r"al_ray\[gguf\]")):
+        start = time.monotonic()
+        with pytest.raises(RecipeError, match=cure):
+            models.resolve(name)
+        assert time.monotonic() - start < 15
+
+
+@pytest.mark.usefixtures("silent_hub")
+def test_two_that_need_a_model_convert_it_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path
+) -> None:
+    """The second waits for the first; nothing else is left behind."""
+    converted = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        converted.append(gguf)
+        folder.mkdir()
+        time.sleep(0.3)
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(models, "_HUB_SECONDS", 0.1)
+    monkeypatch.setattr(models, "_packaged", lambda name: tmp_path / "model.gguf")
+    monkeypatch.setattr(models, "_convert", convert)
+    with ThreadPoolExecutor() as pool:
+        folders = list(pool.map(models.resolve, [SMOLLM2, SMOLLM2]))
+    assert folders == [home / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"] * 2
+    assert len(converted) == 1
+    assert {file.suffix for file in (home / "models").iterdir()} <= {"", ".lock"}
+
+
+def test_a_conversion_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was half written is gone, so that the next try starts anew."""
+
+    def convert(gguf: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(models, "_convert", convert)
+    with pytest.raises(OSError, match="disk full"):
+        models._prepare(tmp_path / "model.gguf", tmp_path / "models" / "m")
+    assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("silent_hub")
+def test_a_packaged_model_becomes_a_plain_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are the file's, dequantized; the folder knows nothing of GGUF and can chat."""
+    gguf = pytest.importorskip("gguf")
+    packaged = models._packaged(SMOLLM2)
+    if packaged is None:
+        pytest.skip("no installed package carries the model")
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setattr(models, "_HUB_SECONDS", 0.1)
+    folder = models.resolve(SMOLLM2)
+    config = json.loads((folder / "config.json").read_text())
+    assert not {"quantization_config", "_name_or_path", "_model_name_or_path"} & set(config)
+    assert config["dtype"] == "float32"
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(packaged).tensors}
+    with safe_open(folder / "model.safetensors", "pt") as saved:
+        for theirs, ours in (
+            ("token_embd.weight", "model.embed_tokens.weight"),
+            ("blk.7.ffn_up.weight", "model.layers.7.mlp.up_proj.weight"),
+        ):
+            tensor = tensors[theirs]
+            expected = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+            assert torch.equal(saved.get_tensor(ours), expected)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    answer = model.generate(**chat, max_new_tokens=12, do_sample=False)[0]
+    assert "Paris" in tokenizer.decode(answer)

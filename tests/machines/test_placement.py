@@ -1,0 +1,111 @@
+"""A plan made real: its actors get the resources that it promises them, and give them back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from al_ray.errors import PlacementError
+from al_ray.machines.placement import Placement, beside_the_driver, cluster_shape
+from al_ray.machines.plan import Bundle, Plan
+from al_ray.recipe import NodeShape
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TWO_GPUS = """
+import json
+import ray
+from al_ray.machines.placement import Placement, cluster_shape
+from al_ray.recipe import NodeShape
+from al_ray.machines.plan import Bundle, Plan
+
+ray.init(address="local", num_cpus=4, num_gpus=2, object_store_memory=100 * 2**20, include_dashboard=False)
+assert cluster_shape() == [NodeShape(cpus=4, gpus=2)]
+
+@ray.remote
+class Actor:
+    def gpus(self):
+        return ray.get_gpu_ids()
+
+def gpus(layout, *bundles):
+    placement = Placement(Plan("gpu", layout, bundles, 1, 1))
+    names = [tenant for bundle in bundles for tenant in bundle.tenants]
+    actors = [Actor.options(**placement.actor_options(name)).remote() for name in names]
+    found = ray.get([actor.gpus.remote() for actor in actors], timeout=60)
+    placement.release()
+    return found
+
+print(json.dumps(gpus("colocated", Bundle(("engine 0", "learner 0"), 3, 1, 0))))
+print(json.dumps(gpus("disaggregated", Bundle(("engine 0",), 2, 1, 0), Bundle(("learner 0",), 2, 1, 0))))
+print(json.dumps(gpus("disaggregated", Bundle(("engine 0",), 2, 2, 0))))
+"""
+
+
+@ray.remote
+class Actor:
+    def cpus(self) -> float:
+        return float(ray.get_runtime_context().get_assigned_resources()["CPU"])
+
+    def node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+
+def plan(*bundles: Bundle) -> Plan:
+    return Plan("cpu", "colocated", bundles, 1, 1)
+
+
+def start(placement: Placement, tenant: str) -> Any:
+    return Actor.options(**placement.actor_options(tenant)).remote()  # type: ignore[attr-defined]
+
+
+def test_two_tenants_of_a_bundle_live_in_it_at_once(ray_cluster: None) -> None:
+    placement = Placement(plan(Bundle(("engine 0", "learner 0"), 2, 0, 0)))
+    actors = [start(placement, name) for name in ("engine 0", "learner 0")]
+    assert ray.get([actor.cpus.remote() for actor in actors], timeout=60) == [1.0, 1.0]
+    placement.release()
+
+
+def test_what_is_held_is_not_granted_again_until_it_is_released(ray_cluster: None) -> None:
+    """And what is not granted does not stay asked for."""
+    held = Placement(plan(Bundle(("engine 0",), 1, 0, 0), Bundle(("learner 0",), 1, 0, 0)))
+    with pytest.raises(PlacementError, match=r"placement: \[{'CPU': 2}\]: not granted in 0.5 s"):
+        Placement(plan(Bundle(("engine 0",), 2, 0, 0)), ready_seconds=0.5)
+    held.release()
+    placement = Placement(plan(Bundle(("engine 0",), 2, 0, 0)))
+    assert ray.get(start(placement, "engine 0").cpus.remote(), timeout=60) == 2.0
+    placement.release()
+
+
+def test_actors_beside_the_driver_are_on_its_node_and_hold_nothing(ray_cluster: None) -> None:
+    placement = Placement(plan(Bundle(("engine 0", "learner 0"), 2, 0, 0)))
+    actor = Actor.options(num_cpus=0, **beside_the_driver()).remote()  # type: ignore[attr-defined]
+    assert ray.get(actor.node.remote(), timeout=60) == ray.get_runtime_context().get_node_id()
+    placement.release()
+
+
+def test_the_shape_of_the_cluster_is_that_of_its_nodes(ray_cluster: None) -> None:
+    assert cluster_shape() == [NodeShape(cpus=2, gpus=0)]
+
+
+def test_on_gpus_colocated_tenants_see_one_and_others_their_own() -> None:
+    """In a process of its own, on a cluster that claims to have two GPUs."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_GPUS],
+        cwd=ROOT,
+        env={"PATH": "", "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    colocated, apart, wide = (json.loads(line) for line in done.stdout.splitlines())
+    assert colocated[0] == colocated[1] and len(colocated[0]) == 1
+    assert sorted(apart) == [[0], [1]]
+    assert sorted(wide[0]) == [0, 1]

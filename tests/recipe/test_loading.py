@@ -1,0 +1,423 @@
+"""A recipe is right as a whole or every mistake in it is told: its place, its value and the cure."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from al_ray.errors import RecipeError
+from al_ray.recipe import Recipe, loading
+from tests import toy
+
+ROOT = Path(__file__).resolve().parents[2]
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a model folder and the code of the toy recipe, which can be imported."""
+    folder = tmp_path_factory.mktemp("recipe")
+    toy.write_code(folder)
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "broken_agent.py").write_text("import asyncio\n\nasync def solve(:\n")
+    (folder / "needy_agent.py").write_text("import absent_package\n")
+    (folder / "failing_agent.py").write_text("\nlimit = int('many')\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delenv("AL_RAY_DATA", raising=False)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return toy.recipe(folder / "model", folder / "out")
+
+
+def mistakes(folder: Path, change: Change = lambda _: None, overrides: list[str] | None = None) -> list[str]:
+    """What is told of the toy recipe after ``change`` and ``overrides``."""
+    changed = content(folder)
+    change(changed)
+    path = toy.write_recipe(folder, changed)
+    with pytest.raises(RecipeError) as caught:
+        loading.load(path, overrides or [])
+    return [str(problem).removeprefix(f"{path}: ") for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_is_right_and_executable(path: Path) -> None:
+    assert loading.load(path).name
+    assert path.stat().st_mode & 0o111 == 0o111
+    assert path.read_text().startswith("#!/usr/bin/env -S python -m al_ray train\n")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_has_intermediate_rewards_ready_to_switch_on(
+    path: Path,
+) -> None:
+    """By uncommenting a line."""
+    assert not loading.load(path).transitions.intermediate
+    switched = re.sub(r"# (transitions: \{|)(intermediate: )", r"\1\2", path.read_text())
+    section = yaml.safe_load(switched)["transitions"]
+    assert loading.load(path, [f"transitions={section}"]).transitions.intermediate
+
+
+SET_MISTAKES = {
+    "model.max_length": "--set: 'model.max_length': write it as path=value, for example model.max_length=512",
+    "=3": "--set: '=3': write it as path=value, for example model.max_length=512",
+    "model..path=x": "--set: 'model..path=x': write it as path=value, for example model.max_length=512",
+    "model.max_lenght=512": "model.max_lenght: 512: no such key; did you mean 'max_length'?",
+    "agnet.timeout=3": "agnet: {'timeout': 3}: no such key; did you mean 'agent'?",
+    "zzz=1": "zzz: 1: no such key; there are agent, checkpoint, data, engines, evaluation, gateway, learners,"
+    " model, name, output, placement, seed, services, stages, store, traces, transitions, upstreams, wandb",
+    "stages.1.group_sise=3": "stages.1.group_sise: 3: no such key; did you mean 'group_size'?",
+    "stages.0.optimizer.warmup=3": "stages.0.optimizer.warmup: 3: no such key; did you mean 'warmup_steps'?",
+    "stages.2.steps=3": "--set stages.2.steps: '2': what picks from this list is a number from 0 to 1",
+    "stages.grpo.steps=3": "--set stages.grpo.steps: 'grpo': what picks from this list is a number",
+    "model.path.x=3": "--set model.path.x: ",
+    "model.path=[1": "--set model.path: '[1': not a YAML value: ",
+    "placement.cluster=[{cpus: 4, gpu: 1}]": "placement.cluster.0.gpu: 1: no such key; did you mean 'gpus'?",
+}
+
+
+@pytest.mark.parametrize("override", SET_MISTAKES)
+def test_a_mistake_in_set_is_told_with_the_cure(folder: Path, override: str) -> None:
+    [told] = mistakes(folder, overrides=[override])
+    assert told.startswith(SET_MISTAKES[override])
+
+
+def set_in(path: str, value: object) -> Change:
+    """Put ``value`` at ``path``."""
+
+    def change(node: Any) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+        node[last] = value
+
+    return change
+
+
+VALUE_MISTAKES: list[tuple[str, object, str]] = [
+    ("model.max_length", "long", "model.max_length: 'long': Input should be a valid integer"),
+    ("model.dtype", "int8", "model.dtype: 'int8': Input should be 'float32', 'bfloat16' or 'float16'"),
+    ("name", "a/b", "name: 'a/b': letters, digits and _.- are allowed"),
+    ("seed", -1, "seed: -1: Input should be greater than or equal to 0"),
+    ("agent.timeout", float("inf"), "agent.timeout: inf: Input should be a finite number"),
+    ("agent.run", "toy_agent.solve", "agent.run: 'toy_agent.solve': write it as package.module:attribute"),
+    ("stages", [], "stages: []: List should have at least 1 item"),
+    ("stages.0.algorithm", "sft", "stages.0.algorithm: 'sft': one of supervised, grpo"),
+    ("stages.1.optimizer", {}, "stages.1.optimizer.learning_rate: 'absent': this key is required"),
+    ("stages.1.optimizer.betas", [0.9, 1.0], "stages.1.optimizer.betas.1: 1.0: Input should be less than 1"),
+    ("model.path", "missing", "model.path: 'missing': no such folder, and no hub name"),
+    ("model.path", "../missing/model", "model.path: '../missing/model': no such folder"),
+    ("model.path", ".", "model.path: '.': the folder holds no config.json"),
+    ("model.chat_template", "no.jinja", "model.chat_template: "),
+    ("data.load", "toy_agent:absent", "data.load: 'toy_agent:absent': toy_agent has no 'absent'"),
+    ("data.options", {"cuont": 3}, "data.options.cuont: 3: no such key; did you mean 'count'?"),
+    ("agent.run", "absent.module:solve", "agent.run: 'absent.module:solve': no module named 'absent'"),
+    (
+        "agent.run",
+        "needy_agent:solve",
+        "agent.run: 'needy_agent:solve': needy_agent imports 'absent_package'",
+    ),
+    (
+        "agent.run",
+        "broken_agent:solve",
+        "agent.run: 'broken_agent:solve': broken_agent cannot be imported: Synt",
+    ),
+    (
+        "agent.run",
+        "failing_agent:solve",
+        "agent.run: 'failing_agent:solve': failing_agent cannot be imported: V",
+    ),
+    ("agent.run", "toy_agent:number", "agent.run: 'toy_agent:number': is of type int; name a function"),
+    (
+        "agent.run",
+        "toy_agent:not_async",
+        "agent.run: 'toy_agent:not_async': is a plain function: set agent.isolation to thread or process, or",
+    ),
+    ("agent.isolation", "thread", "agent.run: 'toy_agent:solve': is async: set agent.isolation to async or"),
+    ("agent.isolation", "fork", "agent.isolation: 'fork': Input should be 'async', 'thread', 'process' or"),
+    ("agent.run", None, "agent.run: None: name the agent, or give isolation: command and a command"),
+    ("agent.command", ["ls"], "agent.command: ['ls']: is only for isolation: command, not for async"),
+    ("agent.task", "file", "agent.task: 'file': is only for isolation: command, not for async"),
+    ("agent.requirements", ["x"], "agent.requirements: ['x']: is only for isolation: process"),
+    ("agent.reward", "events", "agent.reward: 'events': leave it out: agent.evaluate gives the reward"),
+    ("agent.before", "toy_agent:messages", "agent.before: 'toy_agent:messages': cannot be called with (req"),
+    ("agent.run", "toy_agent:Agent", "agent.run: 'toy_agent:Agent': cannot be called with (task, llm)"),
+    (
+        "agent.evaluate",
+        "toy_agent:messages",
+        "agent.evaluate: 'toy_agent:messages': cannot be called with (task,",
+    ),
+    (
+        "stages.0.demonstrate",
+        "toy_agent:score",
+        "stages.0.demonstrate: 'toy_agent:score': cannot be called with",
+    ),
+    (
+        "stages.0.optimizer.warmup_steps",
+        2,
+        "stages.0.optimizer.warmup_steps: 2: is less than the stage's steps, 2",
+    ),
+    (
+        "agent.sampling.temperature",
+        0,
+        "agent.sampling.temperature: 0: above 0, or the rollouts of a group are all",
+    ),
+    (
+        "agent.sampling.temperature",
+        None,
+        "agent.sampling.temperature: None: a number: the learner must know the distribution",
+    ),
+    (
+        "upstreams",
+        {"wise": {"base_url": "https://example.org/v1", "model": "w", "api_key_env": "NO_SUCH_KEY"}},
+        "upstreams.wise.api_key_env: 'NO_SUCH_KEY': this variable is not set",
+    ),
+    (
+        "upstreams",
+        {"wise": {"base_url": "https://example.org/v1", "model": "w", "api_key_env": "BROKEN_KEY"}},
+        "upstreams.wise.api_key_env: 'BROKEN_KEY': it holds what cannot stand in an HTTP header",
+    ),
+    *(
+        (
+            "upstreams",
+            {"wise": {"base_url": url, "model": "w"}},
+            f"upstreams.wise.base_url: {url!r}: write http://HOST:PORT/PATH or https://HOST/PATH",
+        )
+        for url in ("example.org", "ftp://example.org", "http://", "http://a:b/v1", "http://[a", "http://a b")
+    ),
+    ("traces.export.endpoint", "example.org", "traces.export.endpoint: 'example.org': write http"),
+    ("agent.limits.calls", 0, "agent.limits.calls: 0: "),
+    (
+        "agent.sampling.max_tokens",
+        128,
+        "agent.sampling.max_tokens: 128: leaves no room for a prompt: model.max_l",
+    ),
+    (
+        "evaluation.sampling.max_tokens",
+        999,
+        "evaluation.sampling.max_tokens: 999: leaves no room for a prompt",
+    ),
+    (
+        "transitions.intermediate",
+        {"tool_errors": -0.1, "sql_errors": -0.1},
+        "transitions.intermediate.sql_errors: -0.1: no such signal; there are tool_ok, empty_results, ",
+    ),
+    ("transitions.intermediate_limit", 0, "transitions.intermediate_limit: 0: "),
+    ("stages.1.discount", 0.9, "stages.1.discount: 0.9: has no effect on credit: identical; set credit to"),
+    ("evaluation.samples", 4, "evaluation.sampling.temperature: 0: above 0, or the 4 samples of a task are"),
+    (
+        "evaluation.predictions",
+        "toy_agent:demonstrate",
+        "evaluation.predictions: 'toy_agent:demonstrate': cannot be called with (results, folder)",
+    ),
+    (
+        "upstreams",
+        {"model": {"base_url": "https://example.org/v1", "model": "w"}},
+        "upstreams.model: 'w': is what agents call the trained model; give the hosted one another name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), VALUE_MISTAKES)
+def test_a_wrong_value_is_told_with_its_path_and_the_cure(
+    folder: Path, path: str, value: object, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKEN_KEY", "sk-1\n")
+    [told] = mistakes(folder, set_in(path, value))
+    assert told.startswith(expected)
+
+
+def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> None:
+    """As the module's author would look for it."""
+    [syntax] = mistakes(folder, set_in("agent.run", "broken_agent:solve"))
+    assert syntax.endswith(f"({folder / 'broken_agent.py'}, line 3)")
+    [failing] = mistakes(folder, set_in("agent.run", "failing_agent:solve"))
+    assert failing.endswith(f"({folder / 'failing_agent.py'}, line 2)")
+
+
+def test_an_object_whose_call_is_async_is_an_agent(folder: Path) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    assert loading.load(path, ["agent.run=toy_agent:agent"]).agent.run == "toy_agent:agent"
+
+
+SHORT = {"sampling": {"max_tokens": 8}}
+COMMAND = {"isolation": "command", "command": ["node"], "evaluate": "toy_agent:score"}
+OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
+    (COMMAND | {"command": ["no-such-program"]}, "agent.command.0: 'no-such-program': no such program is on"),
+    (COMMAND | {"command": ["./absent"]}, "agent.command.0: './absent': no such program"),
+    (COMMAND | {"command": []}, "agent.command: []: List should have at least 1 item"),
+    (COMMAND | {"command": ["ls"], "folder": "absent"}, "agent.folder: "),
+    (
+        COMMAND | {"command": ["ls"], "run": "toy_agent:solve"},
+        "agent.run: 'toy_agent:solve': is not for",
+    ),
+    ({"isolation": "command"}, "agent.command: None: give the program and its arguments, as a list"),
+    ({"isolation": "process", "run": "toy_agent:load", "python": "absent"}, "agent.python: "),
+    (
+        {"isolation": "process", "run": "toy_agent:agent", "requirements": "absent"},
+        "agent.requirements: ",
+    ),
+    (
+        {"isolation": "process", "run": "toy_agent:Agent"},
+        "agent.run: 'toy_agent:Agent': cannot be called with",
+    ),
+]
+
+
+@pytest.mark.parametrize(("agent", "expected"), OTHER_AGENTS)
+def test_what_is_wrong_with_a_program_or_an_interpreter_is_told(
+    folder: Path, agent: dict[str, Any], expected: str
+) -> None:
+    [told] = mistakes(folder, lambda recipe: recipe.update(agent=agent | SHORT))
+    assert told.startswith(expected)
+
+
+def test_programs_files_and_interpreters_lie_beside_the_recipe(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Wherever one stands; and the link that makes an interpreter that of an environment stays one."""
+    changed = content(folder)
+    program = folder / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (folder / "python").unlink(missing_ok=True)
+    (folder / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    changed["agent"] = {"isolation": "command", "command": ["./program"]} | SHORT
+    assert loading.load(toy.write_recipe(folder, changed)).agent.folder == str(folder)
+    changed["agent"] = {"isolation": "process", "run": "elsewhere:act", "python": "./python"} | SHORT
+    assert loading.load(toy.write_recipe(folder, changed)).agent.python == str(folder / "python")
+
+
+def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:
+    """Those of overrides, keys, types, values, files and code; each once."""
+
+    def change(recipe: dict[str, Any]) -> None:
+        recipe["model"] |= {"path": "missing", "lenght": 3}
+        recipe["agent"] |= {"run": "absent:solve"}
+        recipe["stages"][1]["group_size"] = 1
+        recipe["enginse"] = {}
+        del recipe["data"]["load"]
+
+    told = mistakes(folder, change, ["stages.7.steps=1", "nothing"])
+    assert [problem.split(": ")[0] for problem in told] == [
+        "--set stages.7.steps",
+        "--set",
+        "model.lenght",
+        "data.load",
+        "stages.1.group_size",
+        "enginse",
+        "model.path",
+        "agent.run",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1\nb: 2", "{path}, line 2, column 2: 'not YAML': expected ',' or ']'"),
+        ("seed: 1\nname: x\nseed: 2", "{path}, line 3, column 1: 'not YAML': 'seed' stands twice"),
+        ("- 1", "{path}: [1]: a recipe is a mapping of sections"),
+        ("", "{path}: None: a recipe is a mapping of sections"),
+        ("a: \x00", "{path}: 'not YAML': unacceptable character"),
+        (b"\xff\xfe", "recipe: '{path}': is not text in UTF-8"),
+        (None, "recipe: '{path}': cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told_where_it_is_wrong(
+    tmp_path: Path, text: str | bytes | None, expected: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RecipeError) as caught:
+        loading.load(path)
+    assert str(caught.value).startswith(expected.format(path=path))
+
+
+def test_an_override_changes_one_place_even_where_an_alias_made_it_the_same_as_another(folder: Path) -> None:
+    sampling = {"max_tokens": 8}
+    path = toy.write_recipe(folder, content(folder))
+    shared = yaml.safe_load(path.read_text()) | {"evaluation": {"sampling": sampling}}
+    shared["agent"]["sampling"] = sampling
+    path.write_text(yaml.safe_dump(shared))
+    assert "&id001" in path.read_text()
+    recipe = loading.load(path, ["agent.sampling.max_tokens=9"])
+    assert (recipe.agent.sampling.max_tokens, recipe.evaluation.sampling.max_tokens) == (9, 8)
+
+
+def test_data_comes_from_the_variable_where_the_recipe_names_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    monkeypatch.setenv("AL_RAY_DATA", "/data")
+    assert loading.load(path).data.path == "/data"
+    assert loading.load(path, ["data.path=/mine"]).data.path == "/mine"
+    assert loading.reload(path).data.path is None
+
+
+def test_a_template_lies_beside_the_recipe_wherever_one_stands(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    (folder / "x.jinja").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert loading.load(path, ["model.chat_template=x.jinja"]).model.chat_template == str(folder / "x.jinja")
+
+
+VALUES = {
+    "name": st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}\Z"),
+    "seed": st.integers(0, 2**32 - 1),
+    "output": st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20),
+    "agent.timeout": st.floats(1e-3, 1e9),
+    "agent.sampling.top_p": st.floats(0.01, 1),
+    "agent.evaluate": st.sampled_from(["toy_agent:score", None]),
+    "stages.1.optimizer.learning_rate": st.floats(1e-12, 1),
+    "stages.1.optimizer.betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list),
+    "stages.1.normalize_std": st.booleans(),
+    "data.options": st.dictionaries(st.just("count"), st.integers() | st.none() | st.text("a1:#-'é ")),
+    "placement.cluster": st.none() | st.just([{"count": 2, "cpus": 64, "gpus": 8}]),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=VALUES))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_dumped_recipe_is_loaded_as_the_same_recipe(folder: Path, values: dict[str, Any]) -> None:
+    """With every default written out."""
+    changed = content(folder)
+    for path, value in values.items():
+        set_in(path, value)(changed)
+    recipe = Recipe.model_validate(changed)
+    dumped = folder / "dumped.yaml"
+    dumped.write_text(loading.dump(recipe), encoding="utf-8")
+    assert loading.load(dumped) == recipe == loading.reload(dumped)
+    assert loading.differences(recipe, loading.reload(dumped)) == []
+    written = yaml.safe_load(dumped.read_text(encoding="utf-8"))
+    assert written.keys() == Recipe.model_fields.keys()
+    assert written["stages"][1]["clip_high"] == recipe.stages[1].clip_high  # type: ignore[union-attr]
+
+
+def test_recipes_differ_where_they_ask_for_another_run_and_not_in_where_it_runs(folder: Path) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    ours = loading.load(
+        path, ["seed=2", "stages.1.group_size=4", "engines.gpu_memory=0.3", "wandb.enabled=true"]
+    )
+    told = [str(problem) for problem in loading.differences(ours, loading.load(path))]
+    assert told == [
+        "seed: 2: the run was started with 0; give that, or start a new run",
+        "stages.1.group_size: 4: the run was started with 2; give that, or start a new run",
+    ]

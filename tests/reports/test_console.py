@@ -1,0 +1,101 @@
+"""What a run says, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from al_ray.reports import console
+from al_ray.reports.console import Console, StepRow, compact
+
+GRPO = StepRow("grpo", 21, 80, 0.01234, 0.5, 64, 1, 123.4, 0.8, 1.2, 0.0, 12345.6, 999.9, 12.34)
+SUPERVISED = StepRow("supervised", 1, 80, 2.5, None, None, None, None, None, 0.1, None, None, 1500.0, 2.0)
+
+
+def _say_everything(said: Console) -> None:
+    said.header(["al_ray  [bold]run[/bold]"])
+    said.phase("rollouts", 1, 4)
+    said.step(SUPERVISED)
+    said.phase("rollouts", 3, 4)
+    said.step(GRPO)
+    said.note("a [red]note[/red]")
+    said.evaluation("untrained", 0.25, 0.04, 128, 3.0)
+    said.evaluation("after grpo", 0.8125, 0.034, 128, 3.0)
+    said.table("Placement", ("bundle", "tenants"), [(0, "engine 0, learner 0")])
+    said.close()
+
+
+def test_off_a_terminal_there_is_one_aligned_line_an_event_without_escape_codes() -> None:
+    file = io.StringIO()
+    _say_everything(Console(file))
+    text = file.getvalue()
+    assert "\x1b" not in text and "[bold]run[/bold]" in text and "[red]note[/red]" in text
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("stage"))
+    header, supervised, grpo = lines[at : at + 3]
+    assert len({len(line) for line in (header, supervised, grpo)}) == 1
+    for title, value in (("reward", "0.500"), ("step", "21/80"), ("gen tok/s", "12.3k"), ("stale", "0")):
+        end = header.index(title) + len(title)
+        assert grpo[:end].endswith(f" {value}")
+    assert supervised[: header.index("reward") + len("reward")].endswith(" -")
+
+
+def test_the_end_sums_up_every_evaluation() -> None:
+    file = io.StringIO()
+    _say_everything(Console(file))
+    summary = [line.split() for line in file.getvalue().partition("Evaluations")[2].splitlines()]
+    assert ["untrained", "0.2500", "±", "0.0400", "128"] in summary
+    assert ["after", "grpo", "0.8125", "±", "0.0340", "128"] in summary
+
+
+def test_off_a_terminal_a_phase_is_told_of_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    said = Console(file)
+    for done in range(50):
+        said.phase("rollouts", done, 64)
+    assert file.getvalue() == ""
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0.0)
+    said.phase("rollouts", 50, 64)
+    assert file.getvalue().strip() == "rollouts 50/64  0 s"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_a_terminal_shows_the_same_rows_within_its_width_and_gets_its_cursor_back(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    file = _Terminal()
+    _say_everything(Console(file))
+    text = file.getvalue()
+    assert "\x1b[?25l" in text and text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    header = next(line for line in re.split(r"[\r\n]+", plain) if line.startswith("stage"))
+    assert ("stale" in header) == (columns == 200) and "reward" in header
+    assert len(header.rstrip()) <= columns
+    assert "rollouts 1/4" in plain and "grpo" in plain
+
+
+def test_numbers_are_compact() -> None:
+    values = [None, 0.0, 64, 0.5, 12.34, 999.9, 999_999, 45_600.0, 1e-5, math.nan, 1234]
+    told = ["-", "0", "64", "0.500", "12.3", "1.00k", "1.00M", "45.6k", "1.00e-05", "nan", "1234"]
+    assert [compact(value) for value in values] == told
+
+
+@given(st.floats(min_value=-1e300, max_value=1e300))
+def test_a_compact_number_is_short_and_within_half_a_percent(value: float) -> None:
+    text = compact(value)
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    read = float(text[:-1]) * units[text[-1]] if text[-1] in units else float(text)
+    assert len(text) <= 10
+    assert read == pytest.approx(value, rel=0.005, abs=1e-320)

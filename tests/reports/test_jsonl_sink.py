@@ -1,0 +1,41 @@
+"""``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from al_ray.reports.jsonl_sink import JsonlSink, read
+
+
+def test_a_call_is_a_line_that_any_json_reader_reads_at_once(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path, None)
+    sink.log(1, {"reward/mean": np.float64(0.5), "rollout/count": 64, "optim/loss": math.nan})
+    sink.log(1, {"eval/accuracy": 0.25})
+    first, second = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert first.pop("time") > 1.7e9
+    assert first == {"step": 1, "reward/mean": 0.5, "rollout/count": 64, "optim/loss": None}
+    assert second["eval/accuracy"] == 0.25
+    sink.close(True)
+
+
+def test_a_resumed_run_drops_what_lies_after_its_checkpoint_and_a_line_cut_off(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path, None)
+    for step in range(6):
+        sink.log(step, {"reward/mean": float(step)})
+    sink.close(False)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "rew')
+    resumed = JsonlSink(tmp_path, 3)
+    resumed.log(4, {"reward/mean": 40.0})
+    resumed.close(True)
+    rewards = [(line["step"], line["reward/mean"]) for line in read(tmp_path)]
+    assert rewards == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_run_that_has_logged_nothing_has_no_lines(tmp_path: Path) -> None:
+    assert read(tmp_path) == []

@@ -1,0 +1,56 @@
+"""Ray's metrics, read where Prometheus would read them."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+
+import pytest
+import ray
+
+from al_ray.reports.ray_sink import COUNTERS, GAUGES, RaySink
+
+
+@pytest.fixture(scope="module")
+def port(ray_cluster: None) -> int:
+    """Where the node of a local Ray exports its metrics."""
+    return int(ray.nodes()[0]["MetricsExportPort"])
+
+
+def _exported(port: int) -> dict[str, float]:
+    """Our samples by ``name{run, phase}``."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    samples = {}
+    for name, tags, value in re.findall(r"^ray_(al_ray_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        kept = [found for tag in ("run", "phase") for found in re.findall(rf'\b{tag}="(.*?)"', tags)]
+        samples[f"{name}{{{', '.join(kept)}}}"] = float(value)
+    return samples
+
+
+@pytest.mark.slow
+def test_what_is_logged_is_exported_with_the_runs_name(port: int) -> None:
+    sink = RaySink("run-1")
+    sink.log(
+        3, {"reward/mean": 0.5, "rollout/count": 60.0, "rollout/failed": 0.0, "time/update": 1.5, "x": 1.0}
+    )
+    sink.log(4, {"rollout/count": 4.0})
+    expected = {
+        "al_ray_step{run-1}": 4.0,
+        "al_ray_reward_mean{run-1}": 0.5,
+        "al_ray_rollouts_total{run-1}": 64.0,
+        "al_ray_phase_seconds{run-1, update}": 1.5,
+        "al_ray_phase_seconds{run-1, rollouts}": 0.0,
+        "al_ray_loss{run-1}": 0.0,
+    }
+    deadline = time.monotonic() + 60
+    while not expected.items() <= (found := _exported(port)).items():
+        assert time.monotonic() < deadline, found
+        time.sleep(1)
+
+
+def test_names_are_those_that_prometheus_takes() -> None:
+    """Ray discards a metric of another name with no more than a warning."""
+    for name, _ in (*GAUGES.values(), *COUNTERS.values()):
+        assert re.fullmatch(r"al_ray_[a-z_]+", name)

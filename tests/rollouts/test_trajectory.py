@@ -1,0 +1,185 @@
+"""From spans to transitions: order, choices, rewards; agents and noise are in ``test_nesting``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from al_ray.errors import UserError
+from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.trajectory import require_named, trajectory
+from al_ray.traces import semconv
+from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
+
+REQUEST = RolloutRequest("r", "b", "g", Task("t", {}))
+
+Event = list[list[int]] | float | None
+"""A call as the response tokens of its choices, a reward, or a span that is neither."""
+
+tokens = st.lists(st.integers(0, 999), max_size=4)
+rewards = st.floats(-1e6, 1e6)
+calls = st.lists(tokens, min_size=1, max_size=3)
+events = st.lists(st.one_of(calls, rewards, st.none()), max_size=8)
+
+
+def _span(sequence: int, kind: SpanKind, attributes: dict[str, JSON]) -> Span:
+    return Span(f"s{sequence}", "r", 1, kind, "n", -float(sequence), 0.0, attributes, sequence)
+
+
+def _call(sequence: int, choices: Sequence[Sequence[int]], prompt: Sequence[int] = (1, 2)) -> Span:
+    attributes = {
+        semconv.PROMPT_IDS: list(prompt),
+        semconv.FINISH_REASONS: [f"reason {index}" for index in range(len(choices))],
+        semconv.CHOICES: [
+            {
+                "ids": list(ids),
+                "logprobs": [-0.5 * token for token in ids],
+                "versions": [[index + 5, 0, 1], [index + 4, 1, len(ids)]][: len(ids)],
+            }
+            for index, ids in enumerate(choices)
+        ],
+    }
+    return _span(sequence, SpanKind.CALL, attributes)
+
+
+def _spans(recorded: Sequence[Event]) -> list[Span]:
+    return [
+        _span(sequence, SpanKind.EVENT, {})
+        if event is None
+        else _call(sequence, event)
+        if isinstance(event, list)
+        else _span(sequence, SpanKind.REWARD, {semconv.REWARD: event})
+        for sequence, event in enumerate(recorded)
+    ]
+
+
+def _rollout(spans: Sequence[Span]) -> Rollout:
+    return Rollout(REQUEST, RolloutStatus.SUCCEEDED, spans=spans)
+
+
+@given(events, st.randoms(use_true_random=False))
+def test_only_the_sequence_orders_spans(recorded: list[Event], random: object) -> None:
+    """However they are listed, and whatever their clocks say (here: backwards)."""
+    spans = _spans(recorded)
+    shuffled = list(spans)
+    random.shuffle(shuffled)
+    assert trajectory(_rollout(shuffled)) == trajectory(_rollout(spans))
+
+
+@given(events)
+def test_every_choice_with_tokens_is_one_transition_and_empty_ones_are_none(
+    recorded: list[Event],
+) -> None:
+    transitions = trajectory(_rollout(_spans(recorded))).transitions
+    expected = [
+        (f"s{sequence}/{index}", tuple(ids))
+        for sequence, event in enumerate(recorded)
+        if isinstance(event, list)
+        for index, ids in enumerate(event)
+        if ids
+    ]
+    assert [(t.id, t.response_ids) for t in transitions] == expected
+
+
+@given(events)
+def test_a_reward_goes_to_the_call_before_it_and_all_of_them_are_the_return(
+    recorded: list[Event],
+) -> None:
+    episode = trajectory(_rollout(_spans(recorded)))
+    expected: dict[str, float] = {}
+    last = None
+    for sequence, event in enumerate(recorded):
+        if isinstance(event, list):
+            for index, ids in enumerate(event):
+                if ids:
+                    last = f"s{sequence}/{index}"
+                    expected[last] = 0.0
+        elif event is not None and last is not None:
+            expected[last] += event
+    assert {t.id: t.reward for t in episode.transitions} == expected
+    total = math.fsum(event for event in recorded if isinstance(event, float))
+    assert math.isclose(episode.reward, total, rel_tol=1e-9, abs_tol=1e-6)
+
+
+def test_a_transition_tells_what_was_sampled_and_by_which_policy() -> None:
+    (first, second) = trajectory(_rollout([_call(0, [[7, 8], [9]], prompt=[3, 4, 5])])).transitions
+    assert first.prompt_ids == second.prompt_ids == (3, 4, 5)
+    assert first.logprobs == (-3.5, -4.0)
+    assert (first.policy_version, second.policy_version) == (4, 6), "the oldest that sampled a token"
+    assert (first.finish_reason, second.finish_reason) == ("reason 0", "reason 1")
+
+
+def test_a_rollout_without_calls_has_a_return_but_no_transitions() -> None:
+    episode = trajectory(_rollout([_span(0, SpanKind.REWARD, {semconv.REWARD: 0.5})]))
+    assert (episode.transitions, episode.reward) == ((), 0.5)
+    assert (episode.rollout_id, episode.group, episode.task_id) == ("r", "g", "t")
+
+
+def _reward(sequence: int, **attributes: JSON) -> Span:
+    return _span(sequence, SpanKind.REWARD, {f"al_ray.{name}": value for name, value in attributes.items()})
+
+
+def _rewards(spans: Sequence[Span]) -> dict[str, float]:
+    return {t.id: t.reward for t in trajectory(_rollout(spans)).transitions}
+
+
+def test_a_reward_that_names_its_call_finds_it_whatever_came_between() -> None:
+    named = {semconv.REWARD: 2.0, semconv.REWARD_CALL: "s0"}
+    spans = [_call(0, [[7]]), _call(1, [[8]]), _span(2, SpanKind.REWARD, named)]
+    assert _rewards(spans) == {"s0/0": 2.0, "s1/0": 0.0}
+
+
+@pytest.mark.parametrize(("name", "bearer"), [("s0", "s0/2"), ("s0/1", "s0/1"), ("s0/0", "s0/0")])
+def test_of_several_choices_the_named_one_is_rewarded_and_the_last_where_none_is(
+    name: str, bearer: str
+) -> None:
+    reward = _span(2, SpanKind.REWARD, {semconv.REWARD: 2.0, semconv.REWARD_CALL: name})
+    rewarded = _rewards([_call(0, [[7], [8], [9]]), _call(1, [[8]]), reward])
+    assert {id for id, value in rewarded.items() if value} == {bearer}
+
+
+def test_a_reward_that_names_a_call_that_never_came_goes_to_the_call_before_it() -> None:
+    reward = _span(1, SpanKind.REWARD, {semconv.REWARD: 2.0, semconv.REWARD_CALL: "lost"})
+    assert _rewards([_call(0, [[7]]), reward]) == {"s0/0": 2.0}
+
+
+def test_the_recipe_picks_the_dimension_that_is_learnt_from() -> None:
+    dimensions = {"reward": 1.0, "format": 0.25, "length": -3.0}
+    spans = [_call(0, [[7]]), _reward(1, reward=1.0, **{"reward.dimensions": dimensions})]
+    episode = trajectory(_rollout(spans), TransitionsSection(reward="format"))
+    assert (episode.reward, episode.transitions[0].reward, episode.rewards) == (0.25, 0.25, dimensions)
+    assert trajectory(_rollout(spans)).reward == 1.0
+
+
+def test_the_terminal_reward_is_what_came_last_and_for_no_call_in_particular() -> None:
+    for_a_call = {semconv.REWARD: 4.0, semconv.REWARD_CALL: "s2"}
+    spans = [_call(0, [[7]]), _reward(1, reward=1.0), _call(2, [[8]])]
+    spans += [_span(3, SpanKind.REWARD, for_a_call), _reward(4, reward=2.0)]
+    episode = trajectory(_rollout(spans))
+    assert (episode.terminal_reward, episode.reward) == (2.0, 7.0)
+    assert _rewards(spans) == {"s0/0": 1.0, "s2/0": 6.0}
+
+
+def test_aborted_and_hosted_calls_give_no_transition_and_are_counted() -> None:
+    """What they were rewarded goes to the transition before them."""
+    aborted = _call(1, [[7], [8]])
+    aborted.attributes[semconv.FINISH_REASONS][:] = ["aborted", "stop"]  # type: ignore[index]
+    hosted = _span(2, SpanKind.CALL, {semconv.FINISH_REASONS: ["stop"]})
+    reward = _span(3, SpanKind.REWARD, {semconv.REWARD: 2.0, semconv.REWARD_CALL: "s2"})
+    spans = [_call(0, [[7], []]), aborted, hosted, reward]
+    assert _rewards(spans) == {"s0/0": 0.0, "s1/1": 2.0}
+    assert trajectory(_rollout(spans)).left_out == {"empty": 1, "aborted": 1, "no_token_ids": 1}
+
+
+def test_a_recipe_that_names_a_reward_or_an_agent_that_there_is_not_is_refused() -> None:
+    settings = TransitionsSection(train=["writer"], reward="accuracy")
+    episode = trajectory(_rollout([_call(0, [[7]]), _reward(1, reward=1.0)]), settings)
+    with pytest.raises(UserError, match="there are: reward") as error:
+        require_named(settings, [episode])
+    assert "transitions.train: ['writer']: no agent that made a call has such a name" in str(error.value)
+    require_named(settings, [])
+    require_named(TransitionsSection(), [trajectory(_rollout([_call(0, [[7]])]))])

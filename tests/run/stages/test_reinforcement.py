@@ -1,0 +1,195 @@
+"""A batch asks for the same rollouts whenever it is asked for, and failed ones are no part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from al_ray.errors import UserError
+from al_ray.evaluation.evaluate import summary
+from al_ray.evaluation.scores import result_of
+from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
+from al_ray.recipe.schedule import StageSpan, stage_spans
+from al_ray.run.stages.reinforcement import rollout_batch, rollout_requests
+from al_ray.traces import semconv
+from al_ray.types import (
+    Attempt,
+    AttemptStatus,
+    Group,
+    Rollout,
+    RolloutRequest,
+    RolloutStatus,
+    Span,
+    SpanKind,
+    Task,
+)
+from tests import toy
+
+RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
+TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
+
+
+def span() -> StageSpan:
+    return stage_spans(RECIPE)[1]
+
+
+def stage() -> GrpoStage:
+    found = span().stage
+    assert isinstance(found, GrpoStage)
+    return found
+
+
+def rollout(group: str, member: int, reward: float | None, calls: int = 1) -> Rollout:
+    """That sampled two tokens a call and was rewarded; None: it failed after its calls."""
+    name = f"{group}/{member}"
+    succeeded = reward is not None
+    attempt = Attempt(name, 1, "key", AttemptStatus.SUCCEEDED if succeeded else AttemptStatus.FAILED)
+    spans = [
+        Span(
+            f"{name}/{call}",
+            name,
+            1,
+            SpanKind.CALL,
+            "chat",
+            call,
+            call + 1,
+            {
+                semconv.PROMPT_IDS: [1, 2, call],
+                semconv.CHOICES: [{"ids": [3, 4], "logprobs": [-1.0, -1.0], "versions": [[5, 0, 2]]}],
+                semconv.FINISH_REASONS: ["stop"],
+            },
+            call,
+        )
+        for call in range(calls)
+    ]
+    if succeeded:
+        attributes = {semconv.REWARD: reward, semconv.REWARD_DIMENSIONS: {"reward": reward}}
+        spans.append(Span(f"{name}/r", name, 1, SpanKind.REWARD, "reward", 9, 9, attributes, calls))
+    status = RolloutStatus.SUCCEEDED if succeeded else RolloutStatus.FAILED
+    return Rollout(RolloutRequest(name, "step-000002", group, TASKS[0]), status, [attempt], spans)
+
+
+def groups(*rewards: Sequence[float | None]) -> list[Group]:
+    return [
+        Group(
+            f"g{index}", "step-000002", [rollout(f"g{index}", m, reward) for m, reward in enumerate(members)]
+        )
+        for index, members in enumerate(rewards)
+    ]
+
+
+def test_a_steps_requests_are_groups_of_one_task_each() -> None:
+    requests = rollout_requests(RECIPE, span(), 3, TASKS)
+    assert [request.id for request in requests] == [f"step-000003/{g}/{m}" for g in (0, 1) for m in (0, 1)]
+    assert [request.group for request in requests] == ["step-000003/0"] * 2 + ["step-000003/1"] * 2
+    by_group = {request.group: request.task for request in requests}
+    assert all(request.task == by_group[request.group] for request in requests)
+    assert {request.retry for request in requests} == {RECIPE.agent.retry.policy}
+
+
+def test_requests_depend_on_recipe_and_step_alone() -> None:
+    again = Recipe.model_validate(RECIPE.model_dump())
+    for step in range(2, 5):
+        assert rollout_requests(RECIPE, span(), step, TASKS) == rollout_requests(
+            again, stage_spans(again)[1], step, list(TASKS)
+        )
+    other = RECIPE.model_copy(update={"seed": 1})
+    asked = [[r.task for r in rollout_requests(one, span(), 2, TASKS)] for one in (RECIPE, other)]
+    assert asked[0] != asked[1]
+
+
+def test_failed_rollouts_are_counted_and_leave_the_baseline_of_their_group_alone() -> None:
+    """The others' advantages are as if the failed one had never been asked for."""
+    with_failed = rollout_batch(RECIPE, stage(), groups([0.0, None, 1.0]), 5)
+    without = rollout_batch(RECIPE, stage(), groups([0.0, 1.0]), 5)
+    assert [list(row.advantages) for row in with_failed.rows] == [
+        list(row.advantages) for row in without.rows
+    ]
+    assert (with_failed.metrics["rollout/count"], with_failed.metrics["rollout/failed"]) == (3, 1)
+    assert with_failed.metrics["reward/mean"] == without.metrics["reward/mean"] == 0.5
+
+
+def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:
+    batch = rollout_batch(RECIPE, stage(), groups([1.0, None], [0.0, 1.0], [None, None], [1.0, 1.0]), 5)
+    assert {row.group for row in batch.rows} == {"g1", "g3"}
+    assert (batch.metrics["rollout/dropped_groups"], batch.metrics["rollout/equal_groups"]) == (2, 1)
+
+
+def test_groups_give_the_same_batch_in_whatever_order_they_end() -> None:
+    ended = groups([0.0, 1.0], [1.0, 0.0], [0.5, 1.0])
+    first, second = (rollout_batch(RECIPE, stage(), order, 5) for order in (ended, ended[::-1]))
+    assert first.metrics == second.metrics
+    for a, b in zip(first.rows, second.rows, strict=True):
+        assert a.rollout_id == b.rollout_id and np.array_equal(a.tokens, b.tokens)
+
+
+def test_a_batch_in_which_everything_failed_has_no_rows() -> None:
+    batch = rollout_batch(RECIPE, stage(), groups([None, None]), 5)
+    assert batch.rows == [] and batch.metrics["reward/mean"] == 0.0
+
+
+def test_staleness_is_the_version_now_minus_the_version_that_sampled() -> None:
+    batch = rollout_batch(RECIPE, stage(), groups([0.0, 1.0]), 7)
+    assert batch.metrics["off_policy/staleness_max"] == pytest.approx(2)
+
+
+def settled(**transitions: object) -> Recipe:
+    return RECIPE.model_copy(update={"transitions": TransitionsSection.model_validate(transitions)})
+
+
+def with_spans(group: Group, change: object) -> Group:
+    return replace(group, rollouts=[replace(r, spans=[change(s) for s in r.spans]) for r in group.rollouts])  # type: ignore[operator]
+
+
+def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_baseline() -> None:
+    """It is not a rollout with reward 0, in training or in evaluation."""
+
+    def another_dimension(span: Span) -> Span:
+        told = {semconv.REWARD_DIMENSIONS: {"style": 9.0}}
+        return (
+            replace(span, attributes=told) if span.kind is SpanKind.REWARD and span.id == "g0/1/r" else span
+        )
+
+    unrewarded = [with_spans(group, another_dimension) for group in groups([0.0, 0.5, 1.0])]
+    batch, without = (
+        rollout_batch(RECIPE, stage(), each, 5) for each in (unrewarded, groups([0.0, None, 1.0]))
+    )
+    assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in without.rows]
+    results = [result_of(each, RECIPE.transitions) for group in unrewarded for each in group.rollouts]
+    evaluated = summary(RECIPE, [replace(r, group=str(i)) for i, r in enumerate(results)])
+    assert (evaluated.scores["reward"].value, evaluated.scores["reward"].tasks) == (0.5, 2)
+    assert evaluated.failed == {"no reward 'reward'": 1}
+
+
+def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run() -> None:
+    def named(span: Span) -> Span:
+        agent = "writer" if span.id.endswith("/0") else "checker"
+        return replace(span, attributes={**span.attributes, semconv.AGENT_NAME: agent})
+
+    ended = [with_spans(replace(g, rollouts=[rollout(g.id, m, float(m), 2) for m in (0, 1)]), named)
+             for g in groups([0.0, 1.0])]  # fmt: skip
+    both, one = (rollout_batch(settled(train=train), stage(), ended, 5) for train in (["*"], ["wr*"]))
+    assert [sum(row.trained.sum() for row in batch.rows) for batch in (both, one)] == [8, 4]
+    with pytest.raises(UserError, match="'checker', 'writer'"):
+        rollout_batch(settled(train=["editor"]), stage(), ended, 5)
+
+
+def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
+    def changed(span: Span) -> Span:
+        if span.kind is SpanKind.REWARD:
+            value = span.attributes[semconv.REWARD]
+            return replace(
+                span, attributes={semconv.REWARD_DIMENSIONS: {"reward": value, "style": 2 * value}}
+            )
+        reason = "aborted" if span.id == "g0/1/1" else "length" if span.id == "g0/0/0" else "stop"
+        return replace(span, attributes={**span.attributes, semconv.FINISH_REASONS: [reason]})
+
+    group = Group("g0", "step-000002", [rollout("g0", member, float(member), 2) for member in (0, 1)])
+    metrics = rollout_batch(RECIPE, stage(), [with_spans(group, changed)], 5).metrics
+    assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
+    assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0
+    assert metrics["rollout/left_out_aborted"] == 1

@@ -1,0 +1,88 @@
+"""The order of a run's events, without the parts: stages, steps, checkpoints, evaluations."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from al_ray.recipe import AnyStage, Recipe
+from al_ray.recipe.schedule import StageSpan
+from al_ray.run.driver import Run
+
+RECIPE = Recipe.model_validate(
+    {
+        "name": "loop",
+        "model": {"path": "nobody/none"},
+        "data": {"load": "some:tasks"},
+        "agent": {"run": "some:agent"},
+        "stages": [
+            {
+                "algorithm": "supervised",
+                "steps": 2,
+                "demonstrate": "some:teacher",
+                "optimizer": {"learning_rate": 2e-3},
+            },
+            {"algorithm": "grpo", "steps": 2, "optimizer": {"learning_rate": 1e-3}},
+        ],
+    }
+)
+
+
+def events_of_a_run(restored: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What ``Run.train`` does, in order, when ``restored`` steps were done before."""
+    events: list[str] = []
+
+    async def restore(run: Run) -> int:
+        return restored
+
+    async def enter(run: Run, stage: AnyStage) -> None:
+        events.append(f"enter {stage.algorithm} at {stage.optimizer.learning_rate}")
+
+    async def step(run: Run, span: StageSpan, number: int) -> None:
+        events.append(f"step {number}")
+
+    async def keep(run: Run, span: StageSpan, done: int) -> None:
+        events.append(f"keep {done}")
+
+    async def evaluate(run: Run, done: int) -> None:
+        events.append(f"evaluate {done}")
+
+    methods: dict[str, Any] = {
+        "_restore": restore,
+        "_enter": enter,
+        "_step": step,
+        "_keep": keep,
+        "_evaluate": evaluate,
+        "_evaluate_if_due": evaluate,
+    }
+    for name, method in methods.items():
+        monkeypatch.setattr(Run, name, method)
+    nothing: Any = None
+    asyncio.run(Run(RECIPE, nothing, nothing, nothing, nothing, nothing, (), ()).train())
+    return events
+
+
+def test_every_stage_starts_with_an_optimizer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or reinforcement goes on with the spent schedule of the imitation before it."""
+    entered = [event for event in events_of_a_run(0, monkeypatch) if event.startswith("enter")]
+    assert entered == ["enter supervised at 0.002", "enter grpo at 0.001"]
+
+
+def test_a_run_does_each_thing_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ["evaluate 0", "enter supervised at 0.002", "step 0", "keep 1", "step 1", "keep 2", "evaluate 2"]
+    second = ["enter grpo at 0.001", "step 2", "keep 3", "step 3", "keep 4", "evaluate 4"]
+    assert events_of_a_run(0, monkeypatch) == first + second
+
+
+@pytest.mark.parametrize("restored", [1, 3])
+def test_a_run_resumed_within_a_stage_keeps_its_optimizer(
+    restored: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = events_of_a_run(restored, monkeypatch)
+    assert events[1] == f"step {restored}"
+
+
+def test_a_run_resumed_between_stages_enters_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert events_of_a_run(2, monkeypatch)[:3] == ["evaluate 2", "enter grpo at 0.001", "step 2"]

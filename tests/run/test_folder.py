@@ -1,0 +1,138 @@
+"""A run folder is made once, found again, and holds whatever its run needs to go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from al_ray.errors import UserError
+from al_ray.recipe import Recipe, StoreSection
+from al_ray.run import folder as run_folder
+from al_ray.run.folder import RunFolder
+from tests import toy
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    content = toy.recipe(tmp_path / "model", tmp_path / "out")
+    content["model"]["chat_template"] = str(tmp_path / "x.jinja")
+    (tmp_path / "x.jinja").write_text("{{ messages }}")
+    return Recipe.model_validate(content)
+
+
+def changed(recipe: Recipe, **values: object) -> Recipe:
+    return recipe.model_copy(update=values)
+
+
+def test_a_run_is_made_once(recipe: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder.create(recipe, "a")
+    assert folder.path == tmp_path / "out" / "toy" / "a"
+    with pytest.raises(UserError, match="this run exists; give another --run, or --resume"):
+        RunFolder.create(recipe, "a")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "*", "-x"])
+def test_a_name_that_leads_elsewhere_is_refused(recipe: Recipe, tmp_path: Path, name: str) -> None:
+    for use in (RunFolder.create, RunFolder.resume):
+        with pytest.raises(UserError, match=r"--run: .*: letters, digits"):
+            use(recipe, name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_resuming_goes_on_with_the_named_run_or_the_one_started_last(recipe: Recipe) -> None:
+    first, second = RunFolder.create(recipe, "b"), RunFolder.create(recipe, "a")
+    os.utime(first.path / "recipe.yaml", (1, 1))
+    (first.path / "written-later").touch()
+    assert RunFolder.resume(recipe, None) == second
+    assert RunFolder.resume(recipe, "b") == first
+    with pytest.raises(UserError, match="out/toy/c': there is no such run"):
+        RunFolder.resume(recipe, "c")
+
+
+def test_a_run_whose_rows_have_changed_is_not_resumed(recipe: Recipe) -> None:
+    """Its steps would be of other tasks than those that were asked for before."""
+    folder = RunFolder.create(recipe, "a")
+    folder.require_tasks("digest")
+    folder.require_tasks("digest")
+    with pytest.raises(UserError, match="the rows have changed since this run was started"):
+        folder.require_tasks("another")
+
+
+def test_resuming_another_recipe_is_refused_with_every_difference(recipe: Recipe) -> None:
+    RunFolder.create(recipe, "a")
+    longer = recipe.model_copy(update={"model": recipe.model.model_copy(update={"max_length": 64})})
+    with pytest.raises(UserError) as caught:
+        RunFolder.resume(changed(longer, seed=3), None)
+    assert [problem.where for problem in caught.value.problems] == ["seed", "model.max_length"]
+    smaller = recipe.engines.model_copy(update={"gpu_memory": 0.1})
+    assert RunFolder.resume(changed(recipe, engines=smaller), None)
+
+
+def test_a_run_keeps_its_template_and_is_resumed_with_an_equal_one_from_elsewhere(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """As a job finds the recipe in another folder each time, and a checkpoint is evaluated later."""
+    folder = RunFolder.create(recipe, "a")
+    (tmp_path / "x.jinja").rename(tmp_path / "y.jinja")
+    kept = folder.recipe().model.chat_template
+    assert kept == str(folder.path / "chat_template.jinja")
+    assert Path(kept).read_text() == "{{ messages }}"
+    moved = recipe.model.model_copy(update={"chat_template": str(tmp_path / "y.jinja")})
+    assert RunFolder.resume(changed(recipe, model=moved), None) == folder
+    (tmp_path / "y.jinja").write_text("{{ other }}")
+    with pytest.raises(UserError, match=r"model.chat_template: .*y.jinja"):
+        RunFolder.resume(changed(recipe, model=moved), None)
+
+
+def test_a_run_is_under_way_in_one_process_at_a_time(recipe: Recipe) -> None:
+    folder = RunFolder.create(recipe, "a")
+    under_way = pytest.raises(UserError, match="another process has this run under way")
+    with folder.locked(), under_way, folder.locked():
+        raise AssertionError("never reached")
+    with folder.locked():
+        pass
+
+
+def test_an_error_inside_the_lock_stays_itself(recipe: Recipe) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder.create(recipe, "a").locked():
+        _ = 1 / 0
+
+
+def test_what_has_no_recipe_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run folder: it has no recipe\.yaml"):
+        RunFolder.open(tmp_path)
+
+
+def test_only_whole_checkpoints_count_and_the_newest_are_kept(recipe: Recipe) -> None:
+    folder = RunFolder.create(recipe, "a")
+    assert folder.checkpoints() == []
+    for step in (2, 10, 9):
+        folder.checkpoint(step).mkdir(parents=True)
+    (folder.path / "checkpoints" / ".step-000011.partial").mkdir()
+    assert folder.checkpoints() == [2, 9, 10]
+    folder.prune_checkpoints(2)
+    assert folder.checkpoints() == [9, 10]
+    assert folder.checkpoint(10).is_absolute()
+
+
+def test_the_recipe_of_a_checkpoint_is_its_runs(recipe: Recipe) -> None:
+    folder = RunFolder.create(recipe, "a")
+    checkpoint = folder.checkpoint(2)
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(UserError, match="no checkpoint of a run"):
+        run_folder.recipe_of(checkpoint)
+    (checkpoint / "config.json").write_text("{}")
+    assert run_folder.recipe_of(checkpoint) == folder.path / "recipe.yaml"
+
+
+def test_each_run_on_a_server_has_a_schema_of_its_own_that_it_goes_on_with(recipe: Recipe) -> None:
+    """Also one that is started anew under the name of one that was removed."""
+    recipe = changed(recipe, store=StoreSection(url="postgresql://me@host/db"))
+    first = RunFolder.create(recipe, "a").store_url
+    assert first.startswith("postgresql://me@host/db?schema=toy_a_")
+    assert RunFolder.resume(recipe, "a").store_url == first
+    shutil.rmtree(RunFolder.resume(recipe, "a").path)
+    assert RunFolder.create(recipe, "a").store_url != first

@@ -1,0 +1,200 @@
+"""Agents, nesting and noise: what encloses a call says whose it is, however the spans arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.trajectory import trajectory
+from al_ray.traces import semconv
+from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task, Trajectory
+
+REQUEST = RolloutRequest("r", "b", "g", Task("t", {}))
+
+
+def _span(id: str, sequence: int, kind: SpanKind = SpanKind.EVENT, **attributes: JSON) -> Span:
+    """Of attributes, the names are those of the constants in ``semconv``."""
+    named = {getattr(semconv, name): value for name, value in attributes.items()}
+    return Span(id, "r", 1, kind, id, 0.0, 1.0, named, sequence)
+
+
+def _call(id: str, sequence: int, tool_calls: Sequence[str] = (), **attributes: JSON) -> Span:
+    asked = [{"id": name, "function": {"name": "look", "arguments": "{}"}} for name in tool_calls]
+    told: Mapping[str, JSON] = {
+        "PROMPT_IDS": [1, sequence],
+        "FINISH_REASONS": ["stop"],
+        "CHOICES": [{"ids": [7], "logprobs": [-0.5], "versions": [[3, 0, 1]]}],
+        "OUTPUT_MESSAGES": [{"role": "assistant", "tool_calls": asked}],
+    }
+    return _span(id, sequence, SpanKind.CALL, **{**told, **attributes})
+
+
+def _agent(id: str, sequence: int, name: str, parent: str | None = None, trace: str = "t") -> Span:
+    return _span(id, sequence, OPERATION="invoke_agent", AGENT_NAME=name, PARENT_ID=parent, TRACE_ID=trace)
+
+
+def _trajectory(spans: Sequence[Span], *train: str) -> Trajectory:
+    chosen = TransitionsSection(train=list(train)) if train else TransitionsSection()
+    return trajectory(Rollout(REQUEST, RolloutStatus.SUCCEEDED, spans=spans), chosen)
+
+
+def _agents(*spans: Span) -> list[str]:
+    return [transition.agent for transition in _trajectory(spans).transitions]
+
+
+# --- whatever happens to the spans on their way --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call of an agent, the tool that it asks for, and a reward for it."""
+
+    agent: int
+    tool_fails: bool
+    reward: float
+    rewarded_in_tool: bool
+
+
+steps = st.lists(
+    st.builds(Step, st.integers(0, 1), st.booleans(), st.floats(-1e3, 1e3), st.booleans()), max_size=6
+)
+
+
+def _recorded(taken: Sequence[Step]) -> list[Span]:
+    """As they come in when all is well: each span at once, and what encloses a span before it."""
+    spans = [_agent(f"agent {i}", i, f"name {i}", trace=f"trace {i}") for i in range(2)]
+    for number, step in enumerate(taken):
+        at, trace = 10 * (number + 1), f"trace {step.agent}"
+        inside: Mapping[str, JSON] = {"PARENT_ID": f"agent {step.agent}", "TRACE_ID": trace}
+        request: Mapping[str, JSON] = {"PARENT_ID": f"request {number}", "TRACE_ID": trace}
+        tool: Mapping[str, JSON] = {"TOOL_CALL_ID": f"asked {number}", **inside}
+        failure = {"ERROR_TYPE": "ValueError"} if step.tool_fails else {}
+        rewarded = (
+            {"PARENT_ID": f"tool {number}"} if step.rewarded_in_tool else {"REWARD_CALL": f"call {number}"}
+        )
+        spans += [
+            _span(f"request {number}", at, **inside),
+            _call(f"call {number}", at + 1, [f"asked {number}"], **request),
+            _span(f"tool {number}", at + 2, OPERATION="execute_tool", **failure, **tool),
+            _span(f"reward {number}", at + 3, SpanKind.REWARD, REWARD=step.reward, **rewarded),
+        ]
+    return spans
+
+
+def _is_agents_own(span: Span) -> bool:
+    return span.kind is not SpanKind.CALL
+
+
+@given(steps)
+def test_each_call_has_its_agent_its_reward_and_its_tools_error(taken: list[Step]) -> None:
+    transitions = _trajectory(_recorded(taken)).transitions
+    told = [(t.agent, t.reward, t.signals.tool_errors, t.signals.tool_ok) for t in transitions]
+    assert told == [
+        (f"name {step.agent}", step.reward, int(step.tool_fails), int(not step.tool_fails)) for step in taken
+    ]
+
+
+@given(steps, st.randoms(use_true_random=False))
+def test_shuffled_doubled_and_skewed_spans_give_the_same_trajectory(
+    taken: list[Step], random: Random
+) -> None:
+    """Doubles arrive later than the first; clocks say anything."""
+    spans = _recorded(taken)
+    doubles = [replace(span, sequence=span.sequence + 1000) for span in random.choices(spans, k=4)]
+    skewed = [
+        replace(span, start=random.uniform(-9, 9), end=random.uniform(-9, 9)) for span in spans + doubles
+    ]
+    random.shuffle(skewed)
+    assert _trajectory(skewed) == _trajectory(spans)
+
+
+@given(steps, st.randoms(use_true_random=False))
+def test_what_the_agent_sends_may_come_late_and_in_any_order(taken: list[Step], random: Random) -> None:
+    """As exporters send in batches; only calls keep their place, being stored before they are answered."""
+    spans = _recorded(taken)
+    places = iter(random.sample(range(1000, 2000), len(spans)))
+    late = [replace(s, sequence=next(places)) if _is_agents_own(s) else s for s in spans]
+    assert _trajectory(late) == _trajectory(spans)
+
+
+@given(steps, st.randoms(use_true_random=False))
+def test_a_request_around_a_call_may_be_missing_and_noise_changes_nothing(
+    taken: list[Step], random: Random
+) -> None:
+    """A chain of parents that is broken ends in its trace, and that has one agent."""
+    spans = _recorded(taken)
+    kept = [span for span in spans if not span.id.startswith("request") or random.random() < 0.5]
+    noise = [_span(f"GET /health {i}", 2000 + i, PARENT_ID=random.choice(spans).id) for i in range(3)]
+    assert _trajectory([*kept, *noise]) == _trajectory(spans)
+
+
+@given(steps)
+def test_without_any_of_the_agents_operations_tokens_and_named_rewards_stay(taken: list[Step]) -> None:
+    spans = _recorded([replace(step, rewarded_in_tool=False) for step in taken])
+    told = [replace(t, agent="") for t in _trajectory(spans).transitions]
+    assert list(_trajectory([s for s in spans if not s.id.startswith("agent")]).transitions) == told
+
+
+# --- agents ------------------------------------------------------------------------------------------
+
+
+def test_an_agents_name_is_the_calls_own_else_the_nearest_operations() -> None:
+    outer, inner = _agent("outer", 0, "planner"), _agent("inner", 1, "coder", "outer")
+    within = [_call("a", 2, PARENT_ID="inner"), _call("b", 3, PARENT_ID="outer"), _call("c", 4)]
+    named = _call("d", 5, AGENT_NAME="critic", PARENT_ID="inner")
+    assert _agents(outer, inner, *within, named) == ["coder", "planner", "", "critic"]
+
+
+def test_in_a_broken_trace_of_several_agents_nobodys_name_is_guessed() -> None:
+    lost = _call("a", 2, PARENT_ID="never came", TRACE_ID="t")
+    assert _agents(_agent("x", 0, "planner"), lost) == ["planner"]
+    assert _agents(_agent("x", 0, "planner"), _agent("y", 1, "coder"), lost) == [""]
+
+
+def test_parents_in_a_circle_end_nowhere() -> None:
+    circle = [_span("x", 0, PARENT_ID="y"), _span("y", 1, PARENT_ID="x"), _call("a", 2, PARENT_ID="x")]
+    assert _agents(*circle) == [""]
+
+
+def test_agents_are_trained_by_pattern_and_the_others_are_context() -> None:
+    spans = [_call(name, i, AGENT_NAME=name) for i, name in enumerate(("writer", "checker", "rewriter"))]
+    spans.append(_span("r", 9, SpanKind.REWARD, REWARD=1.0, REWARD_CALL="checker"))
+    told = [(t.agent, t.trained, t.reward) for t in _trajectory(spans, "*writer").transitions]
+    assert told == [("writer", True, 0.0), ("checker", False, 1.0), ("rewriter", True, 0.0)]
+
+
+def test_a_call_that_the_agents_telemetry_saw_too_is_one_call() -> None:
+    """The gateway's record has the tokens, the agent's has the place in the trace."""
+    seen = _span("seen", 3, SpanKind.CALL, OPERATION="chat", RESPONSE_ID="call", PARENT_ID="x")
+    reward = _span("r", 4, SpanKind.REWARD, REWARD=1.0, REWARD_CALL="seen")
+    recorded = _call("call", 1)
+    for call in (recorded, _call("call", 1, PARENT_ID="seen")):
+        episode = _trajectory([_agent("x", 0, "planner"), call, seen, reward])
+        assert [(t.id, t.agent, t.reward) for t in episode.transitions] == [("call/0", "planner", 1.0)]
+        assert not episode.left_out
+    named = replace(seen, attributes={**seen.attributes, semconv.AGENT_NAME: "critic"})
+    assert _agents(_agent("x", 0, "planner"), recorded, named) == ["critic"]
+
+
+# --- rewards -----------------------------------------------------------------------------------------
+
+
+def test_of_parallel_agents_the_one_in_whose_operation_the_reward_is_gets_it() -> None:
+    spans = [_agent("x", 0, "left"), _agent("y", 1, "right")]
+    spans += [_call("a", 2, PARENT_ID="x"), _call("b", 3, PARENT_ID="y")]
+    spans.append(_span("r", 4, SpanKind.REWARD, REWARD=1.0, PARENT_ID="x"))
+    assert [t.reward for t in _trajectory(spans).transitions] == [1.0, 0.0]
+
+
+def test_a_reward_in_an_agent_called_as_a_tool_is_its_own_and_before_it_its_callers() -> None:
+    tool = _span("tool", 1, OPERATION="execute_tool", TOOL_CALL_ID="delegate", PARENT_ID="x")
+    spans = [_call("a", 0, ["delegate"]), tool, _agent("sub", 2, "sub", "tool")]
+    early = _span("early", 3, SpanKind.REWARD, REWARD=1.0, PARENT_ID="tool")
+    own = _span("own", 5, SpanKind.REWARD, REWARD=2.0, PARENT_ID="sub")
+    spans += [early, _call("b", 4, PARENT_ID="sub"), own]
+    assert [t.reward for t in _trajectory(spans).transitions] == [1.0, 2.0]

@@ -1,0 +1,193 @@
+"""A call that the gateway and the agent's telemetry both saw is one call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_ray.traces import semconv
+from al_ray.traces.twins import merged
+from al_ray.types import Span, SpanKind
+
+ADD = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
+
+
+def span(id: str, parent: str | None = None, *, at: tuple[float, float] = (0, 10), **attributes: Any) -> Span:
+    told = {key.replace("__", "."): value for key, value in attributes.items()}
+    if parent is not None:
+        told |= {semconv.PARENT_ID: parent, semconv.TRACE_ID: "t"}
+    return Span(id, "r", 1, SpanKind.EVENT, id, *at, told)
+
+
+def call(
+    id: str, said: str | None = "hi", parent: str | None = None, *, at: tuple[float, float] = (4, 5)
+) -> Span:
+    message: dict[str, Any] = {"role": "assistant", "content": said}
+    if said is None:
+        message["tool_calls"] = [{"id": "call_1", "type": "function", "function": ADD}]
+    told: dict[str, Any] = {semconv.OUTPUT_MESSAGES: [message], semconv.CHOICES: []}
+    if parent is not None:
+        told[semconv.PARENT_ID] = parent
+    return Span(id, "r", 1, SpanKind.CALL, "chat toy", *at, told)
+
+
+def sequenced(spans: Sequence[Span]) -> list[Span]:
+    return [
+        Span(s.id, s.rollout_id, s.attempt, s.kind, s.name, s.start, s.end, s.attributes, n)
+        for n, s in enumerate(spans)
+    ]
+
+
+def result(*spans: Span) -> dict[str, Span]:
+    return {each.id: each for each in merged(sequenced(spans))}
+
+
+def agent(after: dict[str, Span], id: str) -> Any:
+    return after[id].attributes.get(semconv.AGENT_NAME)
+
+
+WRITER = span("writer", gen_ai__agent__name="writer")
+
+
+def genai(text: str) -> str:
+    return json.dumps([{"role": "assistant", "parts": [{"type": "text", "content": text}]}])
+
+
+def test_the_responses_id_makes_the_twin_and_the_call_takes_its_place_and_its_agent() -> None:
+    twin = span("chat", "writer", gen_ai__operation__name="chat", gen_ai__response__id="c1")
+    after = result(call("c1"), twin, WRITER)
+    assert after["c1"].attributes[semconv.PARENT_ID] == "writer"
+    assert agent(after, "c1") == "writer"
+    assert [each.id for each in after.values() if each.kind is SpanKind.CALL] == ["c1"]
+
+
+def test_a_call_made_within_a_span_of_a_model_call_is_that_ones() -> None:
+    """By its ``traceparent``: the HTTP request within the chat span; the answer of a second try counts."""
+    chat = span("chat", "writer", gen_ai__operation__name="chat")
+    after = result(
+        call("c1", parent="post1"),
+        call("c2", parent="post2"),
+        span("post1", "chat"),
+        span("post2", "chat"),
+        chat,
+        WRITER,
+    )
+    assert after["chat"].attributes[semconv.RESPONSE_ID] == "c2"
+    assert after["c1"].attributes[semconv.PARENT_ID] == "post1", "what the call told itself stays"
+    assert agent(after, "c1") == agent(after, "c2") == "writer"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"gen_ai__output__messages": genai("hi")},
+        {"gen_ai__output__messages": [{"role": "assistant", "content": " hi "}]},
+        {"llm.output_messages.0.message.role": "assistant", "llm.output_messages.0.message.content": "hi"},
+    ],
+)
+def test_else_time_and_content_make_the_twin(told: dict[str, Any]) -> None:
+    twin = span("chat", "writer", at=(3, 6), gen_ai__operation__name="chat", **told)
+    after = result(call("c1"), call("c2", "something else"), call("c3", at=(20, 21)), twin, WRITER)
+    assert [agent(after, id) for id in ("c1", "c2", "c3")] == ["writer", None, None]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {
+            "llm.output_messages.0.message.role": "assistant",
+            "llm.output_messages.0.message.tool_calls.0.tool_call.function.name": "add",
+            "llm.output_messages.0.message.tool_calls.0.tool_call.function.arguments": '{"b":2,"a":1}',
+        },
+        {
+            "gen_ai__output__messages": json.dumps(
+                [{"parts": [{"type": "tool_call", "name": "add", "arguments": {"a": 1, "b": 2}}]}]
+            )
+        },
+    ],
+)
+def test_an_answer_of_tool_calls_is_content_too(told: dict[str, Any]) -> None:
+    twin = span("chat", "writer", gen_ai__operation__name="chat", **told)
+    after = result(call("c1", None), call("c2", ""), twin, WRITER)
+    assert [agent(after, id) for id in ("c1", "c2")] == ["writer", None]
+
+
+def test_where_two_calls_could_be_meant_neither_is() -> None:
+    """Two sub-agents that say the same at the same time: a wrong name would be worse than none."""
+    other = span("judge", gen_ai__agent__name="judge")
+    twins = [
+        span(f"chat{n}", parent, gen_ai__operation__name="chat", gen_ai__output__messages=genai("hi"))
+        for n, parent in enumerate(("writer", "judge"))
+    ]
+    after = result(call("c1"), call("c2"), *twins, WRITER, other)
+    assert [agent(after, id) for id in ("c1", "c2")] == [None, None]
+
+
+def test_another_providers_call_is_nobodys_twin() -> None:
+    other = span(
+        "chat",
+        "writer",
+        gen_ai__operation__name="chat",
+        gen_ai__response__id="gpt-1",
+        gen_ai__output__messages=genai("hi"),
+    )
+    after = result(call("c1"), other, WRITER)
+    assert agent(after, "c1") is None
+
+
+def test_the_nearest_name_counts_and_a_circle_or_a_missing_parent_ends_the_search() -> None:
+    inner = span("inner", "writer", gen_ai__agent__name="inner")
+    after = result(
+        call("c1", parent="inner"),
+        call("c2", parent="nowhere"),
+        call("c3", parent="a"),
+        inner,
+        WRITER,
+        span("a", "b"),
+        span("b", "a"),
+    )
+    assert [agent(after, id) for id in ("c1", "c2", "c3")] == ["inner", None, None]
+
+
+@st.composite
+def attempts(draw: st.DrawFn) -> list[Span]:
+    """Any spans that name any others, as parents and as responses."""
+    ids = [f"s{n}" for n in range(draw(st.integers(1, 8)))]
+    spans = []
+    for id in ids:
+        parent = draw(st.none() | st.sampled_from([*ids, "nowhere"]))
+        if draw(st.booleans()):
+            spans.append(call(id, draw(st.sampled_from(["hi", "ho", None])), parent))
+        else:
+            told = draw(
+                st.fixed_dictionaries(
+                    {},
+                    optional={
+                        semconv.OPERATION: st.sampled_from(["chat", "execute_tool"]),
+                        semconv.RESPONSE_ID: st.sampled_from(ids),
+                        semconv.AGENT_NAME: st.sampled_from(["x", "y"]),
+                        semconv.OUTPUT_MESSAGES: st.sampled_from([genai("hi"), "garbage", 3]),
+                    },
+                )
+            )
+            spans.append(span(id, parent, **told))
+    return sequenced(spans)
+
+
+@settings(max_examples=200, deadline=None)
+@given(attempts(), st.randoms())
+def test_shuffled_arrival_and_duplicates_change_nothing_and_no_call_is_lost_or_made(
+    spans: list[Span], random: Any
+) -> None:
+    once = merged(spans)
+    mixed = [*spans, *spans]
+    random.shuffle(mixed)
+    assert merged(mixed) == once
+    assert merged(once) == once
+    assert [each.id for each in once] == [each.id for each in spans]
+    assert [each.kind for each in once] == [each.kind for each in spans]
