@@ -1,43 +1,42 @@
-"""The words of al_ray: frozen values that cross a boundary between rooms or processes."""
+"""The words of al_ray: frozen values that cross a boundary between rooms or processes.
 
-from al_ray.types.rollouts import (
-    JSON,
-    Attempt,
-    AttemptStatus,
+Nothing here computes. A value that is read from the store, sent to an actor or handed to an algorithm is
+one of these; ``docs/architecture.md`` tells how one turns into the next. Import them from here.
+"""
+
+from al_ray.types.calls import (
     ChatDelta,
     ChatReply,
     ChatRequest,
     Choice,
-    Claim,
     CompletionRequest,
     Endpoint,
-    Group,
     Lineage,
     LineageOutcome,
-    Mode,
     ModelRequest,
+    Sampling,
+    TokenLogprob,
+    Usage,
+    VersionSpan,
+)
+from al_ray.types.learning import Row, Signals, Trajectory, Transition, UpdateReport
+from al_ray.types.rollouts import (
+    Attempt,
+    AttemptStatus,
+    Claim,
+    Group,
     Resource,
     RetryPolicy,
     Rollout,
     RolloutRequest,
     RolloutStatus,
-    Row,
-    Sampling,
-    Signals,
-    Span,
-    SpanKind,
     Start,
-    Task,
-    TaskSet,
-    TokenLogprob,
-    Trajectory,
-    Transition,
-    UpdateReport,
-    Usage,
-    VersionSpan,
     Worker,
     WorkerStatus,
 )
+from al_ray.types.spans import Span, SpanKind
+from al_ray.types.tasks import Mode, Task, TaskSet
+from al_ray.types.value import JSON, Value
 
 __all__ = [
     "JSON",
@@ -73,6 +72,7 @@ __all__ = [
     "Transition",
     "UpdateReport",
     "Usage",
+    "Value",
     "VersionSpan",
     "Worker",
     "WorkerStatus",

@@ -1,8 +1,11 @@
-"""What the frozen dataclasses that cross a process boundary have in common: a quick way there."""
+"""What the values that cross a process boundary have in common: JSON inside, and a quick way there."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+JSON = Any
+"""A value that ``json.dumps`` accepts."""
 
 
 class Value:
