@@ -1,42 +1,34 @@
-"""Recipes: what may be written, read from YAML and checked as a whole."""
+"""Recipes: what may be written, read from YAML and checked as a whole before anything starts.
 
-from al_ray.recipe.section import (
+The sections, imported from here, are frozen values with every default filled in. ``loading`` reads a file,
+``schedule`` says what is due at a step, ``dotted`` loads what a recipe names. Neither torch nor Ray.
+"""
+
+from al_ray.recipe.agent import (
     AgentSamplingSection,
     AgentSection,
-    AnyStage,
-    CheckpointSection,
-    DataSection,
-    DottedPath,
-    EnginesSection,
-    EvaluationSection,
-    ExportSection,
-    Fraction,
-    GatewaySection,
-    GrpoStage,
-    HttpUrl,
     Isolation,
-    LearnersSection,
     LimitsSection,
-    ModelSection,
-    Name,
-    NodeShape,
-    OptimizerSection,
-    PlacementSection,
-    Positive,
-    Recipe,
     RetrySection,
     SamplingSection,
-    Seconds,
-    Section,
-    ServiceSection,
-    Stage,
-    StoreSection,
-    SupervisedStage,
-    TracesSection,
     TransitionsSection,
+)
+from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
+from al_ray.recipe.section import Section, http_url
+from al_ray.recipe.stages import AnyStage, GrpoStage, OptimizerSection, Stage, SupervisedStage
+from al_ray.recipe.system import (
+    CheckpointSection,
+    EnginesSection,
+    ExportSection,
+    GatewaySection,
+    LearnersSection,
+    NodeShape,
+    PlacementSection,
+    ServiceSection,
+    StoreSection,
+    TracesSection,
     UpstreamSection,
     WandbSection,
-    http_url,
 )
 
 __all__ = [
@@ -45,27 +37,21 @@ __all__ = [
     "AnyStage",
     "CheckpointSection",
     "DataSection",
-    "DottedPath",
     "EnginesSection",
     "EvaluationSection",
     "ExportSection",
-    "Fraction",
     "GatewaySection",
     "GrpoStage",
-    "HttpUrl",
     "Isolation",
     "LearnersSection",
     "LimitsSection",
     "ModelSection",
-    "Name",
     "NodeShape",
     "OptimizerSection",
     "PlacementSection",
-    "Positive",
     "Recipe",
     "RetrySection",
     "SamplingSection",
-    "Seconds",
     "Section",
     "ServiceSection",
     "Stage",

@@ -1,0 +1,122 @@
+"""The agent's side of a recipe: what is run, how its calls are sampled, what of it is learnt from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from al_ray.recipe.section import DottedPath, Positive, Seconds, Section
+from al_ray.types import AttemptStatus, RetryPolicy
+
+
+class AgentSamplingSection(Section):
+    """What is left out is as for the other agents."""
+
+    temperature: Annotated[float, Field(ge=0)] | None = 1.0
+    """Divides the logits. 0 is greedy. None: as the agent asks, else 1."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
+    """Nucleus; the log-probabilities that are recorded are those after it. None: as the agent asks,
+    else 1."""
+    max_tokens: Positive = 256
+    """Per call, at most: the agent may be briefer."""
+
+
+class SamplingSection(AgentSamplingSection):
+    agents: dict[str, AgentSamplingSection] = {}
+    """By the agent's name (the header ``x-al-ray-agent``), as a pattern (``judge*``); the first match
+    counts. The learner computes with the temperature above: train no agent that has another."""
+
+
+class LimitsSection(Section):
+    calls: Positive | None = None
+    """Calls of an attempt. None: no limit."""
+    tokens: Positive | None = None
+    """Tokens of an attempt's calls, prompts and responses together; a call that begins below it ends as
+    it would. None: no limit."""
+
+
+class RetrySection(Section):
+    max_attempts: Positive = 2
+    """Tries at a rollout before it counts as failed. An attempt that is lost with its runner is none."""
+    statuses: list[Literal["failed", "timed_out"]] = ["failed", "timed_out"]
+    """How an attempt must have ended to be tried again."""
+    errors: list[str] | None = None
+    """Of failed attempts, only those that raised one of these, by full or bare class name, for example
+    ``openai.APIConnectionError``. None: whatever they raised."""
+    never_errors: list[str] = []
+    """... and none that raised one of these."""
+
+    @property
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            max_attempts=self.max_attempts,
+            statuses=tuple(map(AttemptStatus, self.statuses)),
+            errors=None if self.errors is None else tuple(self.errors),
+            never_errors=tuple(self.never_errors),
+        )
+
+
+Isolation = Literal["async", "thread", "process", "command"]
+
+
+class AgentSection(Section):
+    run: DottedPath | None = None
+    """The agent, unless it is a command: a callable of the task's data and the endpoint."""
+    isolation: Isolation = "async"
+    """async: an async callable, in the runner. thread: a plain one, in a thread of the runner; a thread
+    that hangs cannot be ended. process: either, in a process of its own, where it may take the task
+    alone and find the endpoint in its environment. command: any program."""
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    """The program and its arguments, for ``isolation: command``."""
+    folder: str | None = None
+    """Where the command runs, relative to the recipe. None: beside the recipe."""
+    task: Literal["stdin", "file", "variables"] = "stdin"
+    """How a command gets the task: as JSON on standard input, as JSON in the file that
+    ``AL_RAY_TASK_FILE`` names, or as a variable ``AL_RAY_TASK_KEY`` for each of its keys."""
+    python: str | None = None
+    """With ``isolation: process``: the path of an interpreter, relative to the recipe. None: al_ray's."""
+    requirements: list[str] | str | None = None
+    """With ``isolation: process``: packages, or a requirements file relative to the recipe. The agent runs
+    in a virtual environment that has these and nothing else, made once."""
+    reward: Literal["output", "events"] | None = None
+    """Where the reward comes from, unless ``evaluate`` gives it. output: what the agent returned, a number
+    or numbers by name with ``reward`` among them; of a command, a JSON object on the last line of its
+    standard output. events: the rewards that it posted. None: the output, or, where that holds no
+    reward, the events."""
+    evaluate: DottedPath | None = None
+    """Turns what the agent returned (a command: printed) into the reward."""
+    before: DottedPath | None = None
+    """Called before each attempt with its request and the attempt; if it raises, the attempt has failed."""
+    after: DottedPath | None = None
+    """Called likewise after each attempt, however that ended, with the attempt as it will be stored."""
+    timeout: Seconds = 300.0
+    """Seconds an attempt may take before it is ended."""
+    retry: RetrySection = RetrySection()
+    """When a rollout is tried again."""
+    grace: Seconds = 5.0
+    """Seconds that an agent is given to end by itself (a process: after SIGTERM) before it is killed."""
+    concurrency: Positive = 32
+    """Attempts that one runner has under way at once."""
+    runners: Positive = 1
+    """Runner actors."""
+    sampling: SamplingSection = SamplingSection()
+    """What training calls are sampled with, whatever the agent asks for."""
+    limits: LimitsSection = LimitsSection()
+    """What one attempt may use; a call beyond it is refused."""
+
+
+class TransitionsSection(Section):
+    """What of an agent's doings is learnt from."""
+
+    train: Annotated[list[str], Field(min_length=1)] = ["*"]
+    """Names of the agents whose calls are trained, as patterns: ``*`` any text, ``?`` a character,
+    ``[ab]`` one of these. Calls of other agents are context only, though their rewards count."""
+    reward: str = "reward"
+    """The dimension of the rewards that is learnt from; the others become metrics, ``rewards/NAME``."""
+    intermediate: dict[str, float] = {}
+    """Automatic intermediate rewarding: what each event of a signal is worth to the trained call that
+    caused it, for example ``{tool_errors: -0.1, empty_results: -0.05}``. Empty: off."""
+    intermediate_limit: Annotated[float, Field(gt=0)] = 0.5
+    """The intermediate rewards of a rollout come to no more than this, up or down. With 0.5, a rollout
+    rewarded 1 never falls behind one rewarded 0."""

@@ -1,0 +1,103 @@
+"""A recipe as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from al_ray.recipe.agent import AgentSection, SamplingSection, TransitionsSection
+from al_ray.recipe.section import DottedPath, Name, Positive, Section
+from al_ray.recipe.stages import AnyStage
+from al_ray.recipe.system import (
+    CheckpointSection,
+    EnginesSection,
+    GatewaySection,
+    LearnersSection,
+    PlacementSection,
+    ServiceSection,
+    StoreSection,
+    TracesSection,
+    UpstreamSection,
+    WandbSection,
+)
+
+
+class ModelSection(Section):
+    path: str
+    """A model folder, or a hub name such as ``HuggingFaceTB/SmolLM2-135M-Instruct``."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights, in engines and learners alike. Use float32 on a CPU without bfloat16 units."""
+    max_length: Positive = 2048
+    """Prompt and response tokens of one call together, at most."""
+    chat_template: str | None = None
+    """A Jinja file, relative to the recipe, in place of the model's own template."""
+    tool_parser: str | None = None
+    """vLLM's parser for the model's tool calls, for example ``hermes``. None: tools are refused."""
+    reasoning_parser: str | None = None
+    """vLLM's parser for the model's reasoning, if it has one."""
+
+    @property
+    def name(self) -> str:
+        """What agents call it."""
+        return Path(self.path).name
+
+
+class DataSection(Section):
+    load: DottedPath
+    """The environment's task loader."""
+    path: str | None = None
+    """A directory or a hub dataset name. None: ``AL_RAY_DATA``, else the environment's sample rows."""
+    options: dict[str, JsonValue] = {}
+    """Passed to the loader by name."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For a dataset without a validation split: about this share of the training tasks is kept out of
+    training and is the validation split, chosen by their ids alone. None: the loader has one."""
+
+
+class EvaluationSection(Section):
+    tasks: Positive = 128
+    """Held-out tasks, the first of a fixed shuffle of the validation split."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations within a stage. 0: only before the first stage and after each."""
+    sampling: SamplingSection = SamplingSection(temperature=0.0)
+    """What evaluation calls are sampled with."""
+    samples: Positive = 1
+    """Rollouts of each task. Several give pass@k and avg@k, and need a temperature above 0."""
+    by: list[str] = []
+    """Keys of the tasks' data, for example ``hops``: `al-ray eval` tells the metrics for each value too."""
+    predictions: DottedPath | None = None
+    """Writes the file that the task's official script reads, for `al-ray eval`: called with the pairs of
+    task data and output, and the folder to write in; returns the file's path."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Name
+    """Names the run's folder and its W&B run."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides tasks, their order and, on GPU, the sampling seeds of calls."""
+    output: str = "outputs"
+    """The folder that run folders are made in."""
+    model: ModelSection
+    data: DataSection
+    agent: AgentSection
+    transitions: TransitionsSection = TransitionsSection()
+    stages: Annotated[list[AnyStage], Field(min_length=1)]
+    """Run one after the other."""
+    evaluation: EvaluationSection = EvaluationSection()
+    engines: EnginesSection = EnginesSection()
+    gateway: GatewaySection = GatewaySection()
+    upstreams: dict[Name, UpstreamSection] = {}
+    """Hosted models by the name that agents ask for."""
+    services: dict[Name, ServiceSection] = {}
+    """What agents may ask beside the model, by name. They find the URL in ``AL_RAY_SERVICE_NAME_URL``, or
+    in the endpoint's ``services``."""
+    learners: LearnersSection = LearnersSection()
+    placement: PlacementSection = PlacementSection()
+    store: StoreSection = StoreSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    wandb: WandbSection = WandbSection()
+    traces: TracesSection = TracesSection()
