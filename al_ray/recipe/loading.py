@@ -17,10 +17,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from al_ray.errors import Problem, RecipeError
-from al_ray.recipe import GrpoStage, Recipe, SupervisedStage, checks
+from al_ray.recipe import Recipe, checks
+from al_ray.recipe.stages import STAGES
 
 DATA_VARIABLE = "AL_RAY_DATA"
-_ALGORITHMS = {"supervised": SupervisedStage, "grpo": GrpoStage}
 _DECIDES_NOTHING = ("output", "engines", "learners", "placement", "checkpoint", "wandb")
 """Sections that say where and how a run computes, not what: a run may go on with others."""
 _BESIDE_THE_RECIPE = (
@@ -188,7 +188,7 @@ def _problem(error: ErrorDetails) -> Problem:
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         shown.append("algorithm")
         value = value.get("algorithm", "absent")
-        cure = f"one of {', '.join(_ALGORITHMS)}"
+        cure = f"one of {', '.join(STAGES)}"
     return Problem(".".join(shown) or "recipe", value, cure)
 
 
@@ -196,8 +196,8 @@ def _keys_beside(location: Sequence[int | str]) -> list[str]:
     """The keys that are known where ``location`` ends."""
     section: Any = Recipe
     for part in location[:-1]:
-        if part in _ALGORITHMS:
-            section = _ALGORITHMS[str(part)]
+        if part in STAGES:
+            section = STAGES[str(part)]
         elif not isinstance(part, int):
             annotation = section.model_fields[part].annotation
             section = next((t for t in (annotation, *_arguments(annotation)) if _is_section(t)), section)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -72,3 +73,7 @@ class GrpoStage(Stage):
 
 
 AnyStage = Annotated[SupervisedStage | GrpoStage, Field(discriminator="algorithm")]
+STAGES: Mapping[str, type[Stage]] = {
+    get_args(kind.model_fields["algorithm"].annotation)[0]: kind for kind in get_args(get_args(AnyStage)[0])
+}
+"""The kinds of stages by the name of their algorithm."""
