@@ -40,6 +40,7 @@ CALCULATOR: dict[str, Any] = {
         },
     },
 }
+_WRONG_ARGUMENTS = 'error: the arguments must be {"expression": "..."}'
 
 
 async def solve(task: Mapping[str, Any], llm: Endpoint) -> str:
@@ -86,9 +87,10 @@ def _run_tool(name: str, arguments: str) -> str:
     if name != "calculator":
         return f"error: no tool {name!r}"
     try:
-        return answer(json.loads(arguments)["expression"])
-    except (ValueError, TypeError, KeyError):
-        return 'error: the arguments must be {"expression": "..."}'
+        expression = json.loads(arguments)["expression"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        expression = None
+    return answer(expression) if isinstance(expression, str) else _WRONG_ARGUMENTS
 
 
 async def _main(question: str) -> None:

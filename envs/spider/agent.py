@@ -47,7 +47,13 @@ SYSTEM = {
 }
 """By role, which is also the agent's name."""
 
-_FENCED = re.compile(r"```\w*\s(.*?)```", re.DOTALL)
+_FENCED = re.compile(
+    r"""``` (?: (?:sql|sqlite3?|mysql|postgres\w*) \b                 # a language, then anything
+          | (?! (?:select|with|values) \b ) \w+ (?= [^\S\n]* \n)   # any word, alone on its line
+        )? (.*?) (?: ``` | \Z )""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+"""A block with the name of its language or without, on one line or several; the last may never end."""
 
 
 class Asked(TypedDict):
@@ -136,8 +142,8 @@ def prompt(role: str, state: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def extract(reply: str) -> str:
     """The query in a reply: its last fenced block, else all of it."""
-    fenced = _FENCED.findall(reply)
-    return (fenced[-1] if fenced else reply).strip()
+    fenced = [block.strip() for block in _FENCED.findall(reply) if block.strip()]
+    return fenced[-1] if fenced else reply.strip()
 
 
 @tracing.tool

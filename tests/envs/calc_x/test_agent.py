@@ -81,6 +81,8 @@ async def test_an_answer_without_a_call_ends_at_once() -> None:
         (call('{"expression": "6/0"}'), "error: division by zero"),
         (call('{"expression": 6}'), 'error: the arguments must be {"expression": "..."}'),
         (call('{"formula": "6*7"}'), 'error: the arguments must be {"expression": "..."}'),
+        (call('{"expression": ["2*3"]}'), 'error: the arguments must be {"expression": "..."}'),
+        (call("[" * 100_000), 'error: the arguments must be {"expression": "..."}'),
         (call('"6*7"'), 'error: the arguments must be {"expression": "..."}'),
         (call("{6*7"), 'error: the arguments must be {"expression": "..."}'),
         (call("{}", name="search"), "error: no tool 'search'"),

@@ -54,7 +54,9 @@ async def test_it_asks_the_service_where_the_task_brings_no_paragraphs() -> None
     assert received[1]["messages"][-1]["content"] == "Eldford: Eldford is a town in Northmoor County."
 
 
-@pytest.mark.parametrize("arguments", ['{"query": 6}', '{"query": " "}', '{"q": "x"}', '"x"', "{query", "[]"])
+@pytest.mark.parametrize(
+    "arguments", ['{"query": 6}', '{"query": ["x"]}', '{"query": " "}', '{"q": "x"}', '"x"', "{query", "[]"]
+)
 async def test_a_mistaken_call_is_told_to_the_model_as_an_error(arguments: str) -> None:
     async with model([call(arguments), say(ANSWER)]) as (url, received):
         assert (await agent.solve(TASK, endpoint(url)))["searches"] == []

@@ -186,3 +186,24 @@ def test_a_misspelt_query_differs_in_one_name() -> None:
     assert misspelt("SELECT count(*) FROM ship WHERE name = 'x'", "ship(id, name)") == (
         "SELECT count(*) FROM ships WHERE name = 'x'"
     )
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```SELECT name FROM singer```",
+        "``` SELECT name FROM singer ```",
+        "```sql SELECT name FROM singer```",
+        "```SQLite\nSELECT name FROM singer\n```",
+        "```tsql\nSELECT name FROM singer\n```",
+        "Think: ```SELECT 1```. Better:\n```sql\nSELECT name FROM singer\n```\n``` ```",
+        "```sql\nSELECT name FROM singer",
+        " SELECT name FROM singer\n",
+    ],
+)
+def test_the_query_is_read_whole_however_it_is_fenced(reply: str) -> None:
+    assert agent.extract(reply) == "SELECT name FROM singer"
+
+
+def test_a_query_that_begins_on_the_line_of_its_fence_keeps_its_first_word() -> None:
+    assert agent.extract("```SELECT\n  name\nFROM singer\n```") == "SELECT\n  name\nFROM singer"
