@@ -72,15 +72,43 @@ def differences(ours: Recipe, theirs: Recipe) -> list[Problem]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the second."""
+    """Refuses what YAML would read otherwise than it looks: a key that stands twice, of which the second
+    would count; a key that is no word; an alias inside the thing that it names."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._open: list[str] = []
+        self._looked_at: set[int] = set()
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent):
+            if anchor in self._open:
+                raise yaml.MarkedYAMLError(
+                    problem=f"*{anchor} stands inside &{anchor}, the very thing that it names",
+                    problem_mark=event.start_mark,
+                )
+            return super().compose_node(parent, index)
+        self._open.append(anchor)
+        node = super().compose_node(parent, index)
+        self._open.pop()
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if id(node) not in self._looked_at:  # once: what it merges stands beside its own keys afterwards
+            self._looked_at.add(id(node))
+            seen: set[str] = set()
+            for key, _ in node.value:
+                problem = None
+                if not isinstance(key, yaml.ScalarNode):
+                    problem = "a key must be a word; text with braces or brackets is written in quotes"
+                elif key.value in seen:
+                    problem = f"{key.value!r} stands twice"
+                if problem:
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        super().flatten_mapping(node)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -96,6 +124,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(Problem(where, "not YAML", error.problem or str(error))) from None
     except yaml.YAMLError as error:
         raise RecipeError(Problem(str(path), "not YAML", str(error))) from None
+    except RecursionError:
+        raise RecipeError(Problem(str(path), "not a recipe", "it is nested too deeply")) from None
     if not isinstance(raw, dict):
         raise RecipeError(Problem(str(path), raw, "a recipe is a mapping of sections"))
     return {key: _unshared(value) for key, value in raw.items()}
@@ -116,7 +146,7 @@ def _apply(raw: dict[str, Any], override: str) -> Iterator[Problem]:
         return
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         yield Problem(f"--set {key}", text, f"not a YAML value: {getattr(error, 'problem', error)}")
         return
     names = key.split(".")

@@ -331,6 +331,15 @@ def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:
     [
         ("a: [1\nb: 2", "{path}, line 2, column 2: 'not YAML': expected ',' or ']'"),
         ("seed: 1\nname: x\nseed: 2", "{path}, line 3, column 1: 'not YAML': 'seed' stands twice"),
+        (
+            "seed: 1\nname: {{ run_name }}",
+            "{path}, line 2, column 8: 'not YAML': a key must be a word; text with braces or brackets is",
+        ),
+        (
+            "wandb: &w {project: *w}",
+            "{path}, line 1, column 21: 'not YAML': *w stands inside &w, the very thing that it names",
+        ),
+        ("a: " + 2000 * "[", "{path}: 'not a recipe': it is nested too deeply"),
         ("- 1", "{path}: [1]: a recipe is a mapping of sections"),
         ("", "{path}: None: a recipe is a mapping of sections"),
         ("a: \x00", "{path}: 'not YAML': unacceptable character"),
@@ -347,6 +356,13 @@ def test_a_file_that_is_no_recipe_is_told_where_it_is_wrong(
     with pytest.raises(RecipeError) as caught:
         loading.load(path)
     assert str(caught.value).startswith(expected.format(path=path))
+
+
+def test_a_merge_that_is_merged_elsewhere_has_no_key_twice() -> None:
+    """YAML puts what is merged beside a mapping's own keys."""
+    text = "a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\nd: *b"
+    read = yaml.load(text, loading._Loader)
+    assert read == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}, "d": {"x": 2}}
 
 
 def test_an_override_changes_one_place_even_where_an_alias_made_it_the_same_as_another(folder: Path) -> None:
