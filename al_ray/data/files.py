@@ -24,6 +24,8 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
 SchemaT = TypeVar("SchemaT")
 
 
@@ -87,8 +89,25 @@ def read(path: Path) -> Iterator[Row | DataError]:
             yield DataError(Problem(where, found.text, found.cure))
         elif not isinstance(found, Mapping):
             yield DataError(Problem(where, found, "a row must be an object"))
+        elif broken := next(_broken_texts(found, where), None):
+            yield DataError(broken)
         else:
             yield Row(where, found)
+
+
+def _broken_texts(value: Any, where: str) -> Iterator[Problem]:
+    """Texts with half a surrogate pair, which JSON can write and nothing can send or store."""
+    if isinstance(value, str):
+        if not value.isascii() and _HALF_PAIR.search(value):
+            shown = value[:80].encode(errors="backslashreplace").decode()
+            yield Problem(where, shown, "half of a surrogate pair is no character; mend the text")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _broken_texts(key, f"{where}, a key")
+            yield from _broken_texts(item, f"{where}, {key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _broken_texts(item, f"{where}.{index}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,3 +120,21 @@ def test_a_hub_name_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match=r"'nobody/made': no such folder.*Hugging Face hub"):
         list(files.rows("nobody/made", ["train"], samples=Path("absent"), folder="made"))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [
+        ({"id": "a", "question": "x \ud800"}, ", question"),
+        ({"id": "a", "parts": [{"text": ["ok", "\udc00"]}]}, ", parts.0, text.1"),
+        ({"id": "a", "x\ud800": 1}, ", a key"),
+    ],
+)
+def test_half_a_surrogate_pair_is_told_by_place(tmp_path: Path, suffix: str, row: object, place: str) -> None:
+    """JSON can write it, and everything that stores or sends the row would fail on it later."""
+    path = write(tmp_path / f"train{suffix}", [{"id": "\U0001f600"}, row])
+    with pytest.raises(DataError) as told:
+        rows(tmp_path, "train")
+    assert str(told.value).startswith(f"{path}, row 2{place}: ")
+    assert "half of a surrogate pair" in str(told.value)
