@@ -43,6 +43,9 @@ class Dataset:
     """The sub-directory of a directory of all data."""
     files: Mapping[str, Sequence[str]]
     """The stems of each split's file, in order of preference; ``train`` is compared with the others."""
+    row: type
+    """A ``TypedDict``: a file called ``dev.json`` may be anybody's, and is this dataset's if its first row
+    has most of these keys."""
     examine: Callable[[Path], Examine]
     """Given the dataset's directory, reads what its rows refer to. Raises ``DataError``."""
 
@@ -108,7 +111,12 @@ def report(name: str, dataset: Dataset, directory: Path) -> Report | None:
     """On the dataset in ``directory`` or in its sub-directory; None if there is no file of it."""
     where = directory / dataset.folder if (directory / dataset.folder).is_dir() else directory
     files = {split: _file(where, stems) for split, stems in dataset.files.items()}
-    found = {split: file for split, file in files.items() if file is not None}
+    named = where.resolve().name == dataset.folder
+    found = {
+        split: file
+        for split, file in files.items()
+        if file is not None and (named or _has_rows_like(file, dataset.row))
+    }
     if not found:
         return None
     try:
@@ -124,6 +132,15 @@ def _file(where: Path, stems: Sequence[str]) -> Path | None:
         return data_files.file(where, stems)
     except DataError:
         return None
+
+
+def _has_rows_like(file: Path, row: type) -> bool:
+    try:
+        first = next((found for found in data_files.read(file) if isinstance(found, Row)), None)
+    except DataError:
+        return False
+    keys = row.__annotations__.keys()
+    return first is not None and 2 * len(keys & first.values.keys()) > len(keys)
 
 
 def _split_report(split: str, file: Path, examine: Examine) -> SplitReport:

@@ -40,4 +40,4 @@ def _computes(expression: str) -> bool:
     return True
 
 
-DATASET = Dataset(FOLDER, FILES, _examine)
+DATASET = Dataset(FOLDER, FILES, WordProblem, _examine)

@@ -26,4 +26,4 @@ def _example(split: str, row: Row) -> Example:
     )
 
 
-DATASET = Dataset(FOLDER, FILES, _examine)
+DATASET = Dataset(FOLDER, FILES, OfficialRow, _examine)

@@ -36,7 +36,7 @@ def examine(directory: Path) -> Examine:
     return example
 
 
-MADE = Dataset("made", {"train": ["train"], "validation": ["dev", "test"]}, examine)
+MADE = Dataset("made", {"train": ["train"], "validation": ["dev", "test"]}, Question, examine)
 
 
 def row(identity: object, question: str = "Why?") -> dict[str, Any]:
@@ -145,3 +145,13 @@ def test_a_directory_without_data_and_none_at_all_are_errors(
     monkeypatch.delenv("AL_RAY_DATA", raising=False)
     with pytest.raises(DataError, match="give a directory, or set AL_RAY_DATA"):
         data.check(None)
+
+
+def test_a_file_of_another_dataset_with_the_same_name_is_none_of_this_one(tmp_path: Path) -> None:
+    """Many datasets have a dev.jsonl. A first row that is damaged is still this one's."""
+    write(tmp_path, dev=[{"db_id": "x", "query": "SELECT 1"}])
+    assert report("made", MADE, tmp_path) is None
+    write(tmp_path, train=[{"id": "a", "question": 3}])
+    assert list(reported(tmp_path).splits) == ["train"]
+    write(tmp_path / "made", train=[{"db_id": "x"}])
+    assert reported(tmp_path).splits["train"].wrong_rows == 1
