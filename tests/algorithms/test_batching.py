@@ -112,6 +112,14 @@ def test_common_beginnings_are_computed_once() -> None:
     assert batch.saved == sum(map(len, inputs)) - len(prefixes)
 
 
+def test_a_micro_batch_is_filled_with_what_its_rows_do_not_share() -> None:
+    """A budget that is exactly what all rows cost together holds them; with a token less it does not."""
+    rows = groups_of_rollouts()
+    (whole,) = pack(rows, 10_000)
+    assert len(list(pack(rows, whole.computed))) == 1
+    assert len(list(pack(rows, whole.computed - 1))) == 2
+
+
 ROWS = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, 3), st.lists(st.integers(0, 1), min_size=2, max_size=9)),
     min_size=1,

@@ -78,6 +78,11 @@ def test_where_the_task_brings_paragraphs_those_that_were_shown_are_the_support(
     assert (metrics["support_em"], metrics["support_f1"]) == (0, pytest.approx(0.4))
 
 
+def test_no_paragraphs_where_none_are_wanted_are_wholly_right() -> None:
+    assert scoring.support([], []) == (1, 1)
+    assert scoring.support([3], []) == (0, 0) == scoring.support([], [3])
+
+
 @pytest.mark.parametrize("setting", ["open", "paragraphs"])
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_gold_answers_score_one_on_every_row(rows_path: str | None, setting: Any, split: str) -> None:
