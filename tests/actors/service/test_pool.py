@@ -53,7 +53,7 @@ class NeverWell(Echo):
 
 
 def section(name: str, **options: Any) -> ServiceSection:
-    return ServiceSection(run=f"tests.actors.test_service_pool:{name}", options=options)
+    return ServiceSection(run=f"tests.actors.service.test_pool:{name}", options=options)
 
 
 @asynccontextmanager
