@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from al_ray.data import files as data_files
+from al_ray.data import files
 from al_ray.data.files import Row
 from al_ray.errors import DataError, Problem
 
@@ -110,11 +110,11 @@ class Report:
 def report(name: str, dataset: Dataset, directory: Path) -> Report | None:
     """On the dataset in ``directory`` or in its sub-directory; None if there is no file of it."""
     where = directory / dataset.folder if (directory / dataset.folder).is_dir() else directory
-    files = {split: _file(where, stems) for split, stems in dataset.files.items()}
+    named_so = {split: _file(where, stems) for split, stems in dataset.files.items()}
     named = where.resolve().name == dataset.folder
     found = {
         split: file
-        for split, file in files.items()
+        for split, file in named_so.items()
         if file is not None and (named or _has_rows_like(file, dataset.row))
     }
     if not found:
@@ -129,14 +129,14 @@ def report(name: str, dataset: Dataset, directory: Path) -> Report | None:
 
 def _file(where: Path, stems: Sequence[str]) -> Path | None:
     try:
-        return data_files.file(where, stems)
+        return files.file(where, stems)
     except DataError:
         return None
 
 
 def _has_rows_like(file: Path, row: type) -> bool:
     try:
-        first = next((found for found in data_files.read(file) if isinstance(found, Row)), None)
+        first = next((found for found in files.read(file) if isinstance(found, Row)), None)
     except DataError:
         return False
     keys = row.__annotations__.keys()
@@ -145,7 +145,7 @@ def _has_rows_like(file: Path, row: type) -> bool:
 
 def _split_report(split: str, file: Path, examine: Examine) -> SplitReport:
     made = SplitReport(file)
-    for found in data_files.read(file):
+    for found in files.read(file):
         made.rows += 1
         try:
             if isinstance(found, DataError):

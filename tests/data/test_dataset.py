@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from al_ray.cli import data, data_view
-from al_ray.data import files as data_files
+from al_ray.data import files
 from al_ray.data.dataset import SHOWN, Dataset, Examine, Example, Report, report
 from al_ray.data.files import Row
 from al_ray.errors import DataError, Problem
@@ -27,7 +27,7 @@ def examine(directory: Path) -> Examine:
         raise DataError(Problem("tables.json", None, "is missing"))
 
     def example(split: str, row: Row) -> Example:
-        found = data_files.checked(row, Question)
+        found = files.checked(row, Question)
         length = len(found["question"])
         return Example(
             found["id"], found["question"], "long" if length > 9 else None, {"length": str(length)}
@@ -43,9 +43,9 @@ def row(identity: object, question: str = "Why?") -> dict[str, Any]:
     return {"id": identity, "question": question}
 
 
-def write(folder: Path, **files: Sequence[object]) -> Path:
+def write(folder: Path, **contents: Sequence[object]) -> Path:
     folder.mkdir(exist_ok=True)
-    for name, rows in files.items():
+    for name, rows in contents.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
