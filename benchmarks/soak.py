@@ -43,7 +43,7 @@ from al_ray.database.reader import Records
 from al_ray.recipe import AgentSection
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.agents import AgentParts
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from al_ray.types import (
     Attempt,
     AttemptStatus,
@@ -231,7 +231,7 @@ def _doubled(spans: Sequence[Span]) -> Iterator[str]:
     asked = Counter(
         (span.rollout_id, span.attempt, span.attributes[semconv.INPUT_MESSAGES][-1]["content"])
         for span in spans
-        if span.kind is SpanKind.CALL and semconv.ABORTED not in span.attributes[semconv.FINISH_REASONS]
+        if span.kind is SpanKind.CALL and not call_span.is_aborted(span)
     )
     yield from (f"{question} was answered {times} times" for question, times in asked.items() if times > 1)
 

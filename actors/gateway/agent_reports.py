@@ -21,12 +21,11 @@ from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError
 from al_ray.traces import semconv
+from al_ray.traces.reward_span import PRIMARY, reward_attributes
 from al_ray.types import JSON, Attempt, Span, SpanKind
 
 REWARDS: Final = "/v1/al_ray/rewards"
 EVENTS: Final = "/v1/al_ray/events"
-PRIMARY: Final = "reward"
-"""The dimension that is the reward where no value says it."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -74,10 +73,7 @@ class AgentReports:
         attempt = (await self.keys.claim(request)).attempt
         body = parse_body(RewardBody, await read_body(request))
         value = body.dimensions[PRIMARY] if body.value is None else body.value
-        attributes: dict[str, JSON] = {
-            semconv.REWARD: value,
-            semconv.REWARD_DIMENSIONS: dict(body.dimensions) or {PRIMARY: value},
-        }
+        attributes = reward_attributes(body.dimensions or {PRIMARY: value}, value)
         if body.call is not None:
             await self._find_call(attempt, body.call)
             attributes[semconv.REWARD_CALL] = body.call

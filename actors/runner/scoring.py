@@ -18,7 +18,7 @@ from typing import Any
 from al_ray.actors.agent.job import Job
 from al_ray.errors import RewardError
 from al_ray.recipe import AgentSection, dotted
-from al_ray.traces import semconv
+from al_ray.traces.reward_span import reward_attributes
 from al_ray.types import Attempt, Span, SpanKind
 
 
@@ -59,7 +59,6 @@ class Scoring:
 
     def _span(self, attempt: Attempt, result: Any) -> Span:
         now = time.time()
-        rewards = self._checked(result)
         return Span(
             id=uuid.uuid4().hex,
             rollout_id=attempt.rollout_id,
@@ -68,7 +67,7 @@ class Scoring:
             name="reward",
             start=now,
             end=now,
-            attributes={semconv.REWARD: rewards["reward"], semconv.REWARD_DIMENSIONS: rewards},
+            attributes=reward_attributes(self._checked(result)),
         )
 
     def _checked(self, result: Any) -> dict[str, float]:

@@ -29,7 +29,7 @@ from al_ray.database.schema import (
     workers,
 )
 from al_ray.errors import AttemptEndedError
-from al_ray.traces import semconv
+from al_ray.traces import call_span
 from al_ray.types import Attempt, Claim, Group, Resource, Rollout, RolloutStatus, Span, SpanKind, Worker
 
 ENDED = [status for status in RolloutStatus if status.ended]
@@ -71,8 +71,8 @@ class Records:
     def usage(self, rollout_id: str, attempt: int) -> tuple[int, int]:
         """How many calls the attempt has made, and how many tokens they used."""
         calls = [span for span in self.attempt_spans(rollout_id, attempt) if span.kind is SpanKind.CALL]
-        names = (semconv.INPUT_TOKENS, semconv.OUTPUT_TOKENS)
-        return len(calls), sum(span.attributes[name] for span in calls for name in names)
+        used = [call_span.usage(call) for call in calls]
+        return len(calls), sum(each.input_tokens + each.output_tokens for each in used)
 
     def finished_groups(self, batch: str, exclude: Collection[str]) -> list[str]:
         """Groups of ``batch`` all of whose rollouts have ended, except those excluded."""

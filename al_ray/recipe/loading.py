@@ -77,17 +77,17 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._open: list[str] = []
+        self._open: list[str | None] = []
         self._looked_at: set[int] = set()
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             if anchor in self._open:
                 raise yaml.MarkedYAMLError(
                     problem=f"*{anchor} stands inside &{anchor}, the very thing that it names",
-                    problem_mark=event.start_mark,
+                    problem_mark=cast(yaml.Mark, event.start_mark),
                 )
             return super().compose_node(parent, index)
         self._open.append(anchor)

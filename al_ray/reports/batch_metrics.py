@@ -11,7 +11,7 @@ import numpy as np
 
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.intermediate import by_signal
-from al_ray.traces import semconv
+from al_ray.traces import call_span
 from al_ray.types import (
     AttemptStatus,
     Group,
@@ -53,10 +53,10 @@ def rollout_metrics(
 def lineage_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """How many calls continued an earlier one token for token, and why others opened a branch instead."""
     outcomes = Counter(
-        span.attributes.get(semconv.LINEAGE)
+        lineage.outcome
         for rollout in rollouts
         for span in rollout.spans
-        if span.kind is SpanKind.CALL
+        if span.kind is SpanKind.CALL and (lineage := call_span.lineage(span))
     )
     unbranched = (LineageOutcome.NEW, LineageOutcome.CONTINUED)
     return {

@@ -17,7 +17,7 @@ import wandb
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import Recipe
 from al_ray.rollouts.conversation import transcript
-from al_ray.rollouts.trajectory import rewards
+from al_ray.rollouts.rewards import rewards
 from al_ray.types import Rollout, SpanKind
 
 ID_FILE: Final = "wandb-id"

@@ -23,8 +23,9 @@ from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.search import Search, every, matching
-from al_ray.rollouts.trajectory import rewards, trajectory
+from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import JSON, Rollout, Signals
 
 Row = Mapping[str, JSON]

@@ -15,7 +15,7 @@ from typing import Final
 from al_ray.database.query import Condition, Item, Page, Query
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
-from al_ray.rollouts.trajectory import rewards
+from al_ray.rollouts.rewards import rewards
 from al_ray.traces.nesting import Nesting
 from al_ray.types import Mode, Rollout, RolloutStatus, SpanKind
 

@@ -21,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from al_ray.rollouts.conversation import as_text, body, fresh_messages
+from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.search import seconds
 from al_ray.rollouts.signals import signals
-from al_ray.rollouts.trajectory import reward_dimensions, rewards
 from al_ray.traces import messages, semconv
 from al_ray.traces.messages import Message
 from al_ray.traces.nesting import Nesting
+from al_ray.traces.reward_span import rewards_of
 from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Signals, Span, SpanKind
 
 EXCERPT: Final = 60
@@ -172,7 +173,7 @@ def _message(role: str, told: str, message: Message) -> list[Text]:
 
 def _event(span: Span) -> list[Text]:
     if span.kind is SpanKind.REWARD:
-        named = ", ".join(f"{name} {value:g}" for name, value in reward_dimensions(span).items())
+        named = ", ".join(f"{name} {value:g}" for name, value in rewards_of(span).items())
         return [_heading(f"{named} ({span.name})", "bold cyan")]
     title = str(span.attributes.get(semconv.AGENT_NAME) or span.name)
     told = [(name, value) for name, value in span.attributes.items() if name not in _PLUMBING]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final
@@ -18,11 +18,13 @@ from al_ray.errors import Problem, UserError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.intermediate import intermediate_rewards
 from al_ray.rollouts.signals import signals
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from al_ray.traces.nesting import Nesting
-from al_ray.types import Rollout, Signals, Span, SpanKind, Trajectory, Transition
+from al_ray.traces.reward_span import rewards_of
+from al_ray.types import Choice, Rollout, Signals, Span, SpanKind, Trajectory, Transition
 
 _DEFAULTS: Final = TransitionsSection()
+_NO_ANSWER: Final = Choice(0, {}, "", (), (), ())
 
 _Place = tuple[int, float]
 """Of a response in its rollout: its call's sequence number, its index among the call's choices."""
@@ -39,7 +41,7 @@ def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Tr
     for span in nesting.spans:
         if span.kind is not SpanKind.REWARD:
             continue
-        values = reward_dimensions(span)
+        values = rewards_of(span)
         for name, value in values.items():
             dimensions.setdefault(name, []).append(value)
         primary = values.get(settings.reward, 0.0)
@@ -59,7 +61,7 @@ def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Tr
         terminal_reward=math.fsum(terminal),
         rewards={name: math.fsum(dimensions[name]) for name in sorted(dimensions)},
         intermediate=math.fsum(added),
-        left_out=Counter(reason for call in nesting.calls for _, reason in _responses(call) if reason),
+        left_out=Counter(reason for call in nesting.calls for _, reason in _answers(call) if reason),
     )
 
 
@@ -79,57 +81,41 @@ def require_named(settings: TransitionsSection, trajectories: Sequence[Trajector
         raise UserError(*problems)
 
 
-def rewards(rollout: Rollout) -> Mapping[str, float]:
-    """What the deciding attempt was given in each dimension, as far as the spans were read."""
-    return trajectory(replace(rollout, spans=[s for s in rollout.spans if s.kind is SpanKind.REWARD])).rewards
-
-
-def reward_dimensions(span: Span) -> Mapping[str, float]:
-    """The rewards of a reward span by name; the one without a name of its own is ``reward``."""
-    unnamed = {"reward": span.attributes[semconv.REWARD]} if semconv.REWARD in span.attributes else {}
-    named = unnamed | span.attributes.get(semconv.REWARD_DIMENSIONS, {})
-    return {name: float(value) for name, value in named.items()}
-
-
 def _transitions(nesting: Nesting, settings: TransitionsSection) -> Iterator[tuple[_Place, Transition]]:
-    told = signals(nesting)
+    found = signals(nesting)
     for call in nesting.calls:
-        attributes = call.attributes
         agent = nesting.agent(call)
         trained = any(fnmatchcase(agent, pattern) for pattern in settings.train)
-        for index, reason in _responses(call):
+        prompt_ids = tuple(call_span.prompt_ids(call))
+        for choice, reason in _answers(call):
             if reason is not None:
                 continue
-            choice = attributes[semconv.CHOICES][index]
             yield (
-                (call.sequence, index),
+                (call.sequence, choice.index),
                 Transition(
-                    id=f"{call.id}/{index}",
+                    id=f"{call.id}/{choice.index}",
                     agent=agent,
-                    prompt_ids=tuple(attributes[semconv.PROMPT_IDS]),
-                    response_ids=tuple(choice["ids"]),
-                    logprobs=tuple(choice["logprobs"]),
-                    policy_version=min(version for version, _, _ in choice["versions"]),
-                    finish_reason=attributes[semconv.FINISH_REASONS][index],
+                    prompt_ids=prompt_ids,
+                    response_ids=tuple(choice.response_ids),
+                    logprobs=tuple(choice.logprobs),
+                    policy_version=min(span.version for span in choice.versions),
+                    finish_reason=choice.finish_reason,
                     trained=trained,
-                    signals=told.get((call.id, index), Signals()),
+                    signals=found.get((call.id, choice.index), Signals()),
                 ),
             )
 
 
-def _responses(call: Span) -> Iterator[tuple[int, str | None]]:
-    """The index of each response of the call, with the reason why it gives no transition, if any."""
-    choices = call.attributes.get(semconv.CHOICES)
-    if not choices:
-        yield 0, "no_token_ids"
-        return
-    for index, choice in enumerate(choices):
-        if call.attributes[semconv.FINISH_REASONS][index] == semconv.ABORTED:
-            yield index, semconv.ABORTED
-        elif not call.attributes.get(semconv.PROMPT_IDS):
-            yield index, "no_token_ids"
+def _answers(call: Span) -> Iterator[tuple[Choice, str | None]]:
+    """Each answer of the call, with the reason why it gives no transition, if any."""
+    choices = call_span.choices(call) or [_NO_ANSWER]
+    for choice in choices:
+        if choice.finish_reason == semconv.ABORTED:
+            yield choice, semconv.ABORTED
+        elif not call_span.prompt_ids(call):
+            yield choice, "no_token_ids"
         else:
-            yield index, None if choice["ids"] else "empty"
+            yield choice, None if choice.response_ids else "empty"
 
 
 def _place(nesting: Nesting, reward: Span, places: Sequence[_Place]) -> _Place | None:

@@ -18,13 +18,12 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from al_ray.types import JSON, Attempt, AttemptStatus, Span, SpanKind
 
-_TOKENS: Final = (semconv.PROMPT_IDS, semconv.CHOICES)
 _STAYS: Final = frozenset(
     {
-        *_TOKENS,
+        *call_span.TOKENS,
         semconv.TRACE_ID,
         semconv.WIRE_ID,
         semconv.PARENT_ID,
@@ -53,10 +52,9 @@ def export_of(spans: Iterable[WireSpan]) -> ExportTraceServiceRequest:
 
 def without_tokens(span: Span) -> Span:
     """The span as it may wait for its export: of its tokens, the policy version is left."""
-    told = {name: value for name, value in span.attributes.items() if name not in _TOKENS}
-    choices = span.attributes.get(semconv.CHOICES, ())
-    if versions := [version for choice in choices for version, _, _ in choice["versions"]]:
-        told[semconv.POLICY_VERSION] = min(versions)
+    told = {name: value for name, value in span.attributes.items() if name not in call_span.TOKENS}
+    if versions := call_span.versions(span):
+        told[semconv.POLICY_VERSION] = versions[0]
     return replace(span, attributes=told)
 
 

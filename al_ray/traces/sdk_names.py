@@ -16,10 +16,9 @@ import orjson
 
 from al_ray.errors import BadRequestError
 from al_ray.traces import semconv
+from al_ray.traces.reward_span import PRIMARY, reward_attributes
 from al_ray.types import JSON
 
-PRIMARY: Final = "reward"
-"""The dimension of a reward that was given without a name."""
 _LIGHTNING: Final = "agentlightning."
 _OPERATIONS: Final = {
     ("openinference.span.kind", "LLM"): "chat",
@@ -67,8 +66,7 @@ def understood(name: str, told: Mapping[str, JSON]) -> dict[str, JSON]:
     for key in (semconv.REWARD, semconv.REWARD_DIMENSIONS):
         attributes.pop(key, None)
     if rewards := _rewards(name, told):
-        attributes[semconv.REWARD] = next(iter(rewards.values()))
-        attributes[semconv.REWARD_DIMENSIONS] = rewards
+        attributes |= reward_attributes(rewards, next(iter(rewards.values())))
     return attributes
 
 

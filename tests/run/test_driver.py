@@ -13,7 +13,8 @@ from al_ray.database.reader import Records
 from al_ray.recipe import Recipe, loading
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
-from al_ray.rollouts.trajectory import rewards, trajectory
+from al_ray.rollouts.rewards import rewards
+from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.reinforcement import rollout_requests
 from al_ray.traces import semconv

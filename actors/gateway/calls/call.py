@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.dialects.core import Asked, Head, Message
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from al_ray.types import (
     JSON,
     Attempt,
@@ -17,12 +18,10 @@ from al_ray.types import (
     ChatReply,
     ChatRequest,
     CompletionRequest,
-    Lineage,
     ModelRequest,
     Sampling,
     Span,
     SpanKind,
-    Usage,
 )
 
 
@@ -67,37 +66,13 @@ class Call:
 
     def span(self, reply: ChatReply) -> Span:
         """The answered call."""
-        choices = [
-            {
-                "ids": list(choice.response_ids),
-                "logprobs": list(choice.logprobs),
-                "versions": [[span.version, span.start, span.end] for span in choice.versions],
-                **({} if choice.stop is None else {"stop": choice.stop}),
-            }
-            for choice in reply.choices
-        ]
-        told: dict[str, JSON] = {
-            semconv.OUTPUT_MESSAGES: [choice.message for choice in reply.choices],
-            semconv.FINISH_REASONS: [choice.finish_reason for choice in reply.choices],
-            semconv.PROMPT_IDS: list(reply.prompt_ids),
-            semconv.CHOICES: choices,
-        }
-        if not self.hosted:
-            told |= _lineage(reply.lineage)
-        return self._span(told, reply.usage)
+        return self._span(call_span.reply_attributes(reply))
 
     def aborted_span(self, seen: PartialAnswer) -> Span:
         """The call whose agent hung up, with what it had seen. There are no token ids to train on."""
-        messages = seen.messages(self.sampling.n)
-        told = {
-            semconv.OUTPUT_MESSAGES: messages,
-            semconv.FINISH_REASONS: [semconv.ABORTED for _ in messages],
-            semconv.PROMPT_IDS: [],
-            semconv.CHOICES: [{"ids": [], "logprobs": [], "versions": []} for _ in messages],
-        }
-        return self._span(told, Usage(0, seen.tokens))
+        return self._span(call_span.aborted_attributes(seen.messages(self.sampling.n), seen.tokens))
 
-    def _span(self, told: dict[str, JSON], used: Usage) -> Span:
+    def _span(self, answered: dict[str, JSON]) -> Span:
         return Span(
             id=self.id,
             rollout_id=self.attempt.rollout_id,
@@ -106,9 +81,7 @@ class Call:
             name=f"{self._operation} {self.model}",
             start=self.started,
             end=time.time(),
-            attributes=self.asked_attributes()
-            | told
-            | {semconv.INPUT_TOKENS: used.input_tokens, semconv.OUTPUT_TOKENS: used.output_tokens},
+            attributes=self.asked_attributes() | answered,
         )
 
     @property
@@ -146,16 +119,6 @@ class Call:
         return attributes
 
 
-def _lineage(lineage: Lineage) -> dict[str, JSON]:
-    told: dict[str, JSON] = {
-        semconv.LINEAGE: lineage.outcome,
-        semconv.LINEAGE_REUSED: lineage.reused_tokens,
-    }
-    if lineage.parent is not None:
-        told[semconv.LINEAGE_PARENT] = lineage.parent
-    return told
-
-
 def new_id() -> str:
     """Of a call: 32 hexadecimal digits, half of them the time, so that a database finds the place of new
     ones beside each other."""
@@ -170,40 +133,3 @@ class Answerer(Protocol):
     def stream(self, call: Call, /) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """The answer piece by piece, the whole reply last; close it to stop the work on it."""
         ...
-
-
-class PartialAnswer:
-    """What an agent has seen of a streamed answer."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self._text: dict[int, dict[str, str]] = {}
-        self._calls: dict[int, dict[int, dict[str, JSON]]] = {}
-
-    def add(self, delta: ChatDelta) -> None:
-        self.tokens += delta.tokens
-        text = self._text.setdefault(delta.index, {})
-        for name in ("reasoning", "content"):
-            if delta.delta.get(name):
-                text[name] = text.get(name, "") + str(delta.delta[name])
-        for call in delta.delta.get("tool_calls") or ():
-            function = call.get("function") or {}
-            calls = self._calls.setdefault(delta.index, {})
-            known = calls.setdefault(
-                call["index"],
-                {"id": call.get("id"), "type": "function", "function": {"name": "", "arguments": ""}},
-            )
-            for name in ("name", "arguments"):
-                known["function"][name] += function.get(name) or ""
-
-    def message(self, index: int) -> dict[str, JSON]:
-        """Of one choice, in OpenAI's shape."""
-        message: dict[str, JSON] = {"role": "assistant", "content": None} | self._text.get(index, {})
-        if index in self._calls:
-            message["tool_calls"] = list(self._calls[index].values())
-        elif message["content"] is None:
-            message["content"] = ""
-        return message
-
-    def messages(self, count: int) -> list[dict[str, JSON]]:
-        return [self.message(index) for index in range(count)]

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import orjson
 
-from al_ray.actors.gateway.calls.call import Call, PartialAnswer
+from al_ray.actors.gateway.calls.call import Call
 from al_ray.actors.gateway.calls.http_client import Answer, HttpClient
+from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.errors import BadRequestError, HostedModelError
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob, Usage
 

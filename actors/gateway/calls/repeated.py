@@ -18,8 +18,8 @@ from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED
 from al_ray.actors.gateway.calls.call import Call
 from al_ray.actors.gateway.recent import Recent
 from al_ray.database.reader import Records
-from al_ray.traces import semconv
-from al_ray.types import JSON, ChatReply, Choice, Span, SpanKind, Usage, VersionSpan
+from al_ray.traces import call_span, semconv
+from al_ray.types import ChatReply, Span, SpanKind
 
 RETRY_HEADER: Final = "x-stainless-retry-count"
 """In which the SDKs tell how often they have asked before."""
@@ -63,34 +63,16 @@ class RepeatedCalls:
         for span in reversed(spans):
             if span.id not in self._answered and _same(span, call):
                 self.note_answered(span.id)
-                return Recorded(span.id, _reply(span.attributes))
+                return Recorded(span.id, call_span.reply(span))
         return None
 
 
 def _same(span: Span, call: Call) -> bool:
     """Whether the span is of a call that was asked and answered just so."""
-    if span.kind is not SpanKind.CALL or semconv.ABORTED in span.attributes[semconv.FINISH_REASONS]:
+    if span.kind is not SpanKind.CALL or call_span.is_aborted(span):
         return False
     prompt = call.asked.prompt
-    if not isinstance(prompt, str | None) and span.attributes[semconv.PROMPT_IDS] != list(prompt):
+    if not isinstance(prompt, str | None) and call_span.prompt_ids(span) != list(prompt):
         return False
     asked = orjson.loads(orjson.dumps(call.asked_attributes()))
     return all(span.attributes.get(name) == asked.get(name) for name in _QUESTION)
-
-
-def _reply(told: Mapping[str, JSON]) -> ChatReply:
-    columns = [told[name] for name in (semconv.OUTPUT_MESSAGES, semconv.FINISH_REASONS, semconv.CHOICES)]
-    choices = [
-        Choice(
-            index,
-            message,
-            reason,
-            tokens["ids"],
-            tokens["logprobs"],
-            [VersionSpan(*version) for version in tokens["versions"]],
-            tokens.get("stop"),
-        )
-        for index, (message, reason, tokens) in enumerate(zip(*columns, strict=True))
-    ]
-    used = Usage(told[semconv.INPUT_TOKENS], told[semconv.OUTPUT_TOKENS])
-    return ChatReply(told[semconv.PROMPT_IDS], choices, hosted_usage=used)

@@ -20,8 +20,9 @@ from aiohttp import web
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED, AttemptLimits
-from al_ray.actors.gateway.calls.call import Answerer, Call, PartialAnswer, new_id
+from al_ray.actors.gateway.calls.call import Answerer, Call, new_id
 from al_ray.actors.gateway.calls.engine_router import EngineRouter
+from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
 from al_ray.actors.gateway.calls.sampling import SamplingPolicy
 from al_ray.actors.gateway.dialects import DIALECTS
@@ -33,7 +34,7 @@ from al_ray.actors.http import json_response, read_body
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError
-from al_ray.traces import semconv
+from al_ray.traces import call_span
 from al_ray.traces.otlp_in import Owner, trace_context
 from al_ray.types import Attempt, ChatReply, Claim, Mode, SpanKind
 
@@ -168,11 +169,7 @@ class ModelCalls:
                 raise BadRequestError(
                     f"previous_response_id: this attempt has no response {asked.previous_id!r}"
                 )
-            told = spans[0].attributes
-            earlier = [
-                *told[semconv.INPUT_MESSAGES][told.get(semconv.INSTRUCTIONS, False) :],
-                told[semconv.OUTPUT_MESSAGES][0],
-            ]
+            earlier = list(call_span.conversation(spans[0]))
         if asked.prompt is None and not earlier and not asked.messages:
             raise BadRequestError("messages: there is nothing to be answered")
         system = [] if asked.instructions is None else [{"role": "system", "content": asked.instructions}]
