@@ -1,9 +1,10 @@
 """How the spans of one attempt enclose each other, and which call each of them belongs to.
 
 Order is the store's sequence number, never a clock. A span that arrived twice counts once, and so does a
-call that the gateway and the agent's telemetry both saw (``trace_merge``). *Noise*, a
-span that is neither call nor reward nor a known operation (an HTTP request, a health check, a database
-query), encloses nothing: what it holds belongs to what encloses the noise.
+call that the gateway and the agent's telemetry both saw (``twins``): it has the gateway's tokens, and the
+place and the name that the telemetry tells of. A parent that never arrived is a root. *Noise*, a span that
+is neither call nor reward nor a known operation (an HTTP request, a health check, a database query),
+encloses nothing: what it holds belongs to what encloses the noise.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from al_ray.traces import messages, semconv
-from al_ray.traces.twins import merged
+from al_ray.traces.twins import ancestors, text, told_parents, twins
 from al_ray.types import JSON, Span, SpanKind
 
 TOOL: Final = "execute_tool"
@@ -34,14 +35,19 @@ class Nesting:
     """The spans of one attempt: each once, in order, and with what is around it."""
 
     def __init__(self, recorded: Iterable[Span]) -> None:
-        self._by_id = {span.id: span for span in merged(recorded)}
-        self._twins = _twins(self._by_id)
-        self._seen_as: dict[str, list[Span]] = {}
-        for twin, call in self._twins.items():
-            self._seen_as.setdefault(call.id, []).append(self._by_id[twin])
-        self.spans: Sequence[Span] = [s for s in self._by_id.values() if s.id not in self._twins]
+        self._by_id: dict[str, Span] = {}
+        for span in sorted(recorded, key=lambda span: span.sequence):
+            self._by_id.setdefault(span.id, span)
+        self._parents = told_parents(self._by_id)
+        self.twins: Mapping[str, str] = twins(self._by_id, self._parents)
+        """Calls by the ids of the spans that saw them."""
+        self._seen_as: dict[str, Span] = {}
+        for twin, call_id in self.twins.items():
+            self._seen_as.setdefault(call_id, self._by_id[twin])
+            if twin in self._parents:  # what encloses the twin encloses the call, unless that told otherwise
+                self._parents.setdefault(call_id, self._parents[twin])
+        self.spans: Sequence[Span] = [span for span in self._by_id.values() if span.id not in self.twins]
         self.calls: Sequence[Span] = [span for span in self.spans if span.kind is SpanKind.CALL]
-        self._parents = self._told_parents()
         self._calls_in: dict[str, list[Span]] = {}
         for call in self.calls:
             for around in self.enclosing(call):
@@ -49,25 +55,24 @@ class Nesting:
         self._askers = _askers(self.calls)
         self._agents_of_trace: dict[str, set[str]] = {}
         for span in self.spans:
-            if name := span.attributes.get(semconv.AGENT_NAME):
-                trace = str(span.attributes.get(semconv.TRACE_ID, ""))
-                self._agents_of_trace.setdefault(trace, set()).add(str(name))
+            is_call = span.kind is SpanKind.CALL
+            if name := self._named_agent(span) if is_call else text(span, semconv.AGENT_NAME):
+                self._agents_of_trace.setdefault(self._trace(span), set()).add(name)
 
     def enclosing(self, span: Span) -> Iterator[Span]:
         """The operations and calls around ``span``, innermost first."""
         for outer in self._ancestors(span):
-            known = self._twins.get(outer.id, outer)
+            known = self._call_seen_by(outer)
             if known is not span and (known.kind is SpanKind.CALL or is_operation(known)):
                 yield known
 
     def agent(self, call: Span) -> str:
-        """The agent's name: the call's own, else that of the nearest operation around it that has one;
-        where the chain of parents is broken, that of the trace's only agent. Else empty."""
-        for around in (call, *self._seen_as.get(call.id, ()), *self.enclosing(call)):
-            if name := around.attributes.get(semconv.AGENT_NAME):
-                return str(name)
+        """The agent's name: the call's own, else its twin's, else that of the nearest span around it that
+        has one; where the chain of parents is broken, that of the trace's only agent. Else empty."""
+        if name := self._named_agent(call):
+            return name
         *_, outermost = (call, *self._ancestors(call))
-        agents = self._agents_of_trace.get(str(call.attributes.get(semconv.TRACE_ID, "")), set())
+        agents = self._agents_of_trace.get(self._trace(call), set())
         broken = outermost.id in self._parents
         return str(*agents) if broken and len(agents) == 1 else ""
 
@@ -103,29 +108,30 @@ class Nesting:
         asked = self._askers.get(tool_call, ()) if isinstance(tool_call, str) else ()
         return next((earner for earner in asked if earner.call.sequence < span.sequence), None)
 
-    def _ancestors(self, span: Span) -> Iterator[Span]:
-        """Whatever is around it, as far as it arrived; a circle is walked once."""
-        passed = {span.id}
-        outer = self._by_id.get(self._parents.get(span.id, ""))
-        while outer is not None and outer.id not in passed:
-            passed.add(outer.id)
-            yield outer
-            outer = self._by_id.get(self._parents.get(outer.id, ""))
+    def _named_agent(self, call: Span) -> str:
+        twin = self._seen_as.get(call.id)
+        seen = [call] if twin is None else [call, twin]
+        outside = (outer for span in reversed(seen) for outer in self._ancestors(span))
+        around = (self._call_seen_by(outer) for outer in outside)
+        names = (text(span, semconv.AGENT_NAME) for span in (*seen, *around))
+        return next(filter(None, names), "")
 
-    def _told_parents(self) -> Mapping[str, str]:
-        """By id. What encloses a call's twin encloses the call, unless the call has a parent itself."""
-        told = {id: span.attributes.get(semconv.PARENT_ID) for id, span in self._by_id.items()}
-        parents = {id: str(parent) for id, parent in told.items() if parent}
-        for twin, call in self._twins.items():
-            if twin in parents:
-                parents.setdefault(call.id, parents[twin])
-        return parents
+    def _trace(self, span: Span) -> str:
+        twin = self._seen_as.get(span.id, span)
+        return text(span, semconv.TRACE_ID) or text(twin, semconv.TRACE_ID)
+
+    def _ancestors(self, span: Span) -> Iterator[Span]:
+        return ancestors(span, self._by_id, self._parents)
+
+    def _call_seen_by(self, span: Span) -> Span:
+        """The call that ``span`` saw, if it saw one, else ``span``."""
+        return self._by_id[self.twins.get(span.id, span.id)]
 
     def _named(self, name: str) -> Earner | None:
         """From ``CALL`` or ``CALL/INDEX``."""
         head, _, index = name.rpartition("/")
         for call_id, choice in ((name, None), (head, int(index) if index.isdecimal() else None)):
-            span = self._twins.get(call_id) or self._by_id.get(call_id)
+            span = self._by_id.get(self.twins.get(call_id, call_id))
             if span is not None and span.kind is SpanKind.CALL:
                 return Earner(span, choice)
         return None
@@ -134,13 +140,6 @@ class Nesting:
 def is_operation(span: Span) -> bool:
     """Whether it is one of the known operations, which enclose what happens in them."""
     return str(span.attributes.get(semconv.OPERATION)) in OPERATIONS
-
-
-def _twins(spans: Mapping[str, Span]) -> Mapping[str, Span]:
-    """The calls that the agent's telemetry saw too: its span's id, and the gateway's span."""
-    recorded = {id: span for id, span in spans.items() if semconv.CHOICES in span.attributes}
-    seen = ((id, recorded.get(str(span.attributes.get(semconv.RESPONSE_ID)))) for id, span in spans.items())
-    return {id: call for id, call in seen if call is not None and call.id != id}
 
 
 def _askers(calls: Sequence[Span]) -> Mapping[str, Sequence[Earner]]:

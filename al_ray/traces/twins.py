@@ -1,24 +1,15 @@
 """One call, seen twice: by the gateway, which knows its tokens, and by the agent's own telemetry, which
-knows whose call it was. Pure functions of the spans of one attempt.
-
-``merged`` gives back the same spans, in the store's order, in which
-
-- every span of the telemetry that saw a call of the gateway (its *twin*) names it under
-  ``gen_ai.response.id``. A twin is no call: only the gateway's spans have ``SpanKind.CALL``;
-- every call has the name of its agent under ``gen_ai.agent.name``, if it can be told: its own, else its
-  twin's, else that of the nearest span around it;
-- every call whose twin has a parent has that parent under ``al_ray.parent_id``, unless it told its own.
-  Ids and parents of all spans of an attempt so make one tree; a parent that never arrived is a root.
+knows whose call it was. The telemetry's span is the call's *twin*; ``Nesting`` makes one call of the two.
 
 A twin is known by the response's id; else by the call's ``traceparent``, which lies within it; else by
-time and content, if exactly one call within its time has its answer and it is the only such span.
+time and content, if exactly one call within its time has its answer and it is the only such span. A twin is
+no call: only the gateway's spans have ``SpanKind.CALL``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -36,62 +27,47 @@ _Answer = tuple[str, tuple[tuple[str, str], ...]]
 """Text and tool calls, as far as two tellings of them agree."""
 
 
-def merged(recorded: Iterable[Span]) -> list[Span]:
-    """See the module; a span that arrived twice counts once."""
-    spans: dict[str, Span] = {}
-    for span in sorted(recorded, key=lambda span: span.sequence):
-        spans.setdefault(span.id, span)
-    twins = _twins(spans)
-    for twin_id, call_id in twins.items():
-        twin, call = spans[twin_id], spans[call_id]
-        spans[twin_id] = replace(twin, attributes={**twin.attributes, semconv.RESPONSE_ID: call_id})
-        parent = _told(twin, semconv.PARENT_ID)
-        if parent and semconv.PARENT_ID not in call.attributes:
-            trace = {name: twin.attributes[name] for name in (semconv.TRACE_ID,) if name in twin.attributes}
-            spans[call_id] = replace(call, attributes={**call.attributes, **trace, semconv.PARENT_ID: parent})
-    twin_of = {call_id: twin_id for twin_id, call_id in reversed(twins.items())}
-    for span in [span for span in spans.values() if _is_call(span)]:
-        if name := _agent(spans, span, spans.get(twin_of.get(span.id, ""))):
-            spans[span.id] = replace(span, attributes={**span.attributes, semconv.AGENT_NAME: name})
-    return list(spans.values())
+def told_parents(spans: Mapping[str, Span]) -> dict[str, str]:
+    """Parents by the ids of those that name one, whether it arrived or not."""
+    told = ((id, text(span, semconv.PARENT_ID)) for id, span in spans.items())
+    return {id: parent for id, parent in told if parent}
 
 
-def _agent(spans: Mapping[str, Span], call: Span, twin: Span | None) -> str:
-    seen = [call] if twin is None else [call, twin]
-    around = (outer for span in reversed(seen) for outer in _around(spans, span) if not _is_call(outer))
-    names = (_told(span, semconv.AGENT_NAME) for span in (*seen, *around))
-    return next(filter(None, names), "")
-
-
-def _around(spans: Mapping[str, Span], span: Span) -> Iterator[Span]:
-    """What encloses ``span``, innermost first; a circle is walked once."""
+def ancestors(span: Span, spans: Mapping[str, Span], parents: Mapping[str, str]) -> Iterator[Span]:
+    """Whatever is around ``span``, innermost first, as far as it arrived; a circle is walked once."""
     passed = {span.id}
-    outer = spans.get(_told(span, semconv.PARENT_ID))
+    outer = spans.get(parents.get(span.id, ""))
     while outer is not None and outer.id not in passed:
         passed.add(outer.id)
         yield outer
-        outer = spans.get(_told(outer, semconv.PARENT_ID))
+        outer = spans.get(parents.get(outer.id, ""))
 
 
-def _twins(spans: Mapping[str, Span]) -> dict[str, str]:
-    """Calls by the ids of their twins."""
+def twins(spans: Mapping[str, Span], parents: Mapping[str, str]) -> dict[str, str]:
+    """Calls by the ids of their twins; ``spans``, by their ids, are in the store's order."""
     calls = {id: span for id, span in spans.items() if _is_call(span)}
     seen = [span for span in spans.values() if _saw_a_call(span)]
-    twins = {span.id: _response(span) for span in seen if _response(span) in calls}
+    found = {span.id: _response(span) for span in seen if _response(span) in calls}
     # Spans that name no response, or that of another provider's model: not ours to guess.
     unnamed = {span.id: span for span in seen if not _response(span)}
-    named = set(twins.values())
+    named = set(found.values())
     for call in calls.values():
-        within = next((outer for outer in _around(spans, call) if _saw_a_call(outer)), None)
+        within = next((outer for outer in ancestors(call, spans, parents) if _saw_a_call(outer)), None)
         if call.id not in named and within is not None and within.id in unnamed:
-            twins[within.id] = call.id  # of a call that was tried again, the last answer is what it saw
-    named = set(twins.values())
-    rest = [span for id, span in unnamed.items() if id not in twins]
-    return twins | _alike(rest, [call for id, call in calls.items() if id not in named])
+            found[within.id] = call.id  # of a call that was tried again, the last answer is what it saw
+    named = set(found.values())
+    rest = [span for id, span in unnamed.items() if id not in found]
+    return found | _alike(rest, [call for id, call in calls.items() if id not in named])
+
+
+def text(span: Span, name: str) -> str:
+    """An attribute that is a text; empty where it is absent or anything else."""
+    value = span.attributes.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _saw_a_call(span: Span) -> bool:
-    asks = bool(_response(span)) or _told(span, semconv.OPERATION) in _MODEL_OPERATIONS
+    asks = bool(_response(span)) or text(span, semconv.OPERATION) in _MODEL_OPERATIONS
     return asks and not _is_call(span)
 
 
@@ -100,13 +76,7 @@ def _is_call(span: Span) -> bool:
 
 
 def _response(span: Span) -> str:
-    return _told(span, semconv.RESPONSE_ID)
-
-
-def _told(span: Span, name: str) -> str:
-    """An attribute that is a text; empty where it is absent or anything else."""
-    value = span.attributes.get(name)
-    return value if isinstance(value, str) else ""
+    return text(span, semconv.RESPONSE_ID)
 
 
 def _alike(seen: Sequence[Span], calls: Sequence[Span]) -> dict[str, str]:

@@ -170,7 +170,7 @@ def test_agents_are_trained_by_pattern_and_the_others_are_context() -> None:
 
 def test_a_call_that_the_agents_telemetry_saw_too_is_one_call() -> None:
     """The gateway's record has the tokens, the agent's has the place in the trace."""
-    seen = _span("seen", 3, SpanKind.CALL, OPERATION="chat", RESPONSE_ID="call", PARENT_ID="x")
+    seen = _span("seen", 3, OPERATION="chat", RESPONSE_ID="call", PARENT_ID="x")
     reward = _span("r", 4, SpanKind.REWARD, REWARD=1.0, REWARD_CALL="seen")
     recorded = _call("call", 1)
     for call in (recorded, _call("call", 1, PARENT_ID="seen")):

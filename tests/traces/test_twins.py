@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from al_ray.traces import semconv
-from al_ray.traces.twins import merged
+from al_ray.traces.nesting import Nesting
 from al_ray.types import Span, SpanKind
 
 ADD = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
@@ -43,15 +43,15 @@ def sequenced(spans: Sequence[Span]) -> list[Span]:
     ]
 
 
-def result(*spans: Span) -> dict[str, Span]:
-    return {each.id: each for each in merged(sequenced(spans))}
+def nested(*spans: Span) -> Nesting:
+    return Nesting(sequenced(spans))
 
 
-def agent(after: dict[str, Span], id: str) -> Any:
-    return after[id].attributes.get(semconv.AGENT_NAME)
+def agents(nesting: Nesting) -> list[str]:
+    return [nesting.agent(call) for call in nesting.calls]
 
 
-WRITER = span("writer", gen_ai__agent__name="writer")
+WRITER = span("writer", gen_ai__operation__name="invoke_agent", gen_ai__agent__name="writer")
 
 
 def genai(text: str) -> str:
@@ -60,16 +60,16 @@ def genai(text: str) -> str:
 
 def test_the_responses_id_makes_the_twin_and_the_call_takes_its_place_and_its_agent() -> None:
     twin = span("chat", "writer", gen_ai__operation__name="chat", gen_ai__response__id="c1")
-    after = result(call("c1"), twin, WRITER)
-    assert after["c1"].attributes[semconv.PARENT_ID] == "writer"
-    assert agent(after, "c1") == "writer"
-    assert [each.id for each in after.values() if each.kind is SpanKind.CALL] == ["c1"]
+    nesting = nested(call("c1"), twin, WRITER)
+    assert [call.id for call in nesting.calls] == ["c1"]
+    assert [outer.id for outer in nesting.enclosing(nesting.calls[0])] == ["writer"]
+    assert agents(nesting) == ["writer"]
 
 
 def test_a_call_made_within_a_span_of_a_model_call_is_that_ones() -> None:
     """By its ``traceparent``: the HTTP request within the chat span; the answer of a second try counts."""
     chat = span("chat", "writer", gen_ai__operation__name="chat")
-    after = result(
+    nesting = nested(
         call("c1", parent="post1"),
         call("c2", parent="post2"),
         span("post1", "chat"),
@@ -77,9 +77,8 @@ def test_a_call_made_within_a_span_of_a_model_call_is_that_ones() -> None:
         chat,
         WRITER,
     )
-    assert after["chat"].attributes[semconv.RESPONSE_ID] == "c2"
-    assert after["c1"].attributes[semconv.PARENT_ID] == "post1", "what the call told itself stays"
-    assert agent(after, "c1") == agent(after, "c2") == "writer"
+    assert nesting.twins == {"chat": "c2"}
+    assert agents(nesting) == ["writer", "writer"]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +91,8 @@ def test_a_call_made_within_a_span_of_a_model_call_is_that_ones() -> None:
 )
 def test_else_time_and_content_make_the_twin(told: dict[str, Any]) -> None:
     twin = span("chat", "writer", at=(3, 6), gen_ai__operation__name="chat", **told)
-    after = result(call("c1"), call("c2", "something else"), call("c3", at=(20, 21)), twin, WRITER)
-    assert [agent(after, id) for id in ("c1", "c2", "c3")] == ["writer", None, None]
+    nesting = nested(call("c1"), call("c2", "something else"), call("c3", at=(20, 21)), twin, WRITER)
+    assert (nesting.twins, agents(nesting)) == ({"chat": "c1"}, ["writer", "", ""])
 
 
 @pytest.mark.parametrize(
@@ -113,8 +112,8 @@ def test_else_time_and_content_make_the_twin(told: dict[str, Any]) -> None:
 )
 def test_an_answer_of_tool_calls_is_content_too(told: dict[str, Any]) -> None:
     twin = span("chat", "writer", gen_ai__operation__name="chat", **told)
-    after = result(call("c1", None), call("c2", ""), twin, WRITER)
-    assert [agent(after, id) for id in ("c1", "c2")] == ["writer", None]
+    nesting = nested(call("c1", None), call("c2", ""), twin, WRITER)
+    assert (nesting.twins, agents(nesting)) == ({"chat": "c1"}, ["writer", ""])
 
 
 def test_where_two_calls_could_be_meant_neither_is() -> None:
@@ -124,8 +123,8 @@ def test_where_two_calls_could_be_meant_neither_is() -> None:
         span(f"chat{n}", parent, gen_ai__operation__name="chat", gen_ai__output__messages=genai("hi"))
         for n, parent in enumerate(("writer", "judge"))
     ]
-    after = result(call("c1"), call("c2"), *twins, WRITER, other)
-    assert [agent(after, id) for id in ("c1", "c2")] == [None, None]
+    nesting = nested(call("c1"), call("c2"), *twins, WRITER, other)
+    assert (nesting.twins, agents(nesting)) == ({}, ["", ""])
 
 
 def test_another_providers_call_is_nobodys_twin() -> None:
@@ -136,13 +135,13 @@ def test_another_providers_call_is_nobodys_twin() -> None:
         gen_ai__response__id="gpt-1",
         gen_ai__output__messages=genai("hi"),
     )
-    after = result(call("c1"), other, WRITER)
-    assert agent(after, "c1") is None
+    nesting = nested(call("c1"), other, WRITER)
+    assert (nesting.twins, agents(nesting)) == ({}, [""])
 
 
 def test_the_nearest_name_counts_and_a_circle_or_a_missing_parent_ends_the_search() -> None:
     inner = span("inner", "writer", gen_ai__agent__name="inner")
-    after = result(
+    nesting = nested(
         call("c1", parent="inner"),
         call("c2", parent="nowhere"),
         call("c3", parent="a"),
@@ -151,7 +150,7 @@ def test_the_nearest_name_counts_and_a_circle_or_a_missing_parent_ends_the_searc
         span("a", "b"),
         span("b", "a"),
     )
-    assert [agent(after, id) for id in ("c1", "c2", "c3")] == ["inner", None, None]
+    assert agents(nesting) == ["inner", "", ""]
 
 
 @st.composite
@@ -184,10 +183,11 @@ def attempts(draw: st.DrawFn) -> list[Span]:
 def test_shuffled_arrival_and_duplicates_change_nothing_and_no_call_is_lost_or_made(
     spans: list[Span], random: Any
 ) -> None:
-    once = merged(spans)
+    once = Nesting(spans)
     mixed = [*spans, *spans]
     random.shuffle(mixed)
-    assert merged(mixed) == once
-    assert merged(once) == once
-    assert [each.id for each in once] == [each.id for each in spans]
-    assert [each.kind for each in once] == [each.kind for each in spans]
+    again = Nesting(mixed)
+    assert (again.spans, again.twins, agents(again)) == (once.spans, once.twins, agents(once))
+    assert once.calls == [each for each in spans if each.kind is SpanKind.CALL]
+    assert once.spans == [each for each in spans if each.id not in once.twins]
+    assert set(once.twins.values()) <= {call.id for call in once.calls}

@@ -26,8 +26,8 @@ from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
 from al_ray.traces import semconv
-from al_ray.traces.twins import merged
-from al_ray.types import ChatRequest, Choice, RolloutRequest, Span, SpanKind, Task
+from al_ray.traces.nesting import Nesting
+from al_ray.types import ChatRequest, Choice, RolloutRequest, Task
 from tests.actors.fake_engine import FakeEngine
 from tests.actors.gateway_house import SPEC
 
@@ -94,7 +94,7 @@ class House:
     url: str
     database: Database
 
-    async def trace(self, framework: Framework) -> list[Span]:
+    async def trace(self, framework: Framework) -> Nesting:
         """What is known of an attempt of the framework's agent, started as the runner starts a command."""
         binaries = await asyncio.to_thread(environment_of, framework)
         name = f"{framework.name}/{abs(hash(framework))}"
@@ -113,10 +113,9 @@ class House:
         assert process.returncode == 0, printed.decode()
         rollout = self.database.rollout(name)
         assert rollout is not None
-        spans = merged(rollout.spans)
-        calls = [span for span in spans if span.kind is SpanKind.CALL]
-        assert len(calls) == len(await self.engine.requests.remote()) - asked, "each call is one call"
-        return spans
+        nesting = Nesting(rollout.spans)
+        assert len(nesting.calls) == len(await self.engine.requests.remote()) - asked, "each call is one call"
+        return nesting
 
     def _variables(self, key: str, rollout: str, binaries: Path) -> Mapping[str, str]:
         return {
@@ -149,22 +148,16 @@ def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ray.kill(actor)
 
 
-def around(spans: list[Span], span: Span) -> list[Span]:
-    by_id = {each.id: each for each in spans}
-    outer = by_id.get(span.attributes.get(semconv.PARENT_ID, ""))
-    return [] if outer is None else [outer, *around(spans, outer)]
-
-
 @pytest.mark.parametrize(
     "framework", [*FRAMEWORKS, OPENINFERENCE], ids=lambda f: f"{f.name}-{f.packages[-1]}"
 )
 async def test_an_unmodified_agent_gives_agent_names_tool_calls_and_nesting(
     house: House, framework: Framework
 ) -> None:
-    spans = await house.trace(framework)
-    calls = [span for span in spans if span.kind is SpanKind.CALL]
-    assert [call.attributes.get(semconv.AGENT_NAME) for call in calls] == ["writer", "writer", "checker"]
-    assert all(around(spans, call) for call in calls), "each call is within the agent's own operations"
-    (tool,) = (span for span in spans if span.attributes.get(semconv.OPERATION) == "execute_tool")
+    nesting = await house.trace(framework)
+    assert [nesting.agent(call) for call in nesting.calls] == ["writer", "writer", "checker"]
+    within = [list(nesting.enclosing(call)) for call in nesting.calls]
+    assert all(within), "each call is within the agent's own operations"
+    (tool,) = (span for span in nesting.spans if span.attributes.get(semconv.OPERATION) == "execute_tool")
     assert tool.attributes[semconv.TOOL_NAME] == "add"
-    assert any(outer.attributes.get(semconv.AGENT_NAME) == "writer" for outer in around(spans, tool))
+    assert nesting.agent(tool) == "writer"

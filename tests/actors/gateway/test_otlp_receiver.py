@@ -32,7 +32,7 @@ from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
 from al_ray.traces import semconv
-from al_ray.traces.twins import merged
+from al_ray.traces.nesting import Nesting
 from al_ray.types import Attempt, AttemptStatus, Endpoint, RolloutRequest, Span, SpanKind, Task
 from tests.actors.fake_engine import FakeEngine
 from tests.actors.gateway_house import SPEC
@@ -155,13 +155,14 @@ async def test_an_unmodified_sdk_and_the_embedded_tracer_land_with_their_attempt
     headers = {"Authorization": f"Bearer {attempt.key}", "traceparent": traceparent}
     async with aiohttp.ClientSession(headers=headers) as session:
         await session.post(house.url + "/chat/completions", json=body)
-    inner, outer, reward, call = merged(house.spans(attempt))
+    nesting = Nesting(house.spans(attempt))
+    inner, outer, reward, call = nesting.spans
     assert [span.name for span in (inner, outer, reward)] == ["inner", "invoke_agent writer", "reward"]
     assert inner.attributes[semconv.PARENT_ID] == outer.id == call.attributes[semconv.PARENT_ID]
     assert outer.attributes[semconv.SERVICE_NAME] == "my-agent"
     assert (reward.kind, reward.attributes[semconv.REWARD]) == (SpanKind.REWARD, 1.0)
     assert reward.attributes[semconv.REWARD_DIMENSIONS] == {"reward": 1.0, "style": 0.5}
-    assert (call.kind, call.attributes[semconv.AGENT_NAME]) == (SpanKind.CALL, "writer")
+    assert (call.kind, nesting.agent(call)) == (SpanKind.CALL, "writer")
 
 
 async def test_a_key_counts_in_either_header_in_both_encodings_and_repeating_changes_nothing(
