@@ -11,7 +11,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from al_ray.actors.learner.actor import Learner, LearnerSettings
+from al_ray.actors.learner.actor import Learner
+from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.actors.weights.update import BACKENDS, WeightUpdate
 from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.clipped import Loss
@@ -22,14 +23,14 @@ from al_ray.types import Row, UpdateReport
 class LearnerGroup:
     """One learner for each entry of ``options``, the Ray options of its actor."""
 
-    def __init__(self, settings: LearnerSettings, options: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, spec: LearnerSpec, options: Sequence[Mapping[str, Any]]) -> None:
         ranks = len(options)
         actor_class: Any = ray.remote(Learner)
         self._learners: list[ActorHandle[Any]] = [
-            actor_class.options(**option).remote(settings, rank, ranks) for rank, option in enumerate(options)
+            actor_class.options(**option).remote(spec, rank, ranks) for rank, option in enumerate(options)
         ]
         # What is stored is published once; what is pushed is gathered from all ranks.
-        stored = BACKENDS[settings.transport] == "al_ray"
+        stored = BACKENDS[spec.transport] == "al_ray"
         self._publishers = self._learners[:1] if stored else self._learners
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))

@@ -12,8 +12,8 @@ from typing import Any
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.engine.spec import EngineSpec
-from al_ray.actors.learner.actor import LearnerSettings
 from al_ray.actors.learner.group import LearnerGroup
+from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.actors.weights.update import BACKENDS, Transport, transport
 from al_ray.errors import EngineUnavailableError
 from al_ray.machines import cluster
@@ -106,8 +106,8 @@ async def started(
         stack.push_async_callback(engines.shutdown)
         learners = None
         if learn:
-            settings = _learner_settings(recipe, plan, model, way)
-            learners = LearnerGroup(settings, _options(placement, "learner"))
+            spec = _learner_spec(recipe, plan, model, way)
+            learners = LearnerGroup(spec, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
         agents = await start_agent_parts(recipe, folder, store, records, stack)
@@ -151,8 +151,8 @@ def _engine_spec(recipe: Recipe, plan: planner.Plan, model: Path, way: Transport
     )
 
 
-def _learner_settings(recipe: Recipe, plan: planner.Plan, model: Path, way: Transport) -> LearnerSettings:
-    return LearnerSettings(
+def _learner_spec(recipe: Recipe, plan: planner.Plan, model: Path, way: Transport) -> LearnerSpec:
+    return LearnerSpec(
         model=str(model),
         dtype=recipe.model.dtype,
         device="cpu" if plan.device == "cpu" else "cuda",

@@ -1,4 +1,4 @@
-"""Rows and settings that the learner tests share."""
+"""Rows and a spec that the learner tests share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from al_ray.actors.learner.actor import LearnerSettings
+from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row
@@ -16,8 +16,8 @@ POLICY_GRADIENT = ClippedPolicyGradient(0.2, 0.2, kl_coefficient=0.1)
 PROBE = list(range(3, 40))
 
 
-def settings(model: Path) -> LearnerSettings:
-    return LearnerSettings(
+def learner_spec(model: Path) -> LearnerSpec:
+    return LearnerSpec(
         str(model),
         dtype="float32",
         device="cpu",

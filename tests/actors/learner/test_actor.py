@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from al_ray.actors.learner.actor import Learner
 from al_ray.algorithms.losses.clipped import CrossEntropy, Loss
 from al_ray.recipe import OptimizerSection
-from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, rows, settings
+from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, learner_spec, rows
 
 
 def started(model: Path, keep_reference: bool = False) -> Learner:
-    learner = Learner(settings(model))
+    learner = Learner(learner_spec(model))
     learner.start_stage(SECTION, total_steps=6, keep_reference=keep_reference)
     return learner
 
@@ -64,7 +64,7 @@ def test_a_step_is_adamws_on_the_clipped_gradient_of_the_weighted_sum(tiny_model
 def test_the_update_does_not_depend_on_the_size_of_micro_batches(tiny_model: Path) -> None:
     gradients = []
     for tokens in (1, 10_000):
-        learner = Learner(replace(settings(tiny_model), micro_batch_tokens=tokens))
+        learner = Learner(replace(learner_spec(tiny_model), micro_batch_tokens=tokens))
         learner.start_stage(SECTION, 6, keep_reference=True)
         metrics = learner.update(rows(), POLICY_GRADIENT).metrics
         assert (metrics["micro_batches"] > 1) == (tokens == 1)
@@ -107,7 +107,7 @@ def test_a_loaded_learner_continues_bit_for_bit(tiny_model: Path, tmp_path: Path
     learner = started(tiny_model, keep_reference=True)
     learner.update(rows(0), loss)
     learner.save(str(tmp_path / "step_1"))
-    resumed = Learner(settings(tiny_model))
+    resumed = Learner(learner_spec(tiny_model))
     resumed.load(str(tmp_path / "step_1"))
     assert resumed.policy_version() == 1
     expected, found = (each.update(rows(1), loss) for each in (learner, resumed))
@@ -119,7 +119,7 @@ def test_a_loaded_learner_continues_bit_for_bit(tiny_model: Path, tmp_path: Path
 def test_a_checkpoint_is_a_model_folder_with_the_models_own_tokenizer_files(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    learner = Learner(replace(settings(tiny_model), chat_template="{{ messages }}"))
+    learner = Learner(replace(learner_spec(tiny_model), chat_template="{{ messages }}"))
     folder = tmp_path / "step_1"
     learner.save(str(folder))
     assert (folder / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
@@ -152,7 +152,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(
 def test_published_weights_have_checkpoint_names_the_published_dtype_and_no_tied_duplicate(
     tiny_model: Path,
 ) -> None:
-    learner = Learner(replace(settings(tiny_model), dtype="bfloat16"))
+    learner = Learner(replace(learner_spec(tiny_model), dtype="bfloat16"))
     published = dict(learner.named_tensors())
     assert published.keys() == load_file(tiny_model / "model.safetensors").keys()
     assert {tensor.dtype for tensor in published.values()} == {torch.bfloat16}
@@ -164,7 +164,7 @@ def test_published_weights_have_checkpoint_names_the_published_dtype_and_no_tied
 
 def test_steps_too_small_for_bfloat16_still_add_up(tiny_model: Path) -> None:
     """A bfloat16 weight of 0.2 cannot move by 1e-5; a learner that computes in bfloat16 can."""
-    learner = Learner(replace(settings(tiny_model), dtype="bfloat16"))
+    learner = Learner(replace(learner_spec(tiny_model), dtype="bfloat16"))
     learner.start_stage(OptimizerSection(learning_rate=1e-5), 40, keep_reference=False)
     before = learner.update(rows(), CrossEntropy()).metrics["loss"]
     for _ in range(20):

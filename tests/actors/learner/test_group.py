@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.group import LearnerGroup
 from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
-from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, rows, settings
+from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, learner_spec, rows
 
 
 @pytest.fixture(scope="module")
 def pair(ray_cluster: None, tiny_model: Path) -> Iterator[LearnerGroup]:
-    group = LearnerGroup(settings(tiny_model), [{"num_cpus": 1}, {"num_cpus": 1}])
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 1}, {"num_cpus": 1}])
     yield group
     group.close()
 
@@ -25,7 +25,7 @@ def pair(ray_cluster: None, tiny_model: Path) -> Iterator[LearnerGroup]:
 def test_two_learners_equal_one_step_for_step_even_when_one_of_them_has_no_rows(
     pair: LearnerGroup, tiny_model: Path, tmp_path: Path
 ) -> None:
-    one = Learner(settings(tiny_model))
+    one = Learner(learner_spec(tiny_model))
     one.start_stage(SECTION, 6, keep_reference=True)
     pair.start_stage(SECTION, 6, keep_reference=True)
     batches = [rows(0), rows(1)[:1], rows(2)]

@@ -10,7 +10,7 @@ from al_ray.actors.learner.actor import Learner
 from al_ray.algorithms import grpo
 from al_ray.recipe import GrpoStage, SamplingSection
 from al_ray.types import Trajectory, Transition
-from tests.actors.learner_inputs import settings
+from tests.actors.learner_inputs import learner_spec
 
 STAGE = GrpoStage.model_validate(
     {"algorithm": "grpo", "steps": 12, "optimizer": {"learning_rate": 1e-3}, "group_size": 16}
@@ -37,7 +37,7 @@ def rollout(learner: Learner, group: int, member: int, draw: torch.Generator) ->
 
 def test_the_reward_rises(tiny_model: Path) -> None:
     """A sign, a weight or a mask that is wrong anywhere on the way would keep it down."""
-    learner = Learner(settings(tiny_model))
+    learner = Learner(learner_spec(tiny_model))
     learner.start_stage(STAGE.optimizer, STAGE.steps, keep_reference=False)
     draw = torch.Generator().manual_seed(0)
     rewards = []

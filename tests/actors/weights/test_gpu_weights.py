@@ -20,7 +20,7 @@ from al_ray.actors.learner.group import LearnerGroup
 from al_ray.actors.weights.update import BACKENDS, transport
 from al_ray.recipe import OptimizerSection
 from al_ray.types import ChatRequest, Sampling
-from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, rows, settings
+from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, learner_spec, rows
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.gpu, pytest.mark.slow]
 
@@ -36,7 +36,7 @@ class Pair:
     """An engine and a learner on one device."""
 
     def __init__(self, model: Path, dtype: Dtype) -> None:
-        shared = replace(settings(model), dtype=dtype, device="cuda", transport=WAY)
+        shared = replace(learner_spec(model), dtype=dtype, device="cuda", transport=WAY)
         self.dtype = dtype
         self.learners = LearnerGroup(shared, [HALF])
         spec = EngineSpec(

@@ -1,0 +1,28 @@
+"""What a learner is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from al_ray.actors.weights.update import Transport
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSpec:
+    """Everything that all learners of a group have in common."""
+
+    model: str
+    """A model folder."""
+    dtype: Dtype
+    """What weights are published in; ``model`` says what is computed in it."""
+    device: Literal["cpu", "cuda"]
+    threads: int
+    """CPU threads of one learner."""
+    micro_batch_tokens: int
+    transport: Transport
+    """How weights reach the engines."""
+    chat_template: str | None = None
+    """Jinja source saved in place of the model's own template."""

@@ -1,0 +1,45 @@
+"""What the micro-batches of an update add up to, over all ranks, and the metrics that come of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from al_ray.algorithms.batching import MicroBatch
+
+_TOTALS = ("loss", "tokens", "tokens_computed", "tokens_shared", "micro_batches")
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over trained tokens or micro-batches, and the one maximum."""
+
+    sums: Counter[str] = field(default_factory=Counter)
+    ratio_max: float = 0.0
+
+    @classmethod
+    def of(cls, batch: MicroBatch, loss: Tensor, per_token: Mapping[str, Tensor]) -> Tally:
+        """One micro-batch's: its loss, and metrics that have a value a trained token."""
+        ratio_max = float(per_token["ratio"].max()) if "ratio" in per_token else 0.0
+        sums = {name: float(values.sum()) for name, values in per_token.items()}
+        totals = {
+            "loss": float(loss),
+            "tokens": len(batch.targets),
+            "tokens_computed": batch.computed,
+            "tokens_shared": batch.saved,
+            "micro_batches": 1,
+        }
+        return cls(Counter(sums | totals), ratio_max)
+
+    def add(self, other: Tally) -> None:
+        self.sums.update(other.sums)
+        self.ratio_max = max(self.ratio_max, other.ratio_max)
+
+    def metrics(self) -> dict[str, float]:
+        """Totals as they are, token metrics as means over trained tokens."""
+        totals = {name: float(self.sums[name]) for name in _TOTALS}
+        means = {name: v / self.sums["tokens"] for name, v in self.sums.items() if name not in _TOTALS}
+        return totals | means | ({"ratio_max": self.ratio_max} if "ratio" in means else {})
