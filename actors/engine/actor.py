@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from al_ray.actors.engine.continuation import Continuation, Prompt
 from al_ray.actors.engine.lineage import LineageMemory
 from al_ray.actors.engine.spec import EngineSpec, engine_args
-from al_ray.actors.weights.update import WeightUpdate, local_files
+from al_ray.actors.weights.stored import local_files
+from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
 from al_ray.types import (
     JSON,

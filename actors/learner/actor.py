@@ -27,14 +27,9 @@ from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.model import load_model, named_tensors, sequence_logprobs, trained_logprobs
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.actors.learner.tally import Tally
-from al_ray.actors.weights.update import (
-    IpcPublisher,
-    NcclPublisher,
-    ObjectStorePublisher,
-    SharedMemoryPublisher,
-    Transport,
-    WeightUpdate,
-)
+from al_ray.actors.weights.publisher import PUBLISHERS
+from al_ray.actors.weights.pushed import PushingPublisher
+from al_ray.actors.weights.update import WeightUpdate
 from al_ray.algorithms.batching import MicroBatch, pack
 from al_ray.algorithms.losses.clipped import Loss
 from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
@@ -66,7 +61,7 @@ class Learner:
         self._gradient = FlatGradient(self._model)
         self._stage: _Stage | None = None
         self._version = 0
-        self._publisher = _publisher(spec.transport, rank)
+        self._publisher = PUBLISHERS[spec.transport](rank)
         self._store: dist.TCPStore | None = None
 
     def open_rendezvous(self) -> tuple[str, int]:
@@ -167,12 +162,12 @@ class Learner:
         self, engines: Sequence[ActorHandle[Any]], tensor_parallel: int, address: tuple[str, int]
     ) -> None:
         """For transports that push: whenever the engines are new, before the next ``send_weights``."""
-        assert isinstance(self._publisher, NcclPublisher | IpcPublisher)
+        assert isinstance(self._publisher, PushingPublisher)
         self._publisher.connect(engines, tensor_parallel, *address)
 
     def send_weights(self) -> None:
         """For transports that push: what was published last, to engines that are paused."""
-        assert isinstance(self._publisher, NcclPublisher | IpcPublisher)
+        assert isinstance(self._publisher, PushingPublisher)
         self._publisher.send()
 
     def close(self) -> None:
@@ -211,17 +206,3 @@ class Learner:
             if stage.reference is not None:
                 stage.reference.load_state_dict(saved["reference"])
             self._stage = stage
-
-
-def _publisher(
-    transport: Transport, rank: int
-) -> SharedMemoryPublisher | ObjectStorePublisher | NcclPublisher | IpcPublisher:
-    match transport:
-        case "shared_memory":
-            return SharedMemoryPublisher()
-        case "object_store":
-            return ObjectStorePublisher()
-        case "nccl":
-            return NcclPublisher(rank)
-        case "ipc":
-            return IpcPublisher(rank)

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import LearnerSpec
-from al_ray.actors.weights.update import BACKENDS, WeightUpdate
+from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.clipped import Loss
 from al_ray.recipe import OptimizerSection
@@ -30,8 +30,7 @@ class LearnerGroup:
             actor_class.options(**option).remote(spec, rank, ranks) for rank, option in enumerate(options)
         ]
         # What is stored is published once; what is pushed is gathered from all ranks.
-        stored = BACKENDS[spec.transport] == "al_ray"
-        self._publishers = self._learners[:1] if stored else self._learners
+        self._publishers = self._learners if pushes(spec.transport) else self._learners[:1]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
 

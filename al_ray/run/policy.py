@@ -14,7 +14,7 @@ from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.learner.group import LearnerGroup
 from al_ray.actors.learner.spec import LearnerSpec
-from al_ray.actors.weights.update import BACKENDS, Transport, transport
+from al_ray.actors.weights.update import BACKENDS, Transport, pushes, transport
 from al_ray.errors import EngineUnavailableError
 from al_ray.machines import cluster
 from al_ray.machines import plan as planner
@@ -111,8 +111,7 @@ async def started(
             stack.push_async_callback(asyncio.to_thread, learners.close)
         await engines.start()
         agents = await start_agent_parts(recipe, folder, store, records, stack)
-        pushes = BACKENDS[way] != "al_ray"
-        parts = Parts(agents, engines, learners, recipe.engines.tensor_parallel, pushes)
+        parts = Parts(agents, engines, learners, recipe.engines.tensor_parallel, pushes(way))
         await parts.admit_engines()
         await parts.connect_engines()
         agents.watch = asyncio.create_task(parts.watch_engines())

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.engine.spec import EngineSpec
-from al_ray.actors.weights.update import ObjectStorePublisher, SharedMemoryPublisher, WeightUpdate
+from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher
+from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, EngineUnavailableError
 from al_ray.types import ChatReply, ChatRequest, Sampling
 

@@ -1,83 +1,11 @@
-"""What a publisher promises: a version's weights can be read until the next but one, and no longer."""
+"""Every place has a transport, and every transport both its ends."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from pathlib import Path
+from typing import get_args
 
-import pytest
-import torch
-from safetensors.torch import load_file
-
-from al_ray.actors.weights import update as weight_transfer
-from al_ray.actors.weights.update import (
-    BACKENDS,
-    ObjectStorePublisher,
-    SharedMemoryPublisher,
-    WeightUpdate,
-    local_files,
-    transport,
-)
-
-
-def tensors(version: int) -> dict[str, torch.Tensor]:
-    """Every kind there is: a matrix and what is tied to it, a transposed view, half precision."""
-    matrix = torch.arange(12.0).reshape(3, 4) + version
-    return {"embed": matrix, "head": matrix, "view": matrix.T, "half": matrix.bfloat16()}
-
-
-async def read(update: WeightUpdate) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    async for path in local_files(update):
-        found |= {name: tensor.clone() for name, tensor in load_file(path).items()}
-    return found
-
-
-async def test_a_file_holds_what_was_published(tmp_path: Path) -> None:
-    publisher = SharedMemoryPublisher(tmp_path)
-    update = publisher.publish(tensors(1).items(), 1)
-    assert update.version == 1 and update.stored
-    torch.testing.assert_close(await read(update), tensors(1), atol=0, rtol=0)
-    publisher.close()
-
-
-async def test_the_object_store_holds_what_was_published_in_shards(
-    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(weight_transfer, "SHARD_BYTES", 100)
-    publisher = ObjectStorePublisher()
-    update = publisher.publish(tensors(1).items(), 1)
-    assert len(update.shards) == 2 and update.stored
-    torch.testing.assert_close(await read(update), tensors(1), atol=0, rtol=0)
-    publisher.close()
-
-
-async def test_a_version_outlives_the_next_but_not_the_one_after_nor_its_publisher(tmp_path: Path) -> None:
-    publisher = SharedMemoryPublisher(tmp_path)
-    first, second = (publisher.publish(tensors(version).items(), version) for version in (1, 2))
-    torch.testing.assert_close(await read(first), tensors(1), atol=0, rtol=0)
-    third = publisher.publish(tensors(3).items(), 3)
-    assert {str(path) for path in tmp_path.glob("*/*")} == {second.path, third.path}
-    publisher.close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_a_killed_publisher_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
-    script = (
-        "import sys, pathlib, torch; from al_ray.actors.weights.update import SharedMemoryPublisher as P\n"
-        "publisher = P(pathlib.Path(sys.argv[1])); publisher.publish([('a', torch.ones(2))], 1)\n"
-        "print('ready', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, tmp_path]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        SharedMemoryPublisher(tmp_path).close()
-        assert len(list(tmp_path.glob("*/*"))) == 1
-        process.send_signal(signal.SIGKILL)
-    SharedMemoryPublisher(tmp_path).close()
-    assert not list(tmp_path.iterdir())
+from al_ray.actors.weights.publisher import PUBLISHERS
+from al_ray.actors.weights.update import BACKENDS, Transport, pushes, transport
 
 
 def test_every_place_has_a_transport_that_an_engine_can_receive() -> None:
@@ -85,3 +13,10 @@ def test_every_place_has_a_transport_that_an_engine_can_receive() -> None:
     assert transport("cpu", together=False) == "object_store"
     assert BACKENDS[transport("gpu", together=True)] == "ipc"
     assert BACKENDS[transport("gpu", together=False)] == "nccl"
+
+
+def test_every_transport_has_a_publisher_and_one_of_a_pushed_one_can_send() -> None:
+    assert PUBLISHERS.keys() == BACKENDS.keys() == set(get_args(Transport))
+    for way in ("nccl", "ipc"):
+        assert pushes(way) and hasattr(PUBLISHERS[way](0), "send")
+    assert not pushes("shared_memory") and not pushes("object_store")

@@ -1,0 +1,90 @@
+"""Weights that are pushed: from the learners' devices into those of paused engines.
+
+vLLM's own trainer engine drives the transfer. vLLM is imported when the engines are first met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from al_ray.actors.weights.update import NamedTensors, WeightUpdate
+
+if TYPE_CHECKING:
+    import torch
+    from ray.actor import ActorHandle
+
+
+class PushingPublisher:
+    """Over devices: ``connect`` once, then for each version ``publish`` and, engines paused, ``send``.
+
+    All three are called on every learner rank, since gathering sharded tensors is collective; rank
+    0 alone speaks with the engines.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._named_tensors: list[tuple[str, torch.Tensor]] = []
+        self._trainer: Any = None
+
+    def publish(self, named_tensors: NamedTensors, version: int) -> WeightUpdate:
+        self._named_tensors = list(named_tensors)
+        return WeightUpdate(version)
+
+    def connect(self, engines: Sequence[ActorHandle], tensor_parallel: int, address: str, port: int) -> None:
+        """``address`` and ``port`` are free on rank 0's node and reachable from the engines."""
+        from vllm.distributed.weight_transfer.clients import RayVLLMWeightSyncClient
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+        self._trainer = WeightTransferTrainerFactory.trainer_init(
+            self._init_info(len(engines) * tensor_parallel, address, port),
+            client=RayVLLMWeightSyncClient(list(engines)),
+            source=self._source(),
+        )
+
+    def send(self) -> None:
+        self._trainer.send_weights()
+
+    def close(self) -> None:
+        if self._trainer is not None:
+            self._trainer.shutdown()
+
+    def _init_info(self, workers: int, address: str, port: int) -> Any:
+        """What vLLM's trainer engine is started with."""
+        raise NotImplementedError
+
+    def _source(self) -> Any:
+        from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, materialize_full_tensor
+
+        publisher = self
+
+        class Published(WeightSource):
+            def metadata(self) -> list[ParamMeta]:
+                return [ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in publisher._named_tensors]
+
+            def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+                for name, tensor in publisher._named_tensors:
+                    yield name, materialize_full_tensor(tensor.detach())
+
+        return Published()
+
+
+class NcclPublisher(PushingPublisher):
+    """Broadcasts from learner rank 0 to every engine worker, each on devices of its own."""
+
+    def _init_info(self, workers: int, address: str, port: int) -> Any:
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        return NCCLTrainerInitInfo(address, port, 1 + workers, rank=self._rank)
+
+
+class IpcPublisher(PushingPublisher):
+    """Hands the engines on the learners' own devices handles of the tensors.
+
+    They share devices: how many and where they meet does not matter.
+    """
+
+    def _init_info(self, workers: int, address: str, port: int) -> Any:
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        return IPCTrainerInitInfo(packed=True, rank=self._rank)

@@ -1,0 +1,122 @@
+"""Weights that are stored, in safetensors files: their publishers, and how an engine reads them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile, mkdtemp
+from typing import TYPE_CHECKING
+
+from al_ray.actors.weights.update import NamedTensors, WeightUpdate
+
+if TYPE_CHECKING:
+    import torch
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "al_ray-weights-"
+SHARD_BYTES = 2**29
+
+
+async def local_files(update: WeightUpdate) -> AsyncIterator[str]:
+    """The files of ``update`` on this node; one from the object store lives until the next is asked for."""
+    if update.path is not None:
+        yield update.path
+    for shard in update.shards:
+        with NamedTemporaryFile(dir=SHARED_MEMORY, prefix=PREFIX, suffix=".safetensors") as file:
+            file.write(memoryview(await shard))
+            file.flush()
+            yield file.name
+
+
+class SharedMemoryPublisher:
+    """Writes each version to a file in shared memory.
+
+    Two versions are kept: until the engines have all loaded the newer one, a replaced engine may
+    still ask for the older. A publisher's folder is locked while its process lives, so what a killed
+    one left behind is told from what a living one holds, and removed by the next.
+    """
+
+    def __init__(self, parent: Path = SHARED_MEMORY) -> None:
+        for folder in parent.glob(f"{PREFIX}*/"):
+            _remove_if_unlocked(folder)
+        self._folder = Path(mkdtemp(dir=parent, prefix=PREFIX))
+        self._lock = os.open(self._folder, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._paths: list[Path] = []
+
+    def publish(self, named_tensors: NamedTensors, version: int) -> WeightUpdate:
+        from safetensors.torch import save_file
+
+        path = self._folder / f"{version}.safetensors"
+        save_file(_plain(named_tensors), path)
+        self._paths = [*(other for other in self._paths if other != path), path]
+        while len(self._paths) > 2:
+            self._paths.pop(0).unlink()
+        return WeightUpdate(version, path=str(path))
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder)
+        os.close(self._lock)
+
+
+def _remove_if_unlocked(folder: Path) -> None:
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its publisher has just closed
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(lock)
+
+
+class ObjectStorePublisher:
+    """Puts each version into Ray's object store, in shards that bound the memory of a copy."""
+
+    def __init__(self) -> None:
+        self._kept: list[WeightUpdate] = []
+
+    def publish(self, named_tensors: NamedTensors, version: int) -> WeightUpdate:
+        import numpy as np
+        import ray
+        from safetensors.torch import save
+
+        shards = [
+            ray.put(np.frombuffer(save(shard), dtype=np.uint8)) for shard in _shards(_plain(named_tensors))
+        ]
+        update = WeightUpdate(version, shards=shards)
+        self._kept = [*self._kept[-1:], update]
+        return update
+
+    def close(self) -> None:
+        self._kept.clear()
+
+
+def _plain(named_tensors: NamedTensors) -> dict[str, torch.Tensor]:
+    """Contiguous tensors in main memory that share none of it, as safetensors demands of tied weights."""
+    tensors: dict[str, torch.Tensor] = {}
+    addresses: set[int] = set()
+    for name, tensor in named_tensors:
+        plain = tensor.detach().cpu().contiguous()
+        tensors[name] = plain.clone() if plain.data_ptr() in addresses else plain
+        addresses.add(plain.data_ptr())
+    return tensors
+
+
+def _shards(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    shard: dict[str, torch.Tensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    if shard:
+        yield shard

@@ -1,0 +1,74 @@
+"""What a publisher promises: a version's weights can be read until the next but one, and no longer."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from al_ray.actors.weights import stored
+from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher, local_files
+from al_ray.actors.weights.update import WeightUpdate
+
+
+def tensors(version: int) -> dict[str, torch.Tensor]:
+    """Every kind there is: a matrix and what is tied to it, a transposed view, half precision."""
+    matrix = torch.arange(12.0).reshape(3, 4) + version
+    return {"embed": matrix, "head": matrix, "view": matrix.T, "half": matrix.bfloat16()}
+
+
+async def read(update: WeightUpdate) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    async for path in local_files(update):
+        found |= {name: tensor.clone() for name, tensor in load_file(path).items()}
+    return found
+
+
+async def test_a_file_holds_what_was_published(tmp_path: Path) -> None:
+    publisher = SharedMemoryPublisher(tmp_path)
+    update = publisher.publish(tensors(1).items(), 1)
+    assert update.version == 1 and update.stored
+    torch.testing.assert_close(await read(update), tensors(1), atol=0, rtol=0)
+    publisher.close()
+
+
+async def test_the_object_store_holds_what_was_published_in_shards(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "SHARD_BYTES", 100)
+    publisher = ObjectStorePublisher()
+    update = publisher.publish(tensors(1).items(), 1)
+    assert len(update.shards) == 2 and update.stored
+    torch.testing.assert_close(await read(update), tensors(1), atol=0, rtol=0)
+    publisher.close()
+
+
+async def test_a_version_outlives_the_next_but_not_the_one_after_nor_its_publisher(tmp_path: Path) -> None:
+    publisher = SharedMemoryPublisher(tmp_path)
+    first, second = (publisher.publish(tensors(version).items(), version) for version in (1, 2))
+    torch.testing.assert_close(await read(first), tensors(1), atol=0, rtol=0)
+    third = publisher.publish(tensors(3).items(), 3)
+    assert {str(path) for path in tmp_path.glob("*/*")} == {second.path, third.path}
+    publisher.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_publisher_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib, torch; from al_ray.actors.weights.stored import SharedMemoryPublisher as P\n"
+        "publisher = P(pathlib.Path(sys.argv[1])); publisher.publish([('a', torch.ones(2))], 1)\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        SharedMemoryPublisher(tmp_path).close()
+        assert len(list(tmp_path.glob("*/*"))) == 1
+        process.send_signal(signal.SIGKILL)
+    SharedMemoryPublisher(tmp_path).close()
+    assert not list(tmp_path.iterdir())
