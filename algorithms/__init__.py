@@ -1,9 +1,10 @@
 """Pure functions from what agents did to what the model should become.
 
-``credit`` gives every call of a rollout its return, ``advantage`` compares the rollouts of a group,
-``rows`` turns calls into token rows, ``batching`` packs rows into tensors, ``losses`` scores the
-tokens, ``optimization`` moves the weights, ``supervised`` feeds demonstrations into the same path.
-Nothing here knows of Ray, actors or environments.
+``named`` chooses, by the name that a recipe uses: ``credit`` gives every call of a rollout its return,
+``advantages`` compares the rollouts of a group, ``losses`` scores the tokens; a method is a file in one of
+these. ``rows`` turns calls into token rows, ``batching`` packs rows into tensors, ``optimization`` moves
+the weights, ``demonstration`` feeds demonstrations into the same path. The run uses ``named``, the learner
+``batching``, ``optimization`` and ``losses.token``. Nothing here knows of Ray, actors or environments.
 """
 
 if __name__ == "algorithms":

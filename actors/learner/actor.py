@@ -31,7 +31,7 @@ from al_ray.actors.weights.publisher import PUBLISHERS
 from al_ray.actors.weights.pushed import PushingPublisher
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.algorithms.batching import MicroBatch, pack
-from al_ray.algorithms.losses.clipped import Loss
+from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row, UpdateReport

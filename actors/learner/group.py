@@ -15,7 +15,7 @@ from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
-from al_ray.algorithms.losses.clipped import Loss
+from al_ray.algorithms.losses.token import Loss
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row, UpdateReport
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from al_ray.actors.learner.spec import Dtype
 from al_ray.algorithms.batching import MicroBatch
-from al_ray.algorithms.losses.clipped import token_logprobs
+from al_ray.algorithms.losses.token import token_logprobs
 
 
 def load_model(folder: str, device: torch.device) -> PreTrainedModel:

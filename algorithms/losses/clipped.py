@@ -1,40 +1,15 @@
-"""What each trained token costs. The loss of a batch is the weighted sum over its tokens.
-
-A loss sees one micro-batch at a time and returns one number a token; weights are the rows' business.
-"""
+"""The clipped surrogate of PPO, with a KL term where one is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from al_ray.algorithms.batching import MicroBatch
+from al_ray.algorithms.losses.token import TokenLosses, k3
 from al_ray.types import Row
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLosses:
-    """``values`` carries the gradient; ``metrics`` are detached. All of shape ``[N]``."""
-
-    values: Tensor
-    metrics: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class CrossEntropy:
-    """Negative log-likelihood of the trained tokens."""
-
-    temperature: float = 1.0
-    kl_coefficient: float = 0.0
-
-    def trains(self, row: Row) -> bool:
-        return True
-
-    def __call__(self, logprobs: Tensor, reference: Tensor | None, batch: MicroBatch) -> TokenLosses:
-        return TokenLosses(-logprobs, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +44,3 @@ class ClippedPolicyGradient:
             values = values + self.kl_coefficient * kl
             metrics["kl"] = kl.detach()
         return TokenLosses(values, metrics)
-
-
-Loss = CrossEntropy | ClippedPolicyGradient
-
-
-def k3(log_ratio: Tensor) -> Tensor:
-    """Unbiased, non-negative estimate of KL(p || q) at a token drawn from p, where ``log_ratio`` is
-    ``log p - log q`` (Schulman, http://joschu.net/blog/kl-approx.html)."""
-    return torch.expm1(-log_ratio) + log_ratio
-
-
-def token_logprobs(logits: Tensor, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability of each trained token, ``[N]``, and the entropy (detached) of the distribution it
-    was drawn from, ``[N]``; ``logits`` are those of ``batch.predecessors``, ``[P, V]``."""
-    scaled = logits.float() if temperature == 1 else logits.float() / temperature
-    normalizer = scaled.logsumexp(dim=-1)
-    logprobs = scaled[batch.sources, batch.targets] - normalizer[batch.sources]
-    with torch.no_grad():
-        probabilities = (scaled - normalizer[:, None]).exp_()
-        entropy = normalizer - torch.linalg.vecdot(probabilities, scaled)
-    return logprobs, entropy[batch.sources]

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from al_ray.algorithms.batching import pack, spread
-from al_ray.algorithms.losses.clipped import ClippedPolicyGradient, token_logprobs
+from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
+from al_ray.algorithms.losses.token import token_logprobs
 from al_ray.types import Row
 
 LOSS = ClippedPolicyGradient(0.2, 0.2, temperature=0.8)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from al_ray.algorithms.demonstration import demonstration
 from al_ray.algorithms.rows import Aggregate, build_rows
-from al_ray.algorithms.supervised import demonstration
 from al_ray.types import Row, Task, Trajectory, Transition
 
 AGGREGATES: list[Aggregate] = ["rollout_mean", "token_mean"]

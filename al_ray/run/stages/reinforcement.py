@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from al_ray.algorithms import grpo
-from al_ray.algorithms.losses.clipped import CrossEntropy, Loss
-from al_ray.algorithms.rows import build_rows
-from al_ray.algorithms.supervised import demonstration
+from al_ray.algorithms.demonstration import demonstration
+from al_ray.algorithms.losses.token import Loss
+from al_ray.algorithms.named import algorithm
 from al_ray.data.task_order import tasks_of_step
 from al_ray.recipe import GrpoStage, Recipe, SupervisedStage, dotted
 from al_ray.recipe.schedule import StageSpan
@@ -84,7 +83,8 @@ def rollout_batch(recipe: Recipe, stage: GrpoStage, groups: Sequence[Group], pol
     metrics |= intermediate_metrics(episodes, recipe.transitions)
     metrics["rollout/dropped_groups"] = len(groups) - len(kept)
     metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
-    return Batch(grpo.rows(kept, stage), grpo.loss(stage, recipe.agent.sampling), metrics)
+    chosen = algorithm(stage, recipe.agent.sampling)
+    return Batch(chosen.rows(kept), chosen.loss, metrics)
 
 
 async def demonstration_batch(
@@ -100,6 +100,6 @@ async def demonstration_batch(
     episodes = [
         demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None
     ]
-    advantages = [[1.0] * len(episode.transitions) for episode in episodes]
-    rows = build_rows(episodes, advantages, stage.aggregate)
-    return Batch(rows, CrossEntropy(), {"demonstration/too_long": len(chosen) - len(episodes)})
+    imitation = algorithm(stage, recipe.agent.sampling)
+    rows = imitation.rows([[episode] for episode in episodes])
+    return Batch(rows, imitation.loss, {"demonstration/too_long": len(chosen) - len(episodes)})

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from al_ray.actors.learner.actor import Learner
-from al_ray.algorithms.losses.clipped import CrossEntropy, Loss
+from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.algorithms.losses.token import Loss
 from al_ray.recipe import OptimizerSection
 from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, learner_spec, rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from al_ray.actors.learner.actor import Learner
-from al_ray.algorithms import grpo
+from al_ray.algorithms.named import grpo
 from al_ray.recipe import GrpoStage, SamplingSection
 from al_ray.types import Trajectory, Transition
 from tests.actors.learner_inputs import learner_spec
@@ -40,7 +40,7 @@ def test_the_reward_rises(tiny_model: Path) -> None:
     learner = Learner(learner_spec(tiny_model))
     learner.start_stage(STAGE.optimizer, STAGE.steps, keep_reference=False)
     draw = torch.Generator().manual_seed(0)
-    rewards = []
+    algorithm, rewards = grpo(STAGE, SamplingSection()), []
     for _ in range(STAGE.steps):
         groups = [
             [rollout(learner, group, member, draw) for member in range(STAGE.group_size)]
@@ -48,6 +48,6 @@ def test_the_reward_rises(tiny_model: Path) -> None:
         ]
         episodes = [episode.reward for group in groups for episode in group]
         rewards.append(sum(episodes) / len(episodes))
-        learner.update(grpo.rows(groups, STAGE), grpo.loss(STAGE, SamplingSection()))
+        learner.update(algorithm.rows(groups), algorithm.loss)
     assert rewards[0] < 0.35
     assert sum(rewards[-3:]) / 3 > 0.55, rewards

@@ -1,4 +1,4 @@
-"""Losses and token log-probabilities against computations written out token by token."""
+"""The clipped surrogate against a computation written out token by token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from al_ray.algorithms.batching import MicroBatch
-from al_ray.algorithms.losses.clipped import ClippedPolicyGradient, CrossEntropy, k3, token_logprobs
+from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
 
 LOGPROB = st.floats(-8, 0, width=32)
 TOKENS = st.lists(st.tuples(LOGPROB, LOGPROB, LOGPROB, st.floats(-2, 2, width=32)), min_size=1, max_size=8)
@@ -48,27 +48,3 @@ def test_a_clipped_token_has_no_gradient_and_an_unclipped_one_has_the_advantage_
     result.values.sum().backward()
     assert new.grad is not None
     assert new.grad.tolist() == pytest.approx([0.0, -2 * math.exp(0.1)])
-
-
-def test_k3_averaged_over_p_is_the_divergence_from_p_to_q() -> None:
-    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
-    log_ratio = (p / q).log()
-    assert float((p * k3(log_ratio)).sum()) == pytest.approx(float((p * log_ratio).sum()), rel=1e-5)
-
-
-def test_cross_entropy_is_the_negative_logprob() -> None:
-    assert CrossEntropy()(torch.tensor([-2.0]), None, batch_of([0.0], [1.0])).values.tolist() == [2.0]
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_token_logprobs_and_entropy_are_those_of_the_tempered_distribution(temperature: float) -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(3, 11, requires_grad=True)
-    sources, targets = torch.tensor([0, 0, 2, 1]), torch.tensor([4, 4, 10, 0])
-    nothing = torch.empty(0)
-    batch = MicroBatch(*(nothing,) * 4, sources, targets, *(nothing,) * 3, 0)
-    logprobs, entropy = token_logprobs(logits, batch, temperature)
-    expected = (logits / temperature).log_softmax(-1)
-    torch.testing.assert_close(logprobs, expected[sources, targets])
-    torch.testing.assert_close(entropy, -(expected.exp() * expected).sum(-1)[sources])
-    assert not entropy.requires_grad
