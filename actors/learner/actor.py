@@ -33,6 +33,7 @@ from al_ray.actors.weights.update import WeightUpdate
 from al_ray.algorithms.batching import MicroBatch, pack
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
+from al_ray.machines.whole import whole_folder
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row, UpdateReport
 
@@ -187,7 +188,7 @@ class Learner:
             "optimizer": self._stage.optimizer.state_dict(),
             "reference": self._stage.reference and self._stage.reference.state_dict(),
         }
-        with checkpoint.atomic_folder(Path(folder)) as partial:
+        with whole_folder(Path(folder)) as partial:
             source, chat_template = Path(self._spec.model), self._spec.chat_template
             checkpoint.write_model(self._model, source, chat_template, partial)
             checkpoint.write_resume({"policy_version": self._version, "stage": stage}, partial)

@@ -1,11 +1,9 @@
-"""Checkpoints: a Hugging Face model folder with ``resume/`` beside the weights, whole or not there."""
+"""Checkpoints: a Hugging Face model folder with ``resume/`` beside the weights."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +12,6 @@ from transformers import PreTrainedModel
 
 _RESUME_STATE = Path("resume", "state.pt")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill; it takes the place of ``folder`` once it is safely on disk."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    for leftover in (partial, replaced):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    partial.mkdir(parents=True)
-    yield partial
-    for path in (*partial.rglob("*"), partial):
-        _fsync(path)
-    if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
-    _fsync(folder.parent)
-    if replaced.exists():
-        shutil.rmtree(replaced)
 
 
 def write_model(model: PreTrainedModel, source: Path, chat_template: str | None, folder: Path) -> None:
@@ -56,11 +34,3 @@ def write_resume(state: Mapping[str, Any], folder: Path) -> None:
 def read_resume(folder: Path, device: torch.device) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(folder / _RESUME_STATE, map_location=device, weights_only=True)
     return state
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

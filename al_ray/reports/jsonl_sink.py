@@ -5,7 +5,6 @@ A line is on its way to the disk when ``log`` returns. A value that is not finit
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from al_ray.machines.whole import whole_file
 from al_ray.types import Rollout
 
 FILE_NAME: Final = "metrics.jsonl"
@@ -24,9 +24,8 @@ class JsonlSink:
     def __init__(self, folder: Path, resume_from: int | None) -> None:
         path = folder / FILE_NAME
         kept = [] if resume_from is None else [line for line in read(folder) if line["step"] <= resume_from]
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(b"".join(map(_line, kept)))
-        os.replace(partial, path)
+        with whole_file(path) as file:
+            file.writelines(map(_line, kept))
         self._file = path.open("ab", buffering=0)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -14,6 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from al_ray.errors import DataError, Problem
+from al_ray.machines.whole import whole_folder
 from al_ray.retrieval import dense, manifest, passages
 from al_ray.retrieval.bm25 import Bm25, rescale
 from al_ray.retrieval.encoder import Encoder
@@ -44,13 +43,8 @@ def build(corpus: Path, folder: Path, settings: Settings, progress: Progress) ->
             return
         if folder.exists() and not manifest.is_index(folder):
             raise DataError(Problem("index", str(folder), "something else is there; name another folder"))
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            made = Path(scratch) / "index"
-            made.mkdir()
+        with whole_folder(folder) as made:
             _build(corpus, made, settings, progress)
-            if folder.exists():
-                shutil.rmtree(folder)
-            made.rename(folder)
 
 
 def _is_there(corpus: Path, folder: Path, settings: Settings) -> bool:

@@ -7,7 +7,6 @@ are written as they are read, a page at a time; the file is whole or not there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
+from al_ray.machines.whole import whole_file
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.search import Search, every, matching
@@ -52,28 +52,22 @@ def export(source: Export, what: str, format: str, output: Path) -> int:
         if value not in choices:
             raise UserError(Problem(option, value, f"one of {', '.join(choices)}"))
     schema, rows = _TABLES[what]
-    with _whole(output) as file:
+    with _opened(output) as file:
         return _WRITERS[format](rows(source), schema, file)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there, under its name, once all of it is."""
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The output, whose mistakes are the user's."""
     if not path.parent.is_dir():
         raise UserError(Problem("--output", str(path), f"there is no folder {path.parent}; make it first"))
     if path.is_dir():
         raise UserError(Problem("--output", str(path), "is a folder; name a file"))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
         raise UserError(Problem("--output", str(path), f"cannot be written: {error}")) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_jsonl(rows: Iterable[Row], schema: pa.Schema, file: BinaryIO) -> int:

@@ -37,7 +37,7 @@ def found(name: str) -> doctor.Check:
 
 def install(monkeypatch: pytest.MonkeyPatch, packages: dict[str, str], gpus: int = 0) -> None:
     monkeypatch.setattr(doctor, "_installed", packages.get)
-    monkeypatch.setattr(doctor, "_gpus", lambda: gpus)
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: gpus)
 
 
 def test_no_heavy_package_is_imported() -> None:

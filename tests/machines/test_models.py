@@ -79,7 +79,6 @@ def test_two_that_need_a_model_convert_it_once(
 
     def convert(gguf: Path, folder: Path) -> None:
         converted.append(gguf)
-        folder.mkdir()
         time.sleep(0.3)
         (folder / "config.json").write_text("{}")
 
@@ -97,7 +96,6 @@ def test_a_conversion_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatc
     """What was half written is gone, so that the next try starts anew."""
 
     def convert(gguf: Path, folder: Path) -> None:
-        folder.mkdir()
         (folder / "config.json").write_text("{}")
         raise OSError("disk full")
 

@@ -1,0 +1,66 @@
+"""Files and folders that are whole or not there, whenever the process or the machine dies.
+
+Each is written beside its place, and renamed once all of it is safely on disk. What was there before
+stays until then, and for good where the writing fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields an empty file to fill; it takes the place of ``path`` at the end."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder to fill; it takes the place of ``path`` at the end.
+
+    One writer at a time: what one that was killed left behind is removed by the next.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    replaced = path.with_name(f".{path.name}.replaced")
+    for leftover in (partial, replaced):
+        _remove(leftover)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for written in (*partial.rglob("*"), partial):
+            _sync(written)
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
+        _sync(path.parent)
+    finally:
+        _remove(partial)
+    _remove(replaced)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
