@@ -13,9 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from al_ray.types import (
     JSON,
     Attempt,
-    ChatReply,
     Endpoint,
-    ModelRequest,
     RolloutRequest,
     Task,
     TaskSet,
@@ -120,9 +118,3 @@ class Credit(Protocol):
     """Level 1, episode to call: the return of each transition, shape ``[len(transitions)]``."""
 
     def __call__(self, trajectory: Trajectory, /) -> Sequence[float]: ...
-
-
-class ChatEngine(Protocol):
-    """What the gateway needs of an engine; a Ray actor handle or, in unit tests, a plain object."""
-
-    async def chat(self, request: ModelRequest, /) -> ChatReply: ...

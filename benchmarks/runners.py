@@ -105,7 +105,8 @@ async def run(store: Any, endpoint: Endpoint, name: str, rollouts: int, runner: 
     endpoint.release.set()
     await store.finished_groups.remote(name, [], 3600.0)
     ends = [
-        rollout.status for rollout in await store.__ray_call__.remote(lambda s: s._database.rollouts(name))
+        rollout.status
+        for rollout in await store.__ray_call__.remote(lambda s: s._database.groups(name, [name])[0].rollouts)
     ]
     return {
         "bytes": used,

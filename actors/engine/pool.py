@@ -58,11 +58,6 @@ class EnginePool:
                 _end(*self._slots)
                 raise
 
-    @property
-    def policy_version(self) -> int:
-        """The version of the current weights."""
-        return 0 if self._update is None else self._update.version
-
     def engines(self) -> list[ActorHandle]:
         """The engines that were alive when last looked at: whom the learner connects to."""
         return [slot.engine for slot in self._slots if slot.engine is not None]

@@ -104,20 +104,6 @@ class Records:
         with self._reading.connect() as connection:
             return list(connection.scalars(sa.select(rollouts.c.id).order_by(rollouts.c.position)))
 
-    def rollouts(
-        self, batch: str | None = None, status: str | None = None, *, with_rewards: bool = False
-    ) -> list[Rollout]:
-        """Rollouts in the order they were asked for, with attempts; of spans, rewards if asked for.
-
-        ``batch`` is the beginning of a batch's name.
-        """
-        where: list[Condition] = []
-        if batch is not None:
-            where.append(Condition("batch", "prefix", batch))
-        if status is not None:
-            where.append(Condition("status", "=", status))
-        return list(self.find_rollouts(Query(where), (SpanKind.REWARD,) if with_rewards else ()).items)
-
     def rollout(self, rollout_id: str) -> Rollout | None:
         """One rollout with the spans of its last attempt, or None."""
         found = self.find_rollouts(Query([Condition("id", "=", rollout_id)]), tuple(SpanKind)).items

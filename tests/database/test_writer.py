@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from sqlalchemy.exc import StatementError
 
 from al_ray.database.backends import sqlite_url
-from al_ray.database.query import Query
+from al_ray.database.query import Condition, Query
 from al_ray.database.retry import LOST_LIMIT
 from al_ray.database.schema import meta, rollouts
 from al_ray.database.writer import Ask, Database
@@ -253,7 +253,7 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_database_is_as_the_model(self) -> None:
-        rollouts = self.database.rollouts()
+        rollouts = self.database.find_rollouts(Query()).items
         assert [rollout.id for rollout in rollouts] == list(self.model)
         for rollout in rollouts:
             model = self.model[rollout.id]
@@ -314,7 +314,7 @@ def test_the_rollouts_own_policy_decides_whether_it_is_tried_again(database: Dat
         end = replace(made.attempt, status=status, error_class=error)
         with database.begin() as connection:
             assert database.finish(connection, [(end, ())]) == [True]
-    statuses = {rollout.id: rollout.status for rollout in database.rollouts()}
+    statuses = {rollout.id: rollout.status for rollout in database.find_rollouts(Query()).items}
     assert statuses == {
         "again": RolloutStatus.QUEUED,
         "error": RolloutStatus.FAILED,
@@ -366,7 +366,7 @@ def test_cancelled_rollouts_end_with_their_attempts_and_others_go_on(database: D
     finish(database, done.attempt, AttemptStatus.SUCCEEDED)
     with database.begin() as connection:
         database.cancel(connection, ["done", "running", "queued", "unknown"], 7.0)
-    assert [rollout.status for rollout in database.rollouts()] == [
+    assert [rollout.status for rollout in database.find_rollouts(Query()).items] == [
         RolloutStatus.SUCCEEDED,
         RolloutStatus.CANCELLED,
         RolloutStatus.CANCELLED,
@@ -444,13 +444,16 @@ def test_what_is_written_is_read_as_it_was(database: Database) -> None:
 
 
 def test_rollouts_are_listed_by_batch_prefix_and_status(database: Database) -> None:
+    def ids(*where: Condition) -> list[str]:
+        return [rollout.id for rollout in database.find_rollouts(Query(where)).items]
+
     enqueue(
         database, request("a", batch="eval/1"), request("b", batch="eval_1"), request("c", batch="eval/2")
     )
-    assert [r.id for r in database.rollouts("eval/")] == ["a", "c"]
-    assert [r.id for r in database.rollouts("eval_")] == ["b"], "an underscore is no wildcard"
+    assert ids(Condition("batch", "prefix", "eval/")) == ["a", "c"]
+    assert ids(Condition("batch", "prefix", "eval_")) == ["b"], "an underscore is no wildcard"
     claim(database, "c1")
-    assert [r.id for r in database.rollouts("eval/", "queued")] == ["c"]
+    assert ids(Condition("batch", "prefix", "eval/"), Condition("status", "=", "queued")) == ["c"]
 
 
 def test_a_write_that_raises_leaves_nothing_behind(database: Database) -> None:
@@ -506,7 +509,7 @@ def test_a_read_of_several_questions_sees_one_moment(store_url: str) -> None:
         assert connection.scalar(count) == 1
         enqueue(writer, request("s"))
         assert connection.scalar(count) == 1
-    assert len(database.rollouts()) == 2
+    assert len(database.find_rollouts(Query()).items) == 2
     database.close()
     writer.close()
 

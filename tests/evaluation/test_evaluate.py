@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from al_ray.data import tasks as preflight
+from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.errors import DataError, UserError
 from al_ray.evaluation import report
@@ -241,7 +242,7 @@ def test_an_evaluation_that_was_killed_goes_on_without_the_rollouts_that_had_end
 
 def _rollouts(folder: RunFolder) -> list[Rollout]:
     records = Records(folder.store_url)
-    found = records.rollouts()
+    found = records.find_rollouts(Query()).items
     records.close()
     return found
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import RenderableType
 
 from al_ray.database.backends import sqlite_url
+from al_ray.database.query import Query
 from al_ray.database.writer import Ask, Database
 from al_ray.errors import UserError
 from al_ray.reports.console import terminal
@@ -151,7 +152,7 @@ def database(tmp_path: Path) -> Database:
 
 def test_the_table_tells_rewards_and_an_excerpt_of_the_task(database: Database) -> None:
     header, done, waiting = _printed(
-        rollout_view.rollouts_table(database.rollouts(with_rewards=True))
+        rollout_view.rollouts_table(database.find_rollouts(Query(), [SpanKind.REWARD]).items)
     ).splitlines()
     assert header.split() == ["rollout", "batch", "status", "attempts", "seconds", "reward", "task"]
     assert done.split()[:6] == ["step-000000/0/0", "step-000000", "succeeded", "1", "1.0", "0.5"]
@@ -160,8 +161,9 @@ def test_the_table_tells_rewards_and_an_excerpt_of_the_task(database: Database) 
 
 
 def test_rewards_are_read_without_calls(database: Database) -> None:
-    assert [[span.kind for span in r.spans] for r in database.rollouts(with_rewards=True)] == [["reward"], []]
-    assert not any(rollout.spans for rollout in database.rollouts())
+    rewarded = database.find_rollouts(Query(), [SpanKind.REWARD]).items
+    assert [[span.kind for span in rollout.spans] for rollout in rewarded] == [["reward"], []]
+    assert not any(rollout.spans for rollout in database.find_rollouts(Query()).items)
 
 
 def test_a_rollout_is_found_by_the_beginning_of_its_id(database: Database) -> None:

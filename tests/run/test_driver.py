@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
 from al_ray.recipe import Recipe, loading
 from al_ray.recipe.schedule import stage_spans
@@ -42,7 +43,7 @@ class Place:
         if not (self.run.path / "store.sqlite").exists():
             return ()
         records = Records(self.run.store_url)
-        found = records.rollouts(batch)
+        found = records.find_rollouts(Query([Condition("batch", "prefix", batch)])).items
         records.close()
         return found
 
@@ -191,7 +192,8 @@ def test_metrics_tell_each_step_once(place: Place, finished: str, recipe: Recipe
         assert line["time/step"] >= line["time/update"] > 0 and line["perf/trained_tokens_per_s"] > 0
     records = Records(place.run.store_url)
     for line in steps[FIRST_RL_STEP:]:
-        batch = records.rollouts(f"step-{line['step'] - 1:06d}", with_rewards=True)
+        of_step = Query([Condition("batch", "=", f"step-{line['step'] - 1:06d}")])
+        batch = records.find_rollouts(of_step, [SpanKind.REWARD]).items
         assert line["reward/mean"] == pytest.approx(sum(rewards(rollout)["reward"] for rollout in batch) / 4)
         assert (line["rollout/count"], line["rollout/failed"], line["off_policy/staleness_max"]) == (4, 0, 0)
         assert 0 < line["rollout/response_tokens"] <= 8 and line["rollout/prompt_tokens"] > 8

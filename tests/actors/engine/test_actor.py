@@ -20,7 +20,6 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 
 from al_ray.actors.engine import lineage
 from al_ray.actors.engine.pool import EnginePool
-from al_ray.actors.engine.spec import EngineSpec
 from al_ray.errors import BadRequestError
 from al_ray.types import (
     ChatReply,
@@ -32,6 +31,7 @@ from al_ray.types import (
     Sampling,
     VersionSpan,
 )
+from tests.actors.engine_inputs import engine_spec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -82,18 +82,7 @@ def taught(tiny_model: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factor
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(taught: Path, ray_cluster: None) -> AsyncIterator[ActorHandle]:
-    spec = EngineSpec(
-        model_path=str(taught),
-        device="cpu",
-        dtype="float32",
-        max_length=MAX_LENGTH,
-        threads=2,
-        kv_cache_gib=0.0625,
-        gpu_memory=0.5,
-        max_running=16,
-        seed=0,
-        tool_parser="hermes",
-    )
+    spec = engine_spec(taught, max_length=MAX_LENGTH, tool_parser="hermes")
     pool = EnginePool(spec, [{"num_cpus": 1}])
     await pool.start()
     yield pool.admitted()[0]

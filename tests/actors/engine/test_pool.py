@@ -13,11 +13,11 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from al_ray.actors.engine.pool import EnginePool
-from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, EngineUnavailableError
 from al_ray.types import ChatReply, ChatRequest, Sampling
+from tests.actors.engine_inputs import engine_spec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 module_loop = pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -26,24 +26,10 @@ PROMPT = [1, 87, 85, 71, 84, 201, 74, 75, 2, 201, 30, 40, 50]
 USER = [{"role": "user", "content": "hi"}]
 
 
-def spec(model: Path) -> EngineSpec:
-    return EngineSpec(
-        model_path=str(model),
-        device="cpu",
-        dtype="float32",
-        max_length=512,
-        threads=2,
-        kv_cache_gib=0.0625,
-        gpu_memory=0.5,
-        max_running=16,
-        seed=0,
-        chat_template="{% for message in messages %}<{{ message.content }}>{% endfor %}",
-    )
-
-
 @module_loop
 async def pool(tiny_model: Path, ray_cluster: None) -> AsyncIterator[EnginePool]:
-    pool = EnginePool(spec(tiny_model), [{"num_cpus": 1}])
+    template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    pool = EnginePool(engine_spec(tiny_model, chat_template=template), [{"num_cpus": 1}])
     await pool.start()
     yield pool
     await pool.shutdown()
@@ -52,6 +38,11 @@ async def pool(tiny_model: Path, ray_cluster: None) -> AsyncIterator[EnginePool]
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(tiny_model)
+
+
+def version_of(pool: EnginePool) -> int:
+    """Of the weights that engines are given now."""
+    return 0 if pool._update is None else pool._update.version
 
 
 def changed(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
@@ -104,11 +95,11 @@ async def test_each_of_two_updates_gives_the_engine_exactly_the_learners_weights
     pool: EnginePool, model: LlamaForCausalLM, way: str, tmp_path: Path
 ) -> None:
     publisher = SharedMemoryPublisher(tmp_path) if way == "shared_memory" else ObjectStorePublisher()
-    for version in (pool.policy_version + 1, pool.policy_version + 2):
+    for version in (version_of(pool) + 1, version_of(pool) + 2):
         await pool.update(publisher.publish(changed(model, version).named_parameters(), version))
         await assert_holds(pool, model)
         [engine] = pool.admitted()
-        assert await engine.policy_version.remote() == pool.policy_version == version
+        assert await engine.policy_version.remote() == version_of(pool) == version
     publisher.close()
 
 
@@ -116,7 +107,7 @@ async def test_a_call_under_way_goes_on_with_the_new_weights_and_says_where(
     pool: EnginePool, model: LlamaForCausalLM
 ) -> None:
     [engine] = pool.admitted()
-    old, publisher = pool.policy_version, ObjectStorePublisher()
+    old, publisher = version_of(pool), ObjectStorePublisher()
     request = ChatRequest("call", USER, Sampling(max_tokens=120, seed=1))
     pieces = engine.stream.options(num_returns="streaming").remote(request)
     await (await anext(pieces))
@@ -142,7 +133,7 @@ async def test_a_killed_engine_is_replaced_with_the_current_weights(
     pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     publisher = SharedMemoryPublisher(tmp_path)
-    version = pool.policy_version + 1
+    version = version_of(pool) + 1
     await pool.update(publisher.publish(changed(model, version).named_parameters(), version))
     [engine] = pool.admitted()
     ray.kill(engine)
@@ -161,12 +152,12 @@ async def test_an_engine_that_cannot_load_an_update_answers_no_more(
     pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     [engine] = pool.admitted()
-    current, publisher = pool.policy_version, SharedMemoryPublisher(tmp_path)
+    current, publisher = version_of(pool), SharedMemoryPublisher(tmp_path)
     lacking = list(model.named_parameters())[:-1]
     with pytest.raises(EngineUnavailableError, match="no engine could load it"):
         await pool.update(publisher.publish(lacking, current + 1))
     publisher.close()
-    assert pool.admitted() == [] and pool.policy_version == current
+    assert pool.admitted() == [] and version_of(pool) == current
     async with asyncio.timeout(30):
         with pytest.raises(ray.exceptions.RayActorError):
             while True:  # its end is on its way

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from al_ray.actors.ray_errors import unwrapped
+from al_ray.database.query import Query
 from al_ray.database.schema import meta
 from al_ray.database.writer import Database
 from al_ray.errors import AttemptEndedError, UserError
@@ -39,7 +40,7 @@ import sys
 from al_ray.database.writer import Database
 database = Database(sys.argv[1])
 while sys.stdin.readline():
-    ended = database.rollouts(status="succeeded")
+    ended = database.find_rollouts(Query([Condition("status", "=", "succeeded")])).items
     assert all(len(database.rollout(rollout.id).spans) == 3 for rollout in ended[-20:])
     print(len(ended), flush=True)
 """
@@ -273,7 +274,7 @@ async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
         reader.wait()
     assert len(set(acknowledged)) == seen == runners * each
     database = Database(store_place)
-    for rollout in database.rollouts():
+    for rollout in database.find_rollouts(Query()).items:
         whole = database.rollout(rollout.id)
         assert whole is not None
         assert [s.id for s in whole.spans] == [f"{rollout.id}/{n}" for n in range(3)]

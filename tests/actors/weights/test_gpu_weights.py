@@ -15,11 +15,11 @@ import ray
 import torch
 
 from al_ray.actors.engine.pool import EnginePool
-from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.learner.group import LearnerGroup
 from al_ray.actors.weights.update import BACKENDS, transport
 from al_ray.recipe import OptimizerSection
 from al_ray.types import ChatRequest, Sampling
+from tests.actors.engine_inputs import engine_spec
 from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, learner_spec, rows
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.gpu, pytest.mark.slow]
@@ -39,18 +39,7 @@ class Pair:
         shared = replace(learner_spec(model), dtype=dtype, device="cuda", transport=WAY)
         self.dtype = dtype
         self.learners = LearnerGroup(shared, [HALF])
-        spec = EngineSpec(
-            model_path=str(model),
-            device="gpu",
-            dtype=dtype,
-            max_length=512,
-            threads=2,
-            kv_cache_gib=0.0625,
-            gpu_memory=0.1,
-            max_running=16,
-            seed=0,
-            weight_transfer=BACKENDS[WAY],
-        )
+        spec = engine_spec(model, device="gpu", dtype=dtype, weight_transfer=BACKENDS[WAY])
         self.pool = EnginePool(spec, [HALF])
 
     async def start(self) -> None:
@@ -98,12 +87,13 @@ async def test_each_of_two_updates_gives_the_engine_the_learners_weights(pair: P
 
 async def test_an_engine_that_was_replaced_gets_them_when_they_are_sent_again(pair: Pair) -> None:
     [engine] = pair.pool.admitted()
+    version = await engine.policy_version.remote()
     ray.kill(engine)
     while not await pair.pool.replace_dead():
         await asyncio.sleep(0.2)
     assert pair.pool.admitted() == []
     await asyncio.to_thread(pair.learners.connect_engines, pair.pool.engines(), 1)
-    await pair.transfer(pair.pool.policy_version)
+    await pair.transfer(version)
     await pair.assert_equal()
 
 
