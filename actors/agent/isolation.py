@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from al_ray.actors.agent.in_process import AsyncAgent, ThreadAgent
-from al_ray.actors.agent.job import Agent
+from al_ray.actors.agent.job import ReadyAgent
 from al_ray.actors.agent.sub_process import CommandAgent, ProcessAgent
 from al_ray.recipe import AgentSection, Isolation
 
-ISOLATIONS: Final[Mapping[Isolation, Callable[[AgentSection], Agent]]] = {
+ISOLATIONS: Final[Mapping[Isolation, Callable[[AgentSection], ReadyAgent]]] = {
     "async": AsyncAgent,
     "thread": ThreadAgent,
     "process": ProcessAgent,

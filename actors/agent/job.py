@@ -42,7 +42,7 @@ class Running(Protocol):
         """Whether it is gone for good."""
 
 
-class Agent(Protocol):
+class ReadyAgent(Protocol):
     """The recipe's agent, ready to be started."""
 
     async def start(self, job: Job, /) -> Running: ...

@@ -20,7 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
-from al_ray.actors.engine.lineage import LineageMemory, Message, Place, TextDigest, Turn, same
+from al_ray.actors.engine.lineage import LineageMemory, Place, TextDigest, Turn, same
+from al_ray.traces.messages import Message
 from al_ray.types import ChatRequest, Choice, Lineage, LineageOutcome, ModelRequest
 
 

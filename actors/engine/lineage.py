@@ -25,12 +25,11 @@ from typing import Any, Final
 import numpy as np
 
 from al_ray.errors import BadRequestError
+from al_ray.traces.messages import Message
 from al_ray.types import JSON, ChatRequest, LineageOutcome
 
 MEMORY_TOKENS: Final = 2**25
 """128 MiB of token ids in an engine."""
-
-Message = Mapping[str, JSON]
 
 
 @dataclass(frozen=True, slots=True)

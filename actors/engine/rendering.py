@@ -18,15 +18,14 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from al_ray.actors.engine.answer import Answer
 from al_ray.actors.engine.lineage import Turn
 from al_ray.errors import BadRequestError, ContextLengthError
-from al_ray.types import JSON, ChatRequest, CompletionRequest
+from al_ray.traces.messages import Message
+from al_ray.types import ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from al_ray.actors.engine.spec import EngineSpec
-
-Message = Mapping[str, JSON]
 
 
 class ChatRendering:

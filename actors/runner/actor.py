@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from al_ray.actors.agent.isolation import ISOLATIONS
-from al_ray.actors.agent.job import Agent, Job, Running
+from al_ray.actors.agent.job import Job, ReadyAgent, Running
 from al_ray.actors.agent.printed import Printed, storable
 from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.runner.failure import CAUGHT, failed, is_cancelled
@@ -62,7 +62,7 @@ class Runner:
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
-        self._agent: Agent
+        self._agent: ReadyAgent
         self._scoring: Scoring
         self._hooks: Hooks
 

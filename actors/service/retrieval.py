@@ -21,7 +21,7 @@ from al_ray.recipe import dotted
 from al_ray.types import JSON
 
 if TYPE_CHECKING:
-    from al_ray.retrieval.index import Asked, Found, Method, Searcher
+    from al_ray.retrieval.index import Found, Method, PreparedQueries, Searcher
 
 SHARD_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 """Ray starts a shard that died anew, and repeats what it was asked."""
@@ -118,5 +118,5 @@ class ShardActor:
     def ping(self) -> None:
         """Answers once the shard is there."""
 
-    def search(self, asked: Asked) -> Found:
+    def search(self, asked: PreparedQueries) -> Found:
         return self._shard.search(asked)

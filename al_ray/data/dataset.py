@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from al_ray.data import files
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.errors import DataError, Problem
 
 SHOWN = 20
@@ -31,7 +31,7 @@ class Example:
     """What rows are counted by: ``{"hops": "2"}``."""
 
 
-Examine = Callable[[str, Row], Example]
+Examine = Callable[[str, DataRow], Example]
 """Looks at a row of a split; raises ``DataError`` with all that is wrong with it."""
 
 
@@ -136,7 +136,7 @@ def _file(where: Path, stems: Sequence[str]) -> Path | None:
 
 def _has_rows_like(file: Path, row: type) -> bool:
     try:
-        first = next((found for found in files.read(file) if isinstance(found, Row)), None)
+        first = next((found for found in files.read(file) if isinstance(found, DataRow)), None)
     except DataError:
         return False
     keys = row.__annotations__.keys()

@@ -30,7 +30,7 @@ SchemaT = TypeVar("SchemaT")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """One row, not yet checked."""
 
     where: str
@@ -38,7 +38,7 @@ class Row:
     values: Mapping[str, Any]
 
 
-def rows(path: str | None, names: Sequence[str], *, samples: Path, folder: str) -> Iterator[Row]:
+def rows(path: str | None, names: Sequence[str], *, samples: Path, folder: str) -> Iterator[DataRow]:
     """The rows of the first file that exists among ``names`` (file stems, in order of preference).
 
     ``path`` is as ``directory`` takes it, or a hub dataset name, of which ``names`` are then splits.
@@ -53,7 +53,7 @@ def rows(path: str | None, names: Sequence[str], *, samples: Path, folder: str) 
         yield found
 
 
-def checked(row: Row, schema: type[SchemaT]) -> SchemaT:
+def checked(row: DataRow, schema: type[SchemaT]) -> SchemaT:
     """The row's values as ``schema`` has them (a ``TypedDict``); keys that it does not name are left out.
 
     Raises ``DataError`` with every field that is missing or of another type.
@@ -80,7 +80,7 @@ def file(where: Path, names: Sequence[str]) -> Path:
     raise DataError(Problem("data.path", str(where), f"no such folder, or it holds none of {expected}"))
 
 
-def read(path: Path) -> Iterator[Row | DataError]:
+def read(path: Path) -> Iterator[DataRow | DataError]:
     """Every row of a file, or in its place what is wrong with it: a bad row does not end the reading."""
     readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
     for number, found in enumerate(readers[path.suffix](path), start=1):
@@ -92,7 +92,7 @@ def read(path: Path) -> Iterator[Row | DataError]:
         elif broken := next(_broken_texts(found, where), None):
             yield DataError(broken)
         else:
-            yield Row(where, found)
+            yield DataRow(where, found)
 
 
 def _broken_texts(value: Any, where: str) -> Iterator[Problem]:
@@ -147,10 +147,10 @@ def _parquet(path: Path) -> Iterator[Any]:
         yield from batch.to_pylist()
 
 
-def _hub_rows(name: str, splits: Sequence[str]) -> Iterator[Row]:
+def _hub_rows(name: str, splits: Sequence[str]) -> Iterator[DataRow]:
     split, found = _from_hub(name, splits)
     for number, values in enumerate(found, start=1):
-        yield Row(f"{name}, {split}, row {number}", values)
+        yield DataRow(f"{name}, {split}, row {number}", values)
 
 
 def _from_hub(name: str, splits: Sequence[str]) -> tuple[str, Iterable[Mapping[str, Any]]]:
@@ -178,7 +178,7 @@ def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
 
 
-def _problem(row: Row, mistake: Mapping[str, Any]) -> Problem:
+def _problem(row: DataRow, mistake: Mapping[str, Any]) -> Problem:
     field = ".".join(map(str, mistake["loc"]))
     if mistake["type"] == "missing":
         return Problem(f"{row.where}, {field}", None, "the field is missing")

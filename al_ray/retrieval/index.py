@@ -28,7 +28,7 @@ _FUSED_DEPTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PreparedQueries:
     """Queries as shards take them, for each method that the index has."""
 
     words: Sequence[Sequence[int]] | None
@@ -50,7 +50,7 @@ class Shard:
         self._bm25 = Bm25.load(folder / BM25) if (folder / BM25).is_dir() else None
         self._dense: Any = dense.load(folder / DENSE) if (folder / DENSE).is_file() else None
 
-    def search(self, asked: Asked) -> Found:
+    def search(self, asked: PreparedQueries) -> Found:
         found = []
         if self._bm25 is not None and asked.words is not None:
             found.append(self._bm25.search(asked.words, asked.depth))
@@ -73,15 +73,15 @@ class Searcher:
         self._encoder = Encoder(made.settings.encoder) if made.settings.encoder is not None else None
         self._passages = [Passages(shard_folder(index, number)) for number in range(made.shards)]
 
-    def ask(self, queries: Sequence[str], k: int) -> Asked:
+    def ask(self, queries: Sequence[str], k: int) -> PreparedQueries:
         both = self._words is not None and self._encoder is not None
-        return Asked(
+        return PreparedQueries(
             words=[self._words.look_up(query) for query in queries] if self._words else None,
             vectors=self._encoder.queries(queries) if self._encoder else None,
             depth=max(k, _FUSED_DEPTH) if both else k,
         )
 
-    def rank(self, asked: Asked, found: Sequence[Found], k: int) -> list[Ranking]:
+    def rank(self, asked: PreparedQueries, found: Sequence[Found], k: int) -> list[Ranking]:
         """The ``k`` best for each query, of what each shard has found."""
         by_method = [
             [merged(of_shards, asked.depth) for of_shards in zip(*rankings, strict=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from al_ray.data import files
 from al_ray.data.dataset import Dataset, Examine, Example
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.envs.calc_x.calculator import CalculatorError, calculate
 from al_ray.envs.calc_x.data import FILES, FOLDER, WordProblem, calculations
 from al_ray.envs.calc_x.reward import understood
@@ -17,7 +17,7 @@ def _examine(directory: Path) -> Examine:
     return _example
 
 
-def _example(split: str, row: Row) -> Example:
+def _example(split: str, row: DataRow) -> Example:
     found = files.checked(row, WordProblem)
     expressions = calculations(found["chain"])
     return Example(

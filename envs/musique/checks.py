@@ -6,7 +6,7 @@ from pathlib import Path
 
 from al_ray.data import files
 from al_ray.data.dataset import Dataset, Examine, Example
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.envs.musique.data import FILES, FOLDER, UNANSWERABLE, OfficialRow, task_data
 
 
@@ -15,7 +15,7 @@ def _examine(directory: Path) -> Examine:
     return _example
 
 
-def _example(split: str, row: Row) -> Example:
+def _example(split: str, row: DataRow) -> Example:
     found = files.checked(row, OfficialRow)
     data = task_data(found, row, paragraphs=True)
     return Example(

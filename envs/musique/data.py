@@ -17,7 +17,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from al_ray.data import files
-from al_ray.data.files import Row, checked
+from al_ray.data.files import DataRow, checked
 from al_ray.errors import DataError, Problem
 from al_ray.retrieval.vocabulary import words
 from al_ray.types import Task, TaskSet
@@ -141,7 +141,7 @@ def _tasks(path: str | None, split: str, options: Options) -> Iterator[dict[str,
     yield from (_open(open_row, row, passages) for row, open_row in found)
 
 
-def task_data(row: OfficialRow, where: Row, *, paragraphs: bool) -> dict[str, Any]:
+def task_data(row: OfficialRow, where: DataRow, *, paragraphs: bool) -> dict[str, Any]:
     """An official row as a task. Raises ``DataError`` where a hop names a paragraph that is not there."""
     by_index = {paragraph["idx"]: paragraph for paragraph in row["paragraphs"]}
     answers = [single["answer"] for single in row["question_decomposition"]]
@@ -188,7 +188,7 @@ def _query(question: str, answers: Sequence[str]) -> str:
     return " ".join(filled.replace(" >> ", " ").split())
 
 
-def _open(row: OpenRow, where: Row, passages: Mapping[str, _CorpusRow]) -> dict[str, Any]:
+def _open(row: OpenRow, where: DataRow, passages: Mapping[str, _CorpusRow]) -> dict[str, Any]:
     gold = row["gold_pids_per_hop"]
     for hop in gold:
         if not hop or hop[0] not in passages:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from al_ray.data import files
 from al_ray.data.dataset import Dataset, Examine, Example
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.envs.spider.data import (
     FILES,
     FOLDER,
@@ -22,7 +22,7 @@ from al_ray.envs.spider.hardness import hardness
 def _examine(directory: Path) -> Examine:
     folder = databases_folder(str(directory))
 
-    def example(split: str, row: Row) -> Example:
+    def example(split: str, row: DataRow) -> Example:
         found = files.checked(row, Question)
         return Example(
             row.where,  # rows have no ids

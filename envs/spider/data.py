@@ -15,7 +15,7 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from al_ray.data import files
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.envs.spider.database import BUDGET, Database
 from al_ray.envs.spider.evaluation import normalized
 from al_ray.envs.spider.hardness import LEVELS, Hardness, hardness
@@ -113,7 +113,7 @@ def fault_of(database: Database, query: str) -> str | None:
     return None
 
 
-def _rows(path: str | None, split: str) -> Iterator[Row]:
+def _rows(path: str | None, split: str) -> Iterator[DataRow]:
     yield from files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)
     folder = files.directory(path, samples=SAMPLES, folder=FOLDER)
     for name in MORE_FILES[split]:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from al_ray.cli import data, data_view
 from al_ray.data import files
 from al_ray.data.dataset import SHOWN, Dataset, Examine, Example, Report, report
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.errors import DataError, Problem
 
 
@@ -26,7 +26,7 @@ def examine(directory: Path) -> Examine:
     if (directory / "broken").exists():
         raise DataError(Problem("tables.json", None, "is missing"))
 
-    def example(split: str, row: Row) -> Example:
+    def example(split: str, row: DataRow) -> Example:
         found = files.checked(row, Question)
         length = len(found["question"])
         return Example(

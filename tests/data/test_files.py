@@ -12,7 +12,7 @@ from pyarrow import parquet
 from typing_extensions import TypedDict
 
 from al_ray.data import files
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.errors import DataError
 
 
@@ -36,7 +36,7 @@ def write(path: Path, values: Sequence[object] = VALUES) -> Path:
     return path
 
 
-def rows(path: Path | None, *names: str, samples: Path = Path("absent")) -> list[Row]:
+def rows(path: Path | None, *names: str, samples: Path = Path("absent")) -> list[DataRow]:
     return list(files.rows(None if path is None else str(path), names, samples=samples, folder="made"))
 
 
@@ -87,7 +87,7 @@ def test_a_row_that_cannot_be_read_is_named_and_those_after_it_are_read(
     path = tmp_path / "train.jsonl"
     path.write_bytes(b'{"id": "a"}\n' + line + b'{"id": "b"}\n')
     before, bad, after = files.read(path)
-    assert isinstance(before, Row) and isinstance(after, Row) and after.values == {"id": "b"}
+    assert isinstance(before, DataRow) and isinstance(after, DataRow) and after.values == {"id": "b"}
     with pytest.raises(DataError, match=told):
         raise bad if isinstance(bad, DataError) else AssertionError(bad)
     with pytest.raises(DataError, match=told):
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_parquet_is_an_error(tmp_path: Path) -> None:
 def test_every_wrong_field_of_a_row_is_told() -> None:
     """Nothing is converted: a number is no text."""
     with pytest.raises(DataError) as caught:
-        files.checked(Row("file, row 3", {"hops": [1, "2"]}), Schema)
+        files.checked(DataRow("file, row 3", {"hops": [1, "2"]}), Schema)
     assert [problem.where for problem in caught.value.problems] == ["file, row 3, id", "file, row 3, hops.1"]
     assert [problem.value for problem in caught.value.problems] == [None, "2"]
 

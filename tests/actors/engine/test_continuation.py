@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from al_ray.actors.engine.lineage import Message
 from al_ray.errors import RecipeError
 from al_ray.machines import models
+from al_ray.traces.messages import Message
 from al_ray.types import ChatRequest, Lineage, LineageOutcome, Sampling
 from tests.speaker import (
     CHATML,

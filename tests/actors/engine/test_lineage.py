@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from al_ray.actors.engine.lineage import LineageMemory, Message
+from al_ray.actors.engine.lineage import LineageMemory
 from al_ray.algorithms.rows import build_rows
 from al_ray.errors import BadRequestError
 from al_ray.reports.batch_metrics import lineage_metrics
 from al_ray.traces import semconv
+from al_ray.traces.messages import Message
 from al_ray.types import (
     ChatReply,
     ChatRequest,
