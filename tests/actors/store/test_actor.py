@@ -37,6 +37,7 @@ StartStore = Callable[..., Any]
 
 READER = """
 import sys
+from al_ray.database.query import Condition, Query
 from al_ray.database.writer import Database
 database = Database(sys.argv[1])
 while sys.stdin.readline():
