@@ -59,9 +59,13 @@ class Nesting:
             if name := self._named_agent(span) if is_call else text(span, semconv.AGENT_NAME):
                 self._agents_of_trace.setdefault(self._trace(span), set()).add(name)
 
+    def around(self, span: Span) -> Iterator[Span]:
+        """Whatever is around ``span``, noise too, innermost first."""
+        return ancestors(span, self._by_id, self._parents)
+
     def enclosing(self, span: Span) -> Iterator[Span]:
         """The operations and calls around ``span``, innermost first."""
-        for outer in self._ancestors(span):
+        for outer in self.around(span):
             known = self._call_seen_by(outer)
             if known is not span and (known.kind is SpanKind.CALL or is_operation(known)):
                 yield known
@@ -71,7 +75,7 @@ class Nesting:
         has one; where the chain of parents is broken, that of the trace's only agent. Else empty."""
         if name := self._named_agent(call):
             return name
-        *_, outermost = (call, *self._ancestors(call))
+        *_, outermost = (call, *self.around(call))
         agents = self._agents_of_trace.get(self._trace(call), set())
         broken = outermost.id in self._parents
         return str(*agents) if broken and len(agents) == 1 else ""
@@ -111,17 +115,14 @@ class Nesting:
     def _named_agent(self, call: Span) -> str:
         twin = self._seen_as.get(call.id)
         seen = [call] if twin is None else [call, twin]
-        outside = (outer for span in reversed(seen) for outer in self._ancestors(span))
-        around = (self._call_seen_by(outer) for outer in outside)
+        outside = (outer for span in reversed(seen) for outer in self.around(span))
+        around = (each for outer in outside for each in (outer, self._call_seen_by(outer)))
         names = (text(span, semconv.AGENT_NAME) for span in (*seen, *around))
         return next(filter(None, names), "")
 
     def _trace(self, span: Span) -> str:
         twin = self._seen_as.get(span.id, span)
         return text(span, semconv.TRACE_ID) or text(twin, semconv.TRACE_ID)
-
-    def _ancestors(self, span: Span) -> Iterator[Span]:
-        return ancestors(span, self._by_id, self._parents)
 
     def _call_seen_by(self, span: Span) -> Span:
         """The call that ``span`` saw, if it saw one, else ``span``."""

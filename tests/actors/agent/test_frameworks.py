@@ -156,7 +156,7 @@ async def test_an_unmodified_agent_gives_agent_names_tool_calls_and_nesting(
 ) -> None:
     nesting = await house.trace(framework)
     assert [nesting.agent(call) for call in nesting.calls] == ["writer", "writer", "checker"]
-    within = [list(nesting.enclosing(call)) for call in nesting.calls]
+    within = [list(nesting.around(call)) for call in nesting.calls]
     assert all(within), "each call is within the agent's own operations"
     (tool,) = (span for span in nesting.spans if span.attributes.get(semconv.OPERATION) == "execute_tool")
     assert tool.attributes[semconv.TOOL_NAME] == "add"
