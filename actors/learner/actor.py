@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +91,11 @@ class Learner:
     def update(self, rows: Sequence[Row], loss: Loss) -> UpdateReport:
         """One optimizer step on all ranks' rows; the report is of all ranks.
 
-        Gradients that are not finite move nothing: the report then has ``steps_refused`` 1 and the
-        policy version stays.
+        Gradients that are not finite move nothing: the report then has ``optim/steps_refused`` 1 and
+        the policy version stays.
         """
         assert self._stage is not None, "start_stage comes first"
-        stage, started = self._stage, time.perf_counter()
+        stage = self._stage
         if loss.kl_coefficient > 0 and stage.reference is None:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs start_stage(keep_reference=True)")
         self._gradient.vector.zero_()
@@ -114,10 +113,9 @@ class Learner:
             self._version += 1
         stage.step += 1
         metrics = tally.metrics() | {
-            "grad_norm": grad_norm,
-            "lr": rate,
-            "steps_refused": float(not accepted),
-            "seconds": time.perf_counter() - started,
+            "optim/grad_norm": grad_norm,
+            "optim/lr": rate,
+            "optim/steps_refused": float(not accepted),
         }
         return UpdateReport(self._version, metrics)
 
@@ -131,7 +129,7 @@ class Learner:
         losses = loss(logprobs, reference_logprobs, batch)
         total = (losses.values * batch.weights).sum()
         total.backward()
-        return Tally.of(batch, total.detach(), {**losses.metrics, "entropy": entropy})
+        return Tally.of(batch, total.detach(), {**losses.metrics, "policy/entropy": entropy})
 
     def _sum_over_ranks(self, tally: Tally) -> Tally:
         """Sums the gradient in place; returns the tally of all ranks."""

@@ -48,7 +48,10 @@ class LearnerGroup:
         shares = spread(kept, len(self._learners))
         pairs = zip(self._learners, shares, strict=True)
         report: UpdateReport = ray.get([learner.update.remote(share, loss) for learner, share in pairs])[0]
-        dropped = {"rows": float(len(rows)), "rows_without_advantage": float(len(rows) - len(kept))}
+        dropped = {
+            "learner/rows": float(len(rows)),
+            "learner/rows_without_advantage": float(len(rows) - len(kept)),
+        }
         return UpdateReport(report.policy_version, {**report.metrics, **dropped})
 
     def publish(self, version: int) -> WeightUpdate:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from al_ray.algorithms.batching import MicroBatch
 
-_TOTALS = ("loss", "tokens", "tokens_computed", "tokens_shared", "micro_batches")
+_TOKENS = "learner/trained_tokens"
+_TOTALS = (
+    "optim/loss",
+    _TOKENS,
+    "learner/computed_tokens",
+    "learner/shared_tokens",
+    "learner/micro_batches",
+)
 
 
 @dataclass(slots=True)
@@ -23,16 +30,16 @@ class Tally:
     @classmethod
     def of(cls, batch: MicroBatch, loss: Tensor, per_token: Mapping[str, Tensor]) -> Tally:
         """One micro-batch's: its loss, and metrics that have a value a trained token."""
-        ratio_max = float(per_token["ratio"].max()) if "ratio" in per_token else 0.0
+        ratio = per_token.get("policy/ratio_mean")
         sums = {name: float(values.sum()) for name, values in per_token.items()}
         totals = {
-            "loss": float(loss),
-            "tokens": len(batch.targets),
-            "tokens_computed": batch.computed,
-            "tokens_shared": batch.saved,
-            "micro_batches": 1,
+            "optim/loss": float(loss),
+            _TOKENS: len(batch.targets),
+            "learner/computed_tokens": batch.computed,
+            "learner/shared_tokens": batch.saved,
+            "learner/micro_batches": 1,
         }
-        return cls(Counter(sums | totals), ratio_max)
+        return cls(Counter(sums | totals), 0.0 if ratio is None else float(ratio.max()))
 
     def add(self, other: Tally) -> None:
         self.sums.update(other.sums)
@@ -41,5 +48,5 @@ class Tally:
     def metrics(self) -> dict[str, float]:
         """Totals as they are, token metrics as means over trained tokens."""
         totals = {name: float(self.sums[name]) for name in _TOTALS}
-        means = {name: v / self.sums["tokens"] for name, v in self.sums.items() if name not in _TOTALS}
-        return totals | means | ({"ratio_max": self.ratio_max} if "ratio" in means else {})
+        means = {name: v / self.sums[_TOKENS] for name, v in self.sums.items() if name not in _TOTALS}
+        return totals | means | ({"policy/ratio_max": self.ratio_max} if "policy/ratio_mean" in means else {})

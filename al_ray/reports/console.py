@@ -7,8 +7,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final, TextIO
 
 from rich import box
@@ -20,46 +19,19 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.reports.names import METRICS
+
 PROGRESS_SECONDS: Final = 30.0
 """Off a terminal, a phase is told of at most this often."""
 _BAR_WIDTH: Final = 24
 _UNLIMITED: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """What is told of one step; None is not known or means nothing in this kind of stage."""
-
-    stage: str
-    step: int
-    total: int
-    loss: float | None
-    reward: float | None
-    rollouts: int | None
-    failed: int | None
-    response_tokens: float | None
-    entropy: float | None
-    grad_norm: float | None
-    staleness: float | None
-    generated_tokens_per_s: float | None
-    trained_tokens_per_s: float | None
-    seconds: float
-
-
+_METRICS: Final = sorted((metric.column, metric.key) for metric in METRICS if metric.column is not None)
 _COLUMNS: Final[Sequence[tuple[str, int]]] = (
     ("stage", 10),
     ("step", 9),
-    ("reward", 7),
-    ("loss", 9),
-    ("seconds", 7),
-    ("rollouts", 8),
-    ("failed", 6),
-    ("tokens", 7),
-    ("gen tok/s", 9),
-    ("train tok/s", 11),
-    ("entropy", 8),
-    ("grad norm", 9),
-    ("stale", 6),
+    *((column.title, column.width) for column, _ in _METRICS),
 )
 """Title and width, the most wanted first: those that do not fit the terminal are left out."""
 
@@ -96,12 +68,14 @@ class Console:
             self._told_at = time.monotonic()
             self.note(f"{'':<10}  {self._status.text()}")
 
-    def step(self, row: StepRow) -> None:
+    def step(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        """A row of the table, from what is logged of the step; a dash is not known, or means nothing here."""
         columns = self._fitting()
         if not self._headed:
             self._headed = True
             self._out.print(Text(_aligned([title for title, _ in columns], columns), "bold"))
-        self._out.print(Text(_aligned(_cells(row), columns)))
+        cells = [stage, f"{step}/{total}", *(compact(values.get(key)) for _, key in _METRICS)]
+        self._out.print(Text(_aligned(cells, columns)))
 
     def evaluation(self, name: str, accuracy: float, stderr: float, count: int, seconds: float) -> None:
         self._evaluations.append((name, f"{accuracy:.4f}", f"± {stderr:.4f}", count))
@@ -185,23 +159,6 @@ def compact(value: float | None) -> str:
         if unit <= abs(rounded) < 1e12:
             return f"{rounded / (unit if suffix else 1):#.3g}".rstrip(".") + suffix
     return f"{value:.2e}"
-
-
-def _cells(row: StepRow) -> Sequence[str]:
-    numbers = (
-        row.reward,
-        row.loss,
-        row.seconds,
-        row.rollouts,
-        row.failed,
-        row.response_tokens,
-        row.generated_tokens_per_s,
-        row.trained_tokens_per_s,
-        row.entropy,
-        row.grad_norm,
-        row.staleness,
-    )
-    return [row.stage, f"{row.step}/{row.total}", *map(compact, numbers)]
 
 
 def _aligned(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:

@@ -1,4 +1,4 @@
-"""A run as one picture, ``progress.png``: accuracy on held-out tasks and training reward by step."""
+"""A run as one picture, ``progress.png``: what the table of metrics has panels for, by step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from al_ray.errors import Problem, UserError
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
+from al_ray.reports.names import METRICS, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE_NAME: Final = "progress.png"
-_ACCURACY: Final = "#1f5fa8"
-_REWARD: Final = "#c2571a"
+_BLUE: Final = "#1f5fa8"
+_ORANGE: Final = "#c2571a"
 _GREY: Final = "#555555"
 _SMOOTH_FROM: Final = 20
-"""Points of the reward curve from which a moving mean is drawn over it."""
+"""Points of a curve from which a moving mean is drawn over it."""
 _STYLE: Final = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -39,9 +40,9 @@ _STYLE: Final = {
 def plot_run(recipe: Recipe, folder: Path) -> Path:
     """Draw the run in ``folder``. Raises ``UserError`` if nothing that it draws has been logged."""
     lines = jsonl_sink.read(folder)
-    accuracy = _series(lines, "eval/accuracy", "eval/stderr")
-    reward = _series(lines, "reward/mean")
-    if not accuracy and not reward:
+    drawn = [(m.panel, _series(lines, m.key, m.panel.error)) for m in METRICS if m.panel is not None]
+    panels = [(panel, series) for panel, series in drawn if series]
+    if not panels:
         cure = "no reward and no accuracy has been logged yet; plot it after its first evaluation or step"
         raise UserError(Problem("plot", str(folder / jsonl_sink.FILE_NAME), cure))
 
@@ -51,14 +52,13 @@ def plot_run(recipe: Recipe, folder: Path) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    drawn = ((_draw_accuracy, accuracy), (_draw_reward, reward))
-    panels = [(draw, series) for draw, series in drawn if series]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8, 1.2 + 2.6 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
         rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (draw, series) in zip(rows, panels, strict=True):
-            draw(axes, series)
+        for axes, (panel, series) in zip(rows, panels, strict=True):
+            draw = _draw_points if panel.error else _draw_curve
+            draw(axes, panel, series)
             _shade_stages(axes, recipe, labelled=axes is rows[0])
         rows[-1].set_xlabel("step")
         end = stage_spans(recipe)[-1].end
@@ -76,28 +76,30 @@ def _series(lines: Sequence[dict[str, Any]], key: str, error: str = "") -> list[
     return [(step, last[step][key], last[step].get(error) or 0.0) for step in sorted(last)]
 
 
-def _draw_accuracy(axes: Axes, series: Sequence[tuple[int, float, float]]) -> None:
+def _draw_points(axes: Axes, panel: Panel, series: Sequence[tuple[int, float, float]]) -> None:
+    """Each with its error and its number."""
     steps, values, errors = zip(*series, strict=True)
-    axes.errorbar(steps, values, errors, color=_ACCURACY, marker="o", markersize=6, linewidth=1.2,
+    axes.errorbar(steps, values, errors, color=_BLUE, marker="o", markersize=6, linewidth=1.2,
                   elinewidth=1.4, capsize=4, clip_on=False, zorder=3)  # fmt: skip
     for step, value, error in series:
         axes.annotate(f"{value:.3f}", (step, value + error), xytext=(0, 5), textcoords="offset points",
-                      ha="center", color=_ACCURACY, fontsize=9)  # fmt: skip
-    axes.set_ylabel("held-out accuracy\n(± 1 standard error)")
+                      ha="center", color=_BLUE, fontsize=9)  # fmt: skip
+    axes.set_ylabel(f"{panel.label}\n(± 1 standard error)")
     axes.margins(y=0.15)
 
 
-def _draw_reward(axes: Axes, series: Sequence[tuple[int, float, float]]) -> None:
+def _draw_curve(axes: Axes, panel: Panel, series: Sequence[tuple[int, float, float]]) -> None:
+    """A value a step, and their moving mean where there are many."""
     steps, values, _ = zip(*series, strict=True)
     smooth = len(values) >= _SMOOTH_FROM
-    axes.plot(steps, values, color=_REWARD, linewidth=1.2, alpha=0.35 if smooth else 1.0,
+    axes.plot(steps, values, color=_ORANGE, linewidth=1.2, alpha=0.35 if smooth else 1.0,
               marker="" if smooth else ".")  # fmt: skip
     if smooth:
         window = len(values) // 10 | 1
-        axes.plot(steps, _moving_mean(values, window), color=_REWARD, linewidth=2.0,
+        axes.plot(steps, _moving_mean(values, window), color=_ORANGE, linewidth=2.0,
                   label=f"mean of {window} steps")  # fmt: skip
         axes.legend(frameon=False, loc="lower right")
-    axes.set_ylabel("training reward\n(mean of the step)")
+    axes.set_ylabel(panel.label)
 
 
 def _moving_mean(values: Sequence[float], window: int) -> list[float]:

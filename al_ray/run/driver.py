@@ -22,7 +22,7 @@ from al_ray.reports.metrics import Metrics
 from al_ray.run.folder import RunFolder
 from al_ray.run.policy import Parts
 from al_ray.run.stages.reinforcement import Batch, demonstration_batch, rollout_batch, rollout_requests
-from al_ray.run.step_report import evaluation_values, step_row, step_values
+from al_ray.run.step_report import evaluation_values, step_values
 from al_ray.types import Group, Task, UpdateReport
 
 
@@ -89,7 +89,7 @@ class Run:
     ) -> None:
         values = step_values(span, batch, report, times)
         self.metrics.log(step, values)
-        self.console.step(step_row(span, step, stage_spans(self.recipe)[-1].end, values))
+        self.console.step(span.stage.algorithm, step, stage_spans(self.recipe)[-1].end, values)
 
     async def _keep(self, span: StageSpan, step: int) -> None:
         """Write a checkpoint if one is due."""

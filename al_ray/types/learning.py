@@ -97,7 +97,7 @@ class Row(Value):
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport(Value):
-    """What one optimizer step did; plain numbers, ready to be logged."""
+    """What one optimizer step did; ``metrics`` are by the keys that they are logged by."""
 
     policy_version: int
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -35,12 +35,12 @@ class ClippedPolicyGradient:
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * batch.advantages
         values = -torch.minimum(plain, clipped)
         metrics = {
-            "clip_frac": (clipped < plain).float(),
-            "ratio": ratio.detach(),
-            "kl_sampler": k3(-log_ratio.detach()),
+            "policy/clip_frac": (clipped < plain).float(),
+            "policy/ratio_mean": ratio.detach(),
+            "off_policy/mismatch_kl": k3(-log_ratio.detach()),
         }
         if reference is not None:
             kl = k3(logprobs - reference)
             values = values + self.kl_coefficient * kl
-            metrics["kl"] = kl.detach()
+            metrics["policy/kl"] = kl.detach()
         return TokenLosses(values, metrics)

@@ -19,7 +19,8 @@ from al_ray.types import Row
 
 @dataclass(frozen=True, slots=True)
 class TokenLosses:
-    """``values`` carries the gradient; ``metrics`` are detached. All of shape ``[N]``."""
+    """``values`` carries the gradient; ``metrics`` are detached, and their means are logged by the same
+    keys. All of shape ``[N]``."""
 
     values: Tensor
     metrics: Mapping[str, Tensor]

@@ -14,6 +14,7 @@ from al_ray.database.reader import Records
 from al_ray.recipe import Recipe, loading
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
+from al_ray.reports.names import EVALUATION, STEP, TIMES
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
@@ -21,6 +22,7 @@ from al_ray.run.stages.reinforcement import rollout_requests
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests import toy
+from tests.metric_keys import missing, unlisted
 from tests.processes import Command, process_name, run
 
 pytestmark = pytest.mark.slow
@@ -184,7 +186,9 @@ def test_metrics_tell_each_step_once(place: Place, finished: str, recipe: Recipe
     lines = jsonl_sink.read(place.run.path)
     evaluations = [line for line in lines if "eval/accuracy" in line]
     assert [line["step"] for line in evaluations] == [0, FIRST_RL_STEP, LAST_STEP]
-    steps = [line for line in lines if "eval/accuracy" not in line]
+    logged = {key for line in lines for key in line} - {"step", "time"}
+    assert unlisted(logged) == [] and missing((*STEP, *TIMES, *EVALUATION), logged) == {"eval/NAME"}
+    steps = [line for line in lines if "optim/loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
     for line in steps:
         assert line["policy/version"] == line["step"]

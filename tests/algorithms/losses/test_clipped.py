@@ -36,10 +36,10 @@ def test_clipped_policy_gradient_is_ppos_surrogate_plus_k3(
         kl = math.exp(r - n) - (r - n) - 1
         surrogate = min(ratio * a, min(max(ratio, 0.8), 1.3) * a)
         assert float(result.values[i]) == pytest.approx(-surrogate + 0.1 * kl, rel=1e-3, abs=1e-4)
-        drift = float(result.metrics["kl_sampler"][i])
+        drift = float(result.metrics["off_policy/mismatch_kl"][i])
         assert drift == pytest.approx(ratio - 1 - (n - s), rel=1e-3, abs=1e-4)
         if abs(a) > 1e-3 and min(abs(ratio - 0.8), abs(ratio - 1.3)) > 1e-3:
-            assert bool(result.metrics["clip_frac"][i]) == (ratio > 1.3 if a > 0 else ratio < 0.8)
+            assert bool(result.metrics["policy/clip_frac"][i]) == (ratio > 1.3 if a > 0 else ratio < 0.8)
 
 
 def test_a_clipped_token_has_no_gradient_and_an_unclipped_one_has_the_advantage_times_the_ratio() -> None:

@@ -14,6 +14,7 @@ from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
 from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
 from al_ray.recipe.schedule import StageSpan, stage_spans
+from al_ray.reports.names import BATCH
 from al_ray.run.stages.reinforcement import rollout_batch, rollout_requests
 from al_ray.traces import semconv
 from al_ray.types import (
@@ -28,6 +29,7 @@ from al_ray.types import (
     Task,
 )
 from tests import toy
+from tests.metric_keys import missing, unlisted
 
 RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
@@ -179,6 +181,8 @@ def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run() -
 
 
 def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
+    """All that can be told of rollouts, as the table of metrics lists it."""
+
     def changed(span: Span) -> Span:
         if span.kind is SpanKind.REWARD:
             value = span.attributes[semconv.REWARD]
@@ -188,8 +192,10 @@ def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
         reason = "aborted" if span.id == "g0/1/1" else "length" if span.id == "g0/0/0" else "stop"
         return replace(span, attributes={**span.attributes, semconv.FINISH_REASONS: [reason]})
 
-    group = Group("g0", "step-000002", [rollout("g0", member, float(member), 2) for member in (0, 1)])
-    metrics = rollout_batch(RECIPE, stage(), [with_spans(group, changed)], 5).metrics
+    members = [rollout("g0", 0, 0.0, 2), rollout("g0", 1, 1.0, 2), rollout("g0", 2, None)]
+    ended = [with_spans(Group("g0", "step-000002", members), changed)]
+    metrics = rollout_batch(settled(intermediate={"tool_errors": -0.1}), stage(), ended, 5).metrics
+    assert unlisted(metrics) == [] and missing(BATCH, metrics) == {"demonstration/too_long"}
     assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
     assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0
-    assert metrics["rollout/left_out_aborted"] == 1
+    assert metrics["rollout/left_out_aborted"] == metrics["rollout/attempts_failed"] == 1

@@ -1,0 +1,139 @@
+"""The table of metrics: every number that is logged of a run, with what it means and where it is shown.
+
+Who computes a number logs it by its key here: it has no other name. ``metrics.jsonl`` and W&B get every
+key; the console's columns, the plot's panels, Ray's metrics and ``docs/metrics.md`` are made of this table.
+To add one is to compute it, and a line here.
+
+A key that ends in capitals is a family: ``rewards/NAME`` stands for ``rewards/`` and any name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Column:
+    """Of the console's table. Those that do not fit the terminal are left out, the last ``place`` first."""
+
+    place: int
+    title: str
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Of the plot. What has an ``error``, the key of its standard error, is drawn point by point."""
+
+    label: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of a step or an evaluation."""
+
+    key: str
+    unit: str
+    meaning: str
+    column: Column | None = None
+    panel: Panel | None = None
+    gauge: str = ""
+    """The name of Ray's gauge of it; Prometheus takes no slashes."""
+    counter: str = ""
+    """The name of Ray's counter that adds it up."""
+
+
+# A table is read line by line.
+# fmt: off
+EVALUATION: Final[Sequence[Metric]] = (
+    Metric("eval/accuracy", "reward", "Mean reward of the held-out tasks, each of which counts once.",
+           panel=Panel("held-out accuracy", error="eval/stderr"), gauge="al_ray_eval_accuracy"),
+    Metric("eval/stderr", "reward", "Standard error of that mean, over tasks."),
+    Metric("eval/tasks", "tasks", "Held-out tasks that have a score."),
+    Metric("eval/failed", "rollouts", "Rollouts without a score."),
+    Metric("eval/NAME", "", "Mean of each other metric over tasks: of the evaluator's, `avg@K`, `pass@k`."),
+)
+"""What an evaluation found."""
+
+BATCH: Final[Sequence[Metric]] = (
+    Metric("reward/mean", "reward", "Mean reward, as it was given: without intermediate rewards.",
+           column=Column(1, "reward", 7), panel=Panel("training reward\n(mean of the step)"),
+           gauge="al_ray_reward_mean"),
+    Metric("reward/std", "reward", "Standard deviation of these rewards."),
+    Metric("rewards/NAME", "", "Mean of each other dimension of the rewards, over those that have it."),
+    Metric("rollout/count", "rollouts", "Rollouts of the batch.",
+           column=Column(4, "rollouts", 8), counter="al_ray_rollouts_total"),
+    Metric("rollout/failed", "rollouts", "Rollouts of the batch that failed.",
+           column=Column(5, "failed", 6), counter="al_ray_rollouts_failed_total"),
+    Metric("rollout/attempts_STATUS", "attempts", "Attempts that did not succeed, by how they ended."),
+    Metric("rollout/dropped_groups", "groups", "Groups left out: fewer than two rollouts to compare."),
+    Metric("rollout/equal_groups", "groups", "Groups whose rollouts all have the same reward."),
+    Metric("rollout/calls", "calls", "Mean calls of a rollout that give a transition."),
+    Metric("rollout/prompt_tokens", "tokens", "Mean tokens of a call's prompt."),
+    Metric("rollout/response_tokens", "tokens", "Mean sampled tokens of a rollout.",
+           column=Column(6, "tokens", 7), gauge="al_ray_response_tokens"),
+    Metric("rollout/left_out_REASON", "responses", "Responses that gave no transition, by reason."),
+    Metric("off_policy/staleness_mean", "versions", "Mean staleness of calls: policy version now minus then.",
+           gauge="al_ray_staleness_mean"),
+    Metric("off_policy/staleness_max", "versions", "Staleness of the stalest call.",
+           column=Column(11, "stale", 6)),
+    Metric("lineage/new", "calls", "Calls that begin a conversation."),
+    Metric("lineage/continued", "calls", "Calls that begin with the tokens of an earlier one."),
+    Metric("lineage/branch_REASON", "calls", "Calls that could not begin with them, by reason."),
+    Metric("signals/NAME", "", "Mean of each signal over the trained calls."),
+    Metric("air/NAME", "reward", "What each signal was worth to a rollout, on average."),
+    Metric("air/reward", "reward", "Mean intermediate reward of a rollout."),
+    Metric("air/limited", "share", "Rollouts whose intermediate reward was cut by the limit."),
+    Metric("demonstration/too_long", "tasks", "Demonstrations left out: longer than `model.max_length`."),
+)
+"""What a step learns from: rollouts, or demonstrations."""
+
+LEARNERS: Final[Sequence[Metric]] = (
+    Metric("optim/loss", "", "Loss of the update: a weighted sum over its tokens.",
+           column=Column(2, "loss", 9), gauge="al_ray_loss"),
+    Metric("optim/lr", "", "Learning rate."),
+    Metric("optim/grad_norm", "", "Gradient norm before clipping.",
+           column=Column(10, "grad norm", 9), gauge="al_ray_grad_norm"),
+    Metric("optim/steps_refused", "", "1 if the gradient was not finite and moved nothing, else 0."),
+    Metric("policy/entropy", "nats", "Mean entropy of the distributions that predict the trained tokens.",
+           column=Column(9, "entropy", 8)),
+    Metric("policy/kl", "nats", "Mean k3 estimate of the KL to the stage's reference, where it has one."),
+    Metric("policy/clip_frac", "share", "Trained tokens whose loss is clipped."),
+    Metric("policy/ratio_mean", "", "Mean probability ratio of trained tokens: learner to sampler."),
+    Metric("policy/ratio_max", "", "The largest of these ratios."),
+    Metric("off_policy/mismatch_kl", "nats", "Mean k3 estimate of the KL from the sampler to the learner."),
+    Metric("learner/rows", "rows", "Rows of the batch."),
+    Metric("learner/rows_without_advantage", "rows", "Rows without a gradient: not computed."),
+    Metric("learner/micro_batches", "micro-batches", "Packed forward and backward passes of the update."),
+    Metric("learner/trained_tokens", "tokens", "Tokens that were trained."),
+    Metric("learner/computed_tokens", "tokens", "Tokens that were computed, context included."),
+    Metric("learner/shared_tokens", "tokens", "Tokens that were not computed again: rows begin alike."),
+)
+"""The update, as the learners report it: means are over trained tokens."""
+
+STEP: Final[Sequence[Metric]] = (
+    Metric("stage", "", "Index of the stage, from 0."),
+    Metric("policy/version", "", "Weight updates since the run began.", gauge="al_ray_policy_version"),
+    Metric("perf/generated_tokens_per_s", "tokens/s", "Sampled tokens over the time of the rollouts.",
+           column=Column(7, "gen tok/s", 9), gauge="al_ray_generated_tokens_per_s"),
+    Metric("perf/trained_tokens_per_s", "tokens/s", "Computed tokens over the time of the update.",
+           column=Column(8, "train tok/s", 11), gauge="al_ray_trained_tokens_per_s"),
+)
+"""The step as a whole."""
+
+TIME: Final = "time/"
+TIMES: Final[Sequence[Metric]] = (
+    Metric("time/weights", "s", "Until the engines had the learners' weights."),
+    Metric("time/rollouts", "s", "Until all rollouts had ended, or the demonstrations were tokenised."),
+    Metric("time/update", "s", "The learners' update."),
+    Metric("time/step", "s", "The whole step: weights, rollouts and update.", column=Column(3, "seconds", 7)),
+    Metric("time/checkpoint", "s", "Writing a checkpoint, where one was due."),
+    Metric("time/evaluation", "s", "An evaluation."),
+)
+"""What each phase took. Ray has one gauge for all, told apart by its tag ``phase``."""
+# fmt: on
+
+METRICS: Final[Sequence[Metric]] = (*EVALUATION, *BATCH, *LEARNERS, *STEP, *TIMES)

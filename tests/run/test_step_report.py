@@ -1,0 +1,53 @@
+"""What is logged is what the table of metrics lists."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.evaluation.estimates import estimate
+from al_ray.evaluation.evaluate import Evaluation
+from al_ray.recipe import Recipe
+from al_ray.recipe.schedule import stage_spans
+from al_ray.reports.names import EVALUATION, STEP
+from al_ray.run.stages.reinforcement import Batch
+from al_ray.run.step_report import evaluation_values, step_values
+from al_ray.types import UpdateReport
+from tests import toy
+from tests.metric_keys import missing, unlisted
+
+SPAN = stage_spans(Recipe.model_validate(toy.recipe(Path("model"), Path("out"))))[1]
+
+
+def test_a_step_is_logged_with_what_batch_and_learners_told_its_times_and_its_speed() -> None:
+    batch = Batch((), CrossEntropy(), {"rollout/count": 4, "rollout/response_tokens": 5.0})
+    report = UpdateReport(3, {"optim/loss": 0.5, "learner/computed_tokens": 100.0})
+    times = {"rollouts": 2.0, "update": 4.0, "step": 6.0}
+    values = step_values(SPAN, batch, report, times)
+    assert unlisted(values) == [] and missing(STEP, values) == set()
+    assert {**batch.metrics, **report.metrics, "time/step": 6.0}.items() <= values.items()
+    assert values["perf/generated_tokens_per_s"] == 10 and values["perf/trained_tokens_per_s"] == 25
+
+
+def test_a_step_that_sampled_and_computed_nothing_has_no_speed() -> None:
+    """As a supervised one without rows."""
+    report = UpdateReport(3, {"learner/computed_tokens": 0.0})
+    values = step_values(SPAN, Batch((), CrossEntropy()), report, {"rollouts": 0.0, "update": 0.0})
+    assert missing(STEP, values) == {"perf/generated_tokens_per_s", "perf/trained_tokens_per_s"}
+
+
+def test_an_evaluation_is_logged_with_every_score_and_its_failures() -> None:
+    scores = {"reward": estimate([0.0, 1.0]), "em": estimate([1.0, 1.0, 0.0, 0.0])}
+    values = evaluation_values(
+        Evaluation("reward", 1, (), scores, {}, {"ValueError": 2, "timed_out": 1}), 9.0
+    )
+    assert unlisted(values) == [] and missing(EVALUATION, values) == set()
+    assert (values["eval/accuracy"], values["eval/em"], values["eval/failed"]) == (0.5, 0.5, 3)
+    assert (values["eval/tasks"], values["time/evaluation"]) == (2, 9.0)
+
+
+def test_an_evaluation_in_which_all_failed_is_logged_as_not_a_number() -> None:
+    values = evaluation_values(Evaluation("reward", 1, (), {}, {}, {"ValueError": 4}), 9.0)
+    assert math.isnan(values["eval/accuracy"]) and math.isnan(values["eval/stderr"])
+    assert (values["eval/tasks"], values["eval/failed"]) == (0, 4)
