@@ -57,14 +57,14 @@ async def _run(
     recipe: Recipe, folder: RunFolder, model: Path, tasks: preflight.Tasks, console: Console
 ) -> None:
     from al_ray.machines import cluster
-    from al_ray.reports.metrics import open_metrics
+    from al_ray.reports.sinks import open_sinks
     from al_ray.run.driver import Run
     from al_ray.run.policy import started
 
     console.phase("start")
     with cluster.connected():
         steps = folder.checkpoints()
-        metrics = open_metrics(folder.path.name, folder.path, recipe, steps[-1] if steps else None)
+        metrics = open_sinks(folder.path.name, folder.path, recipe, steps[-1] if steps else None)
         ended_well = False
         try:
             async with started(recipe, model, folder) as parts:
@@ -95,7 +95,7 @@ async def evaluate(subject: Subject, run: str | None, new_run: str, *, resume: b
     """Run the agent on the held-out tasks and say how it did; whether anything could be scored."""
     from al_ray.evaluation import report
     from al_ray.machines import cluster
-    from al_ray.reports.metrics import open_metrics
+    from al_ray.reports.sinks import open_sinks
     from al_ray.run.step_report import evaluation_values
 
     console = Console()
@@ -117,7 +117,7 @@ async def evaluate(subject: Subject, run: str | None, new_run: str, *, resume: b
             found = await _run_evaluation(subject, folder, tasks.held_out, console)
             seconds = time.perf_counter() - begun
             written = report.write(found, recipe, folder.path)
-            metrics = open_metrics(folder.path.name, folder.path, recipe, None)
+            metrics = open_sinks(folder.path.name, folder.path, recipe, None)
             metrics.log(0, evaluation_values(found, seconds))
             metrics.close(ok=True)
     finally:

@@ -1,3 +1,4 @@
-"""What a run tells of itself: metrics of a batch, the sinks they go to, the terminal, the plot.
+"""What a run tells of itself: the table of metrics, the sinks they go to, the terminal, the plot.
 
-Others compute with ``batch_metrics``, send by ``metrics.Metrics`` and show by ``console.Console``."""
+Others compute with ``batch_metrics``, log by the keys of ``names`` to ``sinks.Sinks``, and show by
+``console.Console`` and ``plot.plot_run``."""

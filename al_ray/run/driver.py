@@ -18,7 +18,7 @@ from al_ray.recipe import AnyStage, GrpoStage, Recipe
 from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
-from al_ray.reports.metrics import Metrics
+from al_ray.reports.sinks import Sinks
 from al_ray.run.folder import RunFolder
 from al_ray.run.policy import Parts
 from al_ray.run.stages.reinforcement import Batch, demonstration_batch, rollout_batch, rollout_requests
@@ -34,7 +34,7 @@ class Run:
     folder: RunFolder
     parts: Parts
     learners: LearnerGroup
-    metrics: Metrics
+    metrics: Sinks
     console: Console
     train_tasks: Sequence[Task]
     held_out_tasks: Sequence[Task]

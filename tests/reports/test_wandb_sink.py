@@ -14,7 +14,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from al_ray.errors import UserError
 from al_ray.recipe import Recipe
-from al_ray.reports.metrics import open_metrics
+from al_ray.reports.sinks import open_sinks
 from al_ray.traces import semconv
 from al_ray.types import Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 
@@ -88,11 +88,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_offline_it_logs_by_step_and_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
-    metrics = open_metrics("20260101", tmp_path, _recipe(), None)
+    metrics = open_sinks("20260101", tmp_path, _recipe(), None)
     metrics.log(1, {"reward/mean": 0.5})
     metrics.log_rollouts(1, [_rollout(index) for index in range(20)])
     metrics.close(True)
-    resumed = open_metrics("20260101", tmp_path, _recipe(), 1)
+    resumed = open_sinks("20260101", tmp_path, _recipe(), 1)
     resumed.log(2, {"reward/mean": 0.75})
     resumed.close(True)
 
@@ -112,7 +112,7 @@ def test_offline_it_logs_by_step_and_a_resumed_run_is_the_same_run(tmp_path: Pat
 @pytest.mark.usefixtures("offline")
 def test_the_environment_wins_over_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    metrics = open_metrics("20260101", tmp_path, _recipe("online"), None)
+    metrics = open_sinks("20260101", tmp_path, _recipe("online"), None)
     metrics.log(1, {"reward/mean": 0.5})
     metrics.log_rollouts(1, [_rollout(0)])
     metrics.close(True)
@@ -125,4 +125,4 @@ def test_a_start_that_fails_is_the_users_mistake_with_a_cure(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "sideways")
     with pytest.raises(UserError, match="WANDB_MODE=offline"):
-        open_metrics("20260101", tmp_path, _recipe(), None)
+        open_sinks("20260101", tmp_path, _recipe(), None)

@@ -1,6 +1,6 @@
-"""A run's numbers: to ``metrics.jsonl`` always, to W&B if the recipe asks, to Ray's metrics under Ray.
+"""Where a run's numbers go: ``metrics.jsonl`` always, W&B if the recipe asks, Ray's metrics under Ray.
 
-A key is a path such as ``reward/mean``; a step is the global step, counted over all stages.
+Keys are those of the table in ``names``; a step is the global step, counted over all stages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from al_ray.types import Rollout
 
 
 class Sink(Protocol):
-    """A place that numbers go to."""
+    """One place that they go to."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -24,8 +24,8 @@ class Sink(Protocol):
     def close(self, ok: bool) -> None: ...
 
 
-class Metrics:
-    """Sends everything to every sink."""
+class Sinks:
+    """All of them as one."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
@@ -44,7 +44,7 @@ class Metrics:
             sink.close(ok)
 
 
-def open_metrics(run_name: str, folder: Path, recipe: Recipe, resume_from: int | None) -> Metrics:
+def open_sinks(run_name: str, folder: Path, recipe: Recipe, resume_from: int | None) -> Sinks:
     """The sinks of the run in ``folder``. ``resume_from`` is the step it goes on from, None at its start.
 
     Raises ``UserError`` if the recipe asks for W&B and it cannot be started.
@@ -61,4 +61,4 @@ def open_metrics(run_name: str, folder: Path, recipe: Recipe, resume_from: int |
         from al_ray.reports.ray_sink import RaySink
 
         sinks.append(RaySink(run_name))
-    return Metrics(sinks)
+    return Sinks(sinks)
