@@ -1,4 +1,4 @@
-"""What is told of a batch of rollouts: pure functions from groups to plain numbers."""
+"""What is told of a batch of rollouts: pure functions from groups to numbers by the keys of ``names``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rollout_metrics(
         ),
         "off_policy/staleness_mean": _mean(staleness),
         "off_policy/staleness_max": max(staleness, default=0),
-        **{f"rollout/attempts_{status}": count for status, count in failed_attempts(rollouts).items()},
+        **{f"rollout/attempts_{status}": count for status, count in _failed_attempts(rollouts).items()},
         **lineage_metrics(rollouts),
     }
 
@@ -111,7 +111,7 @@ def dimension_metrics(trajectories: Sequence[Trajectory], primary: str) -> dict[
     }
 
 
-def failed_attempts(rollouts: Sequence[Rollout]) -> Mapping[AttemptStatus, int]:
+def _failed_attempts(rollouts: Sequence[Rollout]) -> Mapping[AttemptStatus, int]:
     """How many attempts ended otherwise than well, by how they ended."""
     statuses = Counter(attempt.status for rollout in rollouts for attempt in rollout.attempts)
     return {

@@ -20,8 +20,8 @@ from al_ray.rollouts.conversation import transcript
 from al_ray.rollouts.rewards import rewards
 from al_ray.types import Rollout, SpanKind
 
-ID_FILE: Final = "wandb-id"
-MAX_ROLLOUTS: Final = 8
+_ID_FILE: Final = "wandb-id"
+_MAX_ROLLOUTS: Final = 8
 """Rows of the table a step: to be read, not to be counted."""
 _COLUMNS: Final = ["step", "rollout", "status", "reward", "calls", "task", "messages"]
 
@@ -61,7 +61,7 @@ class WandbSink:
         self._run.log({"step": step, **values})
 
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
-        for rollout in rollouts[:MAX_ROLLOUTS]:
+        for rollout in rollouts[:_MAX_ROLLOUTS]:
             self._rollouts.add_data(*_row(step, rollout, self._dimension))
         self._run.log({"step": step, "rollouts": self._rollouts})
 
@@ -71,7 +71,7 @@ class WandbSink:
 
 def _run_id(folder: Path) -> str:
     """Fixed when the run folder is first logged from, so that a resumed run continues its W&B run."""
-    path = folder / ID_FILE
+    path = folder / _ID_FILE
     if not path.exists():
         path.write_text(secrets.token_hex(4), encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
