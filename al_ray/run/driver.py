@@ -61,20 +61,24 @@ class Run:
     async def _step(self, span: StageSpan, step: int) -> None:
         """One batch and its update."""
         started = time.perf_counter()
+        times: dict[str, float] = {}
+        if isinstance(span.stage, GrpoStage):
+            self.console.phase("weights")
+            await self.parts.sync_weights()
+            times["weights"] = time.perf_counter() - started
+        ready = time.perf_counter()
         batch = await self._batch(span, step)
         collected = time.perf_counter()
         self.console.phase("update")
         report = await asyncio.to_thread(self.learners.update, batch.rows, batch.loss)
         updated = time.perf_counter()
-        times = {"rollouts": collected - started, "update": updated - collected, "step": updated - started}
+        times |= {"rollouts": collected - ready, "update": updated - collected, "step": updated - started}
         self._tell(span, step + 1, batch, report, times)
 
     async def _batch(self, span: StageSpan, step: int) -> Batch:
         if not isinstance(span.stage, GrpoStage):
             engine = self.parts.engines.admitted()[0]
             return await demonstration_batch(self.recipe, span, step, self.train_tasks, engine)
-        self.console.phase("weights")
-        await self.parts.sync_weights()
         requests = rollout_requests(self.recipe, span, step, self.train_tasks)
         groups: list[Group] = []
         self.console.phase("rollouts", 0, len(requests))
@@ -96,8 +100,10 @@ class Run:
         if not checkpoint_due(self.recipe, span, step):
             return
         self.console.phase("checkpoint")
+        started = time.perf_counter()
         await asyncio.to_thread(self.learners.save, str(self.folder.checkpoint(step)))
         self.folder.prune_checkpoints(self.recipe.checkpoint.keep)
+        self.metrics.log(step, {"time/checkpoint": time.perf_counter() - started})
 
     async def _restore(self) -> int:
         """Load the last checkpoint, if there is one; returns the steps that it holds."""
