@@ -21,7 +21,7 @@ from al_ray.reports.console import Console
 from al_ray.reports.metrics import Metrics
 from al_ray.run.folder import RunFolder
 from al_ray.run.policy import Parts
-from al_ray.run.stages.reinforcement import Batch, demonstration_batch, rollout_batch, rollout_requests
+from al_ray.run.stages.reinforcement import Batch, demonstration_batch, requests_of_step, rollout_batch
 from al_ray.run.step_report import evaluation_values, step_row, step_values
 from al_ray.types import Group, Task, UpdateReport
 
@@ -75,7 +75,7 @@ class Run:
             return await demonstration_batch(self.recipe, span, step, self.train_tasks, engine)
         self.console.phase("weights")
         await self.parts.sync_weights()
-        requests = rollout_requests(self.recipe, span, step, self.train_tasks)
+        requests = requests_of_step(self.recipe, span, step, self.train_tasks)
         groups: list[Group] = []
         self.console.phase("rollouts", 0, len(requests))
         async for ended in self.parts.agents.rollouts(requests):

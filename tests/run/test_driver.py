@@ -15,7 +15,7 @@ from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.rollouts.trajectory import rewards, trajectory
 from al_ray.run.folder import RunFolder
-from al_ray.run.stages.reinforcement import rollout_requests
+from al_ray.run.stages.reinforcement import requests_of_step
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests import toy
@@ -111,7 +111,7 @@ def requests(recipe: Recipe) -> Sequence[RolloutRequest]:
     return [
         request
         for step in range(FIRST_RL_STEP, LAST_STEP)
-        for request in rollout_requests(recipe, span, step, tasks)
+        for request in requests_of_step(recipe, span, step, tasks)
     ]
 
 

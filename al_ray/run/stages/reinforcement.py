@@ -19,6 +19,7 @@ from al_ray.reports.batch_metrics import (
     intermediate_metrics,
     rollout_metrics,
 )
+from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.types import Group, RolloutRequest, RolloutStatus, Row, Task, Trajectory
 
@@ -35,25 +36,14 @@ class Batch:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def rollout_requests(
+def requests_of_step(
     recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task]
 ) -> list[RolloutRequest]:
     """The groups of a step; their ids are functions of the recipe and the step alone."""
     stage = span.stage
     assert isinstance(stage, GrpoStage)
-    batch = f"step-{step:06d}"
     chosen = tasks_of_step(tasks, stage.groups_per_step, step - span.begin, (recipe.seed, span.index))
-    return [
-        RolloutRequest(
-            id=f"{batch}/{position}/{member}",
-            batch=batch,
-            group=f"{batch}/{position}",
-            task=task,
-            retry=recipe.agent.retry.policy,
-        )
-        for position, task in enumerate(chosen)
-        for member in range(stage.group_size)
-    ]
+    return rollout_requests(recipe, f"step-{step:06d}", chosen, stage.group_size, "train")
 
 
 def rollout_batch(recipe: Recipe, stage: GrpoStage, groups: Sequence[Group], policy_version: int) -> Batch:

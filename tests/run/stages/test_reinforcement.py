@@ -14,7 +14,7 @@ from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
 from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
 from al_ray.recipe.schedule import StageSpan, stage_spans
-from al_ray.run.stages.reinforcement import rollout_batch, rollout_requests
+from al_ray.run.stages.reinforcement import requests_of_step, rollout_batch
 from al_ray.traces import semconv
 from al_ray.types import (
     Attempt,
@@ -83,7 +83,7 @@ def groups(*rewards: Sequence[float | None]) -> list[Group]:
 
 
 def test_a_steps_requests_are_groups_of_one_task_each() -> None:
-    requests = rollout_requests(RECIPE, span(), 3, TASKS)
+    requests = requests_of_step(RECIPE, span(), 3, TASKS)
     assert [request.id for request in requests] == [f"step-000003/{g}/{m}" for g in (0, 1) for m in (0, 1)]
     assert [request.group for request in requests] == ["step-000003/0"] * 2 + ["step-000003/1"] * 2
     by_group = {request.group: request.task for request in requests}
@@ -94,11 +94,11 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
 def test_requests_depend_on_recipe_and_step_alone() -> None:
     again = Recipe.model_validate(RECIPE.model_dump())
     for step in range(2, 5):
-        assert rollout_requests(RECIPE, span(), step, TASKS) == rollout_requests(
+        assert requests_of_step(RECIPE, span(), step, TASKS) == requests_of_step(
             again, stage_spans(again)[1], step, list(TASKS)
         )
     other = RECIPE.model_copy(update={"seed": 1})
-    asked = [[r.task for r in rollout_requests(one, span(), 2, TASKS)] for one in (RECIPE, other)]
+    asked = [[r.task for r in requests_of_step(one, span(), 2, TASKS)] for one in (RECIPE, other)]
     assert asked[0] != asked[1]
 
 
