@@ -57,9 +57,10 @@ async def _run(
     recipe: Recipe, folder: RunFolder, model: Path, tasks: preflight.Tasks, console: Console
 ) -> None:
     from al_ray.machines import cluster
+    from al_ray.machines.placement import cluster_shape
     from al_ray.reports.metrics import open_metrics
     from al_ray.run.driver import Run
-    from al_ray.run.policy import started
+    from al_ray.run.start import started
 
     console.phase("start")
     with cluster.connected():
@@ -67,12 +68,11 @@ async def _run(
         metrics = open_metrics(folder.path.name, folder.path, recipe, steps[-1] if steps else None)
         ended_well = False
         try:
-            async with started(recipe, model, folder) as parts:
-                assert parts.learners is not None
-                run = Run(
-                    recipe, folder, parts, parts.learners, metrics, console, tasks.train, tasks.held_out
-                )
-                await run.train()
+            placed = plan.plan(recipe, cluster_shape())
+            async with started(recipe, placed, model, folder) as (agents, policy):
+                await Run(
+                    recipe, folder, agents, policy, metrics, console, tasks.train, tasks.held_out
+                ).train()
             ended_well = True
         finally:
             metrics.close(ok=ended_well)
@@ -134,8 +134,8 @@ async def _run_evaluation(
     subject: Subject, folder: RunFolder, tasks: Sequence[Task], console: Console
 ) -> Evaluation:
     from al_ray.evaluation.evaluate import evaluate
-    from al_ray.run.agents import started_for_hosted
-    from al_ray.run.policy import started
+    from al_ray.machines.placement import cluster_shape
+    from al_ray.run.start import started, started_for_hosted
 
     recipe = subject.recipe
     console.phase("start")
@@ -143,8 +143,9 @@ async def _run_evaluation(
         if subject.model is None:
             agents = await stack.enter_async_context(started_for_hosted(recipe, folder))
         else:
-            parts = await stack.enter_async_context(started(recipe, subject.model, folder, learn=False))
-            agents = parts.agents
+            placed = plan.plan(recipe, cluster_shape())
+            serving = started(recipe, placed, subject.model, folder, learn=False)
+            agents, _ = await stack.enter_async_context(serving)
         return await evaluate(
             recipe, agents, tasks, 0, lambda done, total: console.phase("evaluation", done, total)
         )

@@ -7,20 +7,19 @@ run that was killed goes on with the same batches, and rollouts that had ended a
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from al_ray.actors.learner.group import LearnerGroup
 from al_ray.evaluation import evaluate
 from al_ray.recipe import AnyStage, GrpoStage, Recipe
 from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
 from al_ray.reports.metrics import Metrics
+from al_ray.run.agents import Agents
 from al_ray.run.folder import RunFolder
-from al_ray.run.policy import Parts
+from al_ray.run.policy import Policy
 from al_ray.run.stages.reinforcement import Batch, demonstration_batch, requests_of_step, rollout_batch
 from al_ray.run.step_report import evaluation_values, step_row, step_values
 from al_ray.types import Group, Task, UpdateReport
@@ -32,8 +31,8 @@ class Run:
 
     recipe: Recipe
     folder: RunFolder
-    parts: Parts
-    learners: LearnerGroup
+    agents: Agents
+    policy: Policy
     metrics: Metrics
     console: Console
     train_tasks: Sequence[Task]
@@ -56,7 +55,7 @@ class Run:
 
     async def _enter(self, stage: AnyStage) -> None:
         reference = isinstance(stage, GrpoStage) and stage.kl_coefficient > 0
-        await asyncio.to_thread(self.learners.start_stage, stage.optimizer, stage.steps, reference)
+        await self.policy.start_stage(stage.optimizer, stage.steps, reference=reference)
 
     async def _step(self, span: StageSpan, step: int) -> None:
         """One batch and its update."""
@@ -64,25 +63,24 @@ class Run:
         batch = await self._batch(span, step)
         collected = time.perf_counter()
         self.console.phase("update")
-        report = await asyncio.to_thread(self.learners.update, batch.rows, batch.loss)
+        report = await self.policy.update(batch.rows, batch.loss)
         updated = time.perf_counter()
         times = {"rollouts": collected - started, "update": updated - collected, "step": updated - started}
         self._tell(span, step + 1, batch, report, times)
 
     async def _batch(self, span: StageSpan, step: int) -> Batch:
         if not isinstance(span.stage, GrpoStage):
-            engine = self.parts.engines.admitted()[0]
-            return await demonstration_batch(self.recipe, span, step, self.train_tasks, engine)
+            return await demonstration_batch(self.recipe, span, step, self.train_tasks, self.policy)
         self.console.phase("weights")
-        await self.parts.sync_weights()
+        await self.policy.serve()
         requests = requests_of_step(self.recipe, span, step, self.train_tasks)
         groups: list[Group] = []
         self.console.phase("rollouts", 0, len(requests))
-        async for ended in self.parts.agents.rollouts(requests):
+        async for ended in self.agents.rollouts(requests):
             groups += ended
             self.console.phase("rollouts", sum(len(group.rollouts) for group in groups), len(requests))
         self.metrics.log_rollouts(step + 1, [rollout for group in groups[:2] for rollout in group.rollouts])
-        return rollout_batch(self.recipe, span.stage, groups, self.parts.served_version)
+        return rollout_batch(self.recipe, span.stage, groups, self.policy.served_version)
 
     def _tell(
         self, span: StageSpan, step: int, batch: Batch, report: UpdateReport, times: Mapping[str, float]
@@ -96,7 +94,7 @@ class Run:
         if not checkpoint_due(self.recipe, span, step):
             return
         self.console.phase("checkpoint")
-        await asyncio.to_thread(self.learners.save, str(self.folder.checkpoint(step)))
+        await self.policy.save(self.folder.checkpoint(step))
         self.folder.prune_checkpoints(self.recipe.checkpoint.keep)
 
     async def _restore(self) -> int:
@@ -104,7 +102,7 @@ class Run:
         steps = self.folder.checkpoints()
         if not steps:
             return 0
-        await asyncio.to_thread(self.learners.load, str(self.folder.checkpoint(steps[-1])))
+        await self.policy.load(self.folder.checkpoint(steps[-1]))
         self.console.note(f"resumed after step {steps[-1]}")
         for step, values in self._evaluated().items():
             self._show_evaluation(step, values)
@@ -124,11 +122,11 @@ class Run:
 
     async def _evaluate(self, step: int) -> None:
         started = time.perf_counter()
-        await self.parts.sync_weights()
+        await self.policy.serve()
         name = evaluation_name(self.recipe, step)
         result = await evaluate.evaluate(
             self.recipe,
-            self.parts.agents,
+            self.agents,
             self.held_out_tasks,
             step,
             lambda done, total: self.console.phase(f"evaluation, {name}", done, total),

@@ -22,8 +22,8 @@ from al_ray.evaluation.subject import Served, served, subject
 from al_ray.recipe import Recipe, loading
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
-from al_ray.run.agents import started_for_hosted
 from al_ray.run.folder import RunFolder
+from al_ray.run.start import started_for_hosted
 from al_ray.traces import semconv
 from al_ray.types import Rollout, RolloutStatus, SpanKind
 from tests import quiz
@@ -57,8 +57,8 @@ def done(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 async def _evaluate(recipe: Recipe, folder: RunFolder) -> Evaluation:
     tasks = preflight.tasks(recipe).held_out
-    async with started_for_hosted(recipe, folder) as parts:
-        return await evaluate(recipe, parts, tasks, 0, lambda done, total: None)
+    async with started_for_hosted(recipe, folder) as agents:
+        return await evaluate(recipe, agents, tasks, 0, lambda done, total: None)
 
 
 def test_the_served_model_answers_in_the_models_place_and_is_sampled_as_the_recipe_says(done: Done) -> None:

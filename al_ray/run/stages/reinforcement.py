@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from al_ray.algorithms import grpo
 from al_ray.algorithms.losses.clipped import CrossEntropy, Loss
@@ -21,6 +20,7 @@ from al_ray.reports.batch_metrics import (
 )
 from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named, trajectory
+from al_ray.run.policy import Policy
 from al_ray.types import Group, RolloutRequest, RolloutStatus, Row, Task, Trajectory
 
 MIN_GROUP = 2
@@ -78,15 +78,15 @@ def rollout_batch(recipe: Recipe, stage: GrpoStage, groups: Sequence[Group], pol
 
 
 async def demonstration_batch(
-    recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task], engine: Any
+    recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task], policy: Policy
 ) -> Batch:
-    """Demonstrations of a step's tasks, tokenised by an engine exactly as it renders calls."""
+    """Demonstrations of a step's tasks, tokenised exactly as the engines render calls."""
     stage = span.stage
     assert isinstance(stage, SupervisedStage)
     demonstrate = dotted.load(stage.demonstrate, f"stages.{span.index}.demonstrate")
     chosen = tasks_of_step(tasks, stage.tasks_per_step, step - span.begin, (recipe.seed, span.index))
     shown = [demonstrate(task.data) for task in chosen]
-    calls = [await engine.render_calls.remote(each.messages, each.tools) for each in shown]
+    calls = [await policy.render_calls(each.messages, each.tools) for each in shown]
     episodes = [
         demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None
     ]
