@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from al_ray.database.reader import Records
-from al_ray.recipe import Recipe, loading
+from al_ray.recipe import GrpoStage, Recipe, loading
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.rollouts.trajectory import rewards, trajectory
 from al_ray.run.folder import RunFolder
-from al_ray.run.stages.reinforcement import requests_of_step
+from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests import toy
@@ -108,11 +108,9 @@ def requests(recipe: Recipe) -> Sequence[RolloutRequest]:
     """Those of a run that nothing ever disturbed."""
     tasks = [Task(f"train-{i}", {"word": f"word {i}"}) for i in range(8)]
     span = stage_spans(recipe)[1]
-    return [
-        request
-        for step in range(FIRST_RL_STEP, LAST_STEP)
-        for request in requests_of_step(recipe, span, step, tasks)
-    ]
+    assert isinstance(span.stage, GrpoStage)
+    stage = Reinforcement(recipe, span.stage, span, tasks)
+    return [request for step in range(FIRST_RL_STEP, LAST_STEP) for request in stage.requests(step)]
 
 
 def test_an_interrupted_run_says_so_without_a_traceback(interrupted: Command) -> None:
@@ -182,12 +180,17 @@ def test_metrics_tell_each_step_once(place: Place, finished: str, recipe: Recipe
     lines = jsonl_sink.read(place.run.path)
     evaluations = [line for line in lines if "eval/accuracy" in line]
     assert [line["step"] for line in evaluations] == [0, FIRST_RL_STEP, LAST_STEP]
-    steps = [line for line in lines if "eval/accuracy" not in line]
+    steps = [line for line in lines if "policy/version" in line]
+    saved = [line["step"] for line in lines if "time/checkpoint" in line]
+    assert len(evaluations) + len(steps) + len(saved) == len(lines)
+    assert saved[-1] == LAST_STEP and set(saved) <= {1, 2, 3, 4, 5}
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
     for line in steps:
         assert line["policy/version"] == line["step"]
         assert line["policy/entropy"] > 0 and line["optim/grad_norm"] > 0 and line["optim/lr"] == 1e-3
-        assert line["time/step"] >= line["time/update"] > 0 and line["perf/trained_tokens_per_s"] > 0
+        phases = [line[f"time/{phase}"] for phase in ("weights", "rollouts", "update")]
+        assert min(phases) > 0 and line["time/step"] == pytest.approx(sum(phases))
+        assert line["perf/trained_tokens_per_s"] > 0
     records = Records(place.run.store_url)
     for line in steps[FIRST_RL_STEP:]:
         batch = records.rollouts(f"step-{line['step'] - 1:06d}", with_rewards=True)
