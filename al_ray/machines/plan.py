@@ -52,9 +52,23 @@ class Plan:
 
 
 def this_machine() -> list[NodeShape]:
-    """The machine that this process runs on, as a cluster of one node."""
-    gpus = len([device for device in Path("/dev").glob("nvidia[0-9]*") if device.name[6:].isdecimal()])
-    return [NodeShape(cpus=os.cpu_count() or 1, gpus=gpus)]
+    """What this process may use of the machine that it runs on, as a cluster of one node."""
+    devices = sum(device.name[6:].isdecimal() for device in Path("/dev").glob("nvidia[0-9]*"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        listed = visible.split(",") if visible not in ("", "-1", "NoDevFiles") else []
+        devices = min(devices, len(listed))
+    return [NodeShape(cpus=usable_cores(), gpus=devices)]
+
+
+def usable_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Those of the machine, as far as a container's share of them allows."""
+    cores = os.cpu_count() or 1
+    try:
+        quota, period = (groups / "cpu.max").read_text().split()  # "max" is no number
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
 
 
 def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,77 +19,87 @@ from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.reader import Records
 from al_ray.machines.placement import Placement, beside_the_driver
-from al_ray.machines.plan import Plan
 from al_ray.recipe import Recipe
 from al_ray.run import specs
 from al_ray.run.agents import Agents, Kept
-from al_ray.run.folder import RunFolder
 from al_ray.run.policy import Policy
+from al_ray.run.preparation import PlacedModel, Prepared
 
 _EXPORT_SECONDS = 5.0
 """What a tracing backend has, at the end, to take what waits for it."""
 
 
 @asynccontextmanager
-async def started(
-    recipe: Recipe, plan: Plan, model: Path, folder: RunFolder, *, learn: bool = True
-) -> AsyncIterator[tuple[Agents, Policy]]:
-    """All that a run needs; without ``learn`` no learners."""
+async def started(ready: Prepared) -> AsyncIterator[tuple[Agents, Policy]]:
+    """All that training needs."""
+    assert ready.model is not None, "a hosted model cannot be trained"
     async with AsyncExitStack() as stack:
-        placement = Placement(plan)
-        stack.callback(placement.release)
-        store, records = await _store(recipe, folder, stack)
-        engines = EnginePool(specs.engine_spec(recipe, plan, model), _options(placement, "engine"))
-        stack.push_async_callback(engines.shutdown)
-        learners = None
-        if learn:
-            settings = specs.learner_settings(recipe, plan, model)
-            learners = LearnerGroup(settings, _options(placement, "learner"))
-            stack.push_async_callback(asyncio.to_thread, learners.close)
-        await engines.start()
-        gateways, urls = await _gateways(recipe, folder, stack)
-        policy = Policy(engines, gateways, learners)
-        stack.push_async_callback(policy.stop)
-        await policy.start()
-        needs = await _agents(recipe, store, urls, stack)
-        yield Agents(store, records, [*needs, gateways, policy]), policy
+        agents, policy = await _with_engines(ready, ready.model, stack, learn=True)
+        yield agents, policy
 
 
 @asynccontextmanager
-async def started_for_hosted(recipe: Recipe, folder: RunFolder) -> AsyncIterator[Agents]:
-    """What agents need where a hosted model stands in the model's place: there is no policy."""
+async def started_for_evaluation(ready: Prepared) -> AsyncIterator[Agents]:
+    """What agents need: no learners, and where a hosted model stands in the model's place no engines."""
     async with AsyncExitStack() as stack:
-        store, records = await _store(recipe, folder, stack)
-        gateways, urls = await _gateways(recipe, folder, stack)
-        needs = await _agents(recipe, store, urls, stack)
-        yield Agents(store, records, [*needs, gateways])
+        if ready.model is not None:
+            agents, _ = await _with_engines(ready, ready.model, stack, learn=False)
+        else:
+            store, records = await _store(ready, stack)
+            gateways, urls = await _gateways(ready, stack)
+            needs = await _runners(ready.recipe, store, urls, stack)
+            agents = Agents(store, records, [*needs, gateways])
+        yield agents
 
 
-async def _store(recipe: Recipe, folder: RunFolder, stack: AsyncExitStack) -> tuple[Any, Records]:
+async def _with_engines(
+    ready: Prepared, model: PlacedModel, stack: AsyncExitStack, *, learn: bool
+) -> tuple[Agents, Policy]:
+    placement = Placement(model.plan)
+    stack.callback(placement.release)
+    store, records = await _store(ready, stack)
+    spec = specs.engine_spec(ready.recipe, model.plan, model.folder)
+    engines = EnginePool(spec, _options(placement, "engine"))
+    stack.push_async_callback(engines.shutdown)
+    learners = None
+    if learn:
+        settings = specs.learner_settings(ready.recipe, model.plan, model.folder)
+        learners = LearnerGroup(settings, _options(placement, "learner"))
+        stack.push_async_callback(asyncio.to_thread, learners.close)
+    await engines.start()
+    gateways, urls = await _gateways(ready, stack)
+    policy = Policy(engines, gateways, learners)
+    stack.push_async_callback(policy.stop)
+    await policy.start()
+    needs = await _runners(ready.recipe, store, urls, stack)
+    return Agents(store, records, [*needs, gateways, policy]), policy
+
+
+async def _store(ready: Prepared, stack: AsyncExitStack) -> tuple[Any, Records]:
     """The run's store, and its records to be read here."""
     options = {**STORE_OPTIONS, **beside_the_driver()}
-    store = ray.remote(Store).options(**options).remote(folder.store_url, export=specs.export_of(recipe))
+    url, export = ready.folder.store_url, specs.export_of(ready.recipe)
+    store = ray.remote(Store).options(**options).remote(url, export=export)
     stack.callback(ray.kill, store)
     stack.push_async_callback(_flushed, store)
     with unwrapped():
         await store.ping.remote()
-    records = Records(folder.store_url)
+    records = Records(url)
     stack.callback(records.close)
     return store, records
 
 
-async def _gateways(
-    recipe: Recipe, folder: RunFolder, stack: AsyncExitStack
-) -> tuple[GatewayPool, Sequence[str]]:
+async def _gateways(ready: Prepared, stack: AsyncExitStack) -> tuple[GatewayPool, Sequence[str]]:
     """The gateways with their base URLs."""
+    recipe = ready.recipe
     where = {"scheduling_strategy": "SPREAD"} if specs.gateways_spread(recipe) else beside_the_driver()
-    gateways = GatewayPool(specs.gateway_spec(recipe), recipe.gateway.replicas, folder.store_url, where)
+    gateways = GatewayPool(specs.gateway_spec(recipe), recipe.gateway.replicas, ready.folder.store_url, where)
     stack.push_async_callback(gateways.stop)
     stack.push_async_callback(gateways.flush_export, _EXPORT_SECONDS)
     return gateways, await gateways.start()
 
 
-async def _agents(
+async def _runners(
     recipe: Recipe, store: Any, gateway_urls: Sequence[str], stack: AsyncExitStack
 ) -> Sequence[Kept]:
     """Services and runners, which claim at once: whoever answers must be ready by now."""
