@@ -35,14 +35,13 @@ from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.runner.actor import RunnerSpec
 from al_ray.actors.runner.pool import RunnerPool
-from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import postgresql_url, sqlite_url
 from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.recipe import AgentSection
 from al_ray.rollouts.trajectory import trajectory
-from al_ray.run.agents import AgentParts
+from al_ray.run.agents import Agents
 from al_ray.traces import call_span, semconv
 from al_ray.types import (
     Attempt,
@@ -98,10 +97,10 @@ def requests(count: int, seed: int) -> list[RolloutRequest]:
     ]
 
 
-async def drive(parts: AgentParts, wanted: Sequence[RolloutRequest], progress: Progress) -> None:
+async def drive(agents: Agents, wanted: Sequence[RolloutRequest], progress: Progress) -> None:
     """As the driver does: a batch, its groups as they end, the next batch."""
     for batch in dict.fromkeys(request.batch for request in wanted):
-        async for groups in parts.rollouts([request for request in wanted if request.batch == batch]):
+        async for groups in agents.rollouts([request for request in wanted if request.batch == batch]):
             for rollout in (rollout for group in groups for rollout in group.rollouts):
                 if rollout.id in progress.delivered:
                     progress.delivered_twice.append(rollout.id)
@@ -282,8 +281,8 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
         async with asyncio.TaskGroup() as tasks:
             tending = tasks.create_task(_tend(gateways, engines))
             killing = tasks.create_task(kill(kills, seed, progress))
-            parts = AgentParts(store, records, gateways, runners, ServicePool({}, None, {}))
-            await drive(parts, wanted, progress)
+            agents = Agents(store, records, [runners, gateways])
+            await drive(agents, wanted, progress)
             await killing
             tending.cancel()
     seconds = time.monotonic() - begun

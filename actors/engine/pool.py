@@ -41,6 +41,7 @@ class EnginePool:
 
     def __init__(self, spec: EngineSpec, options: Sequence[Mapping[str, Any]]) -> None:
         self._spec = spec
+        self.tensor_parallel = spec.tensor_parallel
         environment = {"env_vars": engine_environment(spec)}
         self._slots = [
             _Slot({**chosen, "max_concurrency": CALLS_AT_ONCE, "runtime_env": environment})

@@ -29,8 +29,10 @@ class LearnerGroup:
         self._learners: list[ActorHandle[Any]] = [
             actor_class.options(**option).remote(spec, rank, ranks) for rank, option in enumerate(options)
         ]
+        self.pushes_weights = pushes(spec.transport)
+        """Weights are sent to paused engines, not stored for them."""
         # What is stored is published once; what is pushed is gathered from all ranks.
-        self._publishers = self._learners if pushes(spec.transport) else self._learners[:1]
+        self._publishers = self._learners if self.pushes_weights else self._learners[:1]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
 

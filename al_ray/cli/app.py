@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,25 +54,22 @@ def train(
     ] = False,
 ) -> None:
     """Train the model inside the recipe's agent."""
-    from al_ray.cli import training
+    from al_ray.cli import preparing, training
+    from al_ray.run.folder import RunChoice
 
     loaded = _load(recipe, overrides, seed)
     if dry_run:
-        training.dry_run(loaded)
+        preparing.dry_run(loaded)
         return
-    asyncio.run(training.train(loaded, run, _now(), resume=resume))
+    asyncio.run(training.train(loaded, RunChoice(run, resume)))
 
 
 @app.command()
 def validate(recipe: RecipeArgument, overrides: SetOption = None, seed: SeedOption = None) -> None:
     """Check a recipe as a whole; say what is wrong, or nothing."""
-    from al_ray.data import tasks as preflight
+    from al_ray.cli import preparing
 
-    loaded = _load(recipe, overrides, seed)
-    tasks = preflight.tasks(loaded)
-    typer.echo(f"{recipe}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
-    for line in tasks.left_out:
-        typer.echo(line)
+    preparing.validate(_load(recipe, overrides, seed), recipe)
 
 
 @app.command(name="eval")
@@ -93,20 +89,20 @@ def evaluate(
     resume: ResumeOption = False,
 ) -> None:
     """Evaluate a recipe's untrained model, a checkpoint of a run, or a served model on held-out tasks."""
-    from al_ray.cli import training
+    from al_ray.cli import evaluating
     from al_ray.evaluation.subject import served, subject
-    from al_ray.run import folder
+    from al_ray.run.folder import RunChoice, recipe_of
 
     elsewhere = served(url, model, api_key_env)
-    recipe = folder.recipe_of(target) if target.is_dir() else target
     asked = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
-    chosen = subject(target, _load(recipe, asked, seed), elsewhere)
-    scored = asyncio.run(training.evaluate(chosen, run, _now(), resume=resume))
+    loaded = _load(recipe_of(target) if target.is_dir() else target, asked, seed)
+    evaluated = subject(target, loaded, elsewhere)
+    scored = asyncio.run(evaluating.evaluate(evaluated, RunChoice(run, resume)))
     raise typer.Exit(0 if scored else 1)
 
 
-@app.command()
-def rollouts(
+@app.command(name="rollouts")
+def list_or_show(
     run: RunArgument,
     rollout: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one.")] = None,
     batch: BatchOption = None,
@@ -127,15 +123,15 @@ def rollouts(
     page: Annotated[int, typer.Option(min=1, help="2: those before the last so many, and so on.")] = 1,
 ) -> None:
     """List the rollouts of a run, or show one: each call, tool result and reward."""
-    from al_ray.cli import training
+    from al_ray.cli import rollouts
 
     if rollout is not None:
-        training.show_rollout(run, rollout)
+        rollouts.show_rollout(run, rollout)
         return
-    order = training.order(sort)
+    order = rollouts.order(sort)
     chosen = {"batch": batch, "status": status, "mode": mode, "task": task, "error": error, "agent": agent}
-    search = training.search(run, {**chosen, "min_reward": min_reward, "max_reward": max_reward})
-    training.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page)
+    search = rollouts.search(run, {**chosen, "min_reward": min_reward, "max_reward": max_reward})
+    rollouts.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page)
 
 
 @app.command()
@@ -148,10 +144,10 @@ def export(
     mode: ModeOption = None,
 ) -> None:
     """Write what a run has recorded to a file that Hugging Face datasets reads."""
-    from al_ray.cli import training
+    from al_ray.cli import rollouts
 
-    search = training.search(run, {"batch": batch, "mode": mode})
-    typer.echo(training.export(run, search, what, format, output))
+    search = rollouts.search(run, {"batch": batch, "mode": mode})
+    typer.echo(rollouts.export(run, search, what, format, output))
 
 
 @app.command()
@@ -159,12 +155,9 @@ def model(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A hub name, or a folder.")],
 ) -> None:
     """Prepare a model for training: from a hub where one answers, else from a package."""
-    import logging
+    from al_ray.cli import preparing
 
-    from al_ray.machines import models
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    typer.echo(models.resolve(name))
+    preparing.model(name)
 
 
 @data.command(name="check")
@@ -174,25 +167,25 @@ def check_data(
     ] = None,
 ) -> None:
     """Report on the datasets of our environments that are in a directory: rows, mistakes, overlaps."""
-    from al_ray.cli import data as data_check
+    from al_ray.cli.data import check
 
-    raise typer.Exit(0 if data_check.check(directory) else 2)
+    raise typer.Exit(0 if check(directory) else 2)
 
 
 @app.command()
 def index(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     """Make what the recipe's services answer from, once: search indexes, say."""
-    from al_ray.cli import training
+    from al_ray.cli import preparing
 
-    training.index(_load(recipe, overrides, None))
+    preparing.index(_load(recipe, overrides, None))
 
 
 @app.command()
 def doctor() -> None:
     """What this machine has and lacks, with the cure."""
-    from al_ray.cli import training
+    from al_ray.cli import preparing
 
-    raise typer.Exit(0 if training.doctor() else 1)
+    raise typer.Exit(0 if preparing.doctor() else 1)
 
 
 def main() -> None:
@@ -208,11 +201,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _now() -> str:
-    return datetime.now().strftime("%Y%m%d-%H%M%S")
-
-
 def _load(path: Path, overrides: list[str] | None, seed: int | None) -> Recipe:
-    from al_ray.recipe import loading as recipe
+    from al_ray.recipe import loading
 
-    return recipe.load(path, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
+    return loading.load(path, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])

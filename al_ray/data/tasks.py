@@ -1,4 +1,4 @@
-"""What is checked, with the recipe alone, before anything is started: data and services."""
+"""The tasks that a recipe names, loaded once before anything is started."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from al_ray.data.task_order import held_out, split_by_id
 from al_ray.errors import DataError, Problem
-from al_ray.protocols import Service
 from al_ray.recipe import Recipe, SupervisedStage, dotted
 from al_ray.types import Task, TaskSet
 
@@ -22,7 +21,7 @@ class Tasks:
     """A line for each split that left rows out, for the user."""
 
 
-def tasks(recipe: Recipe) -> Tasks:
+def load_tasks(recipe: Recipe) -> Tasks:
     """Load both splits and try the first task. Raises ``DataError``."""
     found = _splits(recipe)
     for split, loaded in found.items():
@@ -41,20 +40,6 @@ def tasks(recipe: Recipe) -> Tasks:
             raise DataError(Problem("evaluation.by", key, f"no held-out task has it; there are {keys}"))
     said = [_said(split, loaded.left_out) for split, loaded in found.items() if loaded.left_out]
     return Tasks(train, chosen, said)
-
-
-def services(recipe: Recipe) -> Mapping[str, Service]:
-    """The recipe's services by name, made but not started."""
-    return {
-        name: dotted.load(section.run, f"services.{name}.run")(recipe.data.path, **section.options)
-        for name, section in recipe.services.items()
-    }
-
-
-def check_services(recipe: Recipe) -> None:
-    """Raises ``UserError`` where one could not be started."""
-    for service in services(recipe).values():
-        service.check()
 
 
 def _splits(recipe: Recipe) -> dict[str, TaskSet]:

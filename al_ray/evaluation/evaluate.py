@@ -12,6 +12,7 @@ from typing import Protocol
 
 from al_ray.evaluation.scores import Result, Scores, by_key, failures, result_of, scores
 from al_ray.recipe import Recipe
+from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named
 from al_ray.types import Group, RolloutRequest, Task
 
@@ -44,30 +45,14 @@ async def evaluate(
     recipe: Recipe, agents: Agents, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
 ) -> Evaluation:
     """Run the agent on each task with the evaluation's sampling, after ``step`` global steps."""
-    requests = evaluation_requests(recipe, tasks, step)
+    batch = f"eval/step-{step:06d}"
+    requests = rollout_requests(recipe, batch, tasks, recipe.evaluation.samples, "eval")
     results: list[Result] = []
     async for ended in agents.rollouts(requests):
         results += [result_of(rollout, recipe.transitions) for group in ended for rollout in group.rollouts]
         progress(len(results), len(requests))
     position = {request.group: index for index, request in enumerate(requests)}
     return summary(recipe, sorted(results, key=lambda result: position[result.group]))
-
-
-def evaluation_requests(recipe: Recipe, tasks: Sequence[Task], step: int) -> list[RolloutRequest]:
-    """The samples of each task; a task's are a group."""
-    batch = f"eval/step-{step:06d}"
-    return [
-        RolloutRequest(
-            id=f"{batch}/{position}/{sample}",
-            batch=batch,
-            group=f"{batch}/{position}",
-            task=task,
-            mode="eval",
-            retry=recipe.agent.retry.policy,
-        )
-        for position, task in enumerate(tasks)
-        for sample in range(recipe.evaluation.samples)
-    ]
 
 
 def summary(recipe: Recipe, results: Sequence[Result]) -> Evaluation:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from al_ray.errors import Problem, UserError
-from al_ray.machines import models
 from al_ray.recipe import Recipe, UpstreamSection, http_url
 from al_ray.recipe.checks import key_problem
 
@@ -20,15 +19,6 @@ class Served:
     url: str
     model: str
     api_key_env: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A model and how it is evaluated."""
-
-    recipe: Recipe
-    model: Path | None
-    """Its folder; None: it is served elsewhere."""
 
 
 def served(url: str | None, model: str | None, api_key_env: str | None) -> Served | None:
@@ -49,21 +39,20 @@ def served(url: str | None, model: str | None, api_key_env: str | None) -> Serve
     return Served(url, model, api_key_env)
 
 
-def subject(target: Path, recipe: Recipe, elsewhere: Served | None) -> Subject:
-    """``recipe`` is that of ``target``, a recipe's file or a checkpoint's folder."""
+def subject(target: Path, recipe: Recipe, elsewhere: Served | None) -> Recipe:
+    """``recipe`` is that of ``target``, a recipe's file or a checkpoint's folder. Where the model is served
+    elsewhere, it is one of the result's ``upstreams``."""
     # Elsewhere than runs, so that the newest run is never an evaluation.
     recipe = recipe.model_copy(update={"output": f"{recipe.output}/evaluations"})
     if elsewhere is None:
-        folder = target.resolve() if target.is_dir() else models.resolve(recipe.model.path)
-        named = str(folder) if target.is_dir() else recipe.model.path
-        return Subject(_with_model(recipe, named), folder)
+        return _with_model(recipe, str(target.resolve())) if target.is_dir() else recipe
     # Servers use names that no key of a recipe may have: llama3:8b.
     name = re.sub(r"[^\w.-]", "-", elsewhere.model.rpartition("/")[2]).lstrip(".-") or "model"
     upstream = UpstreamSection(
         base_url=elsewhere.url, model=elsewhere.model, api_key_env=elsewhere.api_key_env
     )
     recipe = recipe.model_copy(update={"upstreams": {**recipe.upstreams, name: upstream}})
-    return Subject(_with_model(recipe, name), None)
+    return _with_model(recipe, name)
 
 
 def _with_model(recipe: Recipe, path: str) -> Recipe:

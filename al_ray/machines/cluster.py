@@ -14,6 +14,7 @@ from types import FrameType
 import ray
 
 from al_ray.errors import Problem, UserError
+from al_ray.machines.plan import this_machine
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
@@ -23,11 +24,15 @@ _KNOCK_SECONDS = 5.0
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Inside, Ray is initialised; a cluster that was started here ends with it.
+    """Inside, Ray is initialised; a cluster that was started here ends with it. Where it is initialised
+    already, nothing changes.
 
     SIGTERM, from ``ray job stop``, Kubernetes or a batch system, then ends a run as Ctrl-C does. To be
     called in the main thread.
     """
+    if ray.is_initialized():
+        yield
+        return
     on_terminate = signal.getsignal(signal.SIGTERM)
     if address := os.environ.get("RAY_ADDRESS"):
         try:
@@ -39,8 +44,11 @@ def connected() -> Iterator[None]:
     else:
         # Left unset, Ray writes a token file that silently turns authentication on for later clusters.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        [here] = this_machine()  # what a plan was made for is what there is
         ray.init(
             address="local",
+            num_cpus=here.cpus,
+            num_gpus=here.gpus,
             object_store_memory=_OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.WARNING,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import Literal
 
 from al_ray.errors import PlacementError, Problem
@@ -20,6 +21,7 @@ from al_ray.recipe import NodeShape, Recipe
 Device = Literal["cpu", "gpu"]
 Layout = Literal["colocated", "disaggregated"]
 
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _MAX_CORES_BESIDE_A_GPU = 8
 """What the processes beside a GPU can use; the rest is left to the agents."""
 
@@ -52,8 +54,23 @@ class Plan:
 
 
 def this_machine() -> list[NodeShape]:
-    """The machine that this process runs on, as a cluster of one node."""
-    return [NodeShape(cpus=os.cpu_count() or 1, gpus=nvidia_gpus())]
+    """What this process may use of the machine that it runs on, as a cluster of one node."""
+    devices = nvidia_gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        listed = visible.split(",") if visible not in ("", "-1", "NoDevFiles") else []
+        devices = min(devices, len(listed))
+    return [NodeShape(cpus=usable_cores(), gpus=devices)]
+
+
+def usable_cores(groups: Path = _CONTROL_GROUPS) -> int:
+    """Those of the machine, as far as a container's share of them allows."""
+    cores = os.cpu_count() or 1
+    try:
+        quota, period = (groups / "cpu.max").read_text().split()  # "max" is no number
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
 
 
 def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:

@@ -1,4 +1,4 @@
-"""The driver: the loop of a run, on one page.
+"""The driver: the loop of a run, on one page, from its start to the end of its last stage.
 
 It owns nothing that a restart could not rebuild from the store and the last checkpoint: every
 request it makes is a function of the recipe and the step, and asking twice is asking once. So a
@@ -7,33 +7,35 @@ run that was killed goes on with the same batches, and rollouts that had ended a
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from al_ray.actors.learner.group import LearnerGroup
-from al_ray.evaluation import evaluate
-from al_ray.recipe import AnyStage, GrpoStage, Recipe
+from al_ray.evaluation.evaluate import evaluate
+from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
 from al_ray.reports.sinks import Sinks
+from al_ray.run.agents import Agents
 from al_ray.run.folder import RunFolder
-from al_ray.run.policy import Parts
-from al_ray.run.stages.reinforcement import Batch, demonstration_batch, rollout_batch, rollout_requests
+from al_ray.run.policy import Policy
+from al_ray.run.stages.batch import Batch
+from al_ray.run.stages.stage import Stage, stage_of
 from al_ray.run.step_report import evaluation_values, step_values
-from al_ray.types import Group, Task, UpdateReport
+from al_ray.types import Task, UpdateReport
 
 
 @dataclass(slots=True)
 class Run:
-    """A run under way."""
+    """A run under way. Steps are global, counted over all stages."""
 
     recipe: Recipe
     folder: RunFolder
-    parts: Parts
-    learners: LearnerGroup
+    agents: Agents
+    """Run rollouts."""
+    policy: Policy
+    """Learns from them, and answers the agents' calls."""
     metrics: Sinks
     console: Console
     train_tasks: Sequence[Task]
@@ -42,81 +44,93 @@ class Run:
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage."""
         done = await self._restore()
-        await self._evaluate_if_due(done)
+        await self._evaluate_if_missing(done)
         for span in stage_spans(self.recipe):
-            if done >= span.end:
-                continue
-            if done <= span.begin:
-                await self._enter(span.stage)
-            for step in range(max(done, span.begin), span.end):
-                await self._step(span, step)
-                await self._keep(span, step + 1)
-                if evaluation_due(self.recipe, span, step + 1):
-                    await self._evaluate(step + 1)
-
-    async def _enter(self, stage: AnyStage) -> None:
-        reference = isinstance(stage, GrpoStage) and stage.kl_coefficient > 0
-        await asyncio.to_thread(self.learners.start_stage, stage.optimizer, stage.steps, reference)
-
-    async def _step(self, span: StageSpan, step: int) -> None:
-        """One batch and its update."""
-        started = time.perf_counter()
-        times: dict[str, float] = {}
-        if isinstance(span.stage, GrpoStage):
-            self.console.phase("weights")
-            await self.parts.sync_weights()
-            times["weights"] = time.perf_counter() - started
-        ready = time.perf_counter()
-        batch = await self._batch(span, step)
-        collected = time.perf_counter()
-        self.console.phase("update")
-        report = await asyncio.to_thread(self.learners.update, batch.rows, batch.loss)
-        updated = time.perf_counter()
-        times |= {"rollouts": collected - ready, "update": updated - collected, "step": updated - started}
-        self._tell(span, step + 1, batch, report, times)
-
-    async def _batch(self, span: StageSpan, step: int) -> Batch:
-        if not isinstance(span.stage, GrpoStage):
-            engine = self.parts.engines.admitted()[0]
-            return await demonstration_batch(self.recipe, span, step, self.train_tasks, engine)
-        requests = rollout_requests(self.recipe, span, step, self.train_tasks)
-        groups: list[Group] = []
-        self.console.phase("rollouts", 0, len(requests))
-        async for ended in self.parts.agents.rollouts(requests):
-            groups += ended
-            self.console.phase("rollouts", sum(len(group.rollouts) for group in groups), len(requests))
-        self.metrics.log_rollouts(step + 1, [rollout for group in groups[:2] for rollout in group.rollouts])
-        return rollout_batch(self.recipe, span.stage, groups, self.parts.served_version)
-
-    def _tell(
-        self, span: StageSpan, step: int, batch: Batch, report: UpdateReport, times: Mapping[str, float]
-    ) -> None:
-        values = step_values(span, batch, report, times)
-        self.metrics.log(step, values)
-        self.console.step(span.stage.algorithm, step, stage_spans(self.recipe)[-1].end, values)
-
-    async def _keep(self, span: StageSpan, step: int) -> None:
-        """Write a checkpoint if one is due."""
-        if not checkpoint_due(self.recipe, span, step):
-            return
-        self.console.phase("checkpoint")
-        started = time.perf_counter()
-        await asyncio.to_thread(self.learners.save, str(self.folder.checkpoint(step)))
-        self.folder.prune_checkpoints(self.recipe.checkpoint.keep)
-        self.metrics.log(step, {"time/checkpoint": time.perf_counter() - started})
+            if done < span.end:
+                await self._run_stage(span, done)
 
     async def _restore(self) -> int:
         """Load the last checkpoint, if there is one; returns the steps that it holds."""
         steps = self.folder.checkpoints()
         if not steps:
             return 0
-        await asyncio.to_thread(self.learners.load, str(self.folder.checkpoint(steps[-1])))
+        await self.policy.load(self.folder.checkpoint(steps[-1]))
         self.console.note(f"resumed after step {steps[-1]}")
         for step, values in self._evaluated().items():
             self._show_evaluation(step, values)
         return steps[-1]
 
-    async def _evaluate_if_due(self, step: int) -> None:
+    async def _run_stage(self, span: StageSpan, done: int) -> None:
+        """What is left of a stage when ``done`` steps of the run are done."""
+        stage = stage_of(self.recipe, span, self.train_tasks)
+        if done <= span.begin:
+            await self._enter(span, stage)
+        for step in range(max(done, span.begin), span.end):
+            await self._step(span, stage, step)
+            if checkpoint_due(self.recipe, span, step + 1):
+                await self._save(step + 1)
+            if evaluation_due(self.recipe, span, step + 1):
+                await self._evaluate(step + 1)
+
+    async def _enter(self, span: StageSpan, stage: Stage) -> None:
+        """Each stage has an optimizer of its own."""
+        settings = span.stage
+        await self.policy.start_stage(settings.optimizer, settings.steps, reference=stage.needs_reference)
+
+    async def _step(self, span: StageSpan, stage: Stage, step: int) -> None:
+        """Weights for the engines, a batch, its update."""
+        started = time.perf_counter()
+        if stage.needs_served_weights:
+            self.console.phase("weights")
+            await self.policy.serve()
+        served = time.perf_counter()
+        batch = await stage.batch(step, self.agents, self.policy, self._show_rollouts)
+        collected = time.perf_counter()
+        self.console.phase("update")
+        report = await self.policy.update(batch.rows, batch.loss)
+        updated = time.perf_counter()
+        times = {
+            "weights": served - started,
+            "rollouts": collected - served,
+            "update": updated - collected,
+            "step": updated - started,
+        }
+        self._tell(span, step + 1, batch, report, times)
+
+    def _tell(
+        self, span: StageSpan, step: int, batch: Batch, report: UpdateReport, times: Mapping[str, float]
+    ) -> None:
+        values = step_values(span, batch, report, times)
+        if batch.examples:
+            self.metrics.log_rollouts(step, batch.examples)
+        self.metrics.log(step, values)
+        self.console.step(span.stage.algorithm, step, stage_spans(self.recipe)[-1].end, values)
+
+    async def _save(self, step: int) -> None:
+        """Write a checkpoint. It is told after the step, whose line must be there if the checkpoint is."""
+        self.console.phase("checkpoint")
+        started = time.perf_counter()
+        await self.policy.save(self.folder.checkpoint(step))
+        self.metrics.log(step, {"time/checkpoint": time.perf_counter() - started})
+        self.folder.prune_checkpoints(self.recipe.checkpoint.keep)
+
+    async def _evaluate(self, step: int) -> None:
+        """The held-out tasks, by the policy after ``step`` steps."""
+        started = time.perf_counter()
+        await self.policy.serve()
+        phase = f"evaluation, {evaluation_name(self.recipe, step)}"
+        found = await evaluate(
+            self.recipe,
+            self.agents,
+            self.held_out_tasks,
+            step,
+            lambda done, total: self.console.phase(phase, done, total),
+        )
+        values = evaluation_values(found, time.perf_counter() - started)
+        self.metrics.log(step, values)
+        self._show_evaluation(step, values)
+
+    async def _evaluate_if_missing(self, step: int) -> None:
         """At the start, and where a run stopped between a checkpoint and its evaluation."""
         under_way = (span for span in stage_spans(self.recipe) if span.begin < step <= span.end)
         due = step == 0 or evaluation_due(self.recipe, next(under_way), step)
@@ -128,21 +142,6 @@ class Run:
         lines = jsonl_sink.read(self.folder.path)
         return {int(line["step"]): line for line in lines if "eval/accuracy" in line}
 
-    async def _evaluate(self, step: int) -> None:
-        started = time.perf_counter()
-        await self.parts.sync_weights()
-        name = evaluation_name(self.recipe, step)
-        result = await evaluate.evaluate(
-            self.recipe,
-            self.parts.agents,
-            self.held_out_tasks,
-            step,
-            lambda done, total: self.console.phase(f"evaluation, {name}", done, total),
-        )
-        values = evaluation_values(result, time.perf_counter() - started)
-        self.metrics.log(step, values)
-        self._show_evaluation(step, values)
-
     def _show_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         self.console.evaluation(
             evaluation_name(self.recipe, step),
@@ -151,3 +150,6 @@ class Run:
             int(values["eval/tasks"]),
             values["time/evaluation"],
         )
+
+    def _show_rollouts(self, ended: int, asked: int) -> None:
+        self.console.phase("rollouts", ended, asked)

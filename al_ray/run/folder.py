@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -116,6 +117,21 @@ class RunFolder:
         """Remove all but the newest ``keep``."""
         for step in self.checkpoints()[:-keep]:
             shutil.rmtree(self.checkpoint(step))
+
+
+@dataclass(frozen=True, slots=True)
+class RunChoice:
+    """Which run the user asks for."""
+
+    name: str | None
+    """None: the newest, where one is resumed; the time, where one is new."""
+    resume: bool
+
+    def open(self, recipe: Recipe) -> RunFolder:
+        """Raises ``UserError`` if it is there already, or is not there to be resumed."""
+        if self.resume:
+            return RunFolder.resume(recipe, self.name)
+        return RunFolder.create(recipe, self.name or datetime.now().strftime("%Y%m%d-%H%M%S"))
 
 
 def recipe_of(checkpoint: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from al_ray.evaluation.evaluate import Evaluation
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.names import TIME
-from al_ray.run.stages.reinforcement import Batch
+from al_ray.run.stages.batch import Batch
 from al_ray.types import UpdateReport
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typing_extensions import TypedDict
 
-from al_ray.cli import data, data_view
+from al_ray.cli import data
 from al_ray.data import files
 from al_ray.data.dataset import SHOWN, Dataset, Examine, Example, Report, report
 from al_ray.data.files import DataRow
@@ -60,7 +60,7 @@ def test_a_sound_dataset_is_said_to_be_sound_with_its_counts(tmp_path: Path) -> 
     write(tmp_path, train=[row("a"), row("b", "How?"), row("c", "Where to go?")], dev=[row("d", "Who?")])
     found = reported(tmp_path)
     assert found.sound
-    assert list(data_view.lines(found)) == [
+    assert list(data.lines(found)) == [
         f"made: {tmp_path}",
         "  train: train.jsonl: 3 rows, 3 valid",
         "    left out: long 1",
@@ -77,7 +77,7 @@ def test_wrong_rows_are_told_up_to_a_number_and_counted_beyond_it(tmp_path: Path
     split = found.splits["train"]
     assert not found.sound
     assert (split.rows, split.wrong_rows, split.problem_count) == (SHOWN + 2, SHOWN + 2, 2 * SHOWN + 2)
-    told = [line.strip() for line in data_view.lines(found) if "wrong: " in line]
+    told = [line.strip() for line in data.lines(found) if "wrong: " in line]
     assert len(told) == SHOWN + 1 and told[-1] == f"wrong: {SHOWN + 2} more"
     assert "row 1" in told[0] and "row 2, id: 1: must be a valid string" in told[1]
 
@@ -104,14 +104,14 @@ def test_what_stands_twice_is_told(
     """A question that splits share is no mistake: published datasets have such."""
     found = reported(write(tmp_path, **files))
     assert found.sound is sound
-    assert told in [line.strip() for line in data_view.lines(found)]
+    assert told in [line.strip() for line in data.lines(found)]
 
 
 def test_a_dataset_whose_other_files_are_missing_is_told_as_a_whole(tmp_path: Path) -> None:
     (write(tmp_path, train=[row("a")]) / "broken").touch()
     found = reported(tmp_path)
     assert not found.sound
-    assert "  wrong: tables.json: None: is missing" in list(data_view.lines(found))
+    assert "  wrong: tables.json: None: is missing" in list(data.lines(found))
 
 
 def test_a_directory_of_all_data_is_entered_and_one_without_the_files_has_no_report(tmp_path: Path) -> None:

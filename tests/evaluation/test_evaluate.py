@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from al_ray.data import tasks as preflight
+from al_ray.data.tasks import load_tasks
 from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.errors import DataError, UserError
@@ -23,8 +23,9 @@ from al_ray.evaluation.subject import Served, served, subject
 from al_ray.recipe import Recipe, loading
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
-from al_ray.run.agents import started_for_hosted
 from al_ray.run.folder import RunFolder
+from al_ray.run.preparation import Prepared
+from al_ray.run.start import started_for_evaluation
 from al_ray.traces import semconv
 from al_ray.types import Rollout, RolloutStatus, SpanKind
 from tests import quiz
@@ -51,15 +52,15 @@ def done(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
         file = quiz.write_recipe(path, quiz.recipe(path / "out", samples=2))
         loaded = loading.load(file, ["agent.runners=2"])
         chosen = subject(file, loaded, Served(server.url, "wise/wise:8b", "QUIZ_KEY"))
-        folder = RunFolder.create(chosen.recipe, "a")
-        found = asyncio.run(_evaluate(chosen.recipe, folder))
-    return Done(server, folder, chosen.recipe, found)
+        folder = RunFolder.create(chosen, "a")
+        found = asyncio.run(_evaluate(chosen, folder))
+    return Done(server, folder, chosen, found)
 
 
 async def _evaluate(recipe: Recipe, folder: RunFolder) -> Evaluation:
-    tasks = preflight.tasks(recipe).held_out
-    async with started_for_hosted(recipe, folder) as parts:
-        return await evaluate(recipe, parts, tasks, 0, lambda done, total: None)
+    tasks = load_tasks(recipe)
+    async with started_for_evaluation(Prepared(recipe, folder, tasks, None)) as agents:
+        return await evaluate(recipe, agents, tasks.held_out, 0, lambda done, total: None)
 
 
 def test_the_served_model_answers_in_the_models_place_and_is_sampled_as_the_recipe_says(done: Done) -> None:
@@ -145,7 +146,7 @@ def test_a_key_that_no_task_has_is_told_with_those_that_there_are(
     monkeypatch.delenv("AL_RAY_DATA", raising=False)
     loaded = loading.load(quiz.write_recipe(tmp_path, quiz.recipe(tmp_path, by=["hardness"])))
     with pytest.raises(DataError, match="'hardness': no held-out task has it; there are hops, question"):
-        preflight.tasks(loaded)
+        load_tasks(loaded)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +180,11 @@ def test_a_checkpoint_is_evaluated_under_its_own_name(
     for folder in (one, two):
         folder.mkdir(parents=True)
     chosen = subject(one, loaded, None)
-    assert (chosen.model, chosen.recipe.model.path) == (one, str(one))
-    RunFolder.create(chosen.recipe, "a")
+    assert chosen.model.path == str(one)
+    RunFolder.create(chosen, "a")
     with pytest.raises(UserError, match="the run was started with"):
-        RunFolder.resume(subject(two, loaded, None).recipe, "a")
-    assert RunFolder.resume(chosen.recipe, "a").recipe() == chosen.recipe
+        RunFolder.resume(subject(two, loaded, None), "a")
+    assert RunFolder.resume(chosen, "a").recipe() == chosen
 
 
 def test_two_evaluations_are_compared_by_task_as_the_page_tells(done: Done, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_ray.errors import PlacementError
-from al_ray.machines.plan import Plan, plan, this_machine
+from al_ray.machines.plan import Plan, plan, this_machine, usable_cores
 from al_ray.recipe import EnginesSection, LearnersSection, NodeShape, PlacementSection, Recipe
 from tests import toy
 
@@ -205,3 +205,16 @@ def test_a_refusal_says_what_is_needed_and_what_there_is(
 def test_this_machine_is_a_cluster_of_one_node() -> None:
     [node] = this_machine()
     assert node.count == 1 and node.cpus >= 1
+
+
+def test_a_containers_share_of_the_cores_and_no_hidden_device_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this machine a plan may ask for no more than Ray may give."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for written, cores in (("250000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("9000000 1", 8)):
+        (tmp_path / "cpu.max").write_text(written)
+        assert usable_cores(tmp_path) == cores
+    assert usable_cores(tmp_path / "absent") == 8
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert this_machine()[0].gpus == 0

@@ -90,17 +90,17 @@ def test_a_reward_goes_to_the_call_before_it_and_all_of_them_are_the_return(
     recorded: list[Event],
 ) -> None:
     episode = trajectory(_rollout(_spans(recorded)))
-    expected: dict[str, float] = {}
+    earned: dict[str, list[float]] = {}
     last = None
     for sequence, event in enumerate(recorded):
         if isinstance(event, list):
             for index, ids in enumerate(event):
                 if ids:
                     last = f"s{sequence}/{index}"
-                    expected[last] = 0.0
+                    earned[last] = []
         elif event is not None and last is not None:
-            expected[last] += event
-    assert {t.id: t.reward for t in episode.transitions} == expected
+            earned[last].append(event)
+    assert {t.id: t.reward for t in episode.transitions} == {id: math.fsum(e) for id, e in earned.items()}
     total = math.fsum(event for event in recorded if isinstance(event, float))
     assert math.isclose(episode.reward, total, rel_tol=1e-9, abs_tol=1e-6)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,12 @@ import ray
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.runner.actor import RunnerSpec
 from al_ray.actors.runner.pool import RunnerPool
-from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.reader import Records
 from al_ray.errors import EngineUnavailableError, RecipeError
 from al_ray.recipe import AgentSection
-from al_ray.run import agents
-from al_ray.run.agents import AgentParts
+from al_ray.run.agents import Agents
 from al_ray.types import RolloutRequest, Task
 from tests.actors.gateway_house import SPEC
 
@@ -28,7 +27,7 @@ REQUEST = RolloutRequest("r", "b", "g", Task("t", {"do": "meet", "place": "nowhe
 
 
 @asynccontextmanager
-async def started(folder: Path, agent: str) -> AsyncIterator[AgentParts]:
+async def started(folder: Path, agent: str) -> AsyncIterator[Agents]:
     url = sqlite_url(folder / "store.sqlite")
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
     await store.ping.remote()
@@ -37,35 +36,38 @@ async def started(folder: Path, agent: str) -> AsyncIterator[AgentParts]:
     runners = RunnerPool(spec, 1, store, {})
     runners.start()
     records = Records(url)
-    yield AgentParts(store, records, gateways, runners, ServicePool({}, None, {}))
+    yield Agents(store, records, [runners, gateways])
     records.close()
     await runners.stop()
     await gateways.stop()
     ray.kill(store)
 
 
-async def wait_for(parts: AgentParts) -> None:
+async def wait_for(agents: Agents) -> None:
     async with asyncio.timeout(90):
-        async for groups in parts.rollouts([REQUEST]):
+        async for groups in agents.rollouts([REQUEST]):
             assert not groups, "the rollout cannot end"
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "_WATCH_SECONDS", 0.2)
+    monkeypatch.setattr("al_ray.run.agents._WATCH_SECONDS", 0.2)
 
 
 async def test_runners_that_cannot_work_end_the_run(ray_cluster: None, tmp_path: Path) -> None:
-    async with started(tmp_path, "no_such_package:agent") as parts:
+    async with started(tmp_path, "no_such_package:agent") as agents:
         with pytest.raises(RecipeError, match="no_such_package"):
-            await wait_for(parts)
+            await wait_for(agents)
+
+
+class Policy:
+    """Whose engines could not be kept."""
+
+    def failure(self) -> BaseException:
+        return EngineUnavailableError("six engines died")
 
 
 async def test_engines_that_cannot_be_kept_end_the_run(ray_cluster: None, tmp_path: Path) -> None:
-    async def watch() -> None:
-        raise EngineUnavailableError("six engines died")
-
-    async with started(tmp_path, "tests.actors.agents:act") as parts:
-        parts.watch = asyncio.create_task(watch())
+    async with started(tmp_path, "tests.actors.agents:act") as agents:
         with pytest.raises(EngineUnavailableError, match="six engines died"):
-            await wait_for(parts)
+            await wait_for(replace(agents, needs=[*agents.needs, Policy()]))

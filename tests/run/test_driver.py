@@ -11,14 +11,14 @@ import pytest
 
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
-from al_ray.recipe import Recipe, loading
+from al_ray.recipe import GrpoStage, Recipe, loading
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.reports.names import EVALUATION, STEP, TIMES
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
-from al_ray.run.stages.reinforcement import rollout_requests
+from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests import toy
@@ -112,11 +112,9 @@ def requests(recipe: Recipe) -> Sequence[RolloutRequest]:
     """Those of a run that nothing ever disturbed."""
     tasks = [Task(f"train-{i}", {"word": f"word {i}"}) for i in range(8)]
     span = stage_spans(recipe)[1]
-    return [
-        request
-        for step in range(FIRST_RL_STEP, LAST_STEP)
-        for request in rollout_requests(recipe, span, step, tasks)
-    ]
+    assert isinstance(span.stage, GrpoStage)
+    stage = Reinforcement(recipe, span.stage, span, tasks)
+    return [request for step in range(FIRST_RL_STEP, LAST_STEP) for request in stage.requests(step)]
 
 
 def test_an_interrupted_run_says_so_without_a_traceback(interrupted: Command) -> None:
@@ -189,11 +187,16 @@ def test_metrics_tell_each_step_once(place: Place, finished: str, recipe: Recipe
     logged = {key for line in lines for key in line} - {"step", "time"}
     assert unlisted(logged) == [] and missing((*STEP, *TIMES, *EVALUATION), logged) == {"eval/NAME"}
     steps = [line for line in lines if "optim/loss" in line]
+    saved = [line["step"] for line in lines if "time/checkpoint" in line]
+    assert len(evaluations) + len(steps) + len(saved) == len(lines)
+    assert saved[-1] == LAST_STEP and set(saved) <= {1, 2, 3, 4, 5}
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
     for line in steps:
         assert line["policy/version"] == line["step"]
         assert line["policy/entropy"] > 0 and line["optim/grad_norm"] > 0 and line["optim/lr"] == 1e-3
-        assert line["time/step"] >= line["time/update"] > 0 and line["perf/trained_tokens_per_s"] > 0
+        phases = [line[f"time/{phase}"] for phase in ("weights", "rollouts", "update")]
+        assert min(phases) > 0 and line["time/step"] == pytest.approx(sum(phases))
+        assert line["perf/trained_tokens_per_s"] > 0
     records = Records(place.run.store_url)
     for line in steps[FIRST_RL_STEP:]:
         of_step = Query([Condition("batch", "=", f"step-{line['step'] - 1:06d}")])

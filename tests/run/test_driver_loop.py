@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from al_ray.recipe import AnyStage, Recipe
+from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan
 from al_ray.run.driver import Run
+from al_ray.run.stages.stage import Stage
 
 RECIPE = Recipe.model_validate(
     {
@@ -17,6 +18,7 @@ RECIPE = Recipe.model_validate(
         "model": {"path": "nobody/none"},
         "data": {"load": "some:tasks"},
         "agent": {"run": "some:agent"},
+        "checkpoint": {"every": 1},
         "stages": [
             {
                 "algorithm": "supervised",
@@ -37,14 +39,14 @@ def events_of_a_run(restored: int, monkeypatch: pytest.MonkeyPatch) -> list[str]
     async def restore(run: Run) -> int:
         return restored
 
-    async def enter(run: Run, stage: AnyStage) -> None:
-        events.append(f"enter {stage.algorithm} at {stage.optimizer.learning_rate}")
+    async def enter(run: Run, span: StageSpan, stage: Stage) -> None:
+        events.append(f"enter {span.stage.algorithm} at {span.stage.optimizer.learning_rate}")
 
-    async def step(run: Run, span: StageSpan, number: int) -> None:
+    async def step(run: Run, span: StageSpan, stage: Stage, number: int) -> None:
         events.append(f"step {number}")
 
-    async def keep(run: Run, span: StageSpan, done: int) -> None:
-        events.append(f"keep {done}")
+    async def save(run: Run, done: int) -> None:
+        events.append(f"save {done}")
 
     async def evaluate(run: Run, done: int) -> None:
         events.append(f"evaluate {done}")
@@ -53,9 +55,9 @@ def events_of_a_run(restored: int, monkeypatch: pytest.MonkeyPatch) -> list[str]
         "_restore": restore,
         "_enter": enter,
         "_step": step,
-        "_keep": keep,
+        "_save": save,
         "_evaluate": evaluate,
-        "_evaluate_if_due": evaluate,
+        "_evaluate_if_missing": evaluate,
     }
     for name, method in methods.items():
         monkeypatch.setattr(Run, name, method)
@@ -71,8 +73,8 @@ def test_every_stage_starts_with_an_optimizer_of_its_own(monkeypatch: pytest.Mon
 
 
 def test_a_run_does_each_thing_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = ["evaluate 0", "enter supervised at 0.002", "step 0", "keep 1", "step 1", "keep 2", "evaluate 2"]
-    second = ["enter grpo at 0.001", "step 2", "keep 3", "step 3", "keep 4", "evaluate 4"]
+    first = ["evaluate 0", "enter supervised at 0.002", "step 0", "save 1", "step 1", "save 2", "evaluate 2"]
+    second = ["enter grpo at 0.001", "step 2", "save 3", "step 3", "save 4", "evaluate 4"]
     assert events_of_a_run(0, monkeypatch) == first + second
 
 

@@ -1,1 +1,4 @@
-"""What a stage of a run makes of tasks: one batch a step."""
+"""The kinds of stages of a run. Each makes the batch of a step from tasks, agents and policy.
+
+The driver takes ``stage``: what a stage is, and the table of those there are. A new kind is a module beside
+``reinforcement`` and ``supervision``, and a line in that table."""

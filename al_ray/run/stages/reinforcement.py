@@ -1,16 +1,13 @@
-"""One batch of each kind of stage: what is asked for, and the rows that come of it."""
+"""Stages of reinforcement: groups of rollouts, compared with each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from al_ray.algorithms.demonstration import demonstration
-from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.named import algorithm
 from al_ray.data.task_order import tasks_of_step
-from al_ray.recipe import GrpoStage, Recipe, SupervisedStage, dotted
+from al_ray.recipe import GrpoStage, Recipe
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.batch_metrics import (
     call_metrics,
@@ -18,88 +15,87 @@ from al_ray.reports.batch_metrics import (
     intermediate_metrics,
     rollout_metrics,
 )
+from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named, trajectory
-from al_ray.types import Group, RolloutRequest, RolloutStatus, Row, Task, Trajectory
+from al_ray.run.agents import Agents
+from al_ray.run.policy import Policy
+from al_ray.run.stages.batch import Batch
+from al_ray.types import Group, RolloutRequest, RolloutStatus, Task, Trajectory
 
 MIN_GROUP = 2
 """A group with fewer rollouts that succeeded has nothing to compare."""
+_EXAMPLES = 2
+"""Groups that people may look at."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What an update is made of."""
+class Reinforcement:
+    """A stage whose rollouts are sampled from the policy as the learners have it."""
 
-    rows: Sequence[Row]
-    loss: Loss
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    recipe: Recipe
+    settings: GrpoStage
+    span: StageSpan
+    tasks: Sequence[Task]
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.settings.kl_coefficient > 0
 
-def rollout_requests(
-    recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task]
-) -> list[RolloutRequest]:
-    """The groups of a step; their ids are functions of the recipe and the step alone."""
-    stage = span.stage
-    assert isinstance(stage, GrpoStage)
-    batch = f"step-{step:06d}"
-    chosen = tasks_of_step(tasks, stage.groups_per_step, step - span.begin, (recipe.seed, span.index))
-    return [
-        RolloutRequest(
-            id=f"{batch}/{position}/{member}",
-            batch=batch,
-            group=f"{batch}/{position}",
-            task=task,
-            retry=recipe.agent.retry.policy,
-        )
-        for position, task in enumerate(chosen)
-        for member in range(stage.group_size)
-    ]
+    @property
+    def needs_served_weights(self) -> bool:
+        return True
 
+    async def batch(
+        self, step: int, agents: Agents, policy: Policy, progress: Callable[[int, int], None]
+    ) -> Batch:
+        """The rollouts of the step's groups, once all have ended."""
+        requests = self.requests(step)
+        groups: list[Group] = []
+        progress(0, len(requests))
+        async for ended in agents.rollouts(requests):
+            groups += ended
+            progress(sum(len(group.rollouts) for group in groups), len(requests))
+        return self.batch_of(groups, policy.served_version)
 
-def rollout_batch(recipe: Recipe, stage: GrpoStage, groups: Sequence[Group], policy_version: int) -> Batch:
-    """Failed rollouts are left out before anything is compared, and counted; so are those without a call
-    that is trained or without the reward that is learnt from."""
-    ordered = sorted(groups, key=lambda group: group.id)
-    ended = {
-        group.id: [
-            trajectory(rollout, recipe.transitions)
-            for rollout in group.rollouts
-            if rollout.status is RolloutStatus.SUCCEEDED
+    def requests(self, step: int) -> list[RolloutRequest]:
+        """The groups of a step; they are functions of the recipe and the step alone."""
+        seed = (self.recipe.seed, self.span.index)
+        chosen = tasks_of_step(self.tasks, self.settings.groups_per_step, step - self.span.begin, seed)
+        return rollout_requests(self.recipe, f"step-{step:06d}", chosen, self.settings.group_size, "train")
+
+    def batch_of(self, groups: Sequence[Group], policy_version: int) -> Batch:
+        """Failed rollouts are left out before anything is compared, and counted; so are those without a call
+        that is trained or without the reward that is learnt from."""
+        transitions = self.recipe.transitions
+        ordered = sorted(groups, key=lambda group: group.id)
+        ended = [
+            [
+                trajectory(rollout, transitions)
+                for rollout in group.rollouts
+                if rollout.status is RolloutStatus.SUCCEEDED
+            ]
+            for group in ordered
         ]
-        for group in ordered
-    }
-    require_named(recipe.transitions, [episode for group in ended.values() for episode in group])
-    kept: list[Sequence[Trajectory]] = []
-    for group in ordered:
+        require_named(transitions, [episode for group in ended for episode in group])
         comparable = [
-            episode
-            for episode in ended[group.id]
-            if recipe.transitions.reward in episode.rewards and any(t.trained for t in episode.transitions)
+            [
+                episode
+                for episode in group
+                if transitions.reward in episode.rewards and any(t.trained for t in episode.transitions)
+            ]
+            for group in ended
         ]
-        if len(comparable) >= MIN_GROUP:
-            kept.append(comparable)
-    episodes = [episode for group in kept for episode in group]
-    metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
-    metrics |= dimension_metrics(episodes, recipe.transitions.reward)
-    metrics |= intermediate_metrics(episodes, recipe.transitions)
-    metrics["rollout/dropped_groups"] = len(groups) - len(kept)
-    metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
-    chosen = algorithm(stage, recipe.agent.sampling)
-    return Batch(chosen.rows(kept), chosen.loss, metrics)
-
-
-async def demonstration_batch(
-    recipe: Recipe, span: StageSpan, step: int, tasks: Sequence[Task], engine: Any
-) -> Batch:
-    """Demonstrations of a step's tasks, tokenised by an engine exactly as it renders calls."""
-    stage = span.stage
-    assert isinstance(stage, SupervisedStage)
-    demonstrate = dotted.load(stage.demonstrate, f"stages.{span.index}.demonstrate")
-    chosen = tasks_of_step(tasks, stage.tasks_per_step, step - span.begin, (recipe.seed, span.index))
-    shown = [demonstrate(task.data) for task in chosen]
-    calls = [await engine.render_calls.remote(each.messages, each.tools) for each in shown]
-    episodes = [
-        demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None
-    ]
-    imitation = algorithm(stage, recipe.agent.sampling)
-    rows = imitation.rows([[episode] for episode in episodes])
-    return Batch(rows, imitation.loss, {"demonstration/too_long": len(chosen) - len(episodes)})
+        kept: list[Sequence[Trajectory]] = [group for group in comparable if len(group) >= MIN_GROUP]
+        episodes = [episode for group in kept for episode in group]
+        metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
+        metrics |= dimension_metrics(episodes, transitions.reward)
+        metrics |= intermediate_metrics(episodes, transitions)
+        metrics["rollout/dropped_groups"] = len(groups) - len(kept)
+        metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
+        chosen = algorithm(self.settings, self.recipe.agent.sampling)
+        return Batch(
+            chosen.rows(kept),
+            chosen.loss,
+            metrics,
+            [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts],
+        )

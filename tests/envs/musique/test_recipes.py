@@ -9,12 +9,13 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from al_ray.data import tasks
+from al_ray.data.tasks import load_tasks
 from al_ray.envs.musique.data import load
 from al_ray.envs.musique.demonstrations import demonstrate
 from al_ray.errors import DataError, RecipeError
 from al_ray.machines import models
 from al_ray.recipe import loading
+from al_ray.run.preparation import services
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -27,9 +28,10 @@ def test_a_recipe_is_valid_and_asks_for_its_index(
     monkeypatch.setenv("AL_RAY_HOME", str(tmp_path))
     monkeypatch.delenv("AL_RAY_DATA", raising=False)
     loaded = loading.load(RECIPES / f"{name}.yaml")
-    assert len(tasks.tasks(loaded).train) > 50
+    assert len(load_tasks(loaded).train) > 50
     with pytest.raises(DataError, match="make it with `al-ray index RECIPE`"):
-        tasks.check_services(loaded)
+        for service in services(loaded).values():
+            service.check()
 
 
 def test_a_mistaken_service_is_told_with_its_place() -> None:

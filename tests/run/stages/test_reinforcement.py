@@ -13,9 +13,9 @@ from al_ray.errors import UserError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
 from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
-from al_ray.recipe.schedule import StageSpan, stage_spans
+from al_ray.recipe.schedule import stage_spans
 from al_ray.reports.names import BATCH
-from al_ray.run.stages.reinforcement import rollout_batch, rollout_requests
+from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import (
     Attempt,
@@ -35,14 +35,10 @@ RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
 
 
-def span() -> StageSpan:
-    return stage_spans(RECIPE)[1]
-
-
-def stage() -> GrpoStage:
-    found = span().stage
-    assert isinstance(found, GrpoStage)
-    return found
+def stage(recipe: Recipe = RECIPE, tasks: Sequence[Task] = TASKS) -> Reinforcement:
+    span = stage_spans(recipe)[1]
+    assert isinstance(span.stage, GrpoStage)
+    return Reinforcement(recipe, span.stage, span, tasks)
 
 
 def rollout(group: str, member: int, reward: float | None, calls: int = 1) -> Rollout:
@@ -85,7 +81,7 @@ def groups(*rewards: Sequence[float | None]) -> list[Group]:
 
 
 def test_a_steps_requests_are_groups_of_one_task_each() -> None:
-    requests = rollout_requests(RECIPE, span(), 3, TASKS)
+    requests = stage().requests(3)
     assert [request.id for request in requests] == [f"step-000003/{g}/{m}" for g in (0, 1) for m in (0, 1)]
     assert [request.group for request in requests] == ["step-000003/0"] * 2 + ["step-000003/1"] * 2
     by_group = {request.group: request.task for request in requests}
@@ -96,18 +92,16 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
 def test_requests_depend_on_recipe_and_step_alone() -> None:
     again = Recipe.model_validate(RECIPE.model_dump())
     for step in range(2, 5):
-        assert rollout_requests(RECIPE, span(), step, TASKS) == rollout_requests(
-            again, stage_spans(again)[1], step, list(TASKS)
-        )
+        assert stage().requests(step) == stage(again, list(TASKS)).requests(step)
     other = RECIPE.model_copy(update={"seed": 1})
-    asked = [[r.task for r in rollout_requests(one, span(), 2, TASKS)] for one in (RECIPE, other)]
+    asked = [[r.task for r in stage(one).requests(2)] for one in (RECIPE, other)]
     assert asked[0] != asked[1]
 
 
 def test_failed_rollouts_are_counted_and_leave_the_baseline_of_their_group_alone() -> None:
     """The others' advantages are as if the failed one had never been asked for."""
-    with_failed = rollout_batch(RECIPE, stage(), groups([0.0, None, 1.0]), 5)
-    without = rollout_batch(RECIPE, stage(), groups([0.0, 1.0]), 5)
+    with_failed = stage().batch_of(groups([0.0, None, 1.0]), 5)
+    without = stage().batch_of(groups([0.0, 1.0]), 5)
     assert [list(row.advantages) for row in with_failed.rows] == [
         list(row.advantages) for row in without.rows
     ]
@@ -116,26 +110,26 @@ def test_failed_rollouts_are_counted_and_leave_the_baseline_of_their_group_alone
 
 
 def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:
-    batch = rollout_batch(RECIPE, stage(), groups([1.0, None], [0.0, 1.0], [None, None], [1.0, 1.0]), 5)
+    batch = stage().batch_of(groups([1.0, None], [0.0, 1.0], [None, None], [1.0, 1.0]), 5)
     assert {row.group for row in batch.rows} == {"g1", "g3"}
     assert (batch.metrics["rollout/dropped_groups"], batch.metrics["rollout/equal_groups"]) == (2, 1)
 
 
 def test_groups_give_the_same_batch_in_whatever_order_they_end() -> None:
     ended = groups([0.0, 1.0], [1.0, 0.0], [0.5, 1.0])
-    first, second = (rollout_batch(RECIPE, stage(), order, 5) for order in (ended, ended[::-1]))
+    first, second = (stage().batch_of(order, 5) for order in (ended, ended[::-1]))
     assert first.metrics == second.metrics
     for a, b in zip(first.rows, second.rows, strict=True):
         assert a.rollout_id == b.rollout_id and np.array_equal(a.tokens, b.tokens)
 
 
 def test_a_batch_in_which_everything_failed_has_no_rows() -> None:
-    batch = rollout_batch(RECIPE, stage(), groups([None, None]), 5)
+    batch = stage().batch_of(groups([None, None]), 5)
     assert batch.rows == [] and batch.metrics["reward/mean"] == 0.0
 
 
 def test_staleness_is_the_version_now_minus_the_version_that_sampled() -> None:
-    batch = rollout_batch(RECIPE, stage(), groups([0.0, 1.0]), 7)
+    batch = stage().batch_of(groups([0.0, 1.0]), 7)
     assert batch.metrics["off_policy/staleness_max"] == pytest.approx(2)
 
 
@@ -157,9 +151,7 @@ def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_base
         )
 
     unrewarded = [with_spans(group, another_dimension) for group in groups([0.0, 0.5, 1.0])]
-    batch, without = (
-        rollout_batch(RECIPE, stage(), each, 5) for each in (unrewarded, groups([0.0, None, 1.0]))
-    )
+    batch, without = (stage().batch_of(each, 5) for each in (unrewarded, groups([0.0, None, 1.0])))
     assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in without.rows]
     results = [result_of(each, RECIPE.transitions) for group in unrewarded for each in group.rollouts]
     evaluated = summary(RECIPE, [replace(r, group=str(i)) for i, r in enumerate(results)])
@@ -174,10 +166,10 @@ def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run() -
 
     ended = [with_spans(replace(g, rollouts=[rollout(g.id, m, float(m), 2) for m in (0, 1)]), named)
              for g in groups([0.0, 1.0])]  # fmt: skip
-    both, one = (rollout_batch(settled(train=train), stage(), ended, 5) for train in (["*"], ["wr*"]))
+    both, one = (stage(settled(train=train)).batch_of(ended, 5) for train in (["*"], ["wr*"]))
     assert [sum(row.trained.sum() for row in batch.rows) for batch in (both, one)] == [8, 4]
     with pytest.raises(UserError, match="'checker', 'writer'"):
-        rollout_batch(settled(train=["editor"]), stage(), ended, 5)
+        stage(settled(train=["editor"])).batch_of(ended, 5)
 
 
 def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
@@ -194,7 +186,7 @@ def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
 
     members = [rollout("g0", 0, 0.0, 2), rollout("g0", 1, 1.0, 2), rollout("g0", 2, None)]
     ended = [with_spans(Group("g0", "step-000002", members), changed)]
-    metrics = rollout_batch(settled(intermediate={"tool_errors": -0.1}), stage(), ended, 5).metrics
+    metrics = stage(settled(intermediate={"tool_errors": -0.1})).batch_of(ended, 5).metrics
     assert unlisted(metrics) == [] and missing(BATCH, metrics) == {"demonstration/too_long"}
     assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
     assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0

@@ -1,0 +1,87 @@
+"""What a run needs before anything starts: checked and chosen once, in one order for every verb.
+
+The order is the user's: first what costs nothing to try, then what may be downloaded, then the cluster, and
+the run's folder last, so that a mistake leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from al_ray.actors.agent import interpreter
+from al_ray.data.task_order import digest
+from al_ray.data.tasks import Tasks, load_tasks
+from al_ray.machines import models
+from al_ray.machines.plan import Plan, plan, this_machine
+from al_ray.protocols import Service
+from al_ray.recipe import NodeShape, Recipe, dotted
+from al_ray.run.folder import RunChoice, RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedModel:
+    """A model that the run's own engines answer with."""
+
+    folder: Path
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can start."""
+
+    recipe: Recipe
+    folder: RunFolder
+    tasks: Tasks
+    model: PlacedModel | None
+    """None: a hosted model stands in the model's place."""
+
+    @property
+    def answered_by(self) -> str:
+        """The model's folder, or the URL that it is served at."""
+        if self.model is None:
+            return self.recipe.upstreams[self.recipe.model.name].base_url
+        return str(self.model.folder)
+
+
+@contextmanager
+def prepared(recipe: Recipe, choice: RunChoice, *, learn: bool) -> Iterator[Prepared]:
+    """Without ``learn`` only the held-out tasks count. Raises ``UserError`` for whatever keeps the run from
+    its start. Inside, a cluster that ``RAY_ADDRESS`` names is connected; nothing has been started."""
+    tasks = load_tasks(recipe)
+    for service in services(recipe).values():
+        service.check()
+    interpreter.check(recipe.agent)
+    hosted = recipe.model.name in recipe.upstreams
+    model = None if hosted else models.resolve(recipe.model.path)
+    with nodes() as found:
+        placed = None if model is None else PlacedModel(model, plan(recipe, found))
+        folder = choice.open(recipe)
+        folder.require_tasks(digest([*tasks.train, *tasks.held_out] if learn else tasks.held_out))
+        yield Prepared(recipe, folder, tasks, placed)
+
+
+@contextmanager
+def nodes() -> Iterator[Sequence[NodeShape]]:
+    """Those that a run would use: of the cluster that ``RAY_ADDRESS`` names, connected inside; without one,
+    this machine, where nothing is started yet."""
+    if not os.environ.get("RAY_ADDRESS"):
+        yield this_machine()
+        return
+    from al_ray.machines import cluster
+    from al_ray.machines.placement import cluster_shape
+
+    with cluster.connected():
+        yield cluster_shape()
+
+
+def services(recipe: Recipe) -> Mapping[str, Service]:
+    """The recipe's services by name, made but not started."""
+    return {
+        name: dotted.load(section.run, f"services.{name}.run")(recipe.data.path, **section.options)
+        for name, section in recipe.services.items()
+    }

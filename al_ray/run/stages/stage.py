@@ -1,0 +1,48 @@
+"""A stage as the driver sees it, and which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from al_ray.recipe import GrpoStage, Recipe, SupervisedStage
+from al_ray.recipe.schedule import StageSpan
+from al_ray.run.agents import Agents
+from al_ray.run.policy import Policy
+from al_ray.run.stages.batch import Batch
+from al_ray.run.stages.reinforcement import Reinforcement
+from al_ray.run.stages.supervision import Supervision
+from al_ray.types import Task
+
+
+class Stage(Protocol):
+    """Makes the batch of each step. What it makes is a function of the recipe, the step, and what agents
+    do: a run that goes on after a restart makes the same."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the learners keep the weights that it begins with."""
+        ...
+
+    @property
+    def needs_served_weights(self) -> bool:
+        """Whether the engines must have the learners' weights before a batch is made."""
+        ...
+
+    async def batch(
+        self, step: int, agents: Agents, policy: Policy, progress: Callable[[int, int], None]
+    ) -> Batch:
+        """That of a global step. ``progress`` is told how many rollouts have ended, of how many."""
+        ...
+
+
+STAGES: Mapping[type, Callable[[Recipe, Any, StageSpan, Sequence[Task]], Stage]] = {
+    GrpoStage: Reinforcement,
+    SupervisedStage: Supervision,
+}
+"""By the type of the recipe's stage."""
+
+
+def stage_of(recipe: Recipe, span: StageSpan, tasks: Sequence[Task]) -> Stage:
+    """The recipe's stage, over its training tasks."""
+    return STAGES[type(span.stage)](recipe, span.stage, span, tasks)

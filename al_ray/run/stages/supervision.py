@@ -1,0 +1,50 @@
+"""Supervised stages: demonstrations of tasks, imitated token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from al_ray.algorithms.demonstration import demonstration
+from al_ray.algorithms.named import algorithm
+from al_ray.data.task_order import tasks_of_step
+from al_ray.recipe import Recipe, SupervisedStage, dotted
+from al_ray.recipe.schedule import StageSpan
+from al_ray.run.agents import Agents
+from al_ray.run.policy import Policy
+from al_ray.run.stages.batch import Batch
+from al_ray.types import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """A stage that runs no agent: a teacher, named in the recipe, shows each task's conversation."""
+
+    recipe: Recipe
+    settings: SupervisedStage
+    span: StageSpan
+    tasks: Sequence[Task]
+
+    @property
+    def needs_reference(self) -> bool:
+        return False
+
+    @property
+    def needs_served_weights(self) -> bool:
+        return False
+
+    async def batch(
+        self, step: int, agents: Agents, policy: Policy, progress: Callable[[int, int], None]
+    ) -> Batch:
+        """Demonstrations of the step's tasks, tokenised exactly as the engines render calls."""
+        demonstrate = dotted.load(self.settings.demonstrate, f"stages.{self.span.index}.demonstrate")
+        seed = (self.recipe.seed, self.span.index)
+        chosen = tasks_of_step(self.tasks, self.settings.tasks_per_step, step - self.span.begin, seed)
+        shown = [demonstrate(task.data) for task in chosen]
+        calls = [await policy.render_calls(each.messages, each.tools) for each in shown]
+        episodes = [
+            demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None
+        ]
+        imitation = algorithm(self.settings, self.recipe.agent.sampling)
+        rows = imitation.rows([[episode] for episode in episodes])
+        return Batch(rows, imitation.loss, {"demonstration/too_long": len(chosen) - len(episodes)})
