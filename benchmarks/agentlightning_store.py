@@ -1,10 +1,10 @@
-"""Agent Lightning 0.3's side of ``store.py``: its in-memory store behind its own server and clients.
+"""Agent Lightning 0.3's side of ``benchmarks.store``: its in-memory store behind its own server and clients.
 
-Run by ``store.py`` with the Python of an environment that has agentlightning 0.3.0. The server is
+Run by that one with the Python of an environment that has agentlightning 0.3.0. The server is
 what ``agl store`` starts. Each runner has a client of its own, as each of its runner processes has;
 they share this process, and number their own spans, which spares the server a request a span.
 
-    python agentlightning_store.py RUNNERS ROLLOUTS REPEATS
+    python -m benchmarks.agentlightning_store RUNNERS ROLLOUTS REPEATS
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 
 from agentlightning.store.client_server import LightningStoreClient
 from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, OtelResource, Span, TraceStatus
-from store_load import ATTRIBUTES, rate
+
+from benchmarks.store_load import ATTRIBUTES, rate
 
 POLL_SECONDS = 0.5
 """Its client cannot wait for longer than 0.1 s, and its own trainer asks every 5 s."""

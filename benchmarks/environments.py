@@ -1,6 +1,6 @@
 """What each environment's agent costs besides its model.
 
-    PYTHONPATH=. python benchmarks/environments.py NAME    (one of ENVIRONMENTS)
+    python -m benchmarks.environments NAME    (one of ENVIRONMENTS)
 
 The model is a mock in a process of its own. Rollouts run as a runner runs them: many in one event loop or
 each in a process, each with a key of its own, its reward included. Prints one line of JSON: rollouts a
@@ -9,6 +9,7 @@ environment starts included), and the memory of a rollout that waits for its fir
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import inspect
 import itertools
@@ -25,7 +26,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from memory import pss
 
 from al_ray.actors.agent.guardian import adopt_orphans
 from al_ray.actors.agent.isolation import ISOLATIONS
@@ -33,6 +33,7 @@ from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import Printed
 from al_ray.recipe import AgentSection, dotted
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
+from benchmarks.memory import pss
 
 Request = Mapping[str, Any]
 
@@ -247,18 +248,27 @@ async def measure(environment: Environment, url: str, mock: int) -> dict[str, fl
     }
 
 
-def main(name: str) -> None:
+def report(name: str) -> None:
+    """Measure the environment, and print its line."""
     # Agents' processes outlive those that start them, and would be another's children.
     adopt_orphans()
-    command = [sys.executable, __file__, "--mock", name]
+    command = [sys.executable, "-m", "benchmarks.environments", "--mock", name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mock:
         assert mock.stdout is not None
         url = f"http://127.0.0.1:{int(mock.stdout.readline())}"
         print(json.dumps({"environment": name, **asyncio.run(measure(ENVIRONMENTS[name], url, mock.pid))}))
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "--mock":
-        asyncio.run(Mock(ENVIRONMENTS[sys.argv[2]]).serve())
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=ENVIRONMENTS)
+    parser.add_argument("--mock", action="store_true", help="serve its mock model, no more")
+    arguments = parser.parse_args()
+    if arguments.mock:
+        asyncio.run(Mock(ENVIRONMENTS[arguments.name]).serve())
     else:
-        main(sys.argv[1])
+        report(arguments.name)
+
+
+if __name__ == "__main__":
+    main()

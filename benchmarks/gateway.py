@@ -1,6 +1,6 @@
 """What the gateway adds to a call, beside a mock upstream called directly and LiteLLM's proxy.
 
-    python benchmarks/gateway.py [--rounds 3] [--seconds 4] [--side-by-side 1] [--without-litellm]
+    python -m benchmarks.gateway [--rounds 3] [--seconds 4] [--side-by-side 1] [--without-litellm]
 
 The mock answers at once with 300 prompt and 40 response token ids. It is asked four ways, by 1, 10 and
 64 connections, in one run: directly; through the gateway as an engine, with the tokens recorded durably
@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
+ROOT = Path(__file__).resolve().parent.parent
 PROMPT_IDS = list(range(1000, 1300))
 RESPONSE_IDS = list(range(2000, 2040))
 LOGPROBS = [-0.123456789] * len(RESPONSE_IDS)
@@ -229,9 +230,8 @@ def measure(rounds: int, seconds: float, count: int, *, with_litellm: bool) -> d
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
         port = free_port()
-        direct = stack.enter_context(
-            running([sys.executable, Path(__file__).resolve(), "--upstream", str(port)], port, folder)
-        )
+        mock = [sys.executable, "-m", "benchmarks.gateway", "--upstream", str(port)]
+        direct = stack.enter_context(running(mock, port, folder, PYTHONPATH=str(ROOT)))
         urls, keys, database = stack.enter_context(gateways(direct, folder, count))
         ways = {
             "upstream alone": ([direct], ["none"], "mock"),

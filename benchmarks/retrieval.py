@@ -1,9 +1,9 @@
 """Retrieval as it grows: build time, memory, queries a second, p99, and recall against exact search.
 
-    PYTHONPATH=. python benchmarks/retrieval.py bm25 100000 --shards 4
-    PYTHONPATH=. python benchmarks/retrieval.py dense 100000
-    PYTHONPATH=. python benchmarks/retrieval.py encoder 256
-    PYTHONPATH=. python benchmarks/retrieval.py service 100000 --shards 2
+    python -m benchmarks.retrieval bm25 100000 --shards 4
+    python -m benchmarks.retrieval dense 100000
+    python -m benchmarks.retrieval encoder 256
+    python -m benchmarks.retrieval service 100000 --shards 2
 
 Passages are synthetic: 60 words each, drawn from two million by Zipf's law. A query is six words of one
 passage. Vectors are random around a thousand centres. Each measurement has a process of its own and
@@ -266,7 +266,7 @@ async def service(passages: int, shards: int) -> list[dict[str, Any]]:
 
 def apart(function: str, *arguments: Any) -> dict[str, Any]:
     """The function in a process of its own, so that its memory is its own."""
-    command = [sys.executable, __file__, "apart", function, *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.retrieval", "apart", function, *map(str, arguments)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -277,7 +277,7 @@ def run_apart(function: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    if sys.argv[1] == "apart":
+    if sys.argv[1:2] == ["apart"]:
         print(json.dumps(run_apart(sys.argv[2], sys.argv[3:])))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

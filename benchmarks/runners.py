@@ -1,6 +1,6 @@
 """Agents that wait, many at once in one runner: what one costs in memory, and that none is lost.
 
-    PYTHONPATH=. python benchmarks/runners.py async 2000
+    python -m benchmarks.runners KIND ROLLOUTS    (one of AGENTS, as async 2000)
 
 A real store and a real runner. Each agent makes one call to a mock endpoint that answers nobody until
 all of them wait. Prints one line of JSON.
@@ -8,6 +8,7 @@ all of them wait. Prints one line of JSON.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -20,13 +21,13 @@ from typing import Any
 
 import ray
 from aiohttp import web
-from memory import pss
 
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner, RunnerSpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.recipe import AgentSection
 from al_ray.types import RolloutRequest, RolloutStatus, Task
+from benchmarks.memory import pss
 
 AGENTS: dict[str, dict[str, Any]] = {
     "async": {"run": "benchmarks.waiting_agents:call_async"},
@@ -116,7 +117,7 @@ async def run(store: Any, endpoint: Endpoint, name: str, rollouts: int, runner: 
     }
 
 
-async def main(kind: str, rollouts: int) -> None:
+async def measure(kind: str, rollouts: int) -> None:
     endpoint = Endpoint()
     url = await endpoint.start()
     agent = AgentSection(timeout=3600, concurrency=rollouts, **AGENTS[kind])
@@ -137,10 +138,18 @@ async def main(kind: str, rollouts: int) -> None:
     print(json.dumps({**figures, "kib_per_waiting_rollout": round(used / 2**10 / rollouts, 1)}))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=AGENTS)
+    parser.add_argument("rollouts", type=int)
+    arguments = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(measure(arguments.kind, arguments.rollouts))
     ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

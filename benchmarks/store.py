@@ -1,6 +1,6 @@
 """Whole rollouts a second: our store, durable, beside Agent Lightning 0.3's in memory, in one run.
 
-    python benchmarks/store.py [--runners 32 100 300 1000] [--repeats 3]
+    python -m benchmarks.store [--runners 32 100 300 1000] [--repeats 3]
 
 A rollout is enqueued, claimed, started, given 20 spans one after the other, finished and read. Each
 store is served as it is for runners in other processes: ours by its Ray actor and, for spans, by a
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from store_load import ATTRIBUTES, SPANS, rate
 
 from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
@@ -33,11 +32,11 @@ from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
 from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, Span, SpanKind, Start, Task
+from benchmarks.store_load import ATTRIBUTES, SPANS, rate
 
 LEASE_SECONDS = 3600.0
 """Nobody renews: a slow machine is no dead runner."""
-HERE = Path(__file__).resolve().parent
-OTHER = HERE / ".venv-agentlightning"
+OTHER = Path(__file__).resolve().parent / ".venv-agentlightning"
 
 
 class AlRay:
@@ -107,7 +106,7 @@ async def measure(runners: int, repeats: int) -> float:
 
 def measure_agentlightning(runners: int, repeats: int) -> float:
     """The median rate of theirs, likewise."""
-    command = [OTHER / "bin" / "python", HERE / "agentlightning_store.py"]
+    command = [OTHER / "bin" / "python", "-m", "benchmarks.agentlightning_store"]
     arguments = [str(runners), str(max(100, runners)), str(repeats)]
     result = subprocess.run([*command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     return statistics.median(map(float, result.stdout.split()))

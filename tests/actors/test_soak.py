@@ -19,7 +19,7 @@ from tests.processes import run
 
 @pytest.mark.slow
 def test_rollouts_survive_whatever_is_killed(tmp_path: Path) -> None:
-    """``benchmarks/soak.py``, in small: each kind of process is killed twice."""
+    """``benchmarks.soak``, in small: each kind of process is killed twice."""
     code, output = run(["benchmarks.soak", "--rollouts", "100", "--kills", "10"], tmp_path)
     result = json.loads(output.splitlines()[-1])
     assert code == 0, output
