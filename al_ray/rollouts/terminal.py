@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from textwrap import indent
 from typing import Final
@@ -20,20 +18,16 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.rollouts.conversation import as_text, body, fresh_messages
+from al_ray.rollouts.conversation import as_text, body
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.search import seconds
-from al_ray.rollouts.signals import signals
-from al_ray.traces import messages, semconv
+from al_ray.rollouts.story import Answer, Told, ToldCall, ToldEvent, ToldReward, story
 from al_ray.traces.messages import Message
-from al_ray.traces.nesting import Nesting
-from al_ray.traces.reward_span import rewards_of
-from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Signals, Span, SpanKind
+from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus
 
 EXCERPT: Final = 60
 """Characters of the task that the table shows."""
 _DEEPEST: Final = 12
-_PLUMBING: Final = {semconv.PARENT_ID, semconv.TRACE_ID, semconv.OPERATION, semconv.AGENT_NAME}
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES: Final[Mapping[str, str]] = {
     RolloutStatus.SUCCEEDED: "green",
@@ -84,44 +78,11 @@ def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
     ]
     for attempt in rollout.attempts:
         lines += _attempt(attempt)
-    lines += _happened(Nesting(rollout.spans))
+    for told in story(rollout):
+        lines += [_inside(line, min(told.depth, _DEEPEST)) for line in _lines(told)]
     total = rewards(rollout).get(dimension)
     lines.append(_heading("no reward" if total is None else f"final reward {total:g}"))
     return Lines(*lines)
-
-
-def _happened(nesting: Nesting) -> Iterator[Text]:
-    """The spans in order; what encloses others comes with the first of them, and they after it."""
-    around = {span.id: _around(nesting, span) for span in nesting.spans}
-    first = {span.id: span.sequence for span in nesting.spans}
-    for span in nesting.spans:
-        for outer in around[span.id]:
-            first[outer.id] = min(first[outer.id], span.sequence)
-    fresh = {call.id: found for call, found in fresh_messages(nesting.calls)}
-    numbers = {call.id: number for number, call in enumerate(nesting.calls, 1)}
-    told = signals(nesting)
-
-    def place(span: Span) -> list[tuple[int, str]]:
-        return [(first[each.id], each.id) for each in (*around[span.id], span)]
-
-    for span in sorted(nesting.spans, key=place):
-        if span.kind is SpanKind.CALL:
-            title = f"call {numbers[span.id]}"
-            if agent := nesting.agent(span):
-                title += f" of {agent}"
-            lines = _call(title, span, fresh[span.id], told)
-        else:
-            lines = _event(span)
-        for line in lines:
-            yield _inside(line, min(len(around[span.id]), _DEEPEST))
-
-
-def _around(nesting: Nesting, span: Span) -> Sequence[Span]:
-    """What it is shown within, outermost first: of a reward, the call that earned it."""
-    if span.kind is not SpanKind.REWARD or nesting.is_terminal(span):
-        return [*nesting.enclosing(span)][::-1]
-    earner = nesting.earner(span)
-    return [*_around(nesting, earner.call), earner.call] if earner else []
 
 
 def _attempt(attempt: Attempt) -> list[Text]:
@@ -136,32 +97,42 @@ def _attempt(attempt: Attempt) -> list[Text]:
     return lines
 
 
-def _call(
-    title: str, span: Span, fresh: Sequence[Message], told: Mapping[tuple[str, int], Signals]
-) -> list[Text]:
-    attributes = span.attributes
-    tokens = attributes.get(semconv.INPUT_TOKENS)
-    prompt = "" if tokens is None else f" {tokens} prompt tokens,"
-    lines = [_heading(f"{title}:{prompt} {span.end - span.start:.2f} s")]
-    if earlier := len(messages.sent(span)) - len(fresh):
-        lines.append(_indented(f"({earlier} messages as before)", "dim"))
-    for message in fresh:
+def _lines(told: Told) -> list[Text]:
+    match told:
+        case ToldCall():
+            return _call(told)
+        case ToldReward():
+            named = ", ".join(f"{name} {value:g}" for name, value in told.rewards.items())
+            return [_heading(f"{named} ({told.name})", "bold cyan")]
+        case ToldEvent():
+            return [
+                _heading(f"{told.name}, {told.seconds:.2f} s"),
+                *(_indented(f"{name}: {as_text(value)}") for name, value in told.attributes.items()),
+            ]
+
+
+def _call(call: ToldCall) -> list[Text]:
+    title = f"call {call.number}" + (f" of {call.agent}" if call.agent else "")
+    prompt = "" if call.prompt_tokens is None else f" {call.prompt_tokens} prompt tokens,"
+    lines = [_heading(f"{title}:{prompt} {call.seconds:.2f} s")]
+    if call.earlier:
+        lines.append(_indented(f"({call.earlier} messages as before)", "dim"))
+    for message in call.messages:
         lines += _message(str(message.get("role")), "", message)
-    answers, reasons = messages.answers(span), messages.finish_reasons(span)
-    for index, (answer, choice) in enumerate(zip_longest(answers, attributes.get(semconv.CHOICES) or ())):
-        found = asdict(told.get((span.id, index), Signals()))
-        noted = [f"{name} {count}" for name, count in found.items() if count]
-        sampled = [*_sampled(choice), *reasons[index : index + 1], *noted]
-        lines += _message("assistant", ", ".join(sampled), answer or {})
+    for answer in call.answers:
+        noted = [f"{name} {count}" for name, count in answer.signals.items()]
+        reason = [answer.choice.finish_reason] if answer.choice.finish_reason else []
+        lines += _message("assistant", ", ".join([*_sampled(answer), *reason, *noted]), answer.choice.message)
     return lines
 
 
-def _sampled(choice: Mapping[str, JSON] | None) -> list[str]:
-    if not choice or not choice["ids"]:
+def _sampled(answer: Answer) -> list[str]:
+    ids, logprobs = answer.choice.response_ids, answer.choice.logprobs
+    if not ids:
         return []
-    versions = sorted({version for version, _, _ in choice["versions"]})
-    told = [f"{len(choice['ids'])} tokens", f"policy {'-'.join(map(str, versions))}"]
-    return [*told, f"mean logprob {fmean(choice['logprobs']):.3f}"] if choice["logprobs"] else told
+    versions = "-".join(map(str, answer.versions))
+    told = [f"{len(ids)} tokens", f"policy {versions}"]
+    return [*told, f"mean logprob {fmean(logprobs):.3f}"] if logprobs else told
 
 
 def _message(role: str, told: str, message: Message) -> list[Text]:
@@ -169,21 +140,6 @@ def _message(role: str, told: str, message: Message) -> list[Text]:
     if told:
         title.append(f"  ({told})", "dim")
     return [title, _indented(body(message), levels=2)]
-
-
-def _event(span: Span) -> list[Text]:
-    if span.kind is SpanKind.REWARD:
-        named = ", ".join(f"{name} {value:g}" for name, value in rewards_of(span).items())
-        return [_heading(f"{named} ({span.name})", "bold cyan")]
-    title = str(span.attributes.get(semconv.AGENT_NAME) or span.name)
-    told = [(name, value) for name, value in span.attributes.items() if name not in _PLUMBING]
-    if span.name == semconv.AGENT_OUTPUT:
-        title = "the agent printed"
-        told = [(name.rpartition(".")[2], value) for name, value in told]
-    return [
-        _heading(f"{title}, {span.end - span.start:.2f} s"),
-        *(_indented(f"{name}: {as_text(value)}") for name, value in told),
-    ]
 
 
 def _excerpt(data: Mapping[str, JSON]) -> str:
