@@ -60,12 +60,12 @@ class Command:
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"no end after {seconds} s:\n{self.output}") from error
 
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 300) -> None:
-        """Returns when it has; the command must not end before."""
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 300, what: str = "it") -> None:
+        """Returns when it has; the command must not end before. ``what`` says what is waited for."""
         deadline = time.monotonic() + seconds
         while not happened():
             assert self._process.poll() is None, f"ended with {self._process.returncode}:\n{self.output}"
-            assert time.monotonic() < deadline, f"not after {seconds} s:\n{self.output}"
+            assert time.monotonic() < deadline, f"{what}: not after {seconds} s:\n{self.output}"
             time.sleep(0.1)
 
     def interrupt(self) -> None:

@@ -61,8 +61,11 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(folder: Path) -> Iterator[Head]:
-    """A cluster of one node with its own ports and folder; its Python is this one."""
-    dashboard, client, agent = free_ports(3)
+    """A cluster of one node with its own ports and folder; its Python is this one.
+
+    Its agent, which runs the jobs, chooses its port itself: where a port that it is told has been taken
+    meanwhile, Ray's agent lives on without one, and no job is ever taken."""
+    dashboard, client = free_ports(2)
     # Sockets lie below it, and their paths may not be long.
     scratch = Path(tempfile.mkdtemp(prefix="ray-"))
     options = {
@@ -70,7 +73,7 @@ def head(folder: Path) -> Iterator[Head]:
         "dashboard-host": "127.0.0.1",
         "dashboard-port": dashboard,
         "ray-client-server-port": client,
-        "dashboard-agent-listen-port": agent,
+        "dashboard-agent-listen-port": 0,
         "num-cpus": 2,
         "object-store-memory": 200_000_000,
         "temp-dir": scratch,
@@ -79,8 +82,16 @@ def head(folder: Path) -> Iterator[Head]:
     arguments = [RAY, "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
     with Command(arguments, folder.parent, PATH=path, PYTHONPATH="") as command:
         command.wait_until(lambda: "--block" in command.output and _answers(dashboard), 120)
+        command.wait_until(lambda: _has_agent(scratch), 120, "Ray's agent, which runs the jobs")
         yield Head(command, f"http://127.0.0.1:{dashboard}")
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _has_agent(scratch: Path) -> bool:
+    """Whether the node's agent listens: it then writes its port down, or -1 where it could have none."""
+    written = [file.read_text() for file in scratch.glob("session_latest/dashboard_agent_listen_port_*")]
+    assert "-1" not in written, f"Ray's agent has no port: see dashboard_agent.log in {scratch}"
+    return any(written)
 
 
 def _answers(port: int) -> bool:
