@@ -13,14 +13,13 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.model import load_model, named_tensors, sequence_logprobs, trained_logprobs
@@ -35,6 +34,9 @@ from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
 from al_ray.machines.whole import whole_folder
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row, UpdateReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(slots=True)

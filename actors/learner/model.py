@@ -3,28 +3,34 @@
 Master weights are float32, since steps of ordinary learning rates vanish in a bfloat16 weight.
 ``dtype`` is what the weights are published in, and for bfloat16 what a forward computes in; float16
 has too little range for gradients, so its forward computes in float32.
+
+transformers is imported when a model is loaded: whoever only holds a handle does not load it (10 s).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from al_ray.actors.learner.spec import Dtype
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.token import token_logprobs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def load_model(folder: str, device: torch.device) -> PreTrainedModel:
     """In evaluation mode: sharing prefixes is exact only without dropout."""
+    from transformers import AutoModelForCausalLM
+
     model: nn.Module = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa"
     )
-    return cast(PreTrainedModel, model.to(device).eval())
+    return cast("PreTrainedModel", model.to(device).eval())
 
 
 def trained_logprobs(
