@@ -10,17 +10,20 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.keepers import Keepers
-from al_ray.actors.learner.group import LearnerGroup
-from al_ray.algorithms.demonstration import TokenisedCall
-from al_ray.algorithms.losses.token import Loss
 from al_ray.errors import EngineUnavailableError
 from al_ray.machines import cluster
 from al_ray.recipe import OptimizerSection
 from al_ray.types import JSON, Row, UpdateReport
+
+if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
+    from al_ray.actors.learner.group import LearnerGroup
+    from al_ray.algorithms.demonstration import TokenisedCall
+    from al_ray.algorithms.losses.token import Loss
 
 _WATCH_SECONDS = 2.0
 _MAX_DEATHS = 5

@@ -12,7 +12,6 @@ import ray
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.gateway.pool import GatewayPool
-from al_ray.actors.learner.group import LearnerGroup
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.service.pool import ServicePool
@@ -63,6 +62,8 @@ async def _with_engines(
     stack.push_async_callback(engines.shutdown)
     learners = None
     if learn:
+        from al_ray.actors.learner.group import LearnerGroup  # with torch, of which evaluation needs nothing
+
         settings = specs.learner_spec(ready.recipe, model.plan, model.folder)
         learners = LearnerGroup(settings, _options(placement, "learner"))
         stack.push_async_callback(asyncio.to_thread, learners.close)
