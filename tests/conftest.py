@@ -14,14 +14,40 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+SLOWEST_FIRST = (
+    "run/test_driver.py",
+    "cli/test_job_submit.py",
+    "evaluation/test_evaluate.py",
+    "actors/engine/test_pool.py",
+    "envs/calc_x/test_autogen_agent.py",
+    "machines/test_models.py",
+    "actors/engine/test_actor.py",
+    "actors/store/test_actor.py",
+    "actors/agent/test_interpreter.py",
+    "actors/agent/test_isolation.py",
+    "actors/test_soak.py",
+    "actors/gateway/test_pool.py",
+    "actors/runner/test_pool.py",
+    "actors/agent/test_frameworks.py",
+)
+"""The files that take half a minute and more: begun last, one of them would be alone in the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pytest-xdist runs one test of each id, but pytest 9.2 gives the same id to all that schemathesis makes
+    """Workers take file after file in the order of the items.
+
+    pytest-xdist runs one test of each id, but pytest 9.2 gives the same id to all that schemathesis makes
     of one function: they get their names for ids."""
     for item in items:
         if not item.nodeid.endswith(item.name):
             assert item.parent is not None
             item._id = item.parent.id.child(item.name)
     assert len({item.nodeid for item in items}) == len(items)
+    places = {Path(__file__).parent / name: place for place, name in enumerate(SLOWEST_FIRST)}
+    assert all(path.exists() for path in places), (
+        "SLOWEST_FIRST in tests/conftest.py names a file that is gone"
+    )
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 CHAT_TEMPLATE = """\

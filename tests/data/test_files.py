@@ -118,6 +118,8 @@ def test_every_wrong_field_of_a_row_is_told() -> None:
 def test_a_hub_name_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether ``datasets`` is missing or the hub is, the name and the cure are told."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The variable is read when this is imported, which another test may have done.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"'nobody/made': no such folder.*Hugging Face hub"):
         list(files.rows("nobody/made", ["train"], samples=Path("absent"), folder="made"))
 
