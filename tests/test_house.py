@@ -68,3 +68,14 @@ def test_no_command_of_ours_ends_what_others_run_on_the_machine() -> None:
 def test_a_page_that_a_tool_writes_says_what_the_code_says(tool: str) -> None:
     written = [sys.executable, "-c", f"import {tool} as tool; assert tool.page() == tool.PAGE.read_text()"]
     subprocess.run(written, cwd=ROOT / "tools", env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+PAGES = [ROOT / "AGENTS.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """From the project's root, as ``a/b.py`` or ``a/b/`` in a code span."""
+    rooms = "al_ray|actors|algorithms|envs|tests|benchmarks|tools"
+    named = re.findall(rf"`((?:{rooms})/[\w/.]*)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
