@@ -47,7 +47,7 @@ async def _run(ready: Prepared, console: Console) -> Evaluation:
     from al_ray.run.step_report import evaluation_values
 
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks.held_out
-    with cluster.connected():
+    with cluster.running():
         begun = time.perf_counter()
         console.phase("start")
         async with started_for_evaluation(ready) as agents:

@@ -35,7 +35,7 @@ async def _run(ready: Prepared, console: Console) -> None:
 
     console.phase("start")
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks
-    with cluster.connected():
+    with cluster.running():
         steps = folder.checkpoints()
         metrics = open_sinks(folder.path.name, folder.path, recipe, steps[-1] if steps else None)
         ended_well = False

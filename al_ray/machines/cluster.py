@@ -8,8 +8,9 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 import ray
 
@@ -23,36 +24,40 @@ _KNOCK_SECONDS = 5.0
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """Inside, Ray is initialised; a cluster that was started here ends with it. Where it is initialised
-    already, nothing changes.
-
-    SIGTERM, from ``ray job stop``, Kubernetes or a batch system, then ends a run as Ctrl-C does. To be
-    called in the main thread.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    if address := os.environ.get("RAY_ADDRESS"):
+def joined(address: str) -> Iterator[None]:
+    """Inside, Ray is connected to the cluster at ``address``, which is ``RAY_ADDRESS``. Raises ``UserError``
+    if none answers there."""
+    with ExitStack() as stack:
         try:
             _knock(address)
-            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+            stack.enter_context(_initialised())
         except OSError as error:
             cure = f"no cluster answers there (where it needs a token, set RAY_AUTH_MODE=token): {error}"
             raise UserError(Problem("RAY_ADDRESS", address, cure)) from error
-    else:
-        # Left unset, Ray writes a token file that silently turns authentication on for later clusters.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        [here] = this_machine()  # what a plan was made for is what there is
-        ray.init(
-            address="local",
-            num_cpus=here.cpus,
-            num_gpus=here.gpus,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        yield
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Inside, there is a cluster: the one that was joined, else one on this machine, which ends with it."""
+    if ray.is_initialized():
+        yield
+        return
+    # Left unset, Ray writes a token file that silently turns authentication on for later clusters.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    [here] = this_machine()
+    # What a plan was made for is what there is.
+    resources = {"num_cpus": here.cpus, "num_gpus": here.gpus}
+    with _initialised(address="local", object_store_memory=_OBJECT_STORE_BYTES, **resources):
+        yield
+
+
+@contextmanager
+def _initialised(**options: Any) -> Iterator[None]:
+    """Inside, SIGTERM, from ``ray job stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be
+    called in the main thread."""
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
     try:
         yield

@@ -69,13 +69,14 @@ def prepared(recipe: Recipe, choice: RunChoice, *, learn: bool) -> Iterator[Prep
 def nodes() -> Iterator[Sequence[NodeShape]]:
     """Those that a run would use: of the cluster that ``RAY_ADDRESS`` names, connected inside; without one,
     this machine, where nothing is started yet."""
-    if not os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
         yield this_machine()
         return
     from al_ray.machines import cluster
     from al_ray.machines.placement import cluster_shape
 
-    with cluster.connected():
+    with cluster.joined(address):
         yield cluster_shape()
 
 
