@@ -139,7 +139,9 @@ def export(
     run: RunArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Replaced if it exists.")],
     what: Annotated[str, typer.Option(help="rollouts, spans or transitions.")] = "rollouts",
-    format: Annotated[str, typer.Option(help="jsonl or parquet.")] = "jsonl",
+    format: Annotated[
+        str | None, typer.Option(help="jsonl or parquet; what the suffix of FILE names if not given.")
+    ] = None,
     batch: BatchOption = None,
     mode: ModeOption = None,
 ) -> None:

@@ -48,7 +48,7 @@ def show_rollout(run: Path, rollout: str) -> None:
     terminal().print(show(found, folder.recipe().transitions.reward))
 
 
-def export(run: Path, wanted: Search, what: str, format: str, output: Path) -> str:
+def export(run: Path, wanted: Search, what: str, format: str | None, output: Path) -> str:
     """Write the records to the file; says what was written."""
     from al_ray.rollouts.export import Export
     from al_ray.rollouts.export import export as write

@@ -1,8 +1,9 @@
 """A run's records as the rows of one file, for other programs: JSON lines or Parquet.
 
 Both formats have the same columns. JSON of no fixed shape is text in both, and text is never null, so
-that a reader that guesses a schema from the first lines, as Hugging Face's does, guesses right. Rows
-are written as they are read, a page at a time; the file is whole or not there.
+that a reader that guesses a schema from the first lines, as Hugging Face's does, guesses right. The
+file's suffix names its format; one that names none needs to be told. Rows are written as they are read,
+a page at a time; the file is whole or not there.
 """
 
 from __future__ import annotations
@@ -46,14 +47,33 @@ class Export:
     settings: TransitionsSection
 
 
-def export(source: Export, what: str, format: str, output: Path) -> int:
-    """Writes ``output`` and returns its number of rows. Raises ``UserError``."""
-    for option, value, choices in (("--what", what, _TABLES), ("--format", format, _WRITERS)):
-        if value not in choices:
-            raise UserError(Problem(option, value, f"one of {', '.join(choices)}"))
+def export(source: Export, what: str, format: str | None, output: Path) -> int:
+    """Writes ``output`` and returns its number of rows; without a format, in the one that its suffix
+    names. Raises ``UserError``."""
+    if what not in _TABLES:
+        raise UserError(Problem("--what", what, f"one of {', '.join(_TABLES)}"))
+    write = _WRITERS[_format(format, output)]
     schema, rows = _TABLES[what]
     with _opened(output) as file:
-        return _WRITERS[format](rows(source), schema, file)
+        return write(rows(source), schema, file)
+
+
+def _format(told: str | None, output: Path) -> str:
+    """What was told, or what the suffix names; the two never contradict each other."""
+    if told not in (None, *_WRITERS):
+        raise UserError(Problem("--format", told, f"one of {', '.join(_WRITERS)}"))
+    suffix = output.suffix.lower().removeprefix(".")
+    named = suffix if suffix in _WRITERS else None
+    if told is None and named is None:
+        endings = " or ".join(f".{name}" for name in _WRITERS)
+        cure = f"its suffix names no format: end it with {endings}, or add --format"
+        raise UserError(Problem("--output", str(output), cure))
+    if told is not None and named is not None and told != named:
+        cure = f"contradicts the suffix of {output}: leave --format out, or end the file with .{told}"
+        raise UserError(Problem("--format", told, cure))
+    format = told or named
+    assert format is not None
+    return format
 
 
 @contextmanager

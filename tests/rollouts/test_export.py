@@ -43,7 +43,7 @@ def _source(records: Records, **search: Any) -> Export:
 
 def _rows(source: Export, what: str, file: Path) -> list[Mapping[str, Any]]:
     """Exported and read again."""
-    count = export(source, what, file.suffix[1:], file)
+    count = export(source, what, None, file)
     if file.suffix == ".parquet":
         rows = pq.read_table(file).to_pylist()
     else:
@@ -56,6 +56,26 @@ def _rows(source: Export, what: str, file: Path) -> list[Mapping[str, Any]]:
 def test_both_formats_hold_the_same_rows(database: Database, tmp_path: Path, what: str) -> None:
     lines, table = (_rows(_source(database), what, tmp_path / f"x.{format}") for format in FORMATS)
     assert lines == table and lines
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "is_parquet"),
+    [
+        (None, "x.parquet", True),
+        (None, "x.PARQUET", True),
+        (None, "x.jsonl", False),
+        (None, "x.parquet.jsonl", False),
+        ("parquet", "x.parquet", True),
+        ("parquet", "x", True),
+        ("jsonl", "x.txt", False),
+    ],
+)
+def test_the_suffix_names_the_format(
+    database: Database, tmp_path: Path, format: str | None, name: str, is_parquet: bool
+) -> None:
+    """And one that names none leaves it to --format (R14)."""
+    export(_source(database), "rollouts", format, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(b"PAR1" if is_parquet else b"{")
 
 
 def test_rollouts_have_their_attempts_and_rewards_and_no_key(database: Database, tmp_path: Path) -> None:
@@ -184,12 +204,21 @@ def test_what_fails_midway_leaves_the_file_that_was_there(
     [
         ("calls", "jsonl", "x", "--what: 'calls': one of rollouts, spans, transitions"),
         ("spans", "csv", "x", "--format: 'csv': one of jsonl, parquet"),
+        ("spans", None, "x", "x': its suffix names no format: end it with .jsonl or .parquet, or add --for"),
+        ("spans", None, "x.csv", "x.csv': its suffix names no format: end it with .jsonl or .parquet"),
+        (
+            "spans",
+            "jsonl",
+            "x.parquet",
+            "--format: 'jsonl': contradicts .*x.parquet: .* end the file with .jso",
+        ),
+        ("spans", "parquet", "x.jsonl", "--format: 'parquet': contradicts .*x.jsonl: .* with .parquet"),
         ("spans", "jsonl", "no/x", "there is no folder"),
         ("spans", "jsonl", ".", "is a folder; name a file"),
     ],
 )
 def test_mistakes_are_told(
-    database: Database, tmp_path: Path, what: str, format: str, output: str, message: str
+    database: Database, tmp_path: Path, what: str, format: str | None, output: str, message: str
 ) -> None:
     before = set(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message):
