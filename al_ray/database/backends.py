@@ -7,9 +7,7 @@ query parameter ``schema`` the schema that holds the tables, so that runs share 
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -27,13 +25,8 @@ _log = logging.getLogger(__name__)
 _WRITES: Final = "al_ray_writes"
 """The execution option of transactions that write."""
 _BUSY_SECONDS: Final = 30.0
-_LOG_PAGES: Final = 8192
+LOG_PAGES: Final = 8192
 """Of SQLite's log, 32 MiB: when it has so many, writers wait until all are in the file and it begins anew."""
-_CHECKPOINT_BYTES: Final = 4 * 2**20
-"""After so many of lone rows, the log is brought into the file beside the writing: then there is little to
-wait for."""
-_ROW_BYTES: Final = 3 * 4096
-"""That a row adds to the log beside its own: a page of its table and of each index."""
 _LOCK: Final = sa.select(meta).with_for_update()
 
 
@@ -55,7 +48,7 @@ def open_engine(url: str) -> sa.Engine:
     it as it is.
     """
     where = f"store {sa.make_url(url).render_as_string()}"
-    engine = _sqlite(url) if sa.make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
+    engine = open_sqlite(url) if sa.make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
     try:
         with engine.connect() as connection:
             is_new = not sa.inspect(connection).has_table(meta.name, schema=_schema(connection))
@@ -103,75 +96,13 @@ def insert_new_from(
 ) -> int:
     """For each row, as the parameters of ``columns``, insert what that selects, as far as no unique column
     knows it; returns how many rows there are now that were not there before."""
-    insert = _insert_new_from(_dialect(connection), table, columns)
+    insert = insert_from(_dialect(connection), table, columns)
     return connection.execute(insert, rows, execution_options={"preserve_rowcount": True}).rowcount
 
 
-class LoneInsert:
-    """``insert_new_from`` for one row, which is a transaction of its own and waits for nobody.
-
-    The driver executes it, since all that SQLAlchemy does for one row takes longer than to insert it. Only
-    where the database is a file that this process opens: a server has to be waited for.
-    """
-
-    def __init__(self, engine: sa.Engine, table: sa.Table, columns: sa.Select[Any]) -> None:
-        insert = _insert_new_from(sqlite, table, columns)
-        compiled = insert.compile(dialect=sqlite.dialect(paramstyle="named"))
-        self._text = compiled.string
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self._engine = _sqlite(engine.url, busy_seconds=0)
-        self._connection: Any = None
-        """Made with the first row: most who open a database insert none."""
-        self._patient = engine
-        self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
-        self._checkpoint: Future[None] | None = None
-        self._logged = 0
-        """Bytes, about, since the last checkpoint was begun."""
-
-    def insert(self, row: dict[str, Any]) -> bool:
-        """Whether the row was inserted and is durable. If not, nothing has happened: somebody else was
-        writing, or there was nothing to insert, or the database is in trouble."""
-        try:
-            if self._connection is None:
-                self._connection = self._engine.raw_connection()
-            cursor = self._connection.cursor()
-            cursor.execute(self._text, self._constants | row)
-        except (sqlite3.OperationalError, OperationalError):  # the driver's, or of connecting
-            return False
-        self._logged += _ROW_BYTES + sum(len(part) for part in row.values() if isinstance(part, str))
-        if self._logged > _CHECKPOINT_BYTES and (self._checkpoint is None or self._checkpoint.done()):
-            self._logged = 0
-            self._checkpoint = self._checkpoints.submit(_checkpoint, self._patient)
-        return cursor.rowcount == 1
-
-    def close(self) -> None:
-        self._checkpoints.shutdown()
-        if self._connection is not None:
-            self._connection.close()
-        self._engine.dispose()
-
-
-def _checkpoint(engine: sa.Engine) -> None:
-    """Bring SQLite's log into its file. To be done in a thread: it waits for the disk."""
-    connection = engine.raw_connection()
-    try:
-        pages = connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-        if pages > _LOG_PAGES:
-            connection.cursor().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-    except sqlite3.OperationalError:  # whoever writes next meets the same trouble, and tells it
-        _log.warning("SQLite's log could not be brought into its file", exc_info=True)
-    finally:
-        connection.close()
-
-
-def lone_insert(engine: sa.Engine, table: sa.Table, columns: sa.Select[Any]) -> LoneInsert | None:
-    """None where there can be none."""
-    return LoneInsert(engine, table, columns) if engine.dialect.name == "sqlite" else None
-
-
 @cache
-def _insert_new_from(dialect: Any, table: sa.Table, columns: sa.Select[Any]) -> Any:
-    """Made once: to build it takes longer than to insert a row."""
+def insert_from(dialect: Any, table: sa.Table, columns: sa.Select[Any]) -> Any:
+    """The statement of ``insert_new_from``. Made once: to build it takes longer than to insert a row."""
     names = [column.name for column in columns.selected_columns]
     return dialect.insert(table).from_select(names, columns).on_conflict_do_nothing()
 
@@ -202,7 +133,7 @@ def _schema(connection: Connection) -> str | None:
     return connection.get_execution_options().get("schema_translate_map", {}).get(None)
 
 
-def _sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.Engine:
+def open_sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.Engine:
     """WAL, so that others read while the store writes; transactions begun by SQLAlchemy, not by the
     driver, so that savepoints work (SQLAlchemy's documented recipe for pysqlite).
 
@@ -217,7 +148,7 @@ def _sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.Engine
         connection.execute(f"PRAGMA busy_timeout={busy_seconds * 1000:.0f}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint={2 * _LOG_PAGES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={2 * LOG_PAGES}")
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:

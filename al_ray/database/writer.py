@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from al_ray.database import backends
+from al_ray.database.lone_insert import lone_insert
 from al_ray.database.reader import ENDED, Records, chunks
 from al_ray.database.retry import is_retried
 from al_ray.database.schema import (
@@ -92,7 +93,7 @@ class Database(Records):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._writing = backends.writing(self._engine)
-        self._lone_span = backends.lone_insert(self._engine, spans, _NEW_SPAN)
+        self._lone_span = lone_insert(self._engine, spans, _NEW_SPAN)
 
     def begin(self) -> AbstractContextManager[Connection]:
         """A connection whose writes are durable when the context ends, or undone if it raises."""

@@ -1,5 +1,5 @@
 """A rollout after its end: from spans to trajectories with rewards and signals, and as a person reads,
 searches and exports it.
 
-The learner's side takes ``trajectory``; the reader's side ``search``, ``conversation``, ``terminal``,
-``export``."""
+The learner's side takes ``trajectory``, the reader's ``search``, ``story`` (drawn by ``terminal``),
+``conversation`` and ``export``; ``requests`` asks for rollouts, ``rewards`` sums what one was given."""

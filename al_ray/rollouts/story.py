@@ -22,7 +22,7 @@ _PLUMBING: Final = {semconv.PARENT_ID, semconv.TRACE_ID, semconv.OPERATION, semc
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ToldAnswer:
     """One choice of a call."""
 
     choice: Choice
@@ -51,7 +51,7 @@ class ToldCall:
     """Messages that it was shown and an earlier call has told."""
     messages: Sequence[Message]
     """The others."""
-    answers: Sequence[Answer]
+    answers: Sequence[ToldAnswer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _calls(nesting: Nesting, around: Mapping[str, Sequence[Span]]) -> Iterator[T
         answers = []
         for choice in call_span.choices(call):
             counts = asdict(counted.get((call.id, choice.index), Signals()))
-            answers.append(Answer(choice, {name: count for name, count in counts.items() if count}))
+            answers.append(ToldAnswer(choice, {name: count for name, count in counts.items() if count}))
         yield ToldCall(
             id=call.id,
             depth=len(around[call.id]),

@@ -21,7 +21,7 @@ from rich.text import Text
 from al_ray.rollouts.conversation import as_text, body
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.search import seconds
-from al_ray.rollouts.story import Answer, Told, ToldCall, ToldEvent, ToldReward, story
+from al_ray.rollouts.story import Told, ToldAnswer, ToldCall, ToldEvent, ToldReward, story
 from al_ray.traces.messages import Message
 from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus
 
@@ -126,7 +126,7 @@ def _call(call: ToldCall) -> list[Text]:
     return lines
 
 
-def _sampled(answer: Answer) -> list[str]:
+def _sampled(answer: ToldAnswer) -> list[str]:
     ids, logprobs = answer.choice.response_ids, answer.choice.logprobs
     if not ids:
         return []
