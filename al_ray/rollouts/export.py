@@ -63,17 +63,16 @@ def _format(told: str | None, output: Path) -> str:
     if told not in (None, *_WRITERS):
         raise UserError(Problem("--format", told, f"one of {', '.join(_WRITERS)}"))
     suffix = output.suffix.lower().removeprefix(".")
-    named = suffix if suffix in _WRITERS else None
-    if told is None and named is None:
+    if suffix not in _WRITERS:
+        if told is not None:
+            return told
         endings = " or ".join(f".{name}" for name in _WRITERS)
         cure = f"its suffix names no format: end it with {endings}, or add --format"
         raise UserError(Problem("--output", str(output), cure))
-    if told is not None and named is not None and told != named:
+    if told not in (None, suffix):
         cure = f"contradicts the suffix of {output}: leave --format out, or end the file with .{told}"
         raise UserError(Problem("--format", told, cure))
-    format = told or named
-    assert format is not None
-    return format
+    return suffix
 
 
 @contextmanager

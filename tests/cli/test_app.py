@@ -193,6 +193,10 @@ def test_a_run_is_exported(invoke: Invoke, recorded: Path, folder: Path) -> None
     assert len((folder / "x.jsonl").read_bytes().splitlines()) == 4
     code, output = invoke(f"export {recorded} -o x.csv --format csv")
     assert (code, output) == (2, "error: --format: 'csv': one of jsonl, parquet\n")
+    code, output = invoke(f"export {recorded} -o x.parquet")
+    assert code == 0 and (folder / "x.parquet").read_bytes().startswith(b"PAR1"), output
+    code, output = invoke(f"export {recorded} -o x.csv")
+    assert code == 2 and output.startswith("error: --output: 'x.csv': its suffix names no format"), output
 
 
 def test_absent_data_is_the_users_mistake(invoke: Invoke) -> None:

@@ -210,7 +210,7 @@ def test_what_fails_midway_leaves_the_file_that_was_there(
             "spans",
             "jsonl",
             "x.parquet",
-            "--format: 'jsonl': contradicts .*x.parquet: .* end the file with .jso",
+            "--format: 'jsonl': contradicts .*x.parquet: .* with .jsonl",
         ),
         ("spans", "parquet", "x.jsonl", "--format: 'parquet': contradicts .*x.jsonl: .* with .parquet"),
         ("spans", "jsonl", "no/x", "there is no folder"),
