@@ -30,14 +30,16 @@ _MAX_DEATHS = 5
 
 
 class Policy:
-    """``engines`` are running, and are admitted to ``gateways``. Without ``learners`` it does not learn:
-    its version stays 0, and only ``serve`` may be asked of it."""
+    """``engines`` are running, and answer through ``gateways`` from the first ``serve`` on: a run that goes
+    on from a checkpoint has rollouts waiting, which older weights must not answer. Without ``learners`` it
+    does not learn: its version stays 0, and only ``serve`` may be asked of it."""
 
     def __init__(self, engines: EnginePool, gateways: GatewayPool, learners: LearnerGroup | None) -> None:
         self._engines = engines
         self._gateways = gateways
         self._learners = learners
         self._served_version = 0
+        self._serving = False
         self._deaths = 0
         """Engines replaced since their weights changed last."""
         self._keepers = Keepers()
@@ -48,8 +50,7 @@ class Policy:
         return self._served_version
 
     async def start(self) -> None:
-        """Let the engines answer, and keep them alive from now on."""
-        await self._admit()
+        """Keep the engines alive from now on."""
         await self._connect()
         self._keepers.start([self._watch()])
 
@@ -71,13 +72,14 @@ class Policy:
         return await asyncio.to_thread(self._learning.update, rows, loss)
 
     async def serve(self) -> None:
-        """Give the engines the learners' weights, if they do not have them. Calls wait meanwhile."""
-        if self._learners is None:
-            return
-        version = await asyncio.to_thread(self._learners.policy_version)
-        if version != self._served_version:
+        """Let the engines answer, with the learners' weights. Calls wait until then."""
+        version = 0 if self._learners is None else await asyncio.to_thread(self._learners.policy_version)
+        if self._learners is not None and version != self._served_version:
             await self._transfer(self._learners, version)
             self._deaths = 0
+        if not self._serving:
+            self._serving = True
+            await self._admit()
 
     async def render_calls(
         self, messages: Sequence[Mapping[str, JSON]], tools: Sequence[Mapping[str, JSON]] | None
@@ -132,7 +134,8 @@ class Policy:
 
     async def _admit(self) -> None:
         """Tell the gateways which engines may answer."""
-        await self._gateways.admit(self._engines.admitted())
+        if self._serving:
+            await self._gateways.admit(self._engines.admitted())
 
     async def _connect(self) -> None:
         """Where weights are sent rather than stored, let the learners meet the engines."""

@@ -42,7 +42,8 @@ async def started_for_evaluation(ready: Prepared) -> AsyncIterator[Agents]:
     """What agents need: no learners, and where a hosted model stands in the model's place no engines."""
     async with AsyncExitStack() as stack:
         if ready.model is not None:
-            agents, _ = await _with_engines(ready, ready.model, stack, learn=False)
+            agents, policy = await _with_engines(ready, ready.model, stack, learn=False)
+            await policy.serve()
         else:
             store, records = await _store(ready, stack)
             gateways, urls = await _gateways(ready, stack)
