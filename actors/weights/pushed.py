@@ -5,6 +5,7 @@ vLLM's own trainer engine drives the transfer. vLLM is imported when the engines
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 
-class PushingPublisher:
+class PushingPublisher(ABC):
     """Over devices: ``connect`` once, then for each version ``publish`` and, engines paused, ``send``.
 
     All three are called on every learner rank, since gathering sharded tensors is collective; rank
@@ -49,9 +50,9 @@ class PushingPublisher:
         if self._trainer is not None:
             self._trainer.shutdown()
 
+    @abstractmethod
     def _init_info(self, workers: int, address: str, port: int) -> Any:
         """What vLLM's trainer engine is started with."""
-        raise NotImplementedError
 
     def _source(self) -> Any:
         from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, materialize_full_tensor

@@ -73,10 +73,11 @@ class Policy:
 
     async def serve(self) -> None:
         """Let the engines answer, with the learners' weights. Calls wait until then."""
-        version = 0 if self._learners is None else await asyncio.to_thread(self._learners.policy_version)
-        if self._learners is not None and version != self._served_version:
-            await self._transfer(self._learners, version)
-            self._deaths = 0
+        if self._learners is not None:
+            version = await asyncio.to_thread(self._learners.policy_version)
+            if version != self._served_version:
+                await self._transfer(self._learners, version)
+                self._deaths = 0
         if not self._serving:
             self._serving = True
             await self._admit()
