@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from al_ray.traces.reward_span import rewards_of
 from al_ray.types import Rollout, Span, SpanKind
@@ -14,10 +14,16 @@ def rewards(rollout: Rollout) -> Mapping[str, float]:
     arrived twice, the first counts."""
     spans: dict[str, Span] = {}
     for span in sorted(rollout.spans, key=lambda span: span.sequence):
-        if span.kind is SpanKind.REWARD:
-            spans.setdefault(span.id, span)
-    given: dict[str, list[float]] = {}
-    for span in spans.values():
-        for name, value in rewards_of(span).items():
-            given.setdefault(name, []).append(value)
+        spans.setdefault(span.id, span)
+    given = by_dimension(spans.values())
     return {name: math.fsum(given[name]) for name in sorted(given)}
+
+
+def by_dimension(spans: Iterable[Span]) -> Mapping[str, Sequence[float]]:
+    """What each of the rewards among ``spans`` gave in each dimension."""
+    given: dict[str, list[float]] = {}
+    for span in spans:
+        if span.kind is SpanKind.REWARD:
+            for name, value in rewards_of(span).items():
+                given.setdefault(name, []).append(value)
+    return given

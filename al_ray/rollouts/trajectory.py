@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final
@@ -17,6 +17,7 @@ from typing import Final
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.intermediate import intermediate_rewards
+from al_ray.rollouts.rewards import by_dimension
 from al_ray.rollouts.signals import signals
 from al_ray.traces import call_span, semconv
 from al_ray.traces.nesting import Nesting
@@ -33,18 +34,16 @@ _Place = tuple[int, float]
 def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Trajectory:
     """The transitions of the rollout's deciding attempt, each with the rewards that it earned."""
     nesting = Nesting(rollout.spans)
-    transitions = dict(_transitions(nesting, settings))
+    answers = [(call, list(_answers(call))) for call in nesting.calls]
+    transitions = dict(_transitions(nesting, answers, settings))
     places = list(transitions)
     earned: dict[_Place, list[float]] = {}
     terminal: list[float] = []
-    dimensions: dict[str, list[float]] = {}
+    dimensions = by_dimension(nesting.spans)
     for span in nesting.spans:
         if span.kind is not SpanKind.REWARD:
             continue
-        values = rewards_of(span)
-        for name, value in values.items():
-            dimensions.setdefault(name, []).append(value)
-        primary = values.get(settings.reward, 0.0)
+        primary = rewards_of(span).get(settings.reward, 0.0)
         if (place := _place(nesting, span, places)) is not None:
             earned.setdefault(place, []).append(primary)
         if nesting.is_terminal(span):
@@ -61,7 +60,7 @@ def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Tr
         terminal_reward=math.fsum(terminal),
         rewards={name: math.fsum(dimensions[name]) for name in sorted(dimensions)},
         intermediate=math.fsum(added),
-        left_out=Counter(reason for call in nesting.calls for _, reason in _answers(call) if reason),
+        left_out=Counter(reason for _, given in answers for _, reason in given if reason),
     )
 
 
@@ -81,13 +80,17 @@ def require_named(settings: TransitionsSection, trajectories: Sequence[Trajector
         raise UserError(*problems)
 
 
-def _transitions(nesting: Nesting, settings: TransitionsSection) -> Iterator[tuple[_Place, Transition]]:
+def _transitions(
+    nesting: Nesting,
+    answers: Iterable[tuple[Span, Sequence[tuple[Choice, str | None]]]],
+    settings: TransitionsSection,
+) -> Iterator[tuple[_Place, Transition]]:
     found = signals(nesting)
-    for call in nesting.calls:
+    for call, given in answers:
         agent = nesting.agent(call)
         trained = any(fnmatchcase(agent, pattern) for pattern in settings.train)
         prompt_ids = tuple(call_span.prompt_ids(call))
-        for choice, reason in _answers(call):
+        for choice, reason in given:
             if reason is not None:
                 continue
             yield (
