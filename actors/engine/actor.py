@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from al_ray.actors.engine.continuation import Continuation, Prompt
 from al_ray.actors.engine.lineage import LineageMemory
+from al_ray.actors.engine.schema_trial import SchemaTrials
 from al_ray.actors.engine.spec import EngineSpec, engine_args
 from al_ray.actors.weights.stored import local_files
 from al_ray.actors.weights.update import WeightUpdate
@@ -52,6 +53,7 @@ class Engine:
         self._llm: AsyncLLM
         self._rendering: ChatRendering
         self._continuation: Continuation
+        self._trials: SchemaTrials
 
     async def start(self) -> None:
         """Loads the model; returns when the engine can answer."""
@@ -62,6 +64,7 @@ class Engine:
         self._llm = AsyncLLM.from_engine_args(engine_args(self._spec))
         self._rendering = ChatRendering(self._llm, self._spec)
         self._continuation = Continuation(self._rendering, LineageMemory())
+        self._trials = SchemaTrials(self._rendering.vocabulary)
         await self._llm.update_weight_version(str(self._version))
         # What vLLM's modules made lives as long as the engine: looking through it takes seconds.
         gc.collect()
@@ -181,6 +184,7 @@ class Engine:
             ids = self._rendering.raw_tokens(request)
             openai, prompt = None, Prompt(ids, None, None, Lineage(LineageOutcome.NEW))
         else:
+            await self._trials.admit(request)
             place = self._continuation.place(request)
             request = replace(request, messages=place.messages)
             openai = self._rendering.request(request)

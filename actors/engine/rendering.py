@@ -14,6 +14,7 @@ from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.parser import ParserManager
 from vllm.renderers import TokenizeParams
 from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
 from al_ray.actors.engine.answer import Answer
 from al_ray.actors.engine.lineage import Turn
@@ -33,6 +34,7 @@ class ChatRendering:
 
     def __init__(self, llm: AsyncLLM, spec: EngineSpec) -> None:
         self._model_config = llm.model_config
+        self._vllm_config = llm.vllm_config
         self._tokenizer = llm.get_tokenizer()
         self._template = spec.chat_template
         self._renderer = OnlineRenderer(
@@ -72,6 +74,13 @@ class ChatRendering:
             )
         return _validated(fields)
 
+    def vocabulary(self) -> str:
+        """xgrammar's ``TokenizerInfo``, serialised, as vLLM compiles grammars with it."""
+        vocabulary_size = self._model_config.get_vocab_size()
+        backend = XgrammarBackend(self._vllm_config, self._tokenizer, vocabulary_size)
+        serialised: str = backend.compiler.tokenizer_info.serialize_json()
+        return serialised
+
     async def rendered(self, request: ChatCompletionRequest) -> tuple[str | None, list[int]]:
         """The prompt as text, where the tokenizer works on text, and as tokens.
 
@@ -80,7 +89,7 @@ class ChatRendering:
         try:
             rendered = await self._renderer.render_chat(request)
         except VLLMValidationError as error:
-            too_long = error.parameter == "input_tokens"
+            too_long = error.parameter in ("input_tokens", "input_text")
             raise (ContextLengthError if too_long else BadRequestError)(f"messages: {error}") from error
         except (VLLMClientError, ValueError, TypeError) as error:
             raise BadRequestError(f"messages: the chat template cannot render them: {error}") from error

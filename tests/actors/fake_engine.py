@@ -35,8 +35,8 @@ class FakeEngine:
     a format with an object.
 
     Content that orders something else: a key of ``ERRORS``; ``wait`` (for ``release``) and ``wait after a
-    piece``; ``die NAME`` and ``die NAME after a piece``; ``unavailable NAME``; ``think``; ``long`` and
-    ``stop``, for those ends. NAME is the engine's that obeys.
+    piece``; ``die``, ``die NAME`` and ``die NAME after a piece``; ``unavailable NAME``; ``think``; ``long``
+    and ``stop``, for those ends. NAME is the engine's that obeys.
     """
 
     def __init__(self, name: str) -> None:
@@ -97,7 +97,7 @@ class FakeEngine:
             raise BadRequestError("tools: each has a function, and that a name")
         if order == f"unavailable {self._name}":
             raise EngineUnavailableError("vLLM gave it up")
-        if order == f"die {self._name}":
+        if order in ("die", f"die {self._name}"):
             os.kill(os.getpid(), signal.SIGKILL)
         if order == "wait":
             await self._wait()

@@ -1,7 +1,7 @@
 """Which engine answers a call, and what happens when it dies over it.
 
 While no engine is admitted, calls wait. A call whose engine dies is asked again of another one,
-from its prompt, unless a part of the answer is already with the agent.
+from its prompt, unless a part of the answer is already with the agent, or it is what engines die of.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from al_ray.actors.gateway.calls.call import Call
+from al_ray.actors.gateway.calls.deadly import DeadlyQuestions, Question
 from al_ray.actors.gateway.dialects.core import Message
 from al_ray.actors.gateway.recent import Recent
 from al_ray.actors.ray_errors import unwrapped
@@ -33,19 +34,12 @@ _log = logging.getLogger(__name__)
 
 
 class _Admitted:
-    """An engine and how many calls it has under way."""
+    """An engine and what it is asked at the moment."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
-        self.load = 0
-
-    @contextmanager
-    def busy(self) -> Iterator[Any]:
-        self.load += 1
-        try:
-            yield self.engine
-        finally:
-            self.load -= 1
+        self.asked: set[Question] = set()
+        self.gone = False
 
 
 class EngineRouter:
@@ -55,6 +49,7 @@ class EngineRouter:
         self._admitted: deque[_Admitted] = deque()
         self._any = asyncio.Event()
         self._homes: Recent[str, _Admitted] = Recent(ROLLOUTS_REMEMBERED)
+        self._deadly = DeadlyQuestions()
 
     def admit(self, engines: Sequence[Any]) -> None:
         """Send calls to these engines from now on; with none, calls wait."""
@@ -76,9 +71,9 @@ class EngineRouter:
         return await self._ask(rollout_id, "render", messages, tools, True)
 
     async def _ask(self, rollout_id: str, method: str, *arguments: Any) -> Any:
+        question = Question(arguments[0])
         while True:
-            admitted = await self._pick(rollout_id)
-            with admitted.busy() as engine:
+            async with self._engine(rollout_id, question) as engine:
                 reference = getattr(engine, method).remote(*arguments)
                 try:
                     with unwrapped():
@@ -86,15 +81,13 @@ class EngineRouter:
                 except asyncio.CancelledError:
                     ray.cancel(reference)
                     raise
-                except _GONE as error:
-                    self._drop(admitted, error)
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """The answer piece by piece, the whole reply last; close it to stop the engine's work on it."""
-        while True:
-            admitted = await self._pick(call.attempt.rollout_id)
-            started = False
-            with admitted.busy() as engine:
+        question = Question(call.request)
+        started = False
+        while not started:
+            async with self._engine(call.attempt.rollout_id, question) as engine:
                 pieces = engine.stream.options(num_returns="streaming").remote(call.request)
                 try:
                     with unwrapped():
@@ -106,12 +99,20 @@ class EngineRouter:
                 except (asyncio.CancelledError, GeneratorExit):
                     ray.cancel(pieces)
                     raise
-                except _GONE as error:
-                    self._drop(admitted, error)
-                    if started:
-                        raise EngineUnavailableError(
-                            "the engine died in the middle of its answer; ask again"
-                        ) from error
+        raise EngineUnavailableError("the engine died in the middle of its answer; ask again")
+
+    @asynccontextmanager
+    async def _engine(self, rollout_id: str, question: Question) -> AsyncIterator[Any]:
+        """An engine to ask; what is raised because it is gone ends here."""
+        async with self._deadly.turn(question):
+            admitted = await self._pick(rollout_id)
+            admitted.asked.add(question)
+            try:
+                yield admitted.engine
+            except _GONE as error:
+                self._drop(admitted, error)
+            finally:
+                admitted.asked.remove(question)
 
     async def _pick(self, rollout_id: str) -> _Admitted:
         """The engine that has the rollout's prefix in its cache, else the least loaded one."""
@@ -119,15 +120,18 @@ class EngineRouter:
             await self._any.wait()
         home = self._homes.get(rollout_id)
         if home is None or home not in self._admitted:
-            home = min(self._admitted, key=lambda admitted: admitted.load)
+            home = min(self._admitted, key=lambda admitted: len(admitted.asked))
             self._admitted.rotate(-1)  # so that the equally loaded take turns
         self._homes[rollout_id] = home
         return home
 
     def _drop(self, admitted: _Admitted, error: Exception) -> None:
-        if admitted not in self._admitted:
+        if admitted.gone:
             return
+        admitted.gone = True
         _log.warning("engine %s is gone; its calls are asked of another engine: %s", admitted.engine, error)
-        self._admitted.remove(admitted)
+        self._deadly.engine_died(admitted.asked)
+        if admitted in self._admitted:
+            self._admitted.remove(admitted)
         if not self._admitted:
             self._any.clear()
