@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -19,6 +20,8 @@ KEY_IN_PATH: Final = "/attempt/{key}"
 """Before the path of any route: for agents whose API key cannot be set."""
 
 _KNOWN_SECONDS: Final = 1.0
+_KEY: Final = re.compile(r"[!-~]{1,200}")
+"""What a key may look like. Databases refuse other texts, and many keys are looked up in one question."""
 
 
 class AttemptKeys:
@@ -50,6 +53,8 @@ class AttemptKeys:
 
     async def of(self, key: str) -> Claim:
         """The running attempt that has this key now. Raises ``AttemptEndedError``."""
+        if not _KEY.fullmatch(key):
+            raise AttemptEndedError("the API key is none of ours: it has other characters, or too many")
         return await self._ask(key)
 
     async def _authorize(self, keys: list[str]) -> Sequence[Claim | AttemptEndedError]:

@@ -49,6 +49,8 @@ MAX_PLAIN_BYTES: Final = 16 * 2**20
 MAX_ATTEMPT_BYTES: Final = 64 * 2**20
 """Of one attempt's spans together, as sent."""
 _EXPORTS_AT_ONCE: Final = 4
+_BODIES_AT_ONCE: Final = 2
+"""Of one attempt, or of all who send no key."""
 _BODY_SECONDS: Final = 30.0
 _ATTEMPTS_KNOWN: Final = 10_000
 _TRACES_KNOWN: Final = 100_000
@@ -79,6 +81,8 @@ class OtlpReceiver:
         self._recorder = recorder
         self._collector_key = collector_key
         self._room = asyncio.Semaphore(_EXPORTS_AT_ONCE)
+        self._bodies: Recent[Owner | str | None, asyncio.Semaphore] = Recent(_ATTEMPTS_KNOWN)
+        """By whose key it came with, so that a body that never ends keeps nobody else waiting."""
         self._converting = asyncio.Lock()
         self._owners: Recent[bytes, Owner | None] = Recent(_TRACES_KNOWN)
         """By trace id; None where two attempts use the same."""
@@ -98,11 +102,12 @@ class OtlpReceiver:
             if encoding not in ("gzip", "deflate", "identity"):
                 raise _Refused(415, f"Content-Encoding {encoding!r}: send gzip, or nothing")
             key = await self._key(request)
-            async with self._room:
+            async with self._bodies.setdefault(key, asyncio.Semaphore(_BODIES_AT_ONCE)):
                 body = await _read(request)
-                export = await asyncio.to_thread(otlp_in.parse, body, is_json=is_json)
-                del body
-                rejected = await self._keep(export, key)
+                async with self._room:
+                    export = await asyncio.to_thread(otlp_in.parse, body, is_json=is_json)
+                    del body
+                    rejected = await self._keep(export, key)
         except _Refused as refused:
             return _answer(Status(message=str(refused)), refused.status, is_json)
         except AttemptEndedError as error:
@@ -127,7 +132,7 @@ class OtlpReceiver:
 
     def _is_collector(self, key: str) -> bool:
         mine = self._collector_key
-        return mine is not None and hmac.compare_digest(key.encode(), mine.encode())
+        return mine is not None and hmac.compare_digest(key.encode(errors="replace"), mine.encode())
 
     async def _owner(self, key: str) -> Owner:
         attempt = (await self._keys.of(key)).attempt

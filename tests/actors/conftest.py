@@ -35,16 +35,16 @@ def start_store(ray_cluster: None, store_place: str) -> Iterator[Callable[..., A
         yield start
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A gateway and a store for the tests of one module."""
+    """A gateway and a store for all tests that end neither."""
     from tests.actors.gateway_house import open_house
 
     with open_house(tmp_path_factory.mktemp("house")) as opened:
         yield opened
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine_a(ray_cluster: None) -> Iterator[Any]:
     import ray
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import anthropic
 import openai
@@ -57,6 +58,30 @@ async def test_a_key_that_was_good_a_moment_ago_is_refused_once_its_attempt_has_
     status, answer = await served.post(tell({"value": 1}), attempt.key, path="/al_ray/rewards")
     assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
     assert len(served.calls(attempt)) == 1
+
+
+async def test_keys_that_no_database_takes_are_refused_alone(served: House) -> None:
+    """Many keys are looked up in one question: those of others are answered."""
+    attempts = [await served.attempt() for _ in range(8)]
+    address = urlsplit(served.url)
+
+    async def with_key(head: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"GET " + head + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        return answer.splitlines()[0]
+
+    heads = [
+        b"/v1/models HTTP/1.1\r\nAuthorization: Bearer \xff",
+        b"/v1/models HTTP/1.1\r\nx-api-key: \xc3\xa9",
+    ]
+    heads += [b"/attempt/a%00b/v1/models HTTP/1.1", b"/attempt/%ff/v1/models HTTP/1.1"]
+    heads += [b"/attempt/" + b"k" * 5000 + b"/v1/models HTTP/1.1"]
+    refused = asyncio.gather(*(with_key(head) for _ in range(20) for head in heads))
+    answers = await asyncio.gather(*(served.ask(attempt) for attempt in attempts))
+    assert [answer.choices[0].message.content for answer in answers] == ["a0"] * len(attempts)
+    assert {line.split()[1] for line in await refused} == {b"401"}
 
 
 # --- limits ----------------------------------------------------------------------------------------

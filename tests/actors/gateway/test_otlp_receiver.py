@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 import zlib
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -274,6 +277,24 @@ async def test_keys_that_are_missing_wrong_or_of_an_ended_attempt_are_refused(ho
     assert (status, answer.partial_success.rejected_spans) == (200, 1)
     assert "has ended" in answer.partial_success.error_message
     assert house.names(attempt) == []
+
+
+@pytest.mark.parametrize("sender", ["nobody", "another attempt"])
+async def test_bodies_that_never_end_keep_nobody_elses_waiting(house: House, sender: str) -> None:
+    other, attempt = await house.attempt("slow"), await house.attempt("quick")
+    address = urlsplit(house.url)
+    key = "" if sender == "nobody" else f"x-api-key: {other.key}\r\n"
+    head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\n{key}Content-Type: application/x-protobuf\r\n"
+    async with AsyncExitStack() as stack:
+        for _ in range(8):
+            _, writer = await asyncio.open_connection(address.hostname, address.port)
+            stack.callback(writer.close)
+            writer.write(head.encode() + b"Content-Length: 99\r\n\r\nx")
+        await asyncio.sleep(0.5)
+        begun = time.monotonic()
+        assert (await house.post(export("in time").SerializeToString(), attempt.key))[0] == 200
+        assert time.monotonic() - begun < otlp_receiver._BODY_SECONDS / 3
+    assert house.names(attempt) == ["in time"]
 
 
 async def test_our_own_export_is_not_taken_back_from_a_collector(house: House) -> None:
