@@ -13,7 +13,7 @@ import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from al_ray.actors.engine.continuation import Continuation, Prompt
 from al_ray.actors.engine.lineage import LineageMemory
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from al_ray.actors.engine.rendering import ChatRendering
+
+
+_MAX_STOPS: Final = 64
+_MAX_STOP_LENGTH: Final = 2**13
 
 
 class Engine:
@@ -181,20 +185,25 @@ class Engine:
     async def _render(self, request: ModelRequest) -> tuple[ChatCompletionRequest | None, Prompt]:
         """vLLM's form of the call, which a raw prompt has none of, and the prompt."""
         if isinstance(request, CompletionRequest):
-            ids = self._rendering.raw_tokens(request)
+            ids = await self._rendering.raw_tokens(request)
             openai, prompt = None, Prompt(ids, None, None, Lineage(LineageOutcome.NEW))
         else:
+            self._require_room(len(request.messages), "messages, each of a token at least, are")
             await self._trials.admit(request)
             place = self._continuation.place(request)
             request = replace(request, messages=place.messages)
             openai = self._rendering.request(request)
             prompt = await self._continuation.prompt(request, place, *await self._rendering.rendered(openai))
-        if len(prompt.ids) >= self._spec.max_length:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt.ids)} tokens, which leaves none of the "
-                f"{self._spec.max_length} of model.max_length for the response"
-            )
+        self._require_room(len(prompt.ids), "tokens of the prompt are")
         return openai, prompt
+
+    def _require_room(self, least: int, what: str) -> None:
+        """The prompt has at least so many tokens."""
+        if least >= self._spec.max_length:
+            raise ContextLengthError(
+                f"the {least} {what} more than model.max_length, {self._spec.max_length}, leaves beside a "
+                "response"
+            )
 
     def _reply(
         self,
@@ -223,6 +232,11 @@ class Engine:
         # vLLM 0.32 on CPU dies when the prompt of a seeded request is computed in chunks: it winds the
         # request's generator back ("CPU Generator does not use offset").
         sampling = request.sampling
+        if len(sampling.stop) > _MAX_STOPS or sum(map(len, sampling.stop)) > _MAX_STOP_LENGTH:
+            raise BadRequestError(
+                f"stop: at most {_MAX_STOPS} sequences of {_MAX_STOP_LENGTH} characters together can be "
+                f"looked for after each token, not {len(sampling.stop)}"
+            )
         try:
             return SamplingParams(
                 n=sampling.n,

@@ -78,7 +78,8 @@ class ChatRendering:
         """xgrammar's ``TokenizerInfo``, serialised, as vLLM compiles grammars with it."""
         vocabulary_size = self._model_config.get_vocab_size()
         backend = XgrammarBackend(self._vllm_config, self._tokenizer, vocabulary_size)
-        serialised: str = backend.compiler.tokenizer_info.serialize_json()
+        # It tells it only with a grammar that it has compiled.
+        serialised: str = backend.compiler.compile_regex("a").tokenizer_info.serialize_json()
         return serialised
 
     async def rendered(self, request: ChatCompletionRequest) -> tuple[str | None, list[int]]:
@@ -89,8 +90,7 @@ class ChatRendering:
         try:
             rendered = await self._renderer.render_chat(request)
         except VLLMValidationError as error:
-            too_long = error.parameter in ("input_tokens", "input_text")
-            raise (ContextLengthError if too_long else BadRequestError)(f"messages: {error}") from error
+            raise _refused("messages", error) from error
         except (VLLMClientError, ValueError, TypeError) as error:
             raise BadRequestError(f"messages: the chat template cannot render them: {error}") from error
         if isinstance(rendered, ErrorResponse):
@@ -110,10 +110,10 @@ class ChatRendering:
             return None
         return structured_outputs_from_response_format(openai.structured_outputs, openai.response_format)
 
-    def raw_tokens(self, request: CompletionRequest) -> list[int]:
+    async def raw_tokens(self, request: CompletionRequest) -> list[int]:
         """The prompt of a call that brings its own: text as the tokenizer takes it, or ids as they are."""
         if isinstance(request.prompt, str):
-            return list(self._tokenizer.encode(request.prompt))
+            return await self._tokens(request.prompt, special=True)
         beyond = self._model_config.get_vocab_size()
         wrong = next((token for token in request.prompt if not 0 <= token < beyond), None)
         if wrong is not None:
@@ -192,9 +192,7 @@ class ChatRendering:
 
     async def encode(self, text: str) -> list[int]:
         """The tokens of a piece of a rendered conversation."""
-        params = TokenizeParams(self._model_config.max_model_len, add_special_tokens=False)
-        encoded = await self._renderer.renderer.tokenize_prompt_async({"prompt": text}, params)
-        return list(encoded["prompt_token_ids"])
+        return await self._tokens(text, special=False)
 
     async def read(self, text: str, request: ChatRequest, turn: Turn) -> Message:
         """``text`` as the message that an agent would be given if ``turn`` had been that text."""
@@ -207,10 +205,25 @@ class ChatRendering:
         """The tokens that the agent is not shown where they are sampled in mid-answer."""
         return self._special if request.skip_special_tokens else frozenset()
 
+    async def _tokens(self, text: str, *, special: bool) -> list[int]:
+        """On vLLM's thread; a text that is too long by its length alone is not looked at."""
+        params = TokenizeParams(self._model_config.max_model_len, add_special_tokens=special)
+        try:
+            encoded = await self._renderer.renderer.tokenize_prompt_async({"prompt": text}, params)
+        except VLLMValidationError as error:
+            raise _refused("prompt", error) from error
+        return list(encoded["prompt_token_ids"])
+
     def _end_ids(self) -> set[int]:
         configured = self._model_config.try_get_generation_config().get("eos_token_id") or []
         ends = {configured} if isinstance(configured, int) else set(configured)
         return ends | {self._tokenizer.eos_token_id}
+
+
+def _refused(place: str, error: VLLMValidationError) -> BadRequestError:
+    """vLLM counts a text's characters before its tokens."""
+    too_long = error.parameter in ("input_text", "input_tokens")
+    return (ContextLengthError if too_long else BadRequestError)(f"{place}: {error}")
 
 
 def _validated(fields: dict[str, Any]) -> ChatCompletionRequest:

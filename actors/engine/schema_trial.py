@@ -56,7 +56,12 @@ class SchemaTrials:
             while len(self._passed) >= _REMEMBERED:
                 self._passed.pop(next(iter(self._passed)))
             self._passed[key] = asyncio.create_task(self._in_turn(request.attempt or "", texts))
-        if not await asyncio.shield(self._passed[key]):
+        try:
+            passed = await asyncio.shield(self._passed[key])
+        except Exception:  # no fault of the schema's
+            self._passed.pop(key, None)
+            raise
+        if not passed:
             raise BadRequestError(
                 f"{', '.join(schemas)}: compiling the schema takes more than {_PROCESSOR_SECONDS} s of "
                 f"processor time or {_MEMORY_BYTES >> 30} GiB; send a simpler one"

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import ray
 import torch
 from ray.actor import ActorHandle
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from al_ray.actors.engine import lineage
 from al_ray.actors.engine.pool import EnginePool
-from al_ray.errors import BadRequestError
+from al_ray.errors import BadRequestError, ContextLengthError
 from al_ray.types import (
     ChatReply,
     ChatRequest,
@@ -47,6 +48,11 @@ CALLING = {
 }
 GREETING = {"role": "assistant", "content": "hello"}
 GREEDY = Sampling(temperature=0.0, max_tokens=100)
+PATTERN = {"type": "string", "pattern": "(" * 60_000 + "a" + ")" * 60_000}
+DEEP = {"type": "json_schema", "json_schema": {"name": "x", "schema": PATTERN}}
+MANY = {"enum": [f"value {i}" for i in range(100_000)]}
+HOSTILE = {"type": "function", "function": {"name": "add", "parameters": MANY}}
+"""What vLLM's grammar compiler dies of, and what it is busy with for a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -343,9 +349,42 @@ async def test_the_stop_sequence_that_ended_an_answer_is_told(engine: ActorHandl
 
 
 @pytest.mark.parametrize(
+    "request_of",
+    [
+        ChatRequest("c", [{"role": "user", "content": "x" * 10**6}], GREEDY),
+        ChatRequest("c", [{"role": "user", "content": "x "}] * 200_000, GREEDY),
+        CompletionRequest("c", "to be " * 10**6, GREEDY),
+        CompletionRequest("c", [5] * 10**6, GREEDY),
+    ],
+    ids=["a long message", "many messages", "a long text", "many tokens"],
+)
+async def test_what_is_far_too_long_is_refused_as_such_and_holds_nobody_up(
+    engine: ActorHandle, request_of: ChatRequest | CompletionRequest
+) -> None:
+    """Agents know it by its class; the engine is asked meanwhile."""
+    given = ray.put(request_of)
+    refused = engine.chat.remote(given)
+    answered = engine.chat.remote(ChatRequest("call", GREET, GREEDY))
+    with pytest.raises(ContextLengthError):
+        await refused
+    assert (await answered).choices[0].message == GREETING
+
+
+async def test_a_schema_that_is_not_plain_holds_the_answer_to_it(engine: ActorHandle) -> None:
+    """It was compiled elsewhere first."""
+    schema = {"type": "string", "pattern": "no{3}"}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    [choice] = (await engine.chat.remote(ChatRequest("call", GREET, GREEDY, response_format=wanted))).choices
+    assert json.loads(choice.message["content"]) == "nooo"
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"messages": [{"role": "user", "content": "x" * MAX_LENGTH}]}, "token"),
+        ({"response_format": DEEP}, "response_format: the schema has 120001 characters|bytes"),
+        ({"tools": [HOSTILE], "tool_choice": "required"}, "tools.0: the schema has 100000|bytes"),
+        ({"sampling": Sampling(stop=("x",) * 100_000)}, "stop: at most 64 sequences"),
         ({"messages": [{"content": "hi"}]}, "role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages"),
         ({"tools": [{"type": "function"}]}, "tools"),
