@@ -1,13 +1,18 @@
 """Errors that al_ray raises, named by whose mistake or which boundary they report.
 
-``UserError`` is printed without a traceback and ends the command with exit code 2. Everything
-else is a fault of the system and keeps its traceback.
+``UserError`` is printed without a traceback and ends the command with exit code 2, ``UselessRunError``
+with 1. Everything else is a fault of the system and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_LIBRARY = re.compile(r"(?:^|/)(?:site|dist)-packages/|/lib(?:64)?/python3[.\d]*/|^<")
+"""In the path of a file that came with an interpreter or a package."""
 
 
 class AlRayError(Exception):
@@ -47,6 +52,10 @@ class PlacementError(UserError):
 
 class DataError(UserError):
     """A dataset is missing or has a row of the wrong shape."""
+
+
+class UselessRunError(AlRayError):
+    """To go on would teach nothing: every rollout failed, or none asked the model."""
 
 
 class AttemptEndedError(AlRayError):
@@ -99,3 +108,19 @@ class EngineUnavailableError(AlRayError):
 
 class ServiceUnavailableError(AlRayError):
     """A service of the recipe died again and again."""
+
+
+def is_library(file: str) -> bool:
+    """Whether a frame in this file is no code of the user's."""
+    return _LIBRARY.search(file) is not None
+
+
+def in_a_line(error: BaseException) -> str:
+    """What was raised, and the last place on its way that is no library's."""
+    said = traceback.format_exception_only(error)[-1].strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not is_library(frame.filename)] or frames
+    file, line = (own[-1].filename, own[-1].lineno) if own else ("", None)
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or "", error.lineno
+    return f"{said} ({file}, line {line})" if file else said

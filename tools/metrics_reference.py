@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from al_ray.reports.names import BATCH, EVALUATION, LEARNERS, STEP, TIMES, Metric
+from al_ray.reports.names import BATCH, EVALUATION, HEALTH, LEARNERS, STEP, TIMES, Metric
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 HEAD = """# Metrics
@@ -30,6 +30,13 @@ SECTIONS = (
         BATCH,
     ),
     ("The update", "As the learners report it. Means are over trained tokens.", LEARNERS),
+    (
+        "Health",
+        "What a run warns of beyond the limits of its recipe's `health` ([recipes.md](recipes.md#health)),\n"
+        "beside `signals/truncated`, `off_policy/mismatch_kl` and `optim/steps_refused`. That all rollouts\n"
+        "failed, or that the model answered none, ends the run with exit code 1 and the commonest error.",
+        HEALTH,
+    ),
     ("The step", "", STEP),
     ("Time", 'In Ray, `al_ray_phase_seconds` with the tag `phase`, such as `phase="update"`.', TIMES),
 )

@@ -1,7 +1,7 @@
 """The command line: ``al-ray VERB``. Each verb imports what it needs when it runs.
 
-Exit codes: 0 done, 1 the system failed, 2 the user's mistake (said in one message, no traceback),
-130 after Ctrl-C, once everything is stopped.
+Exit codes: 0 done, 1 the system failed, or a run taught nothing, 2 the user's mistake (said in one
+message, no traceback), 130 after Ctrl-C, once everything is stopped.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def doctor() -> None:
 
 def main() -> None:
     """The console script."""
-    from al_ray.errors import UserError
+    from al_ray.errors import UselessRunError, UserError
 
     sys.path.insert(0, "")  # an agent beside the recipe is importable, as with ``python -m``
     try:
@@ -201,6 +201,9 @@ def main() -> None:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         sys.exit(2)
+    except UselessRunError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
 
 
 def _load(path: Path, overrides: list[str] | None, seed: int | None) -> Recipe:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 async def evaluate(recipe: Recipe, choice: RunChoice) -> bool:
     """``recipe`` is what ``evaluation.subject`` makes. Whether anything could be scored."""
     from al_ray.evaluation import report
+    from al_ray.reports.health import warnings
 
     console = Console()
     with prepared(recipe, choice, learn=False) as ready:
@@ -29,7 +30,11 @@ async def evaluate(recipe: Recipe, choice: RunChoice) -> bool:
                 found = await _run(ready, console)
         finally:
             console.close()
-    report.show(found, console)
+    report.show(found, console, folder.path)
+    # What failed has just been told.
+    others = {key: value for key, value in found.health.items() if key != "health/failed"}
+    for warning in warnings(others, recipe.health, found.outcomes, folder.path):
+        console.warning(warning)
     console.note(f"\nresults     {folder.path / report.FILE_NAME}")
     if predictions := report.write_predictions(found, recipe, folder.path):
         console.note(f"predictions {predictions}")

@@ -29,6 +29,7 @@ async def train(recipe: Recipe, choice: RunChoice) -> None:
 
 async def _run(ready: Prepared, console: Console) -> None:
     from al_ray.machines import cluster
+    from al_ray.reports.health import Health
     from al_ray.reports.sinks import open_sinks
     from al_ray.run.driver import Run
     from al_ray.run.start import started
@@ -41,7 +42,10 @@ async def _run(ready: Prepared, console: Console) -> None:
         ended_well = False
         try:
             async with started(ready) as (agents, policy):
-                run = Run(recipe, folder, agents, policy, metrics, console, tasks.train, tasks.held_out)
+                health = Health(recipe.health, folder.path)
+                run = Run(
+                    recipe, folder, agents, policy, metrics, console, tasks.train, tasks.held_out, health
+                )
                 await run.train()
             ended_well = True
         finally:

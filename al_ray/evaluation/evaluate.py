@@ -12,6 +12,7 @@ from typing import Protocol
 
 from al_ray.evaluation.scores import Result, Scores, by_key, failures, result_of, scores
 from al_ray.recipe import Recipe
+from al_ray.rollouts.outcome import Outcome
 from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named
 from al_ray.types import Group, RolloutRequest, Task
@@ -40,6 +41,22 @@ class Evaluation:
     failed: Mapping[str, int]
     """Rollouts without a score, by reason."""
 
+    @property
+    def outcomes(self) -> Sequence[Outcome]:
+        """How the rollouts ended."""
+        return [result.outcome for result in self.results]
+
+    @property
+    def health(self) -> Mapping[str, float]:
+        """What may be warned of, by the keys that a step has it under."""
+        calls = [t for result in self.results if result.episode for t in result.episode.transitions]
+        count = max(len(self.results), 1)
+        return {
+            "health/failed": sum(self.failed.values()) / count,
+            "health/without_calls": sum(not outcome.called for outcome in self.outcomes) / count,
+            "signals/truncated": sum(call.signals.truncated for call in calls) / max(len(calls), 1),
+        }
+
 
 async def evaluate(
     recipe: Recipe, agents: Agents, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
@@ -49,7 +66,11 @@ async def evaluate(
     requests = rollout_requests(recipe, batch, tasks, recipe.evaluation.samples, "eval")
     results: list[Result] = []
     async for ended in agents.rollouts(requests):
-        results += [result_of(rollout, recipe.transitions) for group in ended for rollout in group.rollouts]
+        results += [
+            result_of(rollout, recipe.transitions, recipe.model.name)
+            for group in ended
+            for rollout in group.rollouts
+        ]
         progress(len(results), len(requests))
     position = {request.group: index for index, request in enumerate(requests)}
     return summary(recipe, sorted(results, key=lambda result: position[result.group]))

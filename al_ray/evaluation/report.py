@@ -18,13 +18,16 @@ from al_ray.machines.whole import whole_file
 from al_ray.protocols import WritePredictions
 from al_ray.recipe import Recipe, dotted
 from al_ray.reports.console import Console
+from al_ray.rollouts.outcome import errors
 from al_ray.types import JSON
 
 FILE_NAME: Final = "evaluation.json"
+_ERRORS: Final = 5
+"""That are told: the commonest."""
 
 
-def show(evaluation: Evaluation, console: Console) -> None:
-    """The metrics, those of each part, and the rollouts without a score."""
+def show(evaluation: Evaluation, console: Console, run: Path) -> None:
+    """The metrics, those of each part, and the rollouts of ``run`` without a score, each error once."""
     rows = [(name, *_cells(found)) for name, found in evaluation.scores.items()]
     console.table("Metrics", ("metric", "value", "95 % interval", "method", "tasks"), rows)
     for key, parts in evaluation.by.items():
@@ -36,6 +39,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
         told = ", ".join(f"{count} {reason}" for reason, count in evaluation.failed.items())
         failed = sum(evaluation.failed.values())
         console.note(f"\n{failed} of {len(evaluation.results)} rollouts have no score: {told}")
+        for each in errors(evaluation.outcomes)[:_ERRORS]:
+            console.note(f"  {each.count} x {each.error}: al-ray rollouts {run} {each.rollout}")
 
 
 def write(evaluation: Evaluation, recipe: Recipe, folder: Path) -> Path:

@@ -16,6 +16,7 @@ import orjson
 
 from al_ray.evaluation.estimates import Estimate, estimate, pass_at_k
 from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.outcome import Outcome, outcome_of
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Task, Trajectory
 
@@ -37,6 +38,8 @@ class Result:
     """The samples of a task share it."""
     episode: Trajectory | None
     """None if it failed."""
+    outcome: Outcome
+    """How it ended, as far as health goes."""
     output: JSON = None
     """What the agent returned."""
     failure: str | None = None
@@ -48,16 +51,16 @@ class Result:
         return {} if self.episode is None or self.failure else self.episode.rewards
 
 
-def result_of(rollout: Rollout, settings: TransitionsSection) -> Result:
-    """What counts of an ended rollout."""
-    task, group = rollout.request.task, rollout.request.group
+def result_of(rollout: Rollout, settings: TransitionsSection, model: str) -> Result:
+    """What counts of an ended rollout; ``model`` is the name of the one that is evaluated."""
+    task, group, outcome = rollout.request.task, rollout.request.group, outcome_of(rollout, model)
     if rollout.status is not RolloutStatus.SUCCEEDED:
-        return Result(task, group, None, failure=_reason(rollout.status, rollout.attempts))
+        return Result(task, group, None, outcome, failure=_reason(rollout.status, rollout.attempts))
     episode = trajectory(rollout, settings)
     light = [replace(t, prompt_ids=(), response_ids=(), logprobs=()) for t in episode.transitions]
     missing = None if settings.reward in episode.rewards else f"no reward {settings.reward!r}"
     output = rollout.attempts[-1].output
-    return Result(task, group, replace(episode, transitions=light), output, missing)
+    return Result(task, group, replace(episode, transitions=light), outcome, output, missing)
 
 
 def scores(results: Sequence[Result], primary: str, samples: int) -> Scores:

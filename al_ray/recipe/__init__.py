@@ -13,6 +13,7 @@ from al_ray.recipe.agent import (
     SamplingSection,
     TransitionsSection,
 )
+from al_ray.recipe.health import HealthSection
 from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
 from al_ray.recipe.section import Section, http_url
 from al_ray.recipe.stages import AnyStage, GrpoStage, OptimizerSection, Stage, SupervisedStage
@@ -42,6 +43,7 @@ __all__ = [
     "ExportSection",
     "GatewaySection",
     "GrpoStage",
+    "HealthSection",
     "Isolation",
     "LearnersSection",
     "LimitsSection",

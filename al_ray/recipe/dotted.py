@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import traceback
 from typing import Any
 
-from al_ray.errors import Problem, RecipeError
+from al_ray.errors import Problem, RecipeError, in_a_line
 
 
 def load(path: str, where: str) -> Any:
@@ -28,7 +27,4 @@ def _cure(module_name: str, error: Exception) -> str:
         if f"{module_name}.".startswith(f"{error.name}."):
             return f"no module named {error.name!r} is here, installed, or on PYTHONPATH"
         return f"{module_name} imports {error.name!r}, which is not installed"
-    said = traceback.format_exception_only(error)[-1].strip()
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    place = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
-    return f"{module_name} cannot be imported: {said} ({place[0]}, line {place[1]})"
+    return f"{module_name} cannot be imported: {in_a_line(error)}"

@@ -21,8 +21,9 @@ from al_ray.recipe import Recipe, checks
 from al_ray.recipe.stages import STAGES
 
 DATA_VARIABLE = "AL_RAY_DATA"
-_DECIDES_NOTHING = ("output", "engines", "learners", "placement", "checkpoint", "wandb")
-"""Sections that say where and how a run computes, not what: a run may go on with others."""
+_DECIDES_NOTHING = ("output", "engines", "learners", "placement", "checkpoint", "wandb", "health")
+"""Sections that say where and how a run computes, or what it tells of itself, not what it does: a run may
+go on with others."""
 _BESIDE_THE_RECIPE = (
     ("model", "chat_template"),
     ("agent", "folder"),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from al_ray.recipe.agent import AgentSection, SamplingSection, TransitionsSection
+from al_ray.recipe.health import HealthSection
 from al_ray.recipe.section import DottedPath, Name, Positive, Section
 from al_ray.recipe.stages import AnyStage
 from al_ray.recipe.system import (
@@ -88,6 +89,7 @@ class Recipe(Section):
     stages: Annotated[list[AnyStage], Field(min_length=1)]
     """Run one after the other."""
     evaluation: EvaluationSection = EvaluationSection()
+    health: HealthSection = HealthSection()
     engines: EnginesSection = EnginesSection()
     gateway: GatewaySection = GatewaySection()
     upstreams: dict[Name, UpstreamSection] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
 
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.intermediate import by_signal
+from al_ray.rollouts.outcome import Outcome
 from al_ray.traces import call_span
 from al_ray.types import (
     AttemptStatus,
@@ -62,6 +63,32 @@ def lineage_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {
         f"lineage/{'' if outcome in unbranched else 'branch_'}{outcome}": outcomes[outcome]
         for outcome in LineageOutcome
+    }
+
+
+def health_metrics(
+    groups: Sequence[Group],
+    outcomes: Sequence[Outcome],
+    kept: Sequence[Sequence[Trajectory]],
+    learning: Collection[str],
+) -> dict[str, float]:
+    """Shares: ``kept`` are the groups that can be compared, ``learning`` the ids of the rollouts that give a
+    gradient."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    sampled = {
+        rollout.id: sum(call_span.sampled_tokens(s) for s in rollout.spans if s.kind is SpanKind.CALL)
+        for rollout in rollouts
+    }
+    wasted = sum(tokens for rollout, tokens in sampled.items() if rollout not in learning)
+    lineage = lineage_metrics(rollouts)
+    branches = sum(count for key, count in lineage.items() if key.startswith("lineage/branch_"))
+    return {
+        "health/failed": _mean([outcome.error is not None for outcome in outcomes]),
+        "health/without_calls": _mean([not outcome.called for outcome in outcomes]),
+        "health/equal_groups": _mean([len({each.reward for each in group}) == 1 for group in kept]),
+        "health/dropped_groups": 1 - len(kept) / len(groups) if groups else 0.0,
+        "health/branches": branches / max(branches + lineage["lineage/continued"], 1),
+        "health/wasted_tokens": wasted / max(sum(sampled.values()), 1),
     }
 
 

@@ -55,6 +55,10 @@ class Console:
     def note(self, text: str) -> None:
         self._out.print(Text(text))
 
+    def warning(self, text: str) -> None:
+        """Something is not well, and what to do about it."""
+        self._out.print(Text(f"warning: {text}", "yellow"))
+
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
         """What is being done now, and how far it is; cheap enough to be called for every rollout."""
         if name != self._status.name:

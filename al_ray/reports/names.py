@@ -53,7 +53,11 @@ EVALUATION: Final[Sequence[Metric]] = (
            panel=Panel("held-out accuracy", error="eval/stderr"), gauge="al_ray_eval_accuracy"),
     Metric("eval/stderr", "reward", "Standard error of that mean, over tasks."),
     Metric("eval/tasks", "tasks", "Held-out tasks that have a score."),
-    Metric("eval/failed", "rollouts", "Rollouts without a score."),
+    Metric("eval/failed", "rollouts", "Rollouts without a score.", gauge="al_ray_eval_failed"),
+    Metric("eval/without_calls", "rollouts", "Rollouts in which the model answered no call.",
+           gauge="al_ray_eval_without_calls"),
+    Metric("eval/truncated", "share", "Calls of the model whose answer was cut off for want of room.",
+           gauge="al_ray_eval_truncated"),
     Metric("eval/NAME", "", "Mean of each other metric over tasks: of the evaluator's, `avg@K`, `pass@k`."),
 )
 """What an evaluation found."""
@@ -74,16 +78,25 @@ BATCH: Final[Sequence[Metric]] = (
     Metric("rollout/calls", "calls", "Mean calls of a rollout that give a transition."),
     Metric("rollout/prompt_tokens", "tokens", "Mean tokens of a call's prompt."),
     Metric("rollout/response_tokens", "tokens", "Mean sampled tokens of a rollout.",
-           column=Column(6, "tokens", 7), gauge="al_ray_response_tokens"),
+           column=Column(7, "tokens", 7), gauge="al_ray_response_tokens"),
     Metric("rollout/left_out_REASON", "responses", "Responses that gave no transition, by reason."),
     Metric("off_policy/staleness_mean", "versions", "Mean staleness of calls: policy version now minus then.",
            gauge="al_ray_staleness_mean"),
     Metric("off_policy/staleness_max", "versions", "Staleness of the stalest call.",
-           column=Column(11, "stale", 6)),
+           column=Column(12, "stale", 6)),
     Metric("lineage/new", "calls", "Calls that begin a conversation."),
     Metric("lineage/continued", "calls", "Calls that begin with the tokens of an earlier one."),
-    Metric("lineage/branch_REASON", "calls", "Calls that could not begin with them, by reason."),
-    Metric("signals/NAME", "", "Mean of each signal over the trained calls."),
+    Metric("lineage/branch_template", "calls", "Branches: the template renders otherwise what was there.",
+           gauge="al_ray_branches_template"),
+    Metric("lineage/branch_retokenised", "calls", "Branches: a turn as it was shown is not of whole tokens.",
+           gauge="al_ray_branches_retokenised"),
+    Metric("lineage/branch_rewritten", "calls", "Branches: the agent changed what was there.",
+           gauge="al_ray_branches_rewritten"),
+    Metric("lineage/branch_other", "calls", "Branches: there are answers that no known call gave.",
+           gauge="al_ray_branches_other"),
+    Metric("signals/truncated", "share", "Trained calls whose answer was cut off for want of room.",
+           column=Column(13, "truncated", 9), gauge="al_ray_truncated"),
+    Metric("signals/NAME", "", "Mean of each other signal over the trained calls."),
     Metric("air/NAME", "reward", "What each signal was worth to a rollout, on average."),
     Metric("air/reward", "reward", "Mean intermediate reward of a rollout."),
     Metric("air/limited", "share", "Rollouts whose intermediate reward was cut by the limit."),
@@ -96,15 +109,17 @@ LEARNERS: Final[Sequence[Metric]] = (
            column=Column(2, "loss", 9), gauge="al_ray_loss"),
     Metric("optim/lr", "", "Learning rate."),
     Metric("optim/grad_norm", "", "Gradient norm before clipping.",
-           column=Column(10, "grad norm", 9), gauge="al_ray_grad_norm"),
-    Metric("optim/steps_refused", "", "1 if the gradient was not finite and moved nothing, else 0."),
+           column=Column(11, "grad norm", 9), gauge="al_ray_grad_norm"),
+    Metric("optim/steps_refused", "", "1 if the gradient was not finite and moved nothing, else 0.",
+           gauge="al_ray_steps_refused"),
     Metric("policy/entropy", "nats", "Mean entropy of the distributions that predict the trained tokens.",
-           column=Column(9, "entropy", 8)),
+           column=Column(10, "entropy", 8), gauge="al_ray_entropy"),
     Metric("policy/kl", "nats", "Mean k3 estimate of the KL to the stage's reference, where it has one."),
     Metric("policy/clip_frac", "share", "Trained tokens whose loss is clipped."),
     Metric("policy/ratio_mean", "", "Mean probability ratio of trained tokens: learner to sampler."),
     Metric("policy/ratio_max", "", "The largest of these ratios."),
-    Metric("off_policy/mismatch_kl", "nats", "Mean k3 estimate of the KL from the sampler to the learner."),
+    Metric("off_policy/mismatch_kl", "nats", "Mean k3 estimate of the KL from the sampler to the learner.",
+           column=Column(14, "mismatch", 8), gauge="al_ray_mismatch_kl"),
     Metric("learner/rows", "rows", "Rows of the batch."),
     Metric("learner/rows_without_advantage", "rows", "Rows without a gradient: not computed."),
     Metric("learner/micro_batches", "micro-batches", "Packed forward and backward passes of the update."),
@@ -114,13 +129,32 @@ LEARNERS: Final[Sequence[Metric]] = (
 )
 """The update, as the learners report it: means are over trained tokens."""
 
+HEALTH: Final[Sequence[Metric]] = (
+    Metric("health/failed", "share", "Rollouts of the batch that failed.", gauge="al_ray_failed"),
+    Metric("health/without_calls", "share", "Rollouts of the batch in which the model answered no call.",
+           column=Column(15, "no call", 7), gauge="al_ray_without_calls"),
+    Metric("health/equal_groups", "share", "Groups with equal rewards, of those that can be compared.",
+           column=Column(6, "equal", 6), gauge="al_ray_equal_groups"),
+    Metric("health/dropped_groups", "share", "Groups left out: fewer than two rollouts to compare.",
+           gauge="al_ray_dropped_groups"),
+    Metric("health/too_long", "share", "Demonstrations left out: longer than `model.max_length`.",
+           gauge="al_ray_too_long"),
+    Metric("health/branches", "share", "Calls that opened a branch, of those that continue a conversation.",
+           column=Column(16, "branches", 8), gauge="al_ray_branches"),
+    Metric("health/entropy_fall", "share", "By how much the entropy fell since the first step of the stage.",
+           gauge="al_ray_entropy_fall"),
+    Metric("health/wasted_tokens", "share", "Sampled tokens of rollouts that gave no gradient.",
+           column=Column(17, "wasted", 6), gauge="al_ray_wasted_tokens"),
+)
+"""What a warning may be about, beside truncation and mismatch; the recipe's ``health`` has the limits."""
+
 STEP: Final[Sequence[Metric]] = (
     Metric("stage", "", "Index of the stage, from 0."),
     Metric("policy/version", "", "Weight updates since the run began.", gauge="al_ray_policy_version"),
     Metric("perf/generated_tokens_per_s", "tokens/s", "Sampled tokens over the time of the rollouts.",
-           column=Column(7, "gen tok/s", 9), gauge="al_ray_generated_tokens_per_s"),
+           column=Column(8, "gen tok/s", 9), gauge="al_ray_generated_tokens_per_s"),
     Metric("perf/trained_tokens_per_s", "tokens/s", "Computed tokens over the time of the update.",
-           column=Column(8, "train tok/s", 11), gauge="al_ray_trained_tokens_per_s"),
+           column=Column(9, "train tok/s", 11), gauge="al_ray_trained_tokens_per_s"),
 )
 """The step as a whole."""
 
@@ -136,4 +170,4 @@ TIMES: Final[Sequence[Metric]] = (
 """What each phase took. Ray has one gauge for all, told apart by its tag ``phase``."""
 # fmt: on
 
-METRICS: Final[Sequence[Metric]] = (*EVALUATION, *BATCH, *LEARNERS, *STEP, *TIMES)
+METRICS: Final[Sequence[Metric]] = (*EVALUATION, *BATCH, *LEARNERS, *HEALTH, *STEP, *TIMES)

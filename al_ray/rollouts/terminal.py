@@ -1,7 +1,8 @@
 """A rollout as a person reads it: a table of many, or one in full.
 
 What tasks, agents and models wrote is shown as it is: never as markup, with nothing left out, and
-with control characters made visible, so that it cannot steer the terminal.
+with control characters made visible, so that it cannot steer the terminal. Of errors, the agent's own frames
+are shown, and each error once; `al-ray export` has them whole.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.rollouts.agent_error import folded
 from al_ray.rollouts.conversation import as_text, body
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.search import seconds
@@ -76,8 +78,9 @@ def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
         _heading(f"task {request.task.id} ({request.task.split})"),
         *(_indented(f"{name}: {as_text(value)}") for name, value in request.task.data.items()),
     ]
+    errors: dict[str, int] = {}
     for attempt in rollout.attempts:
-        lines += _attempt(attempt)
+        lines += _attempt(attempt, errors)
     for told in story(rollout):
         lines += [_inside(line, min(told.depth, _DEEPEST)) for line in _lines(told)]
     total = rewards(rollout).get(dimension)
@@ -85,13 +88,16 @@ def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
     return Lines(*lines)
 
 
-def _attempt(attempt: Attempt) -> list[Text]:
+def _attempt(attempt: Attempt, errors: dict[str, int]) -> list[Text]:
+    """``errors`` are those of the attempts before, with their numbers; this one's is added."""
     begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started_at))
     took = "" if attempt.ended_at is None else f", {attempt.ended_at - attempt.started_at:.1f} s"
     title = f"attempt {attempt.number}: {attempt.status}, begun {begun}{took}, {attempt.worker}"
     lines = [_heading(title, _STYLES.get(attempt.status, ""))]
     if attempt.error is not None:
-        lines.append(_indented(attempt.error, "red"))
+        error = folded(attempt.error)
+        first = errors.setdefault(error, attempt.number)
+        lines.append(_indented(error if first == attempt.number else f"as attempt {first}", "red"))
     if attempt.output is not None:
         lines.append(_indented(f"returned {as_text(attempt.output)}"))
     return lines

@@ -16,6 +16,7 @@ from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
+from al_ray.reports.health import Health, useless, warnings
 from al_ray.reports.sinks import Sinks
 from al_ray.run.agents import Agents
 from al_ray.run.folder import RunFolder
@@ -40,14 +41,18 @@ class Run:
     console: Console
     train_tasks: Sequence[Task]
     held_out_tasks: Sequence[Task]
+    health: Health
 
     async def train(self) -> None:
-        """From the last checkpoint, or from the start, to the end of the last stage."""
+        """From the last checkpoint, or from the start, to the end of the last stage. Raises
+        ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt."""
         done = await self._restore()
         await self._evaluate_if_missing(done)
         for span in stage_spans(self.recipe):
             if done < span.end:
                 await self._run_stage(span, done)
+        for line in self.health.summary():
+            self.console.warning(line)
 
     async def _restore(self) -> int:
         """Load the last checkpoint, if there is one; returns the steps that it holds."""
@@ -56,6 +61,8 @@ class Run:
             return 0
         await self.policy.load(self.folder.checkpoint(steps[-1]))
         self.console.note(f"resumed after step {steps[-1]}")
+        for line in jsonl_sink.read(self.folder.path):
+            self.health.entropy_fall(line)
         for step, values in self._evaluated().items():
             self._show_evaluation(step, values)
         return steps[-1]
@@ -85,6 +92,9 @@ class Run:
             await self.policy.serve()
         served = time.perf_counter()
         batch = await stage.batch(step, self.agents, self.policy, self._show_rollouts)
+        if error := useless(f"step {step + 1}", batch.outcomes, self.folder.path):
+            self.metrics.log(step + 1, batch.metrics)
+            raise error
         collected = time.perf_counter()
         self.console.phase("update")
         report = await self.policy.update(batch.rows, batch.loss)
@@ -101,10 +111,13 @@ class Run:
         self, span: StageSpan, step: int, batch: Batch, report: UpdateReport, times: Mapping[str, float]
     ) -> None:
         values = step_values(span, batch, report, times)
+        values |= self.health.entropy_fall(values)
         if batch.examples:
             self.metrics.log_rollouts(step, batch.examples)
         self.metrics.log(step, values)
         self.console.step(span.stage.algorithm, step, stage_spans(self.recipe)[-1].end, values)
+        for warning in self.health.step(values, batch.outcomes):
+            self.console.warning(f"step {step}: {warning}")
 
     async def _save(self, step: int) -> None:
         """Write a checkpoint. It is told after the step, whose line must be there if the checkpoint is."""
@@ -118,7 +131,8 @@ class Run:
         """The held-out tasks, by the policy after ``step`` steps."""
         started = time.perf_counter()
         await self.policy.serve()
-        phase = f"evaluation, {evaluation_name(self.recipe, step)}"
+        name = evaluation_name(self.recipe, step)
+        phase = f"evaluation, {name}"
         found = await evaluate(
             self.recipe,
             self.agents,
@@ -129,6 +143,11 @@ class Run:
         values = evaluation_values(found, time.perf_counter() - started)
         self.metrics.log(step, values)
         self._show_evaluation(step, values)
+        run = self.folder.path
+        if error := useless(f"evaluation, {name}", found.outcomes, run):
+            raise error
+        for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
+            self.console.warning(f"evaluation, {name}: {warning}")
 
     async def _evaluate_if_missing(self, step: int) -> None:
         """At the start, and where a run stopped between a checkpoint and its evaluation."""
@@ -138,9 +157,9 @@ class Run:
             await self._evaluate(step)
 
     def _evaluated(self) -> Mapping[int, Mapping[str, float]]:
-        """The evaluations of this run so far, by step."""
+        """The evaluations of this run so far, by step; one without a score is none."""
         lines = jsonl_sink.read(self.folder.path)
-        return {int(line["step"]): line for line in lines if "eval/accuracy" in line}
+        return {int(line["step"]): line for line in lines if line.get("eval/accuracy") is not None}
 
     def _show_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         self.console.evaluation(

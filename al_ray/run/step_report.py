@@ -41,5 +41,7 @@ def evaluation_values(found: Evaluation, seconds: float) -> dict[str, float]:
         "eval/stderr": primary.stderr if primary else math.nan,
         "eval/tasks": primary.tasks if primary else 0,
         "eval/failed": sum(found.failed.values()),
+        "eval/without_calls": sum(not outcome.called for outcome in found.outcomes),
+        "eval/truncated": found.health["signals/truncated"],
         "time/evaluation": seconds,
     }

@@ -95,6 +95,11 @@ def choices(call: Span) -> Sequence[Choice]:
     ]
 
 
+def sampled_tokens(call: Span) -> int:
+    """How many our engines sampled for it; counted without decoding them."""
+    return sum(len(tokens["ids"]) for tokens in call.attributes.get(semconv.CHOICES) or () if tokens)
+
+
 def versions(call: Span) -> Sequence[int]:
     """The policy versions that sampled its tokens, the oldest first."""
     return sorted({span.version for choice in choices(call) for span in choice.versions})

@@ -238,9 +238,13 @@ def test_a_wrong_command_is_a_usage_error(invoke: Invoke, command: str) -> None:
 
 
 def test_a_fault_of_the_system_keeps_its_traceback_and_is_exit_code_1(folder: Path) -> None:
-    with (folder / "toy_agent.py").open("a") as code:
-        code.write("\n\ndef load(path, split):\n    raise RuntimeError('why')\n")
-    exit_code, output = run(["al_ray", "validate", "toy.yaml"], folder)
+    (folder / "faulty.py").write_text(
+        "from al_ray.cli import app, preparing\n"
+        "def fault(*arguments):\n    raise RuntimeError('why')\n"
+        "preparing.validate = fault\n"
+        "app.main()\n"
+    )
+    exit_code, output = run(["faulty", "validate", "toy.yaml"], folder)
     assert exit_code == 1 and "Traceback" in output and "RuntimeError: why" in output
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from al_ray.data.tasks import load_tasks
@@ -40,3 +44,110 @@ def test_a_dataset_without_a_validation_split_gives_a_share_of_its_training_task
     train, held_out = ({task.id for task in found} for found in (tasks.train, tasks.held_out))
     assert train | held_out == {task.id for task in whole.train} and not train & held_out
     assert {task.split for task in tasks.held_out} == {"validation"}
+
+
+LOADERS = """
+from al_ray.types import Task
+
+def data(i):
+    return {"question": str(i)}
+
+def dicts(path, split):
+    return [{"id": "a", "question": "1"}]
+
+def fails(path, split):
+    return open(f"/absent/{split}.jsonl").read()
+
+def one_id(path, split):
+    return [Task("same", data(i), split) for i in range(6)]
+
+def both_splits(path, split):
+    return [Task(f"t{i}", data(i), split) for i in range(3)]
+
+def nothing(path, split):
+    pass
+
+def no_json(path, split):
+    return [Task(f"{split}-0", {"when": {1, 2}}, split)]
+
+def half_a_character(path, split):
+    return [Task(f"{split}-0", {"question": "\\ud800"}, split)]
+
+def numbered(path, split):
+    return [Task(i, data(i), split) for i in range(20)]
+
+def no_mapping(path, split):
+    return [Task(f"{split}-0", "what is 1 + 1?", split)]
+
+def lazily(path, split):
+    for i in range(3):
+        yield Task(f"{split}-{i}", data(i), split)
+
+def teach_badly(task):
+    return [{"role": "user", "content": task["absent"]}]
+
+def teach_otherwise(task):
+    return [{"role": "user", "content": task["question"]}]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
+    """A recipe with a loader of the user's own, and a teacher if one is named."""
+    (tmp_path / "own_loaders.py").write_text(LOADERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_loaders", raising=False)
+
+    def own(load: str, teach: str | None = None) -> Recipe:
+        recipe = loaded(f"load=own_loaders:{load}", "options={}")
+        evaluation = recipe.evaluation.model_copy(update={"by": []})
+        recipe = recipe.model_copy(update={"evaluation": evaluation})
+        if teach is None:
+            return recipe.model_copy(update={"stages": recipe.stages[1:]})
+        stage = recipe.stages[0].model_copy(update={"demonstrate": f"own_loaders:{teach}"})
+        return recipe.model_copy(update={"stages": [stage, *recipe.stages[1:]]})
+
+    return own
+
+
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        ("dicts", r"data.load own_loaders:dicts, task 0 of train: \{.*of type dict; it must be an al_ray"),
+        ("fails", r"failed on the split 'train': FileNotFoundError: .*own_loaders.py, line 11\)"),
+        (
+            "one_id",
+            r"one_id, train: 'same': is the id of 6 tasks, those at 0, 1, 2, 3, 4: each needs its own",
+        ),
+        ("both_splits", r"train and validation: \"'t0', 't1', 't2'\": 3 ids are in both: .*validation_share"),
+        ("nothing", r"failed on the split 'train': TypeError: 'NoneType' object is not iterable"),
+        ("no_json", r"task 0 of train, data: 'train-0': must be JSON, .*Type is not JSON serializable: set"),
+        ("half_a_character", r"task 0 of train, data: 'train-0': must be JSON, .*surrogates"),
+        ("numbered", r"task 4 of train, id: 4: must be a text that names the task\n.*15 more so"),
+        ("no_mapping", r"data: 'what is 1 \+ 1\?': must be a mapping"),
+    ],
+)
+def test_what_a_loader_does_wrong_is_told_by_place_with_the_cure(
+    own: Callable[..., Recipe], load: str, told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        load_tasks(own(load))
+
+
+def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> None:
+    assert [task.id for task in load_tasks(own("lazily")).train] == ["train-0", "train-1", "train-2"]
+
+
+@pytest.mark.parametrize(
+    ("teach", "told"),
+    [
+        (
+            "teach_badly",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 39",
+        ),
+        ("teach_otherwise", "gave a list for the task 'train-0'; it must be a Demonstration"),
+    ],
+)
+def test_a_teacher_is_tried_on_the_first_task(own: Callable[..., Recipe], teach: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        load_tasks(own("lazily", teach))

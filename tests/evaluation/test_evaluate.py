@@ -106,13 +106,26 @@ def test_metrics_are_means_over_the_tasks_that_have_a_score(done: Done) -> None:
 def test_what_failed_is_told_by_reason(done: Done) -> None:
     assert done.found.failed == {"openai.InternalServerError": 2}
     said = StringIO()
-    report.show(done.found, Console(said))
+    report.show(done.found, Console(said), done.folder.path)
     assert "2 of 24 rollouts have no score: 2 openai.InternalServerError" in said.getvalue()
+
+
+def test_what_failed_is_told_with_its_message_and_the_agents_own_place(done: Done) -> None:
+    """Once, though it happened twice; and how to see one of them."""
+    said = StringIO()
+    report.show(done.found, Console(said), done.folder.path)
+    [line] = [line for line in said.getvalue().splitlines() if line.startswith("  2 x ")]
+    assert "openai.InternalServerError: Error code: 500" in line and "the server has no idea" in line
+    place = re.search(r"\((\S+), line (\d+), in solve\): al-ray rollouts (\S+) (\S+)$", line)
+    assert place is not None
+    code = Path(place[1]).read_text().splitlines()[int(place[2]) - 1]
+    assert place[1].endswith("tests/quiz.py") and "client.chat.completions.create" in code
+    assert place[3] == str(done.folder.path) and place[4].startswith("eval/step-000000/")
 
 
 def test_the_table_and_the_file_tell_the_same(done: Done) -> None:
     said = StringIO()
-    report.show(done.found, Console(said))
+    report.show(done.found, Console(said), done.folder.path)
     [em] = [line.split() for line in said.getvalue().splitlines() if line.startswith("em ")]
     told = json.loads(report.write(done.found, done.recipe, done.folder.path).read_bytes())
     value = told["metrics"]["em"]

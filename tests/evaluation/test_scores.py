@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from al_ray.evaluation.scores import Result, by_key, failures, result_of, scores
 from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.outcome import Outcome
 from al_ray.traces import semconv
 from al_ray.types import (
     JSON,
@@ -40,7 +41,8 @@ def results(*tasks: Sequence[Sample], data: Sequence[Mapping[str, JSON]] | None 
             if given_rewards is not None:
                 reward = given_rewards.get("reward", 0.0)
                 episode = Trajectory("r", f"g{index}", task.id, (), reward, rewards=given_rewards)
-            found.append(Result(task, f"g{index}", episode, failure="timed_out" if episode is None else None))
+            failure = "timed_out" if episode is None else None
+            found.append(Result(task, f"g{index}", episode, Outcome("r"), failure=failure))
     return found
 
 
@@ -140,12 +142,12 @@ def test_a_failure_is_named_by_the_error_of_the_last_attempt(
 ) -> None:
     first = Attempt("r", 1, "", AttemptStatus.TIMED_OUT)
     last = Attempt("r", 2, "", status, error_class=error_class)
-    found = result_of(_rollout(RolloutStatus.FAILED, first, last), TransitionsSection())
+    found = result_of(_rollout(RolloutStatus.FAILED, first, last), TransitionsSection(), "toy")
     assert (found.failure, found.rewards) == (reason, {})
 
 
 def test_a_rollout_without_the_primary_reward_has_no_score_but_an_output() -> None:
     attempt = Attempt("r", 1, "", AttemptStatus.SUCCEEDED, output="42")
     rollout = _rollout(RolloutStatus.SUCCEEDED, attempt, rewards={"style": 1.0})
-    found = result_of(rollout, TransitionsSection())
+    found = result_of(rollout, TransitionsSection(), "toy")
     assert (found.failure, found.rewards, found.output) == ("no reward 'reward'", {}, "42")

@@ -78,8 +78,9 @@ SET_MISTAKES = {
     "model..path=x": "--set: 'model..path=x': write it as path=value, for example model.max_length=512",
     "model.max_lenght=512": "model.max_lenght: 512: no such key; did you mean 'max_length'?",
     "agnet.timeout=3": "agnet: {'timeout': 3}: no such key; did you mean 'agent'?",
-    "zzz=1": "zzz: 1: no such key; there are agent, checkpoint, data, engines, evaluation, gateway, learners,"
-    " model, name, output, placement, seed, services, stages, store, traces, transitions, upstreams, wandb",
+    "zzz=1": "zzz: 1: no such key; there are agent, checkpoint, data, engines, evaluation, gateway, health,"
+    " learners, model, name, output, placement, seed, services, stages, store, traces, transitions,"
+    " upstreams, wandb",
     "stages.1.group_sise=3": "stages.1.group_sise: 3: no such key; did you mean 'group_size'?",
     "stages.0.optimizer.warmup=3": "stages.0.optimizer.warmup: 3: no such key; did you mean 'warmup_steps'?",
     "stages.2.steps=3": "--set stages.2.steps: '2': what picks from this list is a number from 0 to 1",

@@ -26,6 +26,12 @@ GRPO = {
     "optim/grad_norm": 1.2,
     "off_policy/staleness_max": 0,
     "rollout/calls": 7.7,
+    "health/equal_groups": 0.125,
+    "signals/truncated": 0.25,
+    "off_policy/mismatch_kl": 1e-6,
+    "health/without_calls": 0.0,
+    "health/branches": 0.5,
+    "health/wasted_tokens": 0.03125,
 }
 SUPERVISED = {
     "optim/loss": 2.5,
@@ -34,12 +40,12 @@ SUPERVISED = {
     "perf/trained_tokens_per_s": 1500.0,
 }
 HEADER = (
-    "stage            step   reward       loss  seconds  rollouts  failed   tokens  gen tok/s  train tok/s"
-    "   entropy  grad norm   stale"
+    "stage            step   reward       loss  seconds  rollouts  failed   equal   tokens  gen tok/s"
+    "  train tok/s   entropy  grad norm   stale  truncated  mismatch  no call  branches  wasted"
 )
 GRPO_LINE = (
-    "grpo            21/80    0.500     0.0123     12.3        64       1      123      12.3k        1.00k"
-    "     0.800       1.20       0"
+    "grpo            21/80    0.500     0.0123     12.3        64       1   0.125      123      12.3k"
+    "        1.00k     0.800       1.20       0      0.250  1.00e-06        0     0.500  0.0312"
 )
 
 

@@ -131,7 +131,7 @@ def test_what_is_reported_is_the_reward_as_it_was_given() -> None:
     """In the dimensions, in evaluations, and in a step's mean reward."""
     rollout = _conversation(*QUERIES)
     assert trajectory(rollout, TABLE).rewards == {"reward": 1.0}
-    assert result_of(rollout, TABLE).rewards == {"reward": 1.0}
+    assert result_of(rollout, TABLE, "toy").rewards == {"reward": 1.0}
 
 
 def test_without_a_table_nothing_is_added() -> None:

@@ -42,6 +42,15 @@ RESULT = {"role": "tool", "tool_call_id": "c1", "content": "5"}
 ANSWER = {"role": "assistant", "content": "The answer is 5."}
 
 
+TRACEBACK = """Traceback (most recent call last):
+  File "/srv/al_ray/actors/runner/actor.py", line 168, in _play
+    output = await self._output(job)
+  File "/home/me/agent.py", line 3, in solve
+    raise ValueError("no [b]")
+ValueError: no [b]
+"""
+
+
 def _call(number: int, messages: list[JSON], answer: JSON, version: int) -> Span:
     attributes = {
         semconv.INPUT_MESSAGES: messages,
@@ -94,6 +103,15 @@ def test_a_call_tells_tokens_reason_policy_logprob_and_seconds() -> None:
     text = _printed(rollout_view.show(_rollout()))
     assert "call 2: 11 prompt tokens, 1.50 s" in text
     assert "(2 tokens, policy 4, mean logprob -0.500, stop)" in text
+
+
+def test_an_error_is_shown_once_with_the_agents_own_frames() -> None:
+    """An agent that fails twice alike says so."""
+    failed = [Attempt("r/0", n, "k", AttemptStatus.FAILED, "w", 0.0, 2.0, TRACEBACK) for n in (1, 2)]
+    text = _printed(rollout_view.show(replace(_rollout(), attempts=failed)))
+    assert text.count("/home/me/agent.py") == text.count("ValueError: no [b]") == 1
+    assert "actors/runner" not in text and "... 1 frame of libraries and of al_ray" in text
+    assert "as attempt 1" in text[text.index("attempt 2: failed") :]
 
 
 def test_an_attempt_tells_status_time_error_and_output() -> None:

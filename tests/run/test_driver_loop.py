@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan
+from al_ray.reports.health import Health
 from al_ray.run.driver import Run
 from al_ray.run.stages.stage import Stage
 
@@ -62,7 +64,8 @@ def events_of_a_run(restored: int, monkeypatch: pytest.MonkeyPatch) -> list[str]
     for name, method in methods.items():
         monkeypatch.setattr(Run, name, method)
     nothing: Any = None
-    asyncio.run(Run(RECIPE, nothing, nothing, nothing, nothing, nothing, (), ()).train())
+    health = Health(RECIPE.health, Path("run"))
+    asyncio.run(Run(RECIPE, nothing, nothing, nothing, nothing, nothing, (), (), health).train())
     return events
 
 

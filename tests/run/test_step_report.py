@@ -8,12 +8,15 @@ from pathlib import Path
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.evaluation.estimates import estimate
 from al_ray.evaluation.evaluate import Evaluation
+from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports.names import EVALUATION, STEP
+from al_ray.rollouts.agent_error import AgentError
+from al_ray.rollouts.outcome import Outcome
 from al_ray.run.stages.reinforcement import Batch
 from al_ray.run.step_report import evaluation_values, step_values
-from al_ray.types import UpdateReport
+from al_ray.types import Signals, Task, Trajectory, Transition, UpdateReport
 from tests import toy
 from tests.metric_keys import missing, unlisted
 
@@ -39,12 +42,19 @@ def test_a_step_that_sampled_and_computed_nothing_has_no_speed() -> None:
 
 def test_an_evaluation_is_logged_with_every_score_and_its_failures() -> None:
     scores = {"reward": estimate([0.0, 1.0]), "em": estimate([1.0, 1.0, 0.0, 0.0])}
+    calls = [Transition("c", "", (), (), (), 0, signals=Signals(truncated=cut)) for cut in (1, 0, 0, 0)]
+    episode, task = Trajectory("r", "g", "t", calls, 1.0), Task("t", {})
+    results = [
+        Result(task, "g", episode, Outcome("r")),
+        Result(task, "g", None, Outcome("s", AgentError("timed_out"), called=False)),
+    ]
     values = evaluation_values(
-        Evaluation("reward", 1, (), scores, {}, {"ValueError": 2, "timed_out": 1}), 9.0
+        Evaluation("reward", 1, results, scores, {}, {"ValueError": 2, "timed_out": 1}), 9.0
     )
     assert unlisted(values) == [] and missing(EVALUATION, values) == set()
     assert (values["eval/accuracy"], values["eval/em"], values["eval/failed"]) == (0.5, 0.5, 3)
     assert (values["eval/tasks"], values["time/evaluation"]) == (2, 9.0)
+    assert (values["eval/without_calls"], values["eval/truncated"]) == (1, 0.25)
 
 
 def test_an_evaluation_in_which_all_failed_is_logged_as_not_a_number() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from al_ray.algorithms.losses.token import Loss
+from al_ray.rollouts.outcome import Outcome
 from al_ray.types import Rollout, Row
 
 
@@ -18,3 +19,5 @@ class Batch:
     metrics: Mapping[str, float] = field(default_factory=dict)
     examples: Sequence[Rollout] = ()
     """A few of its rollouts, for people to look at."""
+    outcomes: Sequence[Outcome] = ()
+    """How its rollouts ended."""

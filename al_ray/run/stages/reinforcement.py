@@ -12,9 +12,11 @@ from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.batch_metrics import (
     call_metrics,
     dimension_metrics,
+    health_metrics,
     intermediate_metrics,
     rollout_metrics,
 )
+from al_ray.rollouts.outcome import outcome_of
 from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
@@ -93,9 +95,9 @@ class Reinforcement:
         metrics["rollout/dropped_groups"] = len(groups) - len(kept)
         metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
         chosen = algorithm(self.settings, self.recipe.agent.sampling)
-        return Batch(
-            chosen.rows(kept),
-            chosen.loss,
-            metrics,
-            [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts],
-        )
+        rows = chosen.rows(kept)
+        outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
+        learning = {row.rollout_id for row in rows if chosen.loss.trains(row)}
+        metrics |= health_metrics(groups, outcomes, kept, learning)
+        examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
+        return Batch(rows, chosen.loss, metrics, examples, outcomes)

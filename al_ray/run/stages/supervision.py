@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from al_ray.algorithms.demonstration import demonstration
 from al_ray.algorithms.named import algorithm
 from al_ray.data.task_order import tasks_of_step
+from al_ray.errors import UselessRunError
 from al_ray.recipe import Recipe, SupervisedStage, dotted
 from al_ray.recipe.schedule import StageSpan
 from al_ray.run.agents import Agents
@@ -45,6 +46,13 @@ class Supervision:
         episodes = [
             demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None
         ]
+        too_long = len(chosen) - len(episodes)
+        if not episodes:
+            raise UselessRunError(
+                f"step {step + 1}: all {too_long} demonstrations are longer than model.max_length, "
+                f"{self.recipe.model.max_length}: raise it, or leave such tasks out (data.options)"
+            )
         imitation = algorithm(self.settings, self.recipe.agent.sampling)
         rows = imitation.rows([[episode] for episode in episodes])
-        return Batch(rows, imitation.loss, {"demonstration/too_long": len(chosen) - len(episodes)})
+        metrics = {"demonstration/too_long": too_long, "health/too_long": too_long / len(chosen)}
+        return Batch(rows, imitation.loss, metrics)

@@ -14,7 +14,7 @@ from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
 from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
 from al_ray.recipe.schedule import stage_spans
-from al_ray.reports.names import BATCH
+from al_ray.reports.names import BATCH, HEALTH
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import (
@@ -56,6 +56,7 @@ def rollout(group: str, member: int, reward: float | None, calls: int = 1) -> Ro
             call,
             call + 1,
             {
+                semconv.REQUEST_MODEL: RECIPE.model.name,
                 semconv.PROMPT_IDS: [1, 2, call],
                 semconv.CHOICES: [{"ids": [3, 4], "logprobs": [-1.0, -1.0], "versions": [[5, 0, 2]]}],
                 semconv.FINISH_REASONS: ["stop"],
@@ -115,6 +116,23 @@ def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:
     assert (batch.metrics["rollout/dropped_groups"], batch.metrics["rollout/equal_groups"]) == (2, 1)
 
 
+def test_a_batch_tells_the_shares_of_what_taught_nothing() -> None:
+    """Of nine rollouts with two sampled tokens each, four have a gradient: failed ones have none, nor has a
+    group with one reward, nor one with nothing to compare."""
+    ended = groups([0.0, 1.0], [1.0, 1.0], [1.0, None], [0.0, 0.5, None])
+    silent = replace(ended[0].rollouts[0], spans=ended[0].rollouts[0].spans[-1:])
+    plain = RECIPE.stages[1].model_copy(update={"kl_coefficient": 0.0})
+    recipe = RECIPE.model_copy(update={"stages": [RECIPE.stages[0], plain]})
+    batch = stage(recipe).batch_of(ended, 5)
+    expected = {"failed": 2 / 9, "without_calls": 0, "equal_groups": 1 / 3, "dropped_groups": 1 / 4}
+    for name, share in expected.items():
+        assert batch.metrics[f"health/{name}"] == pytest.approx(share), name
+    assert batch.metrics["health/wasted_tokens"] == pytest.approx(5 / 9)
+    assert [outcome.error is not None for outcome in batch.outcomes].count(True) == 2
+    ended[0] = replace(ended[0], rollouts=[silent, *ended[0].rollouts[1:]])
+    assert stage(recipe).batch_of(ended, 5).metrics["health/without_calls"] == pytest.approx(1 / 9)
+
+
 def test_groups_give_the_same_batch_in_whatever_order_they_end() -> None:
     ended = groups([0.0, 1.0], [1.0, 0.0], [0.5, 1.0])
     first, second = (stage().batch_of(order, 5) for order in (ended, ended[::-1]))
@@ -153,7 +171,9 @@ def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_base
     unrewarded = [with_spans(group, another_dimension) for group in groups([0.0, 0.5, 1.0])]
     batch, without = (stage().batch_of(each, 5) for each in (unrewarded, groups([0.0, None, 1.0])))
     assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in without.rows]
-    results = [result_of(each, RECIPE.transitions) for group in unrewarded for each in group.rollouts]
+    results = [
+        result_of(each, RECIPE.transitions, "model") for group in unrewarded for each in group.rollouts
+    ]
     evaluated = summary(RECIPE, [replace(r, group=str(i)) for i, r in enumerate(results)])
     assert (evaluated.scores["reward"].value, evaluated.scores["reward"].tasks) == (0.5, 2)
     assert evaluated.failed == {"no reward 'reward'": 1}
@@ -188,6 +208,7 @@ def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
     ended = [with_spans(Group("g0", "step-000002", members), changed)]
     metrics = stage(settled(intermediate={"tool_errors": -0.1})).batch_of(ended, 5).metrics
     assert unlisted(metrics) == [] and missing(BATCH, metrics) == {"demonstration/too_long"}
+    assert missing(HEALTH, metrics) == {"health/too_long", "health/entropy_fall"}
     assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
     assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0
     assert metrics["rollout/left_out_aborted"] == metrics["rollout/attempts_failed"] == 1

@@ -1,0 +1,128 @@
+"""Runs of no use, with the real parts: they say why, and end; and what is only bad is warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from al_ray.reports import jsonl_sink
+from tests import quiz, toy
+from tests.processes import run
+
+AGENTS = """
+from toy_agent import *
+
+
+def look_up(task):
+    return {}[task["word"]]
+
+
+async def broken(task, llm):
+    return look_up(task)
+
+
+async def silent(task, llm):
+    return "yes"
+
+
+async def broken_in_training(task, llm):
+    return await solve(task, llm) if "validation" in task["word"] else look_up(task)
+
+
+def load_named(path, split):
+    return [Task(f"{split}-{i}", {"word": f"{split} {i}"}, split) for i in range(8)]
+
+
+def no_difference(task, output):
+    return 1.0
+"""
+
+Train = Callable[[Mapping[str, Any]], tuple[int, str, Path]]
+
+
+@pytest.fixture
+def train(tmp_path: Path, tiny_model: Path) -> Train:
+    """Runs the toy recipe without its imitation, with these keys of ``agent`` and ``data``."""
+
+    def train(changes: Mapping[str, Any]) -> tuple[int, str, Path]:
+        toy.write_code(tmp_path)
+        (tmp_path / "bad_agents.py").write_text(AGENTS)
+        content = toy.recipe(tiny_model, tmp_path / "out")
+        content["stages"] = [{**content["stages"][1], "kl_coefficient": 0.0}]
+        content["agent"] |= changes
+        if changes.get("run") == "bad_agents:broken_in_training":
+            content["data"] = {"load": "bad_agents:load_named"}
+        toy.write_recipe(tmp_path, content)
+        code, output = run(["al_ray", "train", "toy.yaml", "--run", "a"], tmp_path)
+        return code, output, tmp_path / "out" / "toy" / "a"
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("agent", "where"), [("broken", "evaluation, untrained: all 2"), ("broken_in_training", "step 1: all 4")]
+)
+def test_a_run_whose_rollouts_all_fail_ends_with_the_error_once_its_place_and_a_command(
+    train: Train, agent: str, where: str
+) -> None:
+    """After the first evaluation, or the first batch, in which it is so; nothing is learnt or kept."""
+    code, output, folder = train({"run": f"bad_agents:{agent}"})
+    assert code == 1 and "Traceback" not in output, output
+    told = output[output.index("error: ") :].splitlines()
+    assert told[0].startswith(f"error: {where} rollouts failed; the commonest error, of ")
+    assert told[1].startswith("  KeyError: '")
+    line = 1 + next(i for i, text in enumerate(AGENTS.splitlines()) if "return {}" in text)
+    assert told[2] == f"  {folder.parents[2]}/bad_agents.py, line {line}, in look_up"
+    _, _, command = told[3].partition("one of them: al-ray ")
+    shown_code, shown = run(["al_ray", *command.split()], folder.parents[2])
+    assert (
+        shown_code == 0 and "in look_up" in shown and "actors/runner" not in shown and "as attempt 1" in shown
+    )
+    assert output.count("KeyError") == 1
+    last = jsonl_sink.read(folder)[-1]
+    assert last.get("health/failed", 1) == 1 and not (folder / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_training_on_an_agent_that_never_asks_the_model_ends_with_the_cure(train: Train) -> None:
+    code, output, folder = train({"run": "bad_agents:silent"})
+    assert code == 1 and "Traceback" not in output, output
+    assert "error: evaluation, untrained: the model answered no call of any of the 2 rollouts" in output
+    assert f"al-ray rollouts {folder} eval/step-000000/" in output and "llm.base_url" in output
+    [line] = jsonl_sink.read(folder)
+    assert line["eval/without_calls"] == 2 and not (folder / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_groups_with_equal_rewards_are_a_column_a_warning_and_a_line_at_the_end(train: Train) -> None:
+    """All of them in each of three steps: nothing was learnt, and the run says so."""
+    code, output, folder = train({"evaluate": "bad_agents:no_difference"})
+    assert code == 0, output
+    header, *rows = [line for line in output.splitlines() if line.startswith(("stage ", "grpo "))]
+    at = header.index("equal") + len("equal")
+    assert [row[:at].split()[-1] for row in rows] == ["1.00"] * 3
+    assert output.count("100% of the groups have equal rewards, and nothing was learnt from them") == 1
+    assert "warning: health.equal_groups passed in 3 of 3 steps" in output
+    steps = [line for line in jsonl_sink.read(folder) if "optim/loss" in line]
+    assert [line["health/equal_groups"] for line in steps] == [1.0] * 3
+    assert [line["health/wasted_tokens"] for line in steps] == [1.0] * 3
+
+
+def test_an_evaluation_of_an_agent_that_never_asks_the_model_warns_with_the_cure(tmp_path: Path) -> None:
+    """Its scores are shown all the same; and what its rollouts died of is told with the place."""
+    (tmp_path / "toy_agent.py").write_text("from al_ray.types import Task\n")
+    (tmp_path / "bad_agents.py").write_text(AGENTS)
+    content = quiz.recipe(tmp_path / "out")
+    content["agent"]["run"] = "bad_agents:silent"
+    quiz.write_recipe(tmp_path, content)
+    with quiz.served() as server:
+        evaluating = ["al_ray", "eval", "quiz.yaml", "--url", server.url, "--model", "wise"]
+        code, output = run(evaluating, tmp_path)
+        failed_code, failed = run([*evaluating, "--set", "agent.evaluate=bad_agents:nothing"], tmp_path)
+    assert code == 0 and "1.0000" in output, output
+    assert "warning: 100% of the rollouts had no answer of the model" in output and "llm.base_url" in output
+    assert failed_code == 2 and "bad_agents has no 'nothing'" in failed
