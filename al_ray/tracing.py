@@ -173,11 +173,15 @@ def traced(function: _Function) -> _Function:
 def reward(value: float | Mapping[str, float], *, call: str | None = None) -> None:
     """A reward, or several by name of which ``reward`` (else the first) is the primary one. ``call`` is
     the id of the model's response that earned it; without it, the last call before it did."""
-    by_name = value if isinstance(value, Mapping) else {"reward": value}
-    if not by_name or not all(math.isfinite(each) for each in by_name.values()):
+    given = value if isinstance(value, Mapping) else {"reward": value}
+    try:
+        by_name = {str(name): float(each) for name, each in given.items() if math.isfinite(each)}
+    except OverflowError:  # an integer beyond what a float holds
+        by_name = {}
+    if not by_name or len(by_name) < len(given):
         raise ValueError(f"reward: {value!r}: give a finite number, or some by name")
     primary = by_name.get("reward", next(iter(by_name.values())))
-    attributes = {"al_ray.reward": float(primary), "al_ray.reward.call": call}
+    attributes = {"al_ray.reward": primary, "al_ray.reward.call": call}
     with _span("reward", {**attributes, "al_ray.reward.dimensions": by_name}):
         pass
 

@@ -17,7 +17,7 @@ def record(database: Database, begin: int, end: int) -> None:
         requests = [_request(number) for number in range(begin, end + 1)]
         database.enqueue(connection, requests)
         for number in range(begin, end):
-            ((claim,),) = database.claim(connection, [Ask("w", f"claim {number}", 1)], 100.0, 30.0)
+            ((claim,),) = database.claim(connection, [Ask("w", f"claim {number}", 1)], 100.0, 30.0, 130.0)
             attempt, name = claim.attempt, claim.request.id
             database.append(connection, [[_call(name, number)]])
             if number % 3 == 2:

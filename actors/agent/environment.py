@@ -6,27 +6,36 @@ Any OpenAI, Anthropic or OpenTelemetry SDK finds its endpoint and its key here b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
 from urllib.parse import quote
 
 import orjson
 
+from al_ray.actors.agent.inherited import past_proxies
 from al_ray.actors.agent.job import Job
+from al_ray.errors import DataError, Problem
+from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
-from al_ray.types import JSON
+from al_ray.types import JSON, Task
 
 TASK_FILE = "AL_RAY_TASK_FILE"
+_MAX_BYTES: Final = 32 * 4096 - 1
+"""Of ``NAME=VALUE``, as Linux has it (execve(2): ``MAX_ARG_STRLEN``), however large the pages."""
+_MAX_TOTAL: Final = 2**20
+"""Of a task's variables together: half of what Linux allows all variables and arguments."""
 
 
 def variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
-    """What is inherited, less Ray's variables, and those of the attempt."""
-    kept = {name: value for name, value in inherited.items() if not name.startswith("RAY_")}
+    """What is inherited (``al_ray.actors.agent.inherited``) and those of the attempt."""
     endpoint, attempt = job.endpoint, job.attempt
     root = endpoint.base_url.removesuffix("/v1")
     services = {f"AL_RAY_SERVICE_{_upper(name)}_URL": url for name, url in endpoint.services.items()}
     resource = {semconv.ROLLOUT_ID: attempt.rollout_id, semconv.ATTEMPT: str(attempt.number)}
     return (
-        kept
+        dict(inherited)
+        | past_proxies(inherited, [endpoint.base_url, *endpoint.services.values()])
         | services
         | {
             "OPENAI_BASE_URL": endpoint.base_url,
@@ -49,11 +58,43 @@ def variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def task_variables(task: Mapping[str, JSON]) -> dict[str, str]:
-    """``AL_RAY_TASK_QUESTION`` and so on: texts as they are, everything else as JSON."""
-    return {
-        f"AL_RAY_TASK_{_upper(name)}": value if isinstance(value, str) else orjson.dumps(value).decode()
-        for name, value in task.items()
-    }
+    """``AL_RAY_TASK_QUESTION`` and so on: texts as they are, everything else as JSON. Raises ``DataError``
+    for a value that no variable can hold."""
+    variables = {}
+    for name, value in task.items():
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+        variable = f"AL_RAY_TASK_{_upper(name)}"
+        size = len(f"{variable}={text}".encode())
+        if size > _MAX_BYTES:
+            why = f"{variable} would have {size} bytes, and Linux allows {_MAX_BYTES}"
+            raise DataError(_for_no_variable(name, text, why))
+        if "\0" in text:
+            raise DataError(_for_no_variable(name, text, f"{variable} cannot hold the character NUL"))
+        variables[variable] = text
+    total = sum(len(f"{variable}={text}".encode()) for variable, text in variables.items())
+    if total > _MAX_TOTAL:
+        raise DataError(_for_no_variable("keys", ", ".join(task), f"its variables would have {total} bytes"))
+    return variables
+
+
+def check_tasks(agent: AgentSection, tasks: Iterable[Task]) -> None:
+    """Whether the agent can be given all of them. Raises ``DataError``."""
+    if agent.task != "variables":
+        return
+    for task in tasks:
+        try:
+            task_variables(task.data)
+        except DataError as error:
+            raise DataError(
+                *(
+                    replace(each, where=f"task {task.id!r} of {task.split}: {each.where}")
+                    for each in error.problems
+                )
+            ) from None
+
+
+def _for_no_variable(name: str, text: str, why: str) -> Problem:
+    return Problem(f"the task's {name!r}", text[:40], f"{why}; set agent.task to stdin or file")
 
 
 def _upper(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -15,15 +16,24 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from al_ray.actors.agent import guardian
-from al_ray.actors.agent.printed import KeptText, Printed
 from al_ray.errors import AgentExitError
 
 _SLACK: Final = 10.0
 """Seconds beyond the grace within which a guardian is done; a process in an uninterruptible sleep of the
 kernel may take longer."""
+
+
+class Output(Protocol):
+    """Where what a program prints goes."""
+
+    def write(self, data: bytes, /) -> None: ...
+
+
+_OPEN_FILES: Final = 65536
+"""Where it may; programs inherit it, and some do something for each number that there may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,14 @@ class Program:
     """More open files that it inherits."""
 
 
+def allow_open_files() -> None:
+    """As this process needs them for thousands of programs, four each: two pipes, a socket, a result."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
+        wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class GuardedProcess:
     """A program under way; make it with ``start``."""
 
@@ -53,7 +71,7 @@ class GuardedProcess:
         self._watching: asyncio.Task[int]
 
     @classmethod
-    async def start(cls, program: Program, printed: Printed) -> GuardedProcess:
+    async def start(cls, program: Program, stdout: Output, stderr: Output) -> GuardedProcess:
         """Raises ``OSError`` if there can be no such process."""
         ours, theirs = socket.socketpair()
         try:
@@ -65,9 +83,9 @@ class GuardedProcess:
             raise
         self = cls(program, process, control)
         loop = asyncio.get_running_loop()
-        for kept, pipe in ((printed.stdout, process.stdout), (printed.stderr, process.stderr)):
+        for output, pipe in ((stdout, process.stdout), (stderr, process.stderr)):
             assert pipe is not None
-            _, reading = await loop.connect_read_pipe(partial(_Reading, kept), pipe)
+            _, reading = await loop.connect_read_pipe(partial(_Reading, output), pipe)
             self._closed.append(reading.closed)
         self._watching = asyncio.create_task(self._watch(status))
         return self
@@ -98,14 +116,14 @@ class GuardedProcess:
 
 
 class _Reading(asyncio.Protocol):
-    """Keeps what comes through a pipe."""
+    """Hands on what comes through a pipe."""
 
-    def __init__(self, kept: KeptText) -> None:
-        self._kept = kept
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
-        self._kept.write(data)
+        self._output.write(data)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed.set_result(None)

@@ -47,7 +47,7 @@ class _Family:
     def wait(self, control: int) -> None:
         """Until the program has ended, or the runner or a signal asks for the end of it."""
         while self.reap() and self.status is None:
-            ready, _, _ = select.select([self._woken, control], [], [])
+            ready = _readable(None, self._woken, control)
             if control in ready or set(self._signals()) - {signal.SIGCHLD}:
                 return
 
@@ -57,11 +57,11 @@ class _Family:
         if self.reap():
             self._signal(signal.SIGTERM)
         while self.reap() and (left := deadline - time.monotonic()) > 0:
-            select.select([self._woken], [], [], left)
+            _readable(left, self._woken)
             self._signals()
         while self.reap():
             self._signal(signal.SIGKILL)
-            select.select([self._woken], [], [], _ROUND)
+            _readable(_ROUND, self._woken)
             self._signals()
 
     def reap(self) -> bool:
@@ -93,6 +93,14 @@ class _Family:
             return os.read(self._woken, 4096)
         except BlockingIOError:
             return b""
+
+
+def _readable(seconds: float | None, *files: int) -> list[int]:
+    """Those that have something to read, or have ended; as select would, but of any number."""
+    poll = select.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    return [file for file, _ in poll.poll(None if seconds is None else seconds * 1000)]
 
 
 def _execute(command: Sequence[str]) -> None:

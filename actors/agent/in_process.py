@@ -11,27 +11,14 @@ import copy
 import inspect
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
 from al_ray import tracing
 from al_ray.actors.agent.job import Job
+from al_ray.actors.agent.outcome import Outcome
 from al_ray.actors.agent.printed import route_prints
 from al_ray.recipe import AgentSection, dotted
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What an agent returned or raised."""
-
-    value: Any = None
-    error: BaseException | None = None
-
-    def get(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        return self.value
 
 
 class AsyncAgent:
@@ -42,24 +29,20 @@ class AsyncAgent:
         self._section = section
 
     async def start(self, job: Job) -> _InTask:
-        task = asyncio.create_task(self._run(job), context=job.printed.context())
+        task = asyncio.create_task(Outcome.awaited(self._run(job)), context=job.printed.context())
         return _InTask(task, self._section.grace)
 
-    async def _run(self, job: Job) -> _Outcome:
-        try:
-            result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
-            if not inspect.isawaitable(result):
-                cure = "for a plain function set agent.isolation to thread or process"
-                raise TypeError(f"{self._section.run} is not async: it returned {result!r}; {cure}")
-            async with tracing.attempt(job.endpoint):
-                return _Outcome(await result)
-        # SystemExit too: in an event loop it would end this process and everybody's attempts.
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return _Outcome(error=error)
+    async def _run(self, job: Job) -> Any:
+        result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
+        if not inspect.isawaitable(result):
+            cure = "for a plain function set agent.isolation to thread or process"
+            raise TypeError(f"{self._section.run} is not async: it returned {result!r}; {cure}")
+        async with tracing.attempt(job.endpoint):
+            return await result
 
 
 class _InTask:
-    def __init__(self, task: asyncio.Task[_Outcome], grace: float) -> None:
+    def __init__(self, task: asyncio.Task[Outcome], grace: float) -> None:
         self._task = task
         self._grace = grace
 
@@ -85,23 +68,20 @@ class ThreadAgent:
         self._section = section
 
     async def start(self, job: Job) -> _InThread:
-        return _InThread(lambda: self._run(job), job.printed.context())
+        return _InThread(lambda: Outcome.of(self._run, job), job.printed.context())
 
-    def _run(self, job: Job) -> _Outcome:
-        try:
-            with tracing.attempt(job.endpoint):
-                result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
-            if inspect.isawaitable(result):
-                raise TypeError(f"{self._section.run} is async: set agent.isolation to async or process")
-            return _Outcome(result)
-        except BaseException as error:  # handed to the event loop, as what it is
-            return _Outcome(error=error)
+    def _run(self, job: Job) -> Any:
+        with tracing.attempt(job.endpoint):
+            result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
+        if inspect.isawaitable(result):
+            raise TypeError(f"{self._section.run} is async: set agent.isolation to async or process")
+        return result
 
 
 class _InThread:
-    def __init__(self, run: Callable[[], _Outcome], context: Context) -> None:
+    def __init__(self, run: Callable[[], Outcome], context: Context) -> None:
         self._loop = asyncio.get_running_loop()
-        self._outcome: asyncio.Future[_Outcome] = self._loop.create_future()
+        self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         # A daemon: one that hangs does not keep the runner's process from ending.
         Thread(target=lambda: self._report(context.run(run)), daemon=True).start()
 
@@ -116,7 +96,7 @@ class _InThread:
     def ended(self) -> bool:
         return self._outcome.done()
 
-    def _report(self, outcome: _Outcome) -> None:
+    def _report(self, outcome: Outcome) -> None:
         self._loop.call_soon_threadsafe(self._outcome.set_result, outcome)
 
 

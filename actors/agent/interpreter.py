@@ -23,6 +23,7 @@ from filelock import FileLock
 
 import al_ray
 from al_ray.actors.agent import child
+from al_ray.actors.agent.inherited import inherited
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
 from al_ray.recipe import AgentSection
@@ -60,7 +61,7 @@ def check(agent: AgentSection) -> None:
         done = subprocess.run(
             [python, child.SCRIPT, str(result.fileno())],
             input=json.dumps({"run": agent.run}).encode(),
-            env=python_variables(),
+            env=python_variables(agent),
             pass_fds=[result.fileno()],
             capture_output=True,
             check=False,
@@ -73,15 +74,15 @@ def check(agent: AgentSection) -> None:
         raise RecipeError(Problem("agent.run", agent.run, f"{python} cannot import it: {last}"))
 
 
-def python_variables() -> dict[str, str]:
-    """Our environment, by which another interpreter finds what we import that is not installed: where
-    the agent lies, not the packages that it is to be spared. Of these it finds al_ray alone, without
-    what al_ray needs: an environment's agent has its tools beside it."""
+def python_variables(agent: AgentSection) -> dict[str, str]:
+    """What it inherits of our environment, and the path by which another interpreter finds what we import
+    that is not installed: where the agent lies, not the packages that it is to be spared. Of these it finds
+    al_ray alone, without what al_ray needs: an environment's agent has its tools beside it."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = [Path(sysconfig.get_path(kind)) for kind in kinds]
     own = [path for path in sys.path if os.path.isdir(path) and not _is_installed(Path(path), installed)]
     paths = os.pathsep.join(dict.fromkeys(map(os.path.abspath, [*own, str(_folder_of_al_ray_alone())])))
-    return {name: value for name, value in os.environ.items() if name != "PYTHONHOME"} | {"PYTHONPATH": paths}
+    return inherited(agent, os.environ) | {"PYTHONPATH": paths}
 
 
 def _folder_of_al_ray_alone() -> Path:

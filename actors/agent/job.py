@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from al_ray.actors.agent.printed import Printed
+from al_ray.errors import AgentExitError
 from al_ray.types import JSON, Attempt, Endpoint, RolloutRequest
+
+MAX_RESULT_BYTES: Final = 16 * 2**20
+"""Of what an agent returns, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +50,8 @@ class ReadyAgent(Protocol):
     """The recipe's agent, ready to be started."""
 
     async def start(self, job: Job, /) -> Running: ...
+
+
+def too_large(size: int) -> AgentExitError:
+    """Of a result of ``size`` bytes of JSON."""
+    return AgentExitError(f"it returned {size} bytes of JSON; {MAX_RESULT_BYTES} are allowed")

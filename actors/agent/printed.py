@@ -54,6 +54,45 @@ class KeptText:
         self._left_out += surplus
 
 
+class LastLine:
+    """Keeps what is written in ``kept``, and the last line that is not blank whole, up to ``max_bytes``."""
+
+    def __init__(self, kept: KeptText, max_bytes: int) -> None:
+        self._kept = kept
+        self._max_bytes = max_bytes
+        self._last = _Line(max_bytes)
+        self._open = _Line(max_bytes)
+
+    def write(self, data: bytes) -> None:
+        self._kept.write(data)
+        first, *others = data.split(b"\n")
+        self._open.add(first)
+        for line in others:
+            self._end_line()
+            self._open.add(line)
+
+    def get(self) -> tuple[bytes, int]:
+        """The line, or its beginning, and how long it was."""
+        self._end_line()
+        return bytes(self._last.text), self._last.size
+
+    def _end_line(self) -> None:
+        if self._open.text.strip():
+            self._last = self._open
+        self._open = _Line(self._max_bytes)
+
+
+class _Line:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.text = bytearray()
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        self.text += data[: self._max_bytes - len(self.text)]
+        self.size += len(data)
+
+
 class Printed:
     """Standard output and standard error of one attempt."""
 
@@ -119,6 +158,13 @@ def route_prints() -> None:
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), _Routed):
             setattr(sys, name, _Routed(name))
+
+
+def ends_of(text: str) -> str:
+    """``text`` as it can be stored: of a long one its beginning and its end."""
+    kept = KeptText()
+    kept.write(text.encode("utf-8", "backslashreplace"))
+    return kept.text
 
 
 def storable(text: str) -> str:

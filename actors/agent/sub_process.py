@@ -12,20 +12,18 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
 
 import orjson
 
 from al_ray.actors.agent import child, interpreter
 from al_ray.actors.agent import environment as agent_environment
 from al_ray.actors.agent.guarded_process import GuardedProcess, Program
-from al_ray.actors.agent.job import Job
+from al_ray.actors.agent.inherited import inherited
+from al_ray.actors.agent.job import MAX_RESULT_BYTES, Job, too_large
+from al_ray.actors.agent.printed import LastLine
 from al_ray.errors import AgentExitError, ToldError
 from al_ray.recipe import AgentSection
 from al_ray.types import JSON
-
-MAX_RESULT_BYTES: Final = 16 * 2**20
-"""Of what a callable returns, as JSON."""
 
 
 class CommandAgent:
@@ -38,7 +36,7 @@ class CommandAgent:
         self._command = section.command
 
     async def start(self, job: Job) -> _Command:
-        environment = agent_environment.variables(job, os.environ)
+        environment = agent_environment.variables(job, inherited(self._section, os.environ))
         task = orjson.dumps(dict(job.task))
         folder = None
         if self._section.task == "variables":
@@ -55,26 +53,36 @@ class CommandAgent:
             stdin=task if self._section.task == "stdin" else b"",
             grace=self._section.grace,
         )
-        return _Command(job, await GuardedProcess.start(program, job.printed), folder)
+        stdout = LastLine(job.printed.stdout, MAX_RESULT_BYTES)
+        process = await GuardedProcess.start(program, stdout, job.printed.stderr)
+        return _Command(job, process, stdout, folder)
 
 
 class _Command:
     def __init__(
-        self, job: Job, process: GuardedProcess, folder: tempfile.TemporaryDirectory[str] | None
+        self,
+        job: Job,
+        process: GuardedProcess,
+        stdout: LastLine,
+        folder: tempfile.TemporaryDirectory[str] | None,
     ) -> None:
         self._job = job
         self._process = process
+        self._stdout = stdout
         self._folder = folder
 
     async def wait(self) -> JSON:
         if code := await self._process.wait():
             raise AgentExitError(_how(code, self._job))
-        stdout = self._job.printed.stdout
+        printed = self._job.printed.stdout.text
+        line, size = self._stdout.get()
+        if size > len(line) and line.lstrip().startswith(b"{"):
+            raise too_large(size)
         try:
-            answer = json.loads(stdout.last_line)
-        except ValueError:
-            return stdout.text
-        return answer if isinstance(answer, Mapping) else stdout.text
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            return printed
+        return answer if isinstance(answer, Mapping) else printed
 
     async def end(self) -> None:
         await self._process.end()
@@ -92,7 +100,7 @@ class ProcessAgent:
     def __init__(self, section: AgentSection) -> None:
         self._section = section
         self._python = interpreter.interpreter(section)
-        self._variables = interpreter.python_variables()
+        self._variables = interpreter.python_variables(section)
 
     async def start(self, job: Job) -> _Python:
         result = os.memfd_create("al_ray-result")
@@ -106,7 +114,8 @@ class ProcessAgent:
             files=[result],
         )
         try:
-            return _Python(job, await GuardedProcess.start(program, job.printed), result)
+            process = await GuardedProcess.start(program, job.printed.stdout, job.printed.stderr)
+            return _Python(job, process, result)
         except BaseException:
             os.close(result)
             raise
@@ -124,7 +133,7 @@ class _Python:
         if size == 0:
             raise AgentExitError(f"it returned nothing: {_how(code, self._job)}")
         if size > MAX_RESULT_BYTES:
-            raise AgentExitError(f"it returned {size} bytes of JSON; {MAX_RESULT_BYTES} are allowed")
+            raise too_large(size)
         told = json.loads(os.pread(self._result, size, 0))
         if "error" in told:
             raise ToldError(told["error"], told["error_class"])

@@ -19,11 +19,13 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from al_ray.actors.agent.guarded_process import allow_open_files
+from al_ray.actors.agent.inherited import shed
 from al_ray.actors.agent.isolation import ISOLATIONS
-from al_ray.actors.agent.job import Job, ReadyAgent, Running
-from al_ray.actors.agent.printed import Printed, storable
+from al_ray.actors.agent.job import MAX_RESULT_BYTES, Job, ReadyAgent, Running, too_large
+from al_ray.actors.agent.printed import Printed, ends_of
 from al_ray.actors.coalescer import Coalescer
-from al_ray.actors.runner.failure import CAUGHT, failed, is_cancelled
+from al_ray.actors.runner.failure import failed, is_cancelled
 from al_ray.actors.runner.hooks import Hooks
 from al_ray.actors.runner.scoring import Scoring
 from al_ray.errors import AttemptEndedError
@@ -49,6 +51,8 @@ class RunnerSpec:
     model: str
     services: Mapping[str, str] = field(default_factory=dict)
     """URLs by name."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The variables that ``agent.environment`` names, as they are where the driver runs."""
 
 
 class Runner:
@@ -69,12 +73,20 @@ class Runner:
     async def ping(self) -> None:
         """Answers unless an agent keeps the event loop to itself."""
 
-    async def run(self) -> None:
+    async def run(self) -> str:
         """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own.
 
-        Returns when more agents than may run at once could not be ended: the process must be given up.
+        Returns why the process must be given up, for what an agent has done to it.
         """
         await asyncio.to_thread(self._prepare)
+        try:
+            await self._claim_and_run()
+        except asyncio.CancelledError:  # nobody else does that
+            return "one of its agents has cancelled every task of its event loop"
+        return "too many of its agents could not be ended"
+
+    async def _claim_and_run(self) -> None:
+        """Until more agents than may run at once could not be ended."""
         async with asyncio.TaskGroup() as tasks:
             renewing = None
             while await self._has_room():
@@ -90,7 +102,9 @@ class Runner:
 
     def _prepare(self) -> None:
         """In a thread: imports may take their time, and virtual environments more."""
+        allow_open_files()
         agent = self._spec.agent
+        shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])
         self._agent = ISOLATIONS[agent.isolation](agent)
         self._scoring = Scoring(agent, self._store)
         self._hooks = Hooks(agent)
@@ -154,8 +168,8 @@ class Runner:
             output = await self._output(job)
             attempt = replace(attempt, output=_as_json(output))
             rewards = await self._scoring.terminal(job, output)
-        except CAUGHT as error:
-            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+        except BaseException as error:
+            if is_cancelled(error):
                 raise
             return failed(attempt, error), ()
         return replace(attempt, status=AttemptStatus.SUCCEEDED), rewards
@@ -227,6 +241,9 @@ async def _is_open(url: str) -> bool:
 def _as_json(output: Any) -> JSON:
     """What the agent returned if the store can hold it, else how it prints."""
     try:
-        return orjson.loads(orjson.dumps(output))
-    except (TypeError, orjson.JSONDecodeError):
-        return storable(repr(output))
+        text = orjson.dumps(output)
+    except TypeError:
+        return ends_of(repr(output))
+    if len(text) > MAX_RESULT_BYTES:
+        raise too_large(len(text))
+    return orjson.loads(text)

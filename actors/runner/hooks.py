@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import replace
 
 from al_ray.actors.agent.job import Job
-from al_ray.actors.runner.failure import CAUGHT, failed, is_cancelled
+from al_ray.actors.agent.outcome import Outcome
+from al_ray.actors.runner.failure import failed, is_cancelled
 from al_ray.protocols import Hook
 from al_ray.recipe import AgentSection, dotted
 from al_ray.types import Attempt, AttemptStatus
@@ -33,8 +33,8 @@ class Hooks:
         try:
             async with asyncio.timeout(self._timeout):
                 await _call(self._after, job, ended)
-        except CAUGHT as error:
-            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+        except BaseException as error:
+            if is_cancelled(error):
                 raise
             hook = failed(ended, error)
             told = f"agent.after failed:\n\n{hook.error}"
@@ -47,10 +47,7 @@ class Hooks:
 async def _call(hook: Hook, job: Job, attempt: Attempt) -> None:
     """In a thread, for a plain function may block; what that returns is awaited here, if need be."""
     context = job.printed.context()
-    waiting = await asyncio.to_thread(context.run, hook, job.request, attempt)
+    called = await asyncio.to_thread(context.run, Outcome.of, hook, job.request, attempt)
+    waiting = called.get()
     if waiting is not None:
-        await asyncio.create_task(_awaited(waiting), context=context)
-
-
-async def _awaited(waiting: Awaitable[None]) -> None:
-    await waiting
+        (await asyncio.create_task(Outcome.awaited(waiting), context=context)).get()

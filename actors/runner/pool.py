@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from al_ray.actors.agent.inherited import overridden
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner, RunnerSpec
@@ -33,6 +35,8 @@ class RunnerPool:
 
     def start(self) -> None:
         """Start all runners."""
+        if names := overridden(self._specs[0].agent, os.environ):
+            _log.warning("not given to agents, whose spans go to the run: %s", ", ".join(names))
         self._keepers.start(self._keep(spec) for spec in self._specs)
 
     def failure(self) -> BaseException | None:
@@ -52,8 +56,7 @@ class RunnerPool:
             named = replace(spec, name=f"{spec.name}-{uuid.uuid4().hex[:8]}")
             runner = self._runners[spec.name] = self._actor.remote(named, self._store)
             try:
-                await _watch(runner)
-                _log.warning("runner %s is replaced: too many of its agents could not be ended", named.name)
+                _log.warning("runner %s is replaced: %s", named.name, await _watch(runner))
             except (RayActorError, _Unresponsive) as error:
                 if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise
@@ -66,8 +69,8 @@ class _Unresponsive(AlRayError):
     """An agent has kept the event loop of its runner to itself until the leases ran out."""
 
 
-async def _watch(runner: Any) -> None:
-    """Raises what ends the runner."""
+async def _watch(runner: Any) -> str:
+    """Why it gives itself up. Raises what else ends it."""
     await runner.ping.remote()  # there is no lease before it is there: it may have to wait for a node
     running = asyncio.ensure_future(_run(runner))
     try:
@@ -75,14 +78,14 @@ async def _watch(runner: Any) -> None:
             await asyncio.wait({running}, timeout=LEASE_SECONDS)
             if not running.done():
                 await _ping(runner)
-        await running
+        return await running
     finally:
         running.cancel()
 
 
-async def _run(runner: Any) -> None:
+async def _run(runner: Any) -> str:
     with unwrapped():
-        await runner.run.remote()
+        return await runner.run.remote()
 
 
 async def _ping(runner: Any) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 import time
 import uuid
 from collections.abc import Mapping
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
 from al_ray.actors.agent.job import Job
+from al_ray.actors.agent.printed import storable
 from al_ray.errors import RewardError
 from al_ray.recipe import AgentSection, dotted
 from al_ray.traces.reward_span import reward_attributes
@@ -72,10 +75,32 @@ class Scoring:
 
     def _checked(self, result: Any) -> dict[str, float]:
         """The rewards by name, ``reward`` among them."""
-        rewards = result if isinstance(result, Mapping) else {"reward": result}
+        given = result if isinstance(result, Mapping) else {"reward": result}
         source = self._agent.evaluate or self._agent.run or "the command"
-        for name in ("reward", *rewards):
-            value = rewards.get(name)
-            if not isinstance(value, Real) or not math.isfinite(value):
-                raise RewardError(f"{source} returned {value!r} as {name}; it must be a finite number")
-        return {str(name): float(value) for name, value in rewards.items()}
+        rewards = {}
+        for name in ("reward", *given):
+            value = _finite(given.get(name))
+            if value is None:
+                shown = reprlib.repr(given.get(name))
+                raise RewardError(f"{source} returned {shown} as {name}; it must be a finite number")
+            rewards[str(name)] = value
+        if unstorable := [name for name in rewards if name != storable(name)]:
+            raise RewardError(f"{source} returned a reward named {unstorable[0]!r}; name it in plain text")
+        return rewards
+
+
+def _finite(value: Any) -> float | None:
+    """A number as numbers are counted here, those of numpy and torch among them; None if it is none, or not
+    finite, or beyond what a float holds."""
+    if not isinstance(value, Real | Decimal) and hasattr(value, "item"):
+        try:
+            value = value.item()
+        except (ValueError, RuntimeError):  # an array of several
+            return None
+    if not isinstance(value, Real | Decimal):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):  # 10**400; a signalling NaN
+        return None
+    return number if math.isfinite(number) else None

@@ -61,6 +61,7 @@ class Store:
         self._url = url
         self._exporter = TraceExporter(export) if export else None
         self._lease_seconds = lease_seconds
+        self._began = time.time() - time.monotonic()
         self._commits = GroupCommit(lambda: self._database.begin())
         self._queued, self._ended = _Bell(), _Bell()
         self._dead_workers: set[str] = set()
@@ -94,7 +95,7 @@ class Store:
 
     async def renew(self, worker: str) -> list[tuple[str, int]]:
         """Prolong the worker's leases; returns the (rollout id, attempt) pairs that are still its own."""
-        until = time.time() + self._lease_seconds
+        until = self._lease_clock() + self._lease_seconds
         held = await self._alone(lambda connection: self._database.renew(connection, worker, until))
         self._see(worker, "runner", WorkerStatus.BUSY if held else WorkerStatus.IDLE)
         return held
@@ -124,7 +125,8 @@ class Store:
         """
         self._dead_workers.add(worker)
         self._see(worker, "runner", WorkerStatus.DEAD)
-        return await self._lose(worker)
+        now = time.time()
+        return await self._lose(lambda connection: self._database.lose(connection, now, worker))
 
     async def cancel(self, batch: str) -> None:
         """Cancel what is unfinished in ``batch``; runners learn of it when they renew."""
@@ -182,11 +184,17 @@ class Store:
     def _claim(self, connection: Connection, asks: Sequence[Ask]) -> list[list[Claim]]:
         dead = self._dead_workers.copy()
         living = [ask for ask in asks if ask.worker not in dead]
-        given = iter(self._database.claim(connection, living, time.time(), self._lease_seconds))
+        seconds, until = self._lease_seconds, self._lease_clock() + self._lease_seconds
+        given = iter(self._database.claim(connection, living, time.time(), seconds, until))
         return [[] if ask.worker in dead else next(given) for ask in asks]
 
-    async def _lose(self, worker: str | None) -> list[tuple[str, int]]:
-        lost = await self._alone(lambda connection: self._database.lose(connection, time.time(), worker))
+    def _lease_clock(self) -> float:
+        """The wall's as it was when this process began, and the monotonic one since: the wall's may jump by
+        more than a lease."""
+        return self._began + time.monotonic()
+
+    async def _lose(self, lose: Callable[[Connection], list[tuple[str, int]]]) -> list[tuple[str, int]]:
+        lost = await self._alone(lose)
         self._queued.ring()
         self._ended.ring()
         return lost
@@ -233,10 +241,16 @@ class Store:
         while True:
             await asyncio.sleep(self._lease_seconds / 6)
             try:
-                await self._lose(None)
+                await self._lose(self._expired)
                 await self._write_seen()
             except Exception:  # a full disk, say; the next round may succeed
                 _log.exception("leases could not be expired")
+
+    def _expired(self, connection: Connection) -> list[tuple[str, int]]:
+        """Leases that are found from before a clock was put right, by another process, end in time too."""
+        clock = self._lease_clock()
+        self._database.limit_leases(connection, clock + self._lease_seconds)
+        return self._database.expire(connection, time.time(), clock)
 
     async def _write_seen(self) -> None:
         seen, self._seen = self._seen, {}

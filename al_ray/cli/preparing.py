@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from al_ray.actors.agent import environment
 from al_ray.data.tasks import load_tasks
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import plan
@@ -16,6 +17,7 @@ from al_ray.run.preparation import nodes, services
 def validate(recipe: Recipe, path: Path) -> None:
     """What loading the recipe leaves to be tried: its tasks."""
     tasks = load_tasks(recipe)
+    environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
     print(f"{path}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
     for line in tasks.left_out:
         print(line)

@@ -79,6 +79,7 @@ attempts = sa.Table(
     # The claim that made the attempt; repeating that claim finds it again.
     sa.Column("claim_id", Text, nullable=False, index=True),
     sa.Column("started_at", sa.Double, nullable=False),
+    # By the store's own clock.
     sa.Column("lease_until", sa.Double, nullable=False),
     sa.Column("ended_at", sa.Double),
     sa.Column("error", Text),

@@ -111,11 +111,17 @@ class Database(Records):
             backends.insert_new(connection, rollouts, rows)
 
     def claim(
-        self, connection: Connection, asks: Sequence[Ask], now: float, lease_seconds: float
+        self,
+        connection: Connection,
+        asks: Sequence[Ask],
+        now: float,
+        lease_seconds: float,
+        lease_until: float,
     ) -> list[list[Claim]]:
         """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, oldest first.
 
-        A ``claim_id`` that is known gives what it gave, as far as that has not ended.
+        A ``claim_id`` that is known gives what it gave, as far as that has not ended. Leases are told by a
+        clock of the caller's own.
         """
         ids = [ask.claim_id for ask in asks]
         known = _known(connection, attempts.c.claim_id, ids)
@@ -136,7 +142,7 @@ class Database(Records):
                 key = f"alr-{secrets.token_urlsafe(24)}"
                 attempt = Attempt(row.id, row.last + 1, key, worker=ask.worker, started_at=now)
                 given[ask.claim_id].append(Claim(request_of(row), attempt, lease_seconds))
-                rows.append(attempt_row(attempt, ask.claim_id, now + lease_seconds))
+                rows.append(attempt_row(attempt, ask.claim_id, lease_until))
         if rows:
             connection.execute(attempts.insert(), rows)
             self._set_status(connection, [row["rollout_id"] for row in rows], RolloutStatus.RUNNING)
@@ -216,10 +222,23 @@ class Database(Records):
             self._settle(connection, ended)
         return outcomes
 
-    def lose(self, connection: Connection, now: float, worker: str | None = None) -> list[tuple[str, int]]:
-        """End attempts as unresponsive: those of ``worker``, or all whose lease has run out; returns them."""
-        gone = attempts.c.lease_until < now if worker is None else attempts.c.worker == worker
-        error = "its lease ran out: the runner did not renew it" if worker is None else "its runner died"
+    def limit_leases(self, connection: Connection, latest: float) -> None:
+        """Let no lease end later: what a clock that went wrong has written."""
+        beyond = sa.and_(attempts.c.lease_until > latest, _LIVE)
+        connection.execute(attempts.update().where(beyond).values(lease_until=latest))
+
+    def lose(self, connection: Connection, now: float, worker: str) -> list[_Reference]:
+        """End the attempts of ``worker`` as unresponsive; returns them."""
+        return self._lose(connection, now, attempts.c.worker == worker, "its runner died")
+
+    def expire(self, connection: Connection, now: float, lease_clock: float) -> list[_Reference]:
+        """End the attempts whose lease has run out as unresponsive; returns them."""
+        error = "its lease ran out: the runner did not renew it"
+        return self._lose(connection, now, attempts.c.lease_until < lease_clock, error)
+
+    def _lose(
+        self, connection: Connection, now: float, gone: sa.ColumnElement[bool], error: str
+    ) -> list[_Reference]:
         lost = self._references(connection, sa.and_(gone, _LIVE))
         status = AttemptStatus.UNRESPONSIVE
         ends = [Attempt(*reference, "", status, ended_at=now, error=error) for reference in lost]

@@ -123,9 +123,11 @@ def _room(name: str, folder: Path, gib: int, cure: str) -> Check:
 
 
 def _open_files() -> Check:
-    found, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = found == resource.RLIM_INFINITY or found >= 4096
-    return _needed("open files", enough, "no limit" if found < 0 else str(found), "ulimit -n 65536")
+    """A runner raises its own limit as far as it may, and needs four for each agent that is a process."""
+    soft, hard = (2**20 if each < 0 else each for each in resource.getrlimit(resource.RLIMIT_NOFILE))
+    agents = (min(hard, 65536) - 200) // 4
+    found = f"{soft}, at most {hard}: up to {agents} agents that are processes in a runner"
+    return _needed("open files", soft >= 4096, found, "ulimit -n 65536")
 
 
 def _hub() -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from al_ray.recipe.section import DottedPath, Positive, Seconds, Section
 from al_ray.types import AttemptStatus, RetryPolicy
@@ -79,6 +79,9 @@ class AgentSection(Section):
     requirements: list[str] | str | None = None
     """With ``isolation: process``: packages, or a requirements file relative to the recipe. The agent runs
     in a virtual environment that has these and nothing else, made once."""
+    environment: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")]] = []
+    """Variables, set where the driver runs, that the agent, its evaluator and its hooks are given, such as
+    the key of another API. Of the rest they find what any program needs, ``PATH`` say, and nothing else."""
     reward: Literal["output", "events"] | None = None
     """Where the reward comes from, unless ``evaluate`` gives it. output: what the agent returned, a number
     or numbers by name with ``reward`` among them; of a command, a JSON object on the last line of its

@@ -78,6 +78,10 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
 
 def _agent(recipe: Recipe) -> Iterator[Problem]:
     agent = recipe.agent
+    for index, name in enumerate(agent.environment):
+        if name not in os.environ:
+            cure = "this variable is not set; set it, or do not name it"
+            yield Problem(f"agent.environment.{index}", name, cure)
     yield from (_command if agent.isolation == "command" else _python_agent)(agent)
     if agent.evaluate is not None:
         yield from _callable("agent.evaluate", agent.evaluate, ("task", "output"))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from al_ray.actors.agent import interpreter
+from al_ray.actors.agent import environment, interpreter
 from al_ray.data.task_order import digest
 from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.machines import models
@@ -53,6 +53,7 @@ def prepared(recipe: Recipe, choice: RunChoice, *, learn: bool) -> Iterator[Prep
     """Without ``learn`` only the held-out tasks count. Raises ``UserError`` for whatever keeps the run from
     its start. Inside, a cluster that ``RAY_ADDRESS`` names is connected; nothing has been started."""
     tasks = load_tasks(recipe)
+    environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
     for service in services(recipe).values():
         service.check()
     interpreter.check(recipe.agent)

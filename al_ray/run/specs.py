@@ -95,7 +95,8 @@ def gateways_spread(recipe: Recipe) -> bool:
 
 def runner_spec(recipe: Recipe, base_urls: Sequence[str], services: Mapping[str, str]) -> RunnerSpec:
     """``base_urls`` are the gateways'; ``services`` those of the services, by name."""
-    return RunnerSpec("runner", recipe.agent, tuple(base_urls), recipe.model.name, services)
+    named = {name: os.environ[name] for name in recipe.agent.environment}
+    return RunnerSpec("runner", recipe.agent, tuple(base_urls), recipe.model.name, services, named)
 
 
 def export_of(recipe: Recipe) -> ExportTarget | None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from al_ray.types import Attempt, Endpoint, RolloutRequest
 
@@ -20,6 +26,15 @@ STRANGE = {
     "no reward": {"accuracy": 1.0},
     "a dimension that is text": {"reward": 1.0, "style": "good"},
     "too large": 10**400,
+    "an array": numpy.ones(2),
+    "a name that cannot be stored": {"reward": 1.0, "\ud800": 1},
+}
+NUMBERS = {
+    "numpy's True": numpy.True_,
+    "numpy's float": numpy.float32(1.0),
+    "numpy's array of one": {"reward": numpy.ones(()), "style": numpy.int64(1)},
+    "a fraction": Fraction(1, 1),
+    "a decimal": Decimal(1),
 }
 
 
@@ -39,6 +54,10 @@ async def _give_something_strange(task: Mapping[str, Any]) -> Any:
     return STRANGE[task["value"]]
 
 
+async def _give_a_number(task: Mapping[str, Any]) -> Any:
+    return NUMBERS[task["value"]]
+
+
 async def _fail(task: Mapping[str, Any]) -> Any:
     raise ValueError("a mistake of the agent \ud800\x00")
 
@@ -49,6 +68,75 @@ async def _exit(task: Mapping[str, Any]) -> Any:
 
 async def _raise_cancelled(task: Mapping[str, Any]) -> Any:
     raise asyncio.CancelledError
+
+
+class Panic(BaseException):
+    """As time-out libraries and bindings to other languages raise it; nor can it be printed."""
+
+    def __str__(self) -> str:
+        raise Panic
+
+
+async def _panic(task: Mapping[str, Any]) -> Any:
+    raise Panic
+
+
+async def _fail_at_length(task: Mapping[str, Any]) -> Any:
+    raise ValueError("x" * 2**20)
+
+
+async def _fail_by_a_class_of_no_name(task: Mapping[str, Any]) -> Any:
+    raise type("\ud800", (Exception,), {})
+
+
+async def _give_a_generator(task: Mapping[str, Any]) -> Any:
+    return (number for number in range(3))
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise Panic
+
+
+async def _give_what_cannot_be_printed(task: Mapping[str, Any]) -> Any:
+    return Unprintable()
+
+
+async def _give_much(task: Mapping[str, Any]) -> Any:
+    return {"reward": 1.0, "text": "x" * 17 * 2**20}
+
+
+async def _stop_iteration(task: Mapping[str, Any]) -> Any:
+    raise StopIteration
+
+
+async def _leave_the_generator(task: Mapping[str, Any]) -> Any:
+    raise GeneratorExit
+
+
+async def _exit_in_a_thread(task: Mapping[str, Any]) -> Any:
+    threading.Thread(target=sys.exit).start()
+    await asyncio.sleep(0.1)
+    return 1.0
+
+
+async def _exit_in_a_task(task: Mapping[str, Any]) -> Any:
+    await asyncio.create_task(_exit(task))
+
+
+async def _exit_the_process(task: Mapping[str, Any]) -> Any:
+    os._exit(3)
+
+
+async def _cancel_everybody(task: Mapping[str, Any]) -> Any:
+    for each in asyncio.all_tasks():
+        each.cancel()
+    await asyncio.sleep(1000)
+
+
+async def _stop_the_loop(task: Mapping[str, Any]) -> Any:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(1000)
 
 
 async def _raise_timeout(task: Mapping[str, Any]) -> Any:
@@ -141,6 +229,8 @@ def judge(task: Mapping[str, Any], output: Any) -> Any:
     """What the task says is right; awaited or not, as the task says."""
     if task.get("raise"):
         raise LookupError("a mistake of the evaluator")
+    if task.get("panic"):
+        raise Panic
     reward = {"reward": 0.5, "answered": 1, "right": task["answer"]["right"]}
     return _later(reward) if task.get("later") else reward
 
@@ -154,6 +244,8 @@ def before(request: RolloutRequest, attempt: Attempt) -> None:
     """Notes that it was called, or fails."""
     if request.task.data.get("before") == "fail":
         raise LookupError("a mistake before")
+    if request.task.data.get("before") == "stop":
+        raise StopIteration
     _note(request, f"before {attempt.number} {attempt.status}")
 
 
@@ -162,6 +254,10 @@ async def after(request: RolloutRequest, attempt: Attempt) -> None:
     _note(request, f"after {attempt.number} {attempt.status}")
     if request.task.data.get("after") == "fail":
         raise LookupError("a mistake after")
+    if request.task.data.get("after") == "exit":
+        sys.exit(3)
+    if request.task.data.get("after") == "panic":
+        raise Panic
 
 
 def _note(request: RolloutRequest, line: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -55,14 +56,20 @@ class House:
         return rollout
 
 
-def house_of(path: Path, base_url: str = "http://gateway/v1", **agent: Any) -> Iterator[House]:
-    """``agent`` is the recipe's section."""
+def house_of(
+    path: Path,
+    base_url: str = "http://gateway/v1",
+    surroundings: Mapping[str, str] = MappingProxyType({}),
+    **agent: Any,
+) -> Iterator[House]:
+    """``agent`` is the recipe's section, ``surroundings`` the variables where the runner is started."""
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(path / "store"), LEASE_SECONDS)
     section = AgentSection(**{"timeout": TIMEOUT, "concurrency": CONCURRENCY, "grace": 0.3, **agent})
+    given = {name: surroundings[name] for name in section.environment}
     runner = (
         ray.remote(Runner)
-        .options(**RUNNER_OPTIONS)
-        .remote(RunnerSpec("r", section, [base_url], "toy"), store)
+        .options(**RUNNER_OPTIONS, runtime_env={"env_vars": dict(surroundings)})
+        .remote(RunnerSpec("r", section, [base_url], "toy", environment=given), store)
     )
     run = runner.run.remote()
     yield House(store, runner, itertools.count())

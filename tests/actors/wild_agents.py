@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 
 def act(task, llm):
@@ -106,12 +107,35 @@ def _start_programs(task):
     time.sleep(1000)
 
 
+def _give_at_length(task):
+    return {"reward": 1.0, "x" * task["size"]: 0.5}
+
+
 def _return_much(task):
     return {"reward": 1.0, "text": "x" * (17 * 2**20)}
 
 
 def _return_an_object(task):
     return object()
+
+
+def _ask(task):
+    """Whatever proxies the environment names; what it finds there comes along."""
+    with urllib.request.urlopen(task["url"] + "/models") as response:
+        assert response.status == 200
+    return {"reward": 1.0, "environment": dict(os.environ)}
+
+
+async def ask_later(task, llm):
+    return _ask(task)
+
+
+def see_and_judge(task, output):
+    return {
+        "reward": 1.0,
+        "named": float("NAMED" in os.environ),
+        "secrets": float("PGPASSWORD" in os.environ),
+    }
 
 
 def _see(task):

@@ -26,7 +26,7 @@ def record(database: Database) -> None:
             for number in range(1, 4 if index % 3 == 0 else 2):
                 now = float(index * 10 + number)
                 ask = Ask(f"w{index % 2}", f"{index} {number}", 1)
-                ((claim,),) = database.claim(connection, [ask], now, 30.0)
+                ((claim,),) = database.claim(connection, [ask], now, 30.0, now + 30.0)
                 kinds = (SpanKind.CALL, SpanKind.REWARD)
                 database.append(connection, [[_span(claim.attempt, kind) for kind in kinds]])
                 failed = index % 3 == 0 and number < 3

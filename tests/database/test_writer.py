@@ -75,7 +75,7 @@ def enqueue(database: Database, *requests: RolloutRequest) -> None:
 
 def claim(database: Database, claim_id: str, limit: int = 1, worker: str = "w") -> list[Claim]:
     with database.begin() as connection:
-        (claims,) = database.claim(connection, [Ask(worker, claim_id, limit)], 5.0, 30.0)
+        (claims,) = database.claim(connection, [Ask(worker, claim_id, limit)], 5.0, 30.0, 35.0)
     return claims
 
 
@@ -338,9 +338,21 @@ def test_a_lease_that_is_renewed_does_not_run_out(database: Database) -> None:
     claim(database, "c2", worker="w2")
     with database.begin() as connection:
         assert database.renew(connection, "w1", 100.0) == [("a", 1)]
-        assert database.lose(connection, 50.0) == [("b", 1)]
-        assert database.lose(connection, 101.0) == [("a", 1)]
+        assert database.expire(connection, 50.0, lease_clock=50.0) == [("b", 1)]
+        assert database.expire(connection, 101.0, lease_clock=101.0) == [("a", 1)]
         assert database.renew(connection, "w1", 200.0) == []
+
+
+def test_no_lease_outlives_the_limit(database: Database) -> None:
+    """As one would that was written while the clock went ahead."""
+    enqueue(database, request("a"), request("b"))
+    claim(database, "c1", worker="w1")
+    claim(database, "c2", worker="w2")
+    with database.begin() as connection:
+        database.renew(connection, "w1", 1e9)
+        database.limit_leases(connection, 60.0)
+        assert database.expire(connection, 50.0, lease_clock=50.0) == [("b", 1)]
+        assert database.expire(connection, 61.0, lease_clock=61.0) == [("a", 1)]
 
 
 def test_a_group_is_finished_when_its_last_rollout_is_and_brings_its_spans(database: Database) -> None:
@@ -520,7 +532,7 @@ def test_two_stores_on_one_database_write_one_after_the_other(store_url: str) ->
     enqueue(old, request("r"))
     claims: list[Claim] = []
     with old.begin() as connection:
-        old.claim(connection, [Ask("w", "old", 1)], 5.0, 30.0)
+        old.claim(connection, [Ask("w", "old", 1)], 5.0, 30.0, 35.0)
         waiting = threading.Thread(target=lambda: claims.extend(claim(new, "new")))
         waiting.start()
         time.sleep(0.3)

@@ -49,6 +49,13 @@ def test_no_heavy_package_is_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(doctor.__file__).parents[2])
 
 
+def test_it_says_how_many_agents_the_limit_of_open_files_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (1024, 4096))
+    check = found("open files")
+    assert not check.ok
+    assert check.found == "1024, at most 4096: up to 974 agents that are processes in a runner"
+
+
 def test_whatever_is_not_ok_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where everything that can be uninstalled is."""
     install(monkeypatch, {})

@@ -153,6 +153,11 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("agent.run", None, "agent.run: None: name the agent, or give isolation: command and a command"),
     ("agent.command", ["ls"], "agent.command: ['ls']: is only for isolation: command, not for async"),
     ("agent.task", "file", "agent.task: 'file': is only for isolation: command, not for async"),
+    (
+        "agent.environment",
+        ["NO_SUCH_KEY"],
+        "agent.environment.0: 'NO_SUCH_KEY': this variable is not set; set it, or do not name it",
+    ),
     ("agent.requirements", ["x"], "agent.requirements: ['x']: is only for isolation: process"),
     ("agent.reward", "events", "agent.reward: 'events': leave it out: agent.evaluate gives the reward"),
     ("agent.before", "toy_agent:messages", "agent.before: 'toy_agent:messages': cannot be called with (req"),

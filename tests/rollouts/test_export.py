@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path, format: str) -> None:
     database = Database(sqlite_url(tmp_path / "store.sqlite"))
     with database.begin() as connection:
         database.enqueue(connection, [RolloutRequest("r", "b", "g", Task("t", {}))])
-        database.claim(connection, [Ask("w", "c", 1)], 0.0, 9.0)
+        database.claim(connection, [Ask("w", "c", 1)], 0.0, 9.0, 9.0)
         long = {semconv.INPUT_MESSAGES: [{"role": "user", "content": "x" * 2**17}]}
         spans = [Span(f"s{i}", "r", 1, SpanKind.CALL, "chat", 0.0, 1.0, long) for i in range(320)]
         database.append(connection, [spans])

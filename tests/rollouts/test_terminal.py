@@ -159,7 +159,7 @@ def database(tmp_path: Path) -> Database:
     with database.begin() as connection:
         names = ("step-000000/0/0", "step-000000/0/1")
         database.enqueue(connection, [RolloutRequest(name, "step-000000", "g", task) for name in names])
-        ((claim,),) = database.claim(connection, [Ask("w", "claim-1", 1)], 0.0, 9.0)
+        ((claim,),) = database.claim(connection, [Ask("w", "claim-1", 1)], 0.0, 9.0, 9.0)
         name = claim.request.id
         database.append(connection, [[Span("c", name, 1, SpanKind.CALL, "chat", 0.0, 1.0, {})]])
         reward = Span("s", name, 1, SpanKind.REWARD, "reward", 1.0, 1.0, {semconv.REWARD: 0.5})

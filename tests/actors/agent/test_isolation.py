@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,6 +235,51 @@ async def test_a_program_whose_last_line_is_no_json_has_no_reward(command: House
     failed = await command.rollout({"do": "give", "value": "forty-two"})
     assert 'does not end with a line such as {"reward": 1.0}' in error(failed)
     assert failed.attempts[0].output == '"forty-two"\n'
+
+
+@pytest.mark.slow
+async def test_hundreds_of_programs_run_at_once_in_one_runner(ray_cluster: None, tmp_path: Path) -> None:
+    """Beyond the number of files that select(2) can wait for; each waits until all are there."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    program = ["sh", "-c", f'read _ < {gate}; echo "{{\\"reward\\": 1}}"']
+    houses = house_of(tmp_path, isolation="command", command=program, concurrency=300, timeout=200.0)
+    house = next(houses)
+    batch = await house.enqueue(*[{}] * 300)
+    await until(lambda: waiting(gate) == 300, 150)
+    gate.write_text("go\n" * 300)
+    assert {rollout.status for rollout in await house.ended(batch)} == {RolloutStatus.SUCCEEDED}
+    assert list(houses) == []
+
+
+def waiting(gate: Path) -> int:
+    """How many shells would read from it."""
+    found = subprocess.run(["pgrep", "-fc", f"^sh -c read _ < {gate}"], capture_output=True, check=False)
+    return int(found.stdout)
+
+
+async def test_a_long_last_line_is_read_whole(command: House) -> None:
+    """Far longer than what is kept of what is printed; but not without end."""
+    rollout = await command.rollout({"do": "give_at_length", "size": 200_000})
+    assert rollout.status is RolloutStatus.SUCCEEDED, rollout.attempts[0].error
+    assert rollout.attempts[0].output == {"reward": 1.0, "x" * 200_000: 0.5}
+    told = error(await command.rollout({"do": "give_at_length", "size": 17 * 2**20}))
+    assert "bytes of JSON; 16777216 are allowed" in told
+
+
+async def test_a_task_that_no_variable_can_hold_is_told_by_key_with_the_cure(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    houses = house_of(tmp_path, isolation="command", command=["true"], task="variables", timeout=20)
+    house = next(houses)
+    for task, says in (
+        ({"question": "x" * 140_000}, "the task's 'question'.*140021 bytes, and Linux allows 131071"),
+        ({"question": "a\0b"}, "the task's 'question'.*NUL"),
+        ({f"k{i}": "x" * 100_000 for i in range(12)}, "its variables would have 12"),
+    ):
+        told = error(await house.rollout(task))
+        assert re.search(says, told) and "set agent.task to stdin or file" in told
+    assert list(houses) == []
 
 
 async def test_a_thread_that_hangs_has_timed_out_and_its_slot_is_given_back(thread: House) -> None:

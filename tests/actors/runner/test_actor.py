@@ -15,7 +15,7 @@ from al_ray.actors.runner.failure import failed
 from al_ray.errors import AttemptEndedError, RewardError, ToldError
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
-from tests.actors.agents import STRANGE
+from tests.actors.agents import NUMBERS, STRANGE
 from tests.actors.beside_the_store import append, authorize, finished
 from tests.actors.house import CONCURRENCY, House, appears, house_of
 
@@ -62,8 +62,16 @@ async def test_what_is_no_finite_number_is_no_reward(house: House, value: str) -
     rollout = await house.rollout({"do": "give_something_strange", "value": value})
     assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
     error = rollout.attempts[-1].error or ""
-    assert "a finite number" in error or "OverflowError" in error
-    assert "agents:act" in error or "OverflowError" in error
+    assert "a finite number" in error or "name it in plain text" in error
+    assert "agents:act" in error
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+async def test_what_is_a_number_elsewhere_is_a_reward(house: House, value: str) -> None:
+    rollout = await house.rollout({"do": "give_a_number", "value": value})
+    (reward,) = rollout.spans
+    assert reward.attributes[semconv.REWARD] == 1.0
+    assert set(reward.attributes[semconv.REWARD_DIMENSIONS].values()) == {1.0}
 
 
 async def test_an_agent_that_raises_fails_with_its_traceback_and_is_tried_again(house: House) -> None:
@@ -79,7 +87,19 @@ async def test_an_agent_that_raises_fails_with_its_traceback_and_is_tried_again(
 
 @pytest.mark.parametrize(
     ("do", "says"),
-    [("exit", "SystemExit: 3"), ("raise_cancelled", "CancelledError"), ("raise_timeout", "the agent's own")],
+    [
+        ("exit", "SystemExit: 3"),
+        ("raise_cancelled", "CancelledError"),
+        ("raise_timeout", "the agent's own"),
+        ("panic", "tests.actors.agents.Panic"),
+        ("stop_iteration", "StopIteration"),
+        ("leave_the_generator", "GeneratorExit"),
+        ("fail_at_length", "bytes left out"),
+        ("fail_by_a_class_of_no_name", "ud800"),
+        ("give_a_generator", "a finite number"),
+        ("give_what_cannot_be_printed", "Panic"),
+        ("give_much", "bytes of JSON; 16777216 are allowed"),
+    ],
 )
 async def test_an_agent_that_tries_to_end_more_than_itself_only_fails(
     house: House, do: str, says: str
@@ -87,7 +107,13 @@ async def test_an_agent_that_tries_to_end_more_than_itself_only_fails(
     failed, other = await house.rollouts({"do": do}, {"do": "take_a_while"})
     assert failed.attempts[0].status is AttemptStatus.FAILED
     assert says in (failed.attempts[0].error or "")
+    assert len(failed.attempts[0].error or "") < 2**17
     assert other.status is RolloutStatus.SUCCEEDED
+
+
+async def test_a_thread_of_an_agents_own_that_exits_ends_itself_alone(house: House) -> None:
+    rollout = await house.rollout({"do": "exit_in_a_thread"})
+    assert rollout.status is RolloutStatus.SUCCEEDED
 
 
 async def test_a_time_out_ends_the_agent_and_its_key(house: House, tmp_path: Path) -> None:
@@ -174,6 +200,8 @@ async def test_an_evaluator_that_raises_fails_the_attempt_and_the_output_is_kept
     assert "LookupError: a mistake of the evaluator" in (rollout.attempts[0].error or "")
     assert rollout.attempts[0].output[2] == "toy"
     assert list(rollout.spans) == []
+    panicked = await judged.rollout({"answer": {}, "panic": True})
+    assert panicked.attempts[0].error_class == "tests.actors.agents.Panic"
 
 
 async def test_an_output_that_is_no_json_is_kept_as_it_prints(judged: House) -> None:
@@ -250,10 +278,13 @@ async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_fa
         {"do": "give", "value": 1.0, "after": "fail"},
         {"do": "fail", "after": "fail"},
         {"do": "sleep", "mark": str(tmp_path / "mark")},
+        {"do": "give", "value": 1.0, "before": "stop"},
+        {"do": "give", "value": 1.0, "after": "exit"},
+        {"do": "give", "value": 1.0, "after": "panic"},
     ]
     named = [task | {"notes": str(tmp_path / f"notes {i}")} for i, task in enumerate(tasks)]
-    good, unprepared, undone, worse, late = await house.rollouts(*named)
-    notes = [(tmp_path / f"notes {i}").read_text().splitlines() for i in range(len(tasks))]
+    good, unprepared, undone, worse, late, stopped, *ending = await house.rollouts(*named)
+    notes = [(tmp_path / f"notes {i}").read_text().splitlines() for i in range(5)]
     assert [lines[-1] for lines in notes] == [
         "after 1 succeeded",
         "after 1 failed",
@@ -270,4 +301,8 @@ async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_fa
     told = worse.attempts[0].error or ""
     assert told.index("a mistake of the agent") < told.index("a mistake after")
     assert late.attempts[0].status is AttemptStatus.TIMED_OUT
+    assert "StopIteration" in (stopped.attempts[0].error or "")
+    for rollout, says in zip(ending, ("SystemExit", "Panic"), strict=True):
+        assert rollout.attempts[0].status is AttemptStatus.FAILED
+        assert says in (rollout.attempts[0].error or "")
     assert list(houses) == []

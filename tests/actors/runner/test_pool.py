@@ -109,6 +109,21 @@ async def test_a_runner_that_an_agent_blocks_is_replaced(
     assert [attempt.status for attempt in rollout.attempts][-1] is AttemptStatus.SUCCEEDED
 
 
+@pytest.mark.parametrize("do", ["exit_in_a_task", "exit_the_process", "cancel_everybody", "stop_the_loop"])
+async def test_an_agent_that_takes_its_runner_along_does_not_end_the_run(
+    start_store: StartStore, monkeypatch: pytest.MonkeyPatch, do: str
+) -> None:
+    """It is lost with it, again and again, until its rollout counts as failed; the others are run."""
+    monkeypatch.setattr(runner_pool, "LEASE_SECONDS", 2.0)
+    store = start_store()
+    await enqueue(store, {"do": do}, *[{"do": "give", "value": 1.0}] * 2)
+    async with pool_of(store, concurrency=1) as pool:
+        bad, *others = await ended(store)
+        assert pool.failure() is None
+    assert bad.status is RolloutStatus.FAILED
+    assert {rollout.status for rollout in others} == {RolloutStatus.SUCCEEDED}
+
+
 async def test_an_agent_that_cannot_be_imported_is_reported_as_the_recipes_mistake(
     start_store: StartStore,
 ) -> None:

@@ -144,6 +144,30 @@ async def test_an_attempt_whose_lease_is_not_renewed_is_lost_and_tried_again(sta
         await authorize(store, silent.attempt.key)
 
 
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_no_attempt_is_lost_or_kept_for_a_clock_that_jumps(
+    start_store: StartStore, jump: float
+) -> None:
+    """By more than a lease, while one runner renews and another is silent."""
+    store = start_store(lease_seconds=1.2)
+    await store.enqueue.remote([request("a"), request("b")])
+    await store.claim.remote("alive", "c1", 1, 0.0)
+    await store.claim.remote("silent", "c2", 1, 0.0)
+    await store.__ray_call__.remote(_put_clock, jump)
+    waiting = asyncio.ensure_future(claimed(store, "c3", wait=30.0))
+    while not waiting.done():
+        assert await store.renew.remote("alive") == [("a", 1)]
+        await asyncio.sleep(0.2)
+    (again,) = await waiting
+    assert (again.request.id, again.attempt.number) == ("b", 2)
+
+
+def _put_clock(store: Any, jump: float) -> None:
+    """Of its process, forward or back."""
+    real = time.time
+    time.time = lambda: real() + jump
+
+
 async def test_a_cancelled_batch_ends_its_attempts_and_completes_its_groups(start_store: StartStore) -> None:
     store = start_store()
     await store.enqueue.remote([request("a"), request("b")])

@@ -50,7 +50,7 @@ def attempts(database: Database, *rollout_ids: str) -> list[Attempt]:
     """One of each new rollout, running."""
     with database.begin() as connection:
         database.enqueue(connection, [RolloutRequest(name, "b", "g", Task("t", {})) for name in rollout_ids])
-        (claims,) = database.claim(connection, [Ask("w", "c", len(rollout_ids))], time.time(), 600.0)
+        (claims,) = database.claim(connection, [Ask("w", "c", len(rollout_ids))], time.time(), 600.0, 600.0)
     return [claim.attempt for claim in claims]
 
 

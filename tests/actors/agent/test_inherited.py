@@ -1,0 +1,109 @@
+"""What agents find of the environment in which the run was started, however they are run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from al_ray.actors.agent.inherited import inherited, overridden, past_proxies
+from al_ray.recipe import AgentSection
+from al_ray.traces import semconv
+from al_ray.types import RolloutStatus
+from tests.actors.house import house_of
+
+SECRETS = dict.fromkeys(
+    [
+        "AL_RAY_COLLECTOR_KEY",
+        "PGPASSWORD",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_TOKEN",
+        "RAY_AUTH_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "AN_UPSTREAMS_KEY",
+    ],
+    "a secret",
+)
+TRACING = {
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "Authorization=a secret",
+    "OTEL_SDK_DISABLED": "true",
+    "OTEL_TRACES_SAMPLER": "always_off",
+}
+PROXIES = {
+    "http_proxy": "http://127.0.0.1:9",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "ALL_PROXY": "http://me:a secret@127.0.0.1:9",
+    "no_proxy": "example.org",
+}
+SURROUNDINGS = {**SECRETS, **TRACING, **PROXIES, "NAMED": "as the recipe says", "PATH": "/usr/bin:/bin"}
+WILD = "tests.actors.wild_agents"
+AGENTS = {
+    "async": {"run": f"{WILD}:ask_later"},
+    "thread": {"run": f"{WILD}:act"},
+    "process": {"run": f"{WILD}:act"},
+    "command": {"command": [sys.executable, str(Path(__file__).parents[1] / "wild_agents.py")]},
+}
+
+
+class Answering(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Its URL; it stands where the gateway would."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as made:
+        Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}/v1"
+        made.shutdown()
+
+
+@pytest.mark.parametrize("isolation", AGENTS)
+async def test_an_agent_finds_no_secret_of_the_drivers_and_its_gateway_past_proxies(
+    ray_cluster: None, tmp_path: Path, server: str, isolation: str
+) -> None:
+    """Nor do its evaluator; both find what the recipe names. No variable turns its spans elsewhere."""
+    agent = {**AGENTS[isolation], "isolation": isolation, "environment": ["NAMED"], "timeout": 20.0}
+    houses = house_of(tmp_path, server, SURROUNDINGS, evaluate=f"{WILD}:see_and_judge", **agent)
+    rollout = await next(houses).rollout({"do": "ask", "url": server})
+    assert rollout.status is RolloutStatus.SUCCEEDED, rollout.attempts[0].error
+    found = rollout.attempts[0].output["environment"]
+    assert "a secret" not in str(found)
+    assert not found.keys() & TRACING.keys()
+    assert found["NAMED"] == "as the recipe says"
+    assert found["no_proxy"] == found["NO_PROXY"] == "example.org,127.0.0.1"
+    assert found["http_proxy"] == PROXIES["http_proxy"]
+    if isolation in ("process", "command"):
+        assert not [name for name in found if name.startswith("RAY_")]
+    dimensions = rollout.spans[-1].attributes[semconv.REWARD_DIMENSIONS]
+    assert dimensions == {"reward": 1.0, "named": 1.0, "secrets": 0.0}
+    assert list(houses) == []
+
+
+def test_what_any_program_needs_is_given_and_nothing_that_nobody_named() -> None:
+    surroundings = {"PATH": "/bin", "LC_ALL": "C", "LANG": "C", "HOME": "/root", "PYTHONPATH": "x"}
+    agent = AgentSection(run="a:b", environment=["WANDB_API_KEY"])
+    named = {"WANDB_API_KEY": "a secret"}
+    assert inherited(agent, SECRETS | surroundings) == surroundings | named
+
+
+def test_what_is_overridden_for_the_sake_of_spans_is_said() -> None:
+    agent = AgentSection(run="a:b", environment=["OTEL_SDK_DISABLED"])
+    assert overridden(agent, SURROUNDINGS) == sorted(TRACING.keys() - {"OTEL_SDK_DISABLED"})
+
+
+def test_a_gateway_joins_those_that_need_no_proxy() -> None:
+    wanted = "a,b,127.0.0.1,::1"
+    given = {"no_proxy": "a, b", "NO_PROXY": "b,127.0.0.1"}
+    urls = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2", "http://[::1]:3"]
+    assert past_proxies(given, urls) == {"no_proxy": wanted, "NO_PROXY": wanted}
