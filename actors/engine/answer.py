@@ -43,6 +43,7 @@ class Answer:
         self._logprobs: list[float] = []
         self._versions: list[VersionSpan] = []
         self._token_logprobs: list[TokenLogprob] = []
+        self._calls_left_out = 0
         self._finish_reason = ""
         self._stop: str | None = None
 
@@ -85,8 +86,11 @@ class Answer:
         delta = {key: value for key, value in message.model_dump(exclude_none=True).items() if value}
         self._content.append(delta.get("content", ""))
         self._reasoning.append(delta.get("reasoning", ""))
-        for call in delta.get("tool_calls", ()):
+        calls = [call for call in delta.pop("tool_calls", ()) if self._is_allowed(call)]
+        for call in calls:
             self._extend_tool_call(call)
+        if calls:
+            delta["tool_calls"] = calls
         return {key: delta[key] for key in ("reasoning", "content", "tool_calls") if key in delta}
 
     def choice(self) -> Choice:
@@ -101,13 +105,19 @@ class Answer:
         return Choice(
             index=self._index,
             message=message,
-            finish_reason="tool_calls" if self._tool_calls else self._finish_reason,
+            finish_reason="tool_calls" if self._tool_calls and not self._is_cut else self._finish_reason,
             response_ids=self._response_ids,
             logprobs=self._logprobs,
             versions=self._versions,
             stop=self._stop,
             token_logprobs=self._token_logprobs,
+            calls_left_out=self._calls_left_out,
         )
+
+    @property
+    def _is_cut(self) -> bool:
+        """It ended for want of room, perhaps within a tool call."""
+        return self._finish_reason == "length"
 
     def _parse(self, text: str, token_ids: Sequence[int]) -> None:
         if self._parser is None:
@@ -118,9 +128,21 @@ class Answer:
         )
         self._reasoning.append(reasoning or "")
         self._content.append(content or "")
-        self._tool_calls.extend(
-            _tool_call(call.id or make_tool_call_id(), call.name, call.arguments) for call in calls or ()
-        )
+        made = [_tool_call(call.id or make_tool_call_id(), call.name, call.arguments) for call in calls or ()]
+        allowed = 1 if self._may_call_once else len(made)
+        self._tool_calls.extend(made[:allowed])
+        self._calls_left_out += len(made[allowed:])
+
+    @property
+    def _may_call_once(self) -> bool:
+        return self._request is not None and self._request.parallel_tool_calls is False
+
+    def _is_allowed(self, delta: Mapping[str, Any]) -> bool:
+        """Whether the agent is shown this piece of a tool call."""
+        if not self._may_call_once or delta["index"] == 0:
+            return True
+        self._calls_left_out = max(self._calls_left_out, delta["index"])
+        return False
 
     def _add_tokens(self, output: CompletionOutput) -> None:
         self._response_ids.extend(output.token_ids)
@@ -138,6 +160,8 @@ class Answer:
 
     def _extend_tool_call(self, delta: Mapping[str, Any]) -> None:
         function = delta.get("function", {})
+        for name in function.keys() & {"name", "arguments"}:
+            function[name] = without_half_characters(function[name])
         if delta["index"] == len(self._tool_calls):
             self._tool_calls.append(_tool_call(delta["id"], function["name"], ""))
         self._tool_calls[delta["index"]]["function"]["arguments"] += function.get("arguments", "")
@@ -145,13 +169,20 @@ class Answer:
 
 def _token_logprobs(flat: FlatLogprobs, top: int) -> Iterator[TokenLogprob]:
     for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
-        told = [
-            (text or "", value)
-            for text, value in zip(flat.decoded_tokens[start:end], flat.logprobs[start:end], strict=True)
-        ]
-        # vLLM lists a sampled token that is among the likeliest only once, where it was sampled.
-        yield TokenLogprob(*told[0], sorted(told, key=lambda entry: -entry[1])[:top])
+        texts = [text or "" for text in flat.decoded_tokens[start:end]]
+        told = list(zip(texts, flat.logprobs[start:end], strict=True))
+        # The sampled token comes first, and again where it is among the likeliest.
+        distinct = dict(zip(flat.token_ids[start:end], told, strict=True)).values()
+        yield TokenLogprob(*told[0], sorted(distinct, key=lambda entry: -entry[1])[:top])
 
 
 def _tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    function = {"name": without_half_characters(name), "arguments": without_half_characters(arguments)}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def without_half_characters(text: str) -> str:
+    """Halves of UTF-16's pairs, which JSON can write alone and nothing else can hold, as U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

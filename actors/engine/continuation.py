@@ -103,7 +103,7 @@ class Continuation:
                     prompt=digest,
                     ended=ended,
                     # Bytes at its end that are not yet a character are no text.
-                    shown=not cut and hidden.isdisjoint(text_ids),
+                    shown=not cut and not choice.calls_left_out and hidden.isdisjoint(text_ids),
                 )
             )
         self._memory.remember(prompt.place, turns)

@@ -24,12 +24,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from al_ray.actors.engine import volatile
 from al_ray.errors import BadRequestError
 from al_ray.traces.messages import Message
 from al_ray.types import JSON, ChatRequest, LineageOutcome
 
 MEMORY_TOKENS: Final = 2**25
 """128 MiB of token ids in an engine."""
+_SYSTEM: Final = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,16 @@ class Place:
     attempt: bytes | None
     """Stands for the attempt. None: of nobody's, and its answers are not remembered."""
     messages: Sequence[Message]
-    """As the agent sent them, with every turn that was found put back as the model said it."""
+    """As the agent sent them, with every turn that was found put back as the model said it, and the lines
+    that change from call to call and say nothing (``volatile``) as the last of those turns was shown them."""
     state: bytes
     """Stands for the attempt, the tools and all messages: an answer is remembered under it."""
     turn: Turn | None
     """The last turn that was found."""
     outcome: LineageOutcome
     """What the call is if the tokens of ``turn`` can be reused."""
+    lines: Sequence[str] = ()
+    """The volatile lines of the system's messages, as ``turn`` was shown them."""
 
 
 class LineageMemory:
@@ -105,20 +110,28 @@ class LineageMemory:
         attempt = _digest(b"", request.attempt)
         state = _digest(attempt, list(map(dict, request.tools or ())))
         messages: list[Message] = []
-        turn, outcome = None, LineageOutcome.NEW
+        lines: list[str] = []
+        last, outcome = None, LineageOutcome.NEW
         for message in request.messages:
+            said = message
+            if message.get("role") in _SYSTEM:
+                lines += volatile.lines(message.get("content"))
+                said = {**message, "content": volatile.without(message.get("content"))}
             if message.get("role") == "assistant":
                 found = self._find(state, message)
                 if found is not None:
-                    message = _put_back(message, found.message)
-                    turn, outcome = found, LineageOutcome.CONTINUED
+                    said = message = _put_back(message, found.turn.message)
+                    last, outcome = found, LineageOutcome.CONTINUED
                 elif self._was_rewritten(attempt, state, message):
                     outcome = LineageOutcome.REWRITTEN
                 elif outcome is not LineageOutcome.REWRITTEN:
                     outcome = LineageOutcome.OTHER
             messages.append(message)
-            state = _digest(state, canonical(message))
-        return Place(attempt, messages, state, turn, outcome)
+            state = _digest(state, canonical(said))
+        if last is not None and list(last.lines) != lines[: len(last.lines)]:
+            lines[: len(last.lines)] = last.lines
+            messages = _with_lines(messages, lines)
+        return Place(attempt, messages, state, last.turn if last else None, outcome, lines)
 
     def remember(self, place: Place, turns: Sequence[Turn]) -> None:
         """Keeps the answers to the call that was placed at ``place``."""
@@ -128,13 +141,13 @@ class LineageMemory:
             key = _said(place.state, turn.message)
             self._forget(key)
             traces = (place.state, _said(place.attempt, turn.message))
-            self._turns[key] = _Remembered(turn, traces)
+            self._turns[key] = _Remembered(turn, traces, place.lines)
             self._traces |= dict.fromkeys(traces, key)
             self._size += turn.size
         while self._size > self._limit:
             self._forget(next(iter(self._turns)))
 
-    def _find(self, state: bytes, message: Message) -> Turn | None:
+    def _find(self, state: bytes, message: Message) -> _Remembered | None:
         key = _said(state, message)
         remembered = self._turns.get(key)
         if remembered is None:
@@ -143,7 +156,7 @@ class LineageMemory:
         if reasoning and reasoning != canonical(remembered.turn.message)["reasoning"]:
             return None
         self._turns.move_to_end(key)
-        return remembered.turn
+        return remembered
 
     def _was_rewritten(self, attempt: bytes, state: bytes, message: Message) -> bool:
         """The model said something else here, or said this elsewhere."""
@@ -163,6 +176,19 @@ class LineageMemory:
 class _Remembered:
     turn: Turn
     traces: tuple[bytes, bytes]
+    lines: Sequence[str]
+    """The volatile ones that it was said after."""
+
+
+def _with_lines(messages: Sequence[Message], lines: Sequence[str]) -> list[Message]:
+    """The messages with these volatile lines in place of their own."""
+    known = iter(lines)
+    return [
+        {**message, "content": volatile.with_lines(message.get("content"), known)}
+        if message.get("role") in _SYSTEM
+        else message
+        for message in messages
+    ]
 
 
 def canonical(message: Message) -> dict[str, JSON]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 from vllm.entrypoints.generate.base.protocol import structured_outputs_from_response_format
@@ -16,7 +17,7 @@ from vllm.renderers import TokenizeParams
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
-from al_ray.actors.engine.answer import Answer
+from al_ray.actors.engine.answer import Answer, without_half_characters
 from al_ray.actors.engine.lineage import Turn
 from al_ray.errors import BadRequestError, ContextLengthError
 from al_ray.traces.messages import Message
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from al_ray.actors.engine.spec import EngineSpec
+
+_SAYS_TYPE: Final = {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+"""The keys by which a JSON schema may say what type it is of."""
 
 
 class ChatRendering:
@@ -46,6 +50,8 @@ class ChatRendering:
             enable_auto_tools=spec.tool_parser is not None,
             tool_parser=spec.tool_parser,
             reasoning_parser=spec.reasoning_parser,
+            # Of grammars alone, and ``structured_outputs`` decides where there is one.
+            tool_strict_level="parameter",
         )
         self._plain_parser = ParserManager.get_parser(
             reasoning_parser_name=spec.reasoning_parser,
@@ -60,13 +66,15 @@ class ChatRendering:
 
     def request(self, request: ChatRequest) -> ChatCompletionRequest:
         """vLLM's form of ``request``; its sampling stays with us."""
-        fields: dict[str, Any] = {"messages": [dict(message) for message in request.messages]}
+        fields: dict[str, Any] = {"messages": [_readable(message) for message in request.messages]}
         if request.tools is not None:
             fields["tools"] = [dict(tool) for tool in request.tools]
         if request.tool_choice is not None:
             fields["tool_choice"] = request.tool_choice
         if request.response_format is not None:
             fields["response_format"] = request.response_format
+        if not request.parallel_tool_calls:
+            fields["parallel_tool_calls"] = False
         if request.tools and request.tool_choice != "none" and not self._parses_tools:
             raise BadRequestError(
                 "tools: this model's tool calls cannot be parsed; set model.tool_parser in the recipe, "
@@ -108,7 +116,12 @@ class ChatRendering:
         """
         if not has_format and openai.tool_choice in (None, "none", "auto"):
             return None
-        return structured_outputs_from_response_format(openai.structured_outputs, openai.response_format)
+        held = structured_outputs_from_response_format(openai.structured_outputs, openai.response_format)
+        if held is not None and isinstance(held.structural_tag, str):
+            tag = json.loads(held.structural_tag)
+            _hold_arguments_to_objects(tag)
+            held = replace(held, structural_tag=json.dumps(tag))
+        return held
 
     async def raw_tokens(self, request: CompletionRequest) -> list[int]:
         """The prompt of a call that brings its own: text as the tokenizer takes it, or ids as they are."""
@@ -197,7 +210,7 @@ class ChatRendering:
     async def read(self, text: str, request: ChatRequest, turn: Turn) -> Message:
         """``text`` as the message that an agent would be given if ``turn`` had been that text."""
         tool_choice = "auto" if turn.message.get("tool_calls") else "none"
-        openai = self.request(replace(request, tool_choice=tool_choice))
+        openai = self.request(replace(request, tool_choice=tool_choice, parallel_tool_calls=True))
         answer = self.answer(openai, turn.prompt_ids.tolist(), top_logprobs=None, index=0)
         return answer.read(text, await self.encode(text))
 
@@ -224,6 +237,43 @@ def _refused(place: str, error: VLLMValidationError) -> BadRequestError:
     """vLLM counts a text's characters before its tokens."""
     too_long = error.parameter in ("input_text", "input_tokens")
     return (ContextLengthError if too_long else BadRequestError)(f"{place}: {error}")
+
+
+def _readable(message: Message) -> dict[str, Any]:
+    """The message without half a surrogate pair in its tool calls' JSON: vLLM reads that JSON, and then no
+    tokenizer the text."""
+    readable = dict(message)
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and any("\\ud" in str(call).lower() for call in calls):
+        readable["tool_calls"] = [_readable_call(call) for call in calls]
+    return readable
+
+
+def _readable_call(call: Any) -> Any:
+    try:
+        function = call["function"]
+        arguments = json.loads(function["arguments"])
+    except (LookupError, TypeError, ValueError):
+        return call  # vLLM says what is wrong with it
+    written = without_half_characters(json.dumps(arguments, ensure_ascii=False))
+    return {**call, "function": {**function, "arguments": written}}
+
+
+def _hold_arguments_to_objects(node: Any) -> None:
+    """In place. To vLLM, the arguments of a tool that describes none are any JSON; to OpenAI, an object."""
+    if isinstance(node, list):
+        for item in node:
+            _hold_arguments_to_objects(item)
+    if not isinstance(node, dict):
+        return
+    content = node.get("content")
+    if node.get("type") == "tag" and isinstance(content, dict) and "json_schema" in content:
+        schema = content["json_schema"]
+        if schema is True or not schema.keys() & _SAYS_TYPE:
+            content["json_schema"] = {"type": "object"} | ({} if schema is True else schema)
+        return
+    for item in node.values():
+        _hold_arguments_to_objects(item)
 
 
 def _validated(fields: dict[str, Any]) -> ChatCompletionRequest:

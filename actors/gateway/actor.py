@@ -12,6 +12,7 @@ import asyncio
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, cast
 
 import ray
@@ -21,8 +22,10 @@ from al_ray.actors.gateway import door, openapi
 from al_ray.actors.gateway.agent_reports import AgentReports
 from al_ray.actors.gateway.attempt_keys import KEY_IN_PATH, AttemptKeys
 from al_ray.actors.gateway.attempt_limits import NO_LIMITS, AttemptLimits, Limits
+from al_ray.actors.gateway.calls.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.engine_router import EngineRouter
 from al_ray.actors.gateway.calls.hosted_model import HostedModel, HostedModelSpec
+from al_ray.actors.gateway.calls.models import ModelList
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls
 from al_ray.actors.gateway.calls.routes import CallRules, ModelCalls
 from al_ray.actors.gateway.failures import failures_in_shape
@@ -73,8 +76,8 @@ class Gateway:
         database = await asyncio.to_thread(Database, self._url)
         app = web.Application(client_max_size=self._spec.max_body_bytes, middlewares=[failures_in_shape])
         for route in self._routes(database):
-            app.router.add_route(route.method, route.path, route.handler)
-            app.router.add_route(route.method, KEY_IN_PATH + route.path, route.handler)
+            for path in _paths(route.path):
+                app.router.add_route(route.method, path, route.handler)
         runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, keepalive_timeout=_IDLE_SECONDS
         )
@@ -101,17 +104,19 @@ class Gateway:
         return await self._exporter.flush(seconds) if self._exporter else 0
 
     def _routes(self, database: Database) -> list[web.RouteDef]:
-        """All that is served; each path also behind ``KEY_IN_PATH``."""
+        """All that is served; ``_paths`` says where."""
         spec = self._spec
         keys, recorder = AttemptKeys(database), SpanRecorder(database, self._exporter)
         limits = AttemptLimits(spec.limits, database, recorder)
         hosted = {name: HostedModel(model) for name, model in spec.hosted.items()}
-        repeated = RepeatedCalls(database)
-        calls = ModelCalls(spec.rules, database, keys, limits, recorder, repeated, self._router, hosted)
+        repeated, earlier = RepeatedCalls(database), EarlierCalls(keys, database)
+        calls = ModelCalls(spec.rules, keys, limits, recorder, repeated, self._router, earlier, hosted)
+        models = ModelList(keys, list(dict.fromkeys([spec.rules.model, *hosted])))
         reports = AgentReports(keys, recorder, database)
         traces = OtlpReceiver(keys, recorder, spec.collector_key)
         document = web.get(openapi.PATH, openapi.serve)
-        return [*calls.routes(), *reports.routes(), *traces.routes(), document]
+        told = [each.routes() for each in (calls, earlier, models, reports, traces)]
+        return [*chain.from_iterable(told), document]
 
     def _protocol(self, server: Any) -> asyncio.BaseProtocol:
         """For a new connection."""
@@ -123,6 +128,12 @@ class _TurnedAway(asyncio.Protocol):
         connection = cast(asyncio.WriteTransport, transport)  # uvloop's is none by its class
         connection.write(_FULL)
         connection.close()
+
+
+def _paths(path: str) -> list[str]:
+    """Where a route is served: some clients add its ``/v1`` to the base URL that they are given, some expect
+    it there, and some can set no other key than one in the path."""
+    return [prefix + each for each in (path, path.removeprefix("/v1")) for prefix in ("", KEY_IN_PATH)]
 
 
 def _reachable(host: str) -> str:

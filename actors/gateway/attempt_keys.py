@@ -13,6 +13,7 @@ from aiohttp import web
 from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.gateway.recent import Recent
 from al_ray.database.reader import Records
+from al_ray.database.writer import KEY_PREFIX
 from al_ray.errors import AttemptEndedError
 from al_ray.types import Claim
 
@@ -62,10 +63,13 @@ class AttemptKeys:
 
 
 def key_of(request: web.Request) -> str:
-    """The key that the request carries, that of its path first; empty if it has none."""
-    if key := request.match_info.get("key"):
-        return key
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return key.strip()
-    return request.headers.get("x-api-key", "").strip()
+    """The key that the request carries, that of its path first; empty if it has none. A client may send a
+    key of its own beside an attempt's: that one does not count."""
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    told = (
+        request.match_info.get("key", ""),
+        bearer.strip() if scheme.lower() == "bearer" else "",
+        request.headers.get("x-api-key", "").strip(),
+    )
+    sent = [key for key in told if key]
+    return next((key for key in sent if key.startswith(KEY_PREFIX)), sent[0] if sent else "")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from aiohttp import web
 
 from al_ray.actors.gateway.dialects.core import Failure, openai_error
 from al_ray.actors.gateway.dialects.message_stream import error as anthropic_error
-from al_ray.actors.gateway.dialects.messages import MESSAGES
 from al_ray.actors.http import json_response
 from al_ray.errors import (
     AttemptEndedError,
@@ -18,6 +18,9 @@ from al_ray.errors import (
     EngineUnavailableError,
     HostedModelError,
 )
+
+_ANTHROPICS: Final = "/messages"
+"""In the paths of Anthropic's API, with its version and without."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ async def failures_in_shape(
         return await handler(request)
     except Exception as error:
         told = failure(error)
-        shape = anthropic_error if MESSAGES.path in request.path else openai_error
+        shape = anthropic_error if _ANTHROPICS in request.path else openai_error
         response = json_response(shape(told), told.status)
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = error.headers["Allow"]

@@ -1,6 +1,7 @@
 """The gateway's OpenAPI document: what it serves, what it reads of each body, how it answers.
 
-The bodies are described by the models that read them. Paths may also stand behind ``/attempt/KEY``.
+The bodies are described by the models that read them. Paths may also stand behind ``/attempt/KEY``, and
+without ``/v1``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pydantic.json_schema import models_json_schema
 
 from al_ray.actors.gateway import otlp_receiver
 from al_ray.actors.gateway.agent_reports import EVENTS, REWARDS, EventBody, RewardBody
+from al_ray.actors.gateway.calls.earlier import RESPONSE
+from al_ray.actors.gateway.calls.models import MODEL, MODELS
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.messages import MESSAGES, PromptBody
 from al_ray.actors.http import json_response
@@ -28,6 +31,7 @@ BODIES: Final[dict[str, type[BaseModel]]] = {
 """The model that reads the body, by path."""
 _FAILURES: Final = {
     "400": "The body is wrong, or the attempt has used up what it may; the message names the field.",
+    "404": "There is nothing of that name.",
     "401": "The key is unknown, or its attempt has ended.",
     "413": "The body is too large.",
     "default": "Anything else that goes wrong.",
@@ -59,7 +63,9 @@ def document() -> dict[str, Any]:
         [(model, "validation") for model in BODIES.values()], ref_template="#/components/schemas/{model}"
     )
     paths = {
-        "/v1/models": {"get": {"summary": "The models.", "responses": _responses("/v1/models", _OBJECT)}},
+        MODELS: {"get": {"summary": "The models.", "responses": _responses(MODELS, _OBJECT)}},
+        MODEL: _one("A model.", "model"),
+        RESPONSE: _one("A response that was answered.", "response"),
         otlp_receiver.PATH: {"post": _export()},
         PATH: {"get": {"summary": "This.", "security": [], "responses": {"200": _told("It.", _OBJECT)}}},
     }
@@ -79,6 +85,12 @@ def document() -> dict[str, Any]:
 
 async def serve(request: web.Request) -> web.Response:
     return json_response(document())
+
+
+def _one(summary: str, name: str) -> dict[str, Any]:
+    """Something that is got by its name."""
+    parameter = {"name": name, "in": "path", "required": True, "schema": _TEXT}
+    return {"get": {"summary": summary, "parameters": [parameter], "responses": _responses("", _OBJECT)}}
 
 
 def _export() -> dict[str, Any]:

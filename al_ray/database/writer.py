@@ -52,6 +52,9 @@ from al_ray.types import (
     Worker,
 )
 
+KEY_PREFIX: Final = "alr-"
+"""By which an attempt's key is told from others."""
+
 _OUTCOME: Final[Mapping[str, Any]] = {
     name: sa.bindparam(name) for name in ("status", "ended_at", "error", "error_class", "output")
 }
@@ -139,7 +142,7 @@ class Database(Records):
         for ask in new:
             given[ask.claim_id] = []
             for row in islice(queued, ask.limit):
-                key = f"alr-{secrets.token_urlsafe(24)}"
+                key = f"{KEY_PREFIX}{secrets.token_urlsafe(24)}"
                 attempt = Attempt(row.id, row.last + 1, key, worker=ask.worker, started_at=now)
                 given[ask.claim_id].append(Claim(request_of(row), attempt, lease_seconds))
                 rows.append(attempt_row(attempt, ask.claim_id, lease_until))

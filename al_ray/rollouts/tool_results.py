@@ -14,16 +14,41 @@ from al_ray.traces.messages import text
 from al_ray.types import JSON, Span
 
 _EXIT_CODES: Final = ("exit_code", "exitCode", "returncode", "return_code")
+_ERRORS: Final = ("error", "errors", "isError", "is_error")
+_FAILED: Final = ("error", "fail")
+"""As servers word the status of an answer. That a job or a match has failed is what an answer may tell."""
+_TOLD: Final = 500
+"""Characters of an answer in which it says that time ran out."""
 _ERROR: Final = re.compile(
-    r"""[\s\[("'*]*(?:
-        error\b(?=\s*[:!\])]|\s+(?:calling|executing|running|invoking|while|when|in)\b)
+    r"""[\s\[("'*<]*(?:
+        error\b(?=\s*[:!\])>]|\s+(?:calling|executing|running|invoking|while|when|in)\b)
         | an?\s(?:error|exception)\b[^.:\n]*\boccurred
         | traceback\s\(most\srecent\scall\slast\)
         | [\w.]*(?:error|exception)\s*[:(]
         | (?:(?:the\s)?(?:tool|request|query|command|call|function|operation|execution)\b[^.:\n]*)
           \b(?:failed|timed\sout)\b
+        | tool_use_error>
+        # what a server says of a call that it cannot make
+        | (?:(?:input|output|json|internal|mcp)\s)?
+          (?:validation|schema|server|mcp|api|http|parse|syntax|protocol|network|connection|permission)
+          \serror(?:\s-?\d+)?\s*(?:[:(]|$)
+        | \d+\svalidation\serrors?\sfor\b
+        | (?:unknown|invalid|unsupported|unrecogni[sz]ed|missing|no\ssuch)\s(?:required\s)?
+          (?:tool|function|method|command|argument|parameter|input|option|action|request)s?
+          (?:\s(?:call|name|value)s?)?(?:\sfor\s[^.:\n]{1,40})?\s*(?::|["'`][^"'`\n]*["'`]|$)
+        | (?:tool|function|method|command|argument|parameter)\s["'`]?[\w./-]+["'`]?\s
+          (?:(?:was\s)?not\sfound|does\snot\sexist|is\s(?:not\s(?:available|defined|known)|unknown|required))\b
+        | (?:tool|function|method|command|resource)\snot\sfound\s*(?:[:.]|$)
+        | failed\sto\s[^.:\n]{1,80}:\s
+        | (?:permission|access)\sdenied\s*(?:[:.(]|$)
+        | (?:[\w\x20./-]{1,60}:\s){1,4}
+          (?:command\snot\sfound|no\ssuch\sfile\sor\sdirectory|permission\sdenied)
+        | (?:http\s)?(?:status\s)?(?:4\d\d|5\d\d)\s
+          (?:bad\srequest|unauthori[sz]ed|forbidden|not\sfound|too\smany\srequests|internal\sserver\serror
+          |bad\sgateway|service\sunavailable|gateway\stime-?out)\b
+        | (?:process\s|command\s)?exit(?:ed\swith)?\s(?:code|status)\s*:?\s*[1-9]
     )""",
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
 """How tools and agent frameworks begin an answer that is an error."""
 _EMPTY: Final = re.compile(
@@ -83,6 +108,8 @@ def of_text(answer: str) -> ToolStatus:
         fields = orjson.loads(answer)
     except orjson.JSONDecodeError:
         return ToolStatus.OK
-    if error := fields.get("error") or fields.get("isError") or fields.get("is_error"):
+    if error := next((fields[name] for name in _ERRORS if fields.get(name)), None):
         return of_error(str(error))
+    if fields.get("status") in _FAILED or any(fields.get(name) is False for name in ("success", "ok")):
+        return max(ToolStatus.ERROR, of_error(answer[:_TOLD]))
     return ToolStatus.ERROR if any(fields.get(name) for name in _EXIT_CODES) else ToolStatus.OK

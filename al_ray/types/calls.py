@@ -48,6 +48,8 @@ class ChatRequest(Value):
     """OpenAI's, for structured output."""
     top_logprobs: int | None = None
     """Alternatives of each token to tell, beside itself. None: the agent asked for no log-probabilities."""
+    parallel_tool_calls: bool = True
+    """False: the agent is shown one tool call an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Choice(Value):
     """The stop sequence that ended it, if one did."""
     token_logprobs: Sequence[TokenLogprob] = ()
     """Where the agent asked for them."""
+    calls_left_out: int = 0
+    """Tool calls that were sampled and are not in the message: the agent allows one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,10 @@ class Usage(Value):
 
     input_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
+    """Of the input: those that a hosted model found in its cache."""
+    reasoning_tokens: int = 0
+    """Of the output: those of a hosted model's reasoning."""
 
 
 class LineageOutcome(StrEnum):

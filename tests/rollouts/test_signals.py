@@ -88,6 +88,16 @@ def test_where_span_and_message_both_tell_the_worse_counts_and_once() -> None:
     assert _signals(*spans)["a", 0] == Signals(tool_errors=1)
 
 
+def test_an_answer_that_the_agent_itself_calls_an_error_is_one() -> None:
+    """Whatever it says: Anthropic's ``is_error``."""
+    later = _call("b", 1, [ASKS, _told("1", "the moon is full", status="error")], {"role": "assistant"})
+    assert _signals(_call("a", 0, [], ASKS), later)["a", 0] == Signals(tool_errors=1)
+
+
+def test_an_answer_that_says_that_it_failed_because_time_ran_out_is_a_time_out() -> None:
+    assert of_text('{"success": false, "message": "timed out after 3 s"}') is ToolStatus.TIMEOUT
+
+
 def test_the_choice_that_asked_gets_the_signal_of_its_tool() -> None:
     answers = (_asking(("1", "add", "{}")), _asking(("2", "add", "{}")))
     found = _signals(_call("a", 0, [], *answers), _tool("t", 1, "2", ERROR_TYPE="ValueError"))
@@ -157,6 +167,33 @@ def test_an_exception_inside_a_tool_is_the_tools_error() -> None:
         '{"error": "x"}',
         '{"isError": true, "content": []}',
         '{"returncode": 2, "stdout": ""}',
+        "Unknown tool: serach",
+        "Unknown tool 'serach'",
+        "Invalid arguments for tool: a is missing",
+        "Missing required parameter: query",
+        "Unsupported method",
+        "Tool serach not found",
+        "function `serach` does not exist",
+        "Tool not found: serach",
+        "Input validation error: 'query' is a required property",
+        "Validation error: a: field required",
+        "1 validation error for Query\na\n  Field required",
+        "MCP error -32602: Tool serach not found",
+        "Internal server error",
+        "<tool_use_error>File does not exist.</tool_use_error>",
+        "<error>no such table</error>",
+        "Failed to open /a: no such file",
+        "bash: line 1: serach: command not found",
+        "cat: /a: No such file or directory",
+        "Permission denied",
+        "404 Not Found",
+        "HTTP 503 Service Unavailable",
+        "Exit code: 2\nno such table",
+        "Command exited with status 1",
+        '{"success": false, "message": "no such table"}',
+        '{"ok": false}',
+        '{"status": "error", "message": "no such table"}',
+        '{"errors": [{"message": "no such field"}]}',
     ],
 )
 def test_errors_of_tools_and_frameworks_are_known_by_their_beginning(answer: str) -> None:
@@ -184,7 +221,15 @@ def test_a_tool_that_returned_an_empty_list_gave_an_empty_result() -> None:
     "answer",
     ["", "42", "no rows of seats", "no", "{}", "[[]]",
      "The error of the estimate is 3.", "errors: 0", '{"error": null, "value": 1}',
-     '{"exit_code": 0}', "{not json", "In 1998 the referee timed out.", "Exceptional results"],
+     '{"exit_code": 0}', "{not json", "In 1998 the referee timed out.", "Exceptional results",
+     "Unknown tools were found in the cave.", "An unknown tool, perhaps a scraper, lay beside it.",
+     "Invalid input is the commonest cause of crashes.", "Input validation errors are common in web forms.",
+     "Errors and their causes", "Error handling is taught in chapter 3.", "Server errors rose by 4 %.",
+     "Failed to win the title, he retired.", "Failed states: a history", "Missing persons: 12",
+     "Tool use in crows was not found before 1996.", "Permission denied by the council, they left.",
+     "404 people were not found.", "Exit codes are listed below.", "Function of the heart",
+     '{"success": true}', '{"ok": true}', '{"status": "ok"}', '{"status": "failed", "job": 7}',
+     '{"success": 0.4}', '{"errors": []}', '{"errors": 0}'],
 )  # fmt: skip
 def test_ordinary_answers_are_no_errors(answer: str) -> None:
     assert of_text(answer) is ToolStatus.OK

@@ -62,6 +62,7 @@ class Call:
             f"{self.attempt.rollout_id}/{self.attempt.number}",
             asked.response_format,
             asked.top_logprobs,
+            asked.parallel_tool_calls,
         )
 
     def span(self, reply: ChatReply) -> Span:

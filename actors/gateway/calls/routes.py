@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from aiohttp import web
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED, AttemptLimits
 from al_ray.actors.gateway.calls.call import Answerer, Call, new_id
+from al_ray.actors.gateway.calls.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.engine_router import EngineRouter
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
@@ -28,15 +30,15 @@ from al_ray.actors.gateway.calls.sampling import SamplingPolicy
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.core import Asked, Dialect, Message
 from al_ray.actors.gateway.dialects.messages import MESSAGES, parse_prompt
+from al_ray.actors.gateway.dialects.readable import unreadable
 from al_ray.actors.gateway.failures import failure
 from al_ray.actors.gateway.recent import Recent
 from al_ray.actors.http import json_response, read_body
 from al_ray.actors.store.span_recorder import SpanRecorder
-from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError
-from al_ray.traces import call_span
+from al_ray.traces import semconv
 from al_ray.traces.otlp_in import Owner, trace_context
-from al_ray.types import Attempt, ChatReply, Claim, Mode, SpanKind
+from al_ray.types import Attempt, ChatReply, Claim, Mode, Span, SpanKind
 
 AGENT_HEADER: Final = "x-al-ray-agent"
 """In which an agent may give its name."""
@@ -62,23 +64,24 @@ class ModelCalls:
     """Answers calls by the engines, or by the hosted model that the agent names."""
 
     rules: CallRules
-    records: Records
     keys: AttemptKeys
     limits: AttemptLimits
     recorder: SpanRecorder
     repeated: RepeatedCalls
     router: EngineRouter
+    earlier: EarlierCalls
     hosted: Mapping[str, Answerer]
     _repeats: Recent[tuple[str, int, bytes], int] = field(
         default_factory=lambda: Recent(10 * ATTEMPTS_REMEMBERED)
     )
     """How often an attempt has asked the very same."""
+    _left_out: Recent[tuple[str, int, str], None] = field(default_factory=lambda: Recent(ATTEMPTS_REMEMBERED))
+    """The tools of which an attempt's record says that they were left out."""
 
     def routes(self) -> list[web.RouteDef]:
         return [
             *(web.post(dialect.path, partial(self._answer, dialect)) for dialect in DIALECTS),
             web.post(f"{MESSAGES.path}/count_tokens", self._count_tokens),
-            web.get("/v1/models", self._models),
         ]
 
     async def _answer(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
@@ -91,6 +94,8 @@ class ModelCalls:
         if repeats and (earlier := await self.repeated.recorded(call)):
             return json_response(dialect.reply(replace(call.head, id=earlier.id), asked, earlier.reply))
         await self.limits.admit(call.attempt)
+        if asked.left_out:
+            await self._tell_left_out(call)
         answerer = self.hosted[call.model] if call.hosted else self.router
         if asked.stream:
             return await self._stream(request, dialect, call, answerer)
@@ -144,8 +149,10 @@ class ModelCalls:
 
     async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
         attempt, agent = claim.attempt, headers.get(AGENT_HEADER, "")
-        messages = await self._conversation(attempt, asked)
-        model = asked.model if asked.model in self.hosted else self.rules.model
+        model = self._model(asked)
+        if model not in self.hosted and (told := asked.refused or unreadable(asked.messages)):
+            raise BadRequestError(told)
+        messages = await self.earlier.conversation(attempt, asked)
         seed = self._seed(attempt, asked, messages)
         return Call(
             id=f"{dialect.id_prefix}{new_id()}",
@@ -158,22 +165,6 @@ class ModelCalls:
             hosted=model in self.hosted,
             trace=trace_context(headers.get("traceparent", ""), Owner(attempt.rollout_id, attempt.number)),
         )
-
-    async def _conversation(self, attempt: Attempt, asked: Asked) -> Sequence[Message]:
-        """Instructions are of one call alone: those of the continued call are left out."""
-        earlier: list[Message] = []
-        if asked.previous_id is not None:
-            named = attempt.rollout_id, attempt.number, asked.previous_id
-            spans = await asyncio.to_thread(self.records.attempt_spans, *named)
-            if not spans or spans[0].kind is not SpanKind.CALL:
-                raise BadRequestError(
-                    f"previous_response_id: this attempt has no response {asked.previous_id!r}"
-                )
-            earlier = list(call_span.conversation(spans[0]))
-        if asked.prompt is None and not earlier and not asked.messages:
-            raise BadRequestError("messages: there is nothing to be answered")
-        system = [] if asked.instructions is None else [{"role": "system", "content": asked.instructions}]
-        return [*system, *earlier, *asked.messages] if system or earlier else asked.messages
 
     def _seed(self, attempt: Attempt, asked: Asked, messages: Sequence[Message]) -> int:
         """Another one for each call, but the same in every run of the recipe: 31 bits.
@@ -191,20 +182,43 @@ class ModelCalls:
 
     async def _count_tokens(self, request: web.Request) -> web.Response:
         claim = await self.keys.claim(request, now=True)
-        if self.rules.model in self.hosted:
-            raise BadRequestError(f"{self.rules.model} is a hosted model, whose tokens cannot be counted")
         asked = parse_prompt(await read_body(request))
-        messages = await self._conversation(claim.attempt, asked)
+        model = self._model(asked)
+        if model in self.hosted:
+            raise BadRequestError(f"model: {model} is a hosted model, whose tokens cannot be counted here")
+        messages = await self.earlier.conversation(claim.attempt, asked)
         tokens = await self.router.render(claim.attempt.rollout_id, messages, asked.tools)
         return json_response({"input_tokens": len(tokens)})
 
-    async def _models(self, request: web.Request) -> web.Response:
-        await self.keys.claim(request, now=True)
-        models = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "al_ray"}
-            for name in dict.fromkeys([self.rules.model, *self.hosted])
-        ]
-        return json_response({"object": "list", "data": models})
+    def _model(self, asked: Asked) -> str:
+        return asked.model if asked.model in self.hosted else self.rules.model
+
+    async def _tell_left_out(self, call: Call) -> None:
+        """One event in an attempt for each tool that its agent sent and the model was not offered."""
+        attempt = call.attempt
+        for kind in call.asked.left_out:
+            told = attempt.rollout_id, attempt.number, kind
+            if told not in self._left_out:
+                self._left_out[told] = None
+                await self.recorder.record(_tool_left_out(attempt, kind))
+
+
+def _tool_left_out(attempt: Attempt, kind: str) -> Span:
+    now = time.time()
+    return Span(
+        id=f"{attempt.rollout_id}/{attempt.number}/left-out/{kind[:100]}",
+        rollout_id=attempt.rollout_id,
+        attempt=attempt.number,
+        kind=SpanKind.EVENT,
+        name="tool left out",
+        start=now,
+        end=now,
+        attributes={
+            semconv.TOOL_NAME: kind,
+            semconv.WARNING: "the model was not offered it: the API's own servers would do its work; offer a "
+            "function in its place",
+        },
+    )
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -19,23 +19,51 @@ from al_ray.actors.gateway.dialects.core import (
     Tokens,
     TopLogprobs,
     TopP,
+    left_out,
     openai_error,
     openai_usage,
     parse_body,
+    parse_part,
+    refused,
     said,
     stops,
 )
+from al_ray.actors.gateway.dialects.fields.chat_completions import CHAT_COMPLETIONS_FIELDS, OF_VLLM
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
+from al_ray.actors.gateway.dialects.tools import Offer, custom_call, custom_input, named
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
+_FIELDS: Final = {**CHAT_COMPLETIONS_FIELDS["request"], **OF_VLLM}
 
-class _Function(Body):
+
+class _Named(Body):
     name: str
 
 
-class NamedFunction(Body):
+class _NamedFunction(Body):
     type: Literal["function"]
-    function: _Function
+    function: _Named
+
+
+class _NamedCustom(Body):
+    type: Literal["custom"]
+    custom: _Named
+
+
+class _AllowedTools(Body):
+    mode: Literal["auto", "required"]
+    tools: list[Annotated[_NamedFunction | _NamedCustom, Field(discriminator="type")]]
+
+
+class _Allowed(Body):
+    type: Literal["allowed_tools"]
+    allowed_tools: _AllowedTools
+
+
+class _CustomTool(Body):
+    name: str
+    description: str | None = None
+    format: dict[str, Any] | None = None
 
 
 class _JsonSchema(Body):
@@ -62,7 +90,8 @@ class ChatBody(Body):
     messages: list[dict[str, Any]] = Field(min_length=1)
     model: str = ""
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedFunction | None = None
+    tool_choice: Literal["auto", "none", "required"] | _NamedFunction | _NamedCustom | _Allowed | None = None
+    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | JsonSchemaFormat | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -79,7 +108,10 @@ class ChatBody(Body):
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(ChatBody, raw)
+    sent = body.model_extra or {}
     structured = body.response_format is not None and body.response_format.type != "text"
+    offer = _offer(body.tools or ())
+    offer.left_out += left_out(_FIELDS, sent)
     return Asked(
         model=body.model,
         sampling=AskedSampling(
@@ -90,19 +122,69 @@ def parse(raw: bytes) -> Asked:
             n=body.n or 1,
         ),
         said=said(body, "temperature", "top_p", "max_completion_tokens", "max_tokens", "n", "stop", "seed"),
-        messages=body.messages,
-        tools=body.tools,
-        tool_choice=_plain(body.tool_choice),
+        messages=[_without_custom_calls(message) for message in body.messages],
+        tool_choice=_choice(offer, body.tool_choice),  # before the tools, which it may narrow down
+        tools=offer.functions or (None if body.tools is None or offer.left_out else body.tools),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        told_as=offer.told_as,
+        left_out=offer.left_out,
         response_format=_plain(body.response_format) if structured else None,
         top_logprobs=body.top_logprobs or 0 if body.logprobs else None,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
-        extra=body.model_extra or {},
+        extra=sent,
+        refused=refused(_FIELDS, sent),
     )
 
 
-def _plain(value: Any) -> JSON:
-    return value.model_dump(mode="json", by_alias=True) if isinstance(value, Body) else value
+def _offer(tools: Sequence[dict[str, Any]]) -> Offer:
+    """Functions stay as they came: what is wrong with one, the engine says."""
+    offer = Offer()
+    for place, tool in enumerate(tools):
+        kind = tool.get("type", "function")
+        if kind == "function":
+            offer.functions.append(tool)
+        elif kind == "custom":
+            custom = parse_part(_CustomTool, tool.get("custom"), f"tools.{place}.custom")
+            offer.custom(custom.name, custom.description, custom.format)
+        else:
+            offer.left_out.append(str(kind))
+    return offer
+
+
+def _choice(offer: Offer, choice: str | _NamedFunction | _NamedCustom | _Allowed | None) -> JSON:
+    match choice:
+        case _Allowed():
+            offer.only(_name(tool) for tool in choice.allowed_tools.tools)
+            return offer.choice(choice.allowed_tools.mode)
+        case _NamedFunction() | _NamedCustom():
+            return named(offer.chosen(_name(choice)))
+    return offer.choice(choice)
+
+
+def _name(tool: _NamedFunction | _NamedCustom) -> str:
+    return tool.function.name if isinstance(tool, _NamedFunction) else tool.custom.name
+
+
+def _without_custom_calls(message: dict[str, JSON]) -> dict[str, JSON]:
+    """A call of a tool that takes free text as that of the function which it is to the model."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not any(_is_custom(call) for call in calls):
+        return message
+    return message | {"tool_calls": [_as_function(call) if _is_custom(call) else call for call in calls]}
+
+
+def _is_custom(call: Any) -> bool:
+    return isinstance(call, dict) and isinstance(call.get("custom"), dict)
+
+
+def _as_function(call: Mapping[str, Any]) -> JSON:
+    custom = call["custom"]
+    return custom_call(str(call.get("id")), str(custom.get("name")), str(custom.get("input")))
+
+
+def _plain(value: Body | None) -> JSON:
+    return None if value is None else value.model_dump(mode="json", by_alias=True)
 
 
 def reply(head: Head, asked: Asked, answer: ChatReply) -> dict[str, JSON]:
@@ -110,7 +192,7 @@ def reply(head: Head, asked: Asked, answer: ChatReply) -> dict[str, JSON]:
     choices = [
         {
             "index": choice.index,
-            "message": dict(choice.message),
+            "message": _message(asked, choice.message),
             "finish_reason": choice.finish_reason,
             "logprobs": _logprobs(choice.token_logprobs) if asked.top_logprobs is not None else None,
         }
@@ -119,23 +201,67 @@ def reply(head: Head, asked: Asked, answer: ChatReply) -> dict[str, JSON]:
     return head.object("chat.completion") | {"choices": choices, "usage": openai_usage(answer)}
 
 
+def _message(asked: Asked, message: Mapping[str, JSON]) -> dict[str, JSON]:
+    told = dict(message)
+    if asked.told_as and told.get("tool_calls"):
+        told["tool_calls"] = [_told_call(asked, call) for call in told["tool_calls"]]
+    return told
+
+
+def _told_call(asked: Asked, call: Mapping[str, JSON]) -> JSON:
+    """As the API knows the tool."""
+    function = call["function"]
+    if function["name"] not in asked.told_as:
+        return call
+    custom = {"name": function["name"], "input": custom_input(function["arguments"])}
+    return {"id": call["id"], "type": "custom", "custom": custom}
+
+
 class ChatStream(ObjectStream):
-    """``chat.completion.chunk`` objects."""
+    """``chat.completion.chunk`` objects. A call of a tool that takes free text is told when it is whole."""
 
     kind = "chat.completion.chunk"
 
+    def __init__(self, head: Head, asked: Asked) -> None:
+        super().__init__(head, asked)
+        self._custom = asked.told_as
+        self._held: dict[tuple[int, int], dict[str, str]] = {}
+        """Such calls, by choice and index."""
+
     def piece(self, delta: ChatDelta) -> Iterable[bytes]:
-        if delta.delta or delta.token_logprobs:
-            choice = _choice(delta.index, delta.delta, None)
+        told = self._without_custom(delta) if self._custom else delta.delta
+        if told or delta.token_logprobs:
+            choice = _choice_of(delta.index, told, None)
             if delta.token_logprobs:
                 choice["logprobs"] = _logprobs(delta.token_logprobs)
             yield self._chunk(choice)
 
+    def _without_custom(self, delta: ChatDelta) -> Mapping[str, JSON]:
+        told = dict(delta.delta)
+        others = []
+        for call in told.pop("tool_calls", None) or ():
+            function = call.get("function") or {}
+            place = delta.index, call["index"]
+            if function.get("name") in self._custom:
+                self._held[place] = {"id": str(call.get("id")), "name": function["name"], "arguments": ""}
+            if place in self._held:
+                self._held[place]["arguments"] += function.get("arguments") or ""
+            else:
+                others.append(call)
+        return told | {"tool_calls": others} if others else told
+
+    def end(self, answer: ChatReply) -> Iterable[bytes]:
+        for (choice, index), held in self._held.items():
+            custom = {"name": held["name"], "input": custom_input(held["arguments"])}
+            call = {"index": index, "id": held["id"], "type": "custom", "custom": custom}
+            yield self._chunk(_choice_of(choice, {"tool_calls": [call]}, None))
+        yield from super().end(answer)
+
     def _last(self, choice: Choice) -> JSON:
-        return _choice(choice.index, {}, choice.finish_reason)
+        return _choice_of(choice.index, {}, choice.finish_reason)
 
 
-def _choice(index: int, delta: Mapping[str, JSON], finish_reason: str | None) -> dict[str, JSON]:
+def _choice_of(index: int, delta: Mapping[str, JSON], finish_reason: str | None) -> dict[str, JSON]:
     return {"index": index, "delta": dict(delta), "finish_reason": finish_reason}
 
 

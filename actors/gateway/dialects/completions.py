@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from al_ray.actors.gateway.dialects.core import (
     Asked,
@@ -21,9 +21,11 @@ from al_ray.actors.gateway.dialects.core import (
     openai_error,
     openai_usage,
     parse_body,
+    refuse,
     said,
     stops,
 )
+from al_ray.actors.gateway.dialects.fields.completions import COMPLETIONS_FIELDS
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
@@ -35,6 +37,8 @@ OnePrompt = Annotated[list[Text | TokenIds], Field(min_length=1, max_length=1)]
 class CompletionBody(Body):
     """What is read of a request."""
 
+    model_config = ConfigDict(extra="allow")
+
     prompt: Text | TokenIds
     model: str = ""
     temperature: Temperature | None = None
@@ -44,7 +48,6 @@ class CompletionBody(Body):
     stop: Stop = None
     seed: int | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -56,16 +59,10 @@ class CompletionBody(Body):
             return value[0]
         return value
 
-    @field_validator("echo")
-    @classmethod
-    def _no_echo(cls, value: bool | None) -> bool | None:
-        if value:
-            raise ValueError("the prompt is not repeated in the answer; leave echo out")
-        return value
-
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(CompletionBody, raw)
+    refuse(COMPLETIONS_FIELDS["request"], body.model_extra or {})
     return Asked(
         model=body.model,
         sampling=AskedSampling(

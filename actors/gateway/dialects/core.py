@@ -1,8 +1,8 @@
 """What every API of the gateway has in common: what is asked, how bodies are read, how a call fails.
 
 A *dialect* translates between one API's wire and these words. It is pure: no store, no engine, no
-socket. Fields that an API has and we do not know are without effect; a known field of the wrong type
-is a ``BadRequestError`` that names it.
+socket. What it does with each field of its API, ``fields`` says; a field that it reads and that has the
+wrong type is a ``BadRequestError`` that names it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Annotated, Protocol, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from al_ray.actors.gateway.dialects.fields import Does, Fields, Treatment
 from al_ray.errors import BadRequestError
 from al_ray.types import JSON, ChatDelta, ChatReply
 
@@ -50,6 +51,16 @@ class AskedSampling:
 
 
 @dataclass(frozen=True, slots=True)
+class ToldAs:
+    """What a tool is to the API that is a function to the model."""
+
+    type: str
+    """As in ``tools`` of the API."""
+    name: str
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What an agent asks for, in whatever API."""
 
@@ -65,8 +76,15 @@ class Asked:
     """A system message for this call alone."""
     previous_id: str | None = None
     """The call that this one continues."""
+    answers: Sequence[tuple[int, str]] = ()
+    """Calls whose answers stand among ``messages``: before which of them, and the call's id."""
     tools: Sequence[Mapping[str, JSON]] | None = None
     tool_choice: JSON = None
+    parallel_tool_calls: bool = True
+    told_as: Mapping[str, ToldAs] = field(default_factory=dict)
+    """The tools that the API knows otherwise, by the function's name."""
+    left_out: Sequence[str] = ()
+    """The types of the tools that cannot be offered, because the API's own servers would do their work."""
     response_format: JSON = None
     top_logprobs: int | None = None
     stream: bool = False
@@ -75,7 +93,9 @@ class Asked:
     echo: Mapping[str, JSON] = field(default_factory=dict)
     """What of the request the API repeats in its reply."""
     extra: Mapping[str, JSON] = field(default_factory=dict)
-    """Fields that we do not know; a hosted model may."""
+    """Fields that we do not read; a hosted model may."""
+    refused: str | None = None
+    """Why the trained model cannot be asked so; a hosted one may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +162,24 @@ def parse_body(model: type[_AnyBody], raw: bytes) -> _AnyBody:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
+        raise BadRequestError(problems_told(error)) from None
+
+
+def parse_part(model: type[_AnyBody], part: JSON, place: str) -> _AnyBody:
+    """A part of a body that was left unread. Raises ``BadRequestError``."""
+    try:
+        return model.model_validate(part)
+    except ValidationError as error:
+        raise BadRequestError(f"{place}: {problems_told(error)}") from None
+
+
+def problems_told(error: ValidationError) -> str:
+    """Every field that is wrong, and what is wrong with it."""
+    problems = error.errors(include_url=False, include_input=False)
     if problems[0]["type"] == "json_invalid":
-        raise BadRequestError(f"the body is not JSON: {problems[0]['ctx']['error']}")
+        return f"the body is not JSON: {problems[0]['ctx']['error']}"
     told = (f"{_place(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in problems)
-    raise BadRequestError("; ".join(dict.fromkeys(told)))
+    return "; ".join(dict.fromkeys(told))
 
 
 def _refuse_long_integers(raw: bytes) -> None:
@@ -166,6 +199,31 @@ def _place(location: Sequence[int | str]) -> str:
     types = ("str", "constrained-str")
     shown = [str(part) for part in location if "[" not in str(part) and part not in types]
     return ".".join(part for part in shown if not part.startswith("_")) or "body"
+
+
+def refused(fields: Fields, sent: Mapping[str, JSON]) -> str | None:
+    """What cannot be left unread of the fields that were sent and are not read, and what to do instead."""
+    told = [
+        f"{name}: {fields[name].told}"
+        for name in sent.keys() & fields.keys()
+        if fields[name].does is Does.REFUSED and sent[name] not in fields[name].harmless
+    ]
+    return "; ".join(sorted(told)) or None
+
+
+def refuse(fields: Fields, sent: Mapping[str, JSON]) -> None:
+    """Raises ``BadRequestError`` for what ``refused`` tells."""
+    if told := refused(fields, sent):
+        raise BadRequestError(told)
+
+
+def left_out(fields: Fields, sent: Mapping[str, JSON]) -> list[str]:
+    """The fields that were sent and that ask for a tool of the API's own servers."""
+    return [name for name in sorted(sent.keys() & fields.keys()) if sent[name] and _is_left_out(fields[name])]
+
+
+def _is_left_out(treatment: Treatment) -> bool:
+    return treatment.does is Does.LEFT_OUT
 
 
 def stops(value: Stop) -> tuple[str, ...]:
@@ -195,24 +253,16 @@ def openai_error(failure: Failure) -> dict[str, JSON]:
     return {"error": {"message": failure.message, "type": kind, "param": None, "code": code}}
 
 
-def openai_usage(reply: ChatReply) -> dict[str, int]:
+def openai_usage(reply: ChatReply) -> dict[str, JSON]:
     """As OpenAI counts."""
     used = reply.usage
-    return {
+    told: dict[str, JSON] = {
         "prompt_tokens": used.input_tokens,
         "completion_tokens": used.output_tokens,
         "total_tokens": used.input_tokens + used.output_tokens,
     }
-
-
-def function_tool(
-    name: str, description: str | None, parameters: JSON, strict: bool | None = None
-) -> dict[str, JSON]:
-    """A tool in OpenAI's chat shape, without what was not said."""
-    function = {"name": name, "description": description, "parameters": parameters, "strict": strict}
-    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
-
-
-def function_call(call_id: str, name: str, arguments: str) -> dict[str, JSON]:
-    """A tool call in OpenAI's chat shape."""
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    if used.cached_tokens:
+        told["prompt_tokens_details"] = {"cached_tokens": used.cached_tokens}
+    if used.reasoning_tokens:
+        told["completion_tokens_details"] = {"reasoning_tokens": used.reasoning_tokens}
+    return told

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import orjson
 
 from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event
+from al_ray.actors.gateway.dialects.tools import as_object
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -30,21 +32,27 @@ def _beginning(head: Head) -> dict[str, JSON]:
 
 
 def _ending(choice: Choice) -> dict[str, JSON]:
+    if choice.message.get("refusal"):
+        return {"stop_reason": "refusal", "stop_sequence": None}
     if choice.stop is not None:
         return {"stop_reason": "stop_sequence", "stop_sequence": choice.stop}
     return {"stop_reason": _STOP_REASONS.get(choice.finish_reason, "end_turn"), "stop_sequence": None}
 
 
 def _usage(answer: ChatReply) -> dict[str, int]:
-    return {"input_tokens": answer.usage.input_tokens, "output_tokens": answer.usage.output_tokens}
+    """Anthropic counts the tokens that were found in a cache apart from the others."""
+    used = answer.usage
+    told = {"input_tokens": used.input_tokens - used.cached_tokens, "output_tokens": used.output_tokens}
+    return told | {"cache_read_input_tokens": used.cached_tokens} if used.cached_tokens else told
 
 
 def _blocks(message: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     blocks: list[dict[str, JSON]] = []
     if message.get("reasoning"):
         blocks.append({"type": "thinking", "thinking": message["reasoning"], "signature": ""})
-    if message.get("content"):
-        blocks.append({"type": "text", "text": message["content"]})
+    for name in ("content", "refusal"):
+        if message.get(name):
+            blocks.append({"type": "text", "text": message[name]})
     for call in message.get("tool_calls") or ():
         function = call["function"]
         blocks.append(
@@ -63,13 +71,14 @@ def _input(function: Mapping[str, JSON]) -> JSON:
 
 
 class MessageStream:
-    """Anthropic's events: a message that starts, its content blocks one after the other, its end."""
+    """Anthropic's events: a message that starts, its content blocks one after the other, its end. Calls that
+    grow in turn, as some servers' do, are open together."""
 
     def __init__(self, head: Head, asked: Asked) -> None:
         self._head = head
-        self._index = -1
-        self._open: object = None
-        """What the open block holds: ``text``, ``thinking``, or a tool call's index."""
+        self._count = 0
+        self._open: dict[object, _Block] = {}
+        """The open blocks, by what they hold: ``text``, ``thinking``, or a tool call's index."""
 
     def begin(self) -> Iterable[bytes]:
         # How long the prompt is, is known at the end.
@@ -82,16 +91,18 @@ class MessageStream:
         told = delta.delta
         if told.get("reasoning"):
             yield from self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            yield self._delta({"type": "thinking_delta", "thinking": told["reasoning"]})
-        if told.get("content"):
-            yield from self._block("text", {"type": "text", "text": ""})
-            yield self._delta({"type": "text_delta", "text": told["content"]})
+            yield self._delta("thinking", {"type": "thinking_delta", "thinking": told["reasoning"]})
+        for name in ("content", "refusal"):
+            if told.get(name):
+                yield from self._block("text", {"type": "text", "text": ""})
+                yield self._delta("text", {"type": "text_delta", "text": told[name]})
         for call in told.get("tool_calls") or ():
             function = call.get("function") or {}
             start = {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": {}}
             yield from self._block(call["index"], start)
-            if function.get("arguments"):
-                yield self._delta({"type": "input_json_delta", "partial_json": function["arguments"]})
+            if arguments := function.get("arguments"):
+                self._open[call["index"]].arguments += arguments
+                yield self._delta(call["index"], {"type": "input_json_delta", "partial_json": arguments})
 
     def end(self, answer: ChatReply) -> Iterable[bytes]:
         yield from self._close()
@@ -104,23 +115,37 @@ class MessageStream:
         yield event(error(failure), "error")
 
     def _block(self, holds: object, start: JSON) -> Iterator[bytes]:
-        """Open a block for what is not in the open one."""
-        if holds == self._open:
+        """Open a block for what is in no open one."""
+        if holds in self._open:
             return
-        yield from self._close()
-        self._open = holds
-        self._index += 1
-        data = {"type": "content_block_start", "index": self._index, "content_block": start}
+        yield from self._close(but_calls=start["type"] == "tool_use")
+        index = self._count
+        self._open[holds] = _Block(index, start["type"] == "tool_use")
+        self._count += 1
+        data = {"type": "content_block_start", "index": index, "content_block": start}
         yield event(data, "content_block_start")
 
-    def _delta(self, delta: JSON) -> bytes:
-        data = {"type": "content_block_delta", "index": self._index, "delta": delta}
+    def _delta(self, holds: object, delta: JSON) -> bytes:
+        data = {"type": "content_block_delta", "index": self._open[holds].index, "delta": delta}
         return event(data, "content_block_delta")
 
-    def _close(self) -> Iterator[bytes]:
-        if self._open is not None:
-            yield event({"type": "content_block_stop", "index": self._index}, "content_block_stop")
-        self._open = None
+    def _close(self, *, but_calls: bool = False) -> Iterator[bytes]:
+        """End the open blocks; of calls, where others may still grow beside them, only those whose arguments
+        are whole."""
+        for holds, block in [*self._open.items()]:
+            if but_calls and block.is_call and not as_object(block.arguments):
+                continue
+            del self._open[holds]
+            yield event({"type": "content_block_stop", "index": block.index}, "content_block_stop")
+
+
+@dataclass(slots=True)
+class _Block:
+    """A content block that grows."""
+
+    index: int
+    is_call: bool
+    arguments: str = ""
 
 
 def error(failure: Failure) -> dict[str, JSON]:

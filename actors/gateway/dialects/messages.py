@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
-import orjson
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from al_ray.actors.gateway.dialects.core import (
     Asked,
@@ -16,72 +16,91 @@ from al_ray.actors.gateway.dialects.core import (
     Temperature,
     Tokens,
     TopP,
-    function_call,
-    function_tool,
+    left_out,
     parse_body,
+    refuse,
     said,
 )
+from al_ray.actors.gateway.dialects.fields.messages import MESSAGES_FIELDS
+from al_ray.actors.gateway.dialects.message_blocks import Block, Text, openai_messages
 from al_ray.actors.gateway.dialects.message_stream import MessageStream, error, message
+from al_ray.actors.gateway.dialects.tools import Offer, named
 from al_ray.types import JSON
 
-_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_FIELDS: Final = MESSAGES_FIELDS["request"]
+_TOOL_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
+_VERSION: Final = re.compile(r"_\d{8}$")
 
 
-class _Text(Body):
-    type: Literal["text"]
-    text: str
+def _arguments(required: str, **properties: JSON) -> JSON:
+    return {"type": "object", "properties": properties, "required": required.split()}
 
 
-class _Image(Body):
-    type: Literal["image"]
-    source: dict[str, Any]
-
-
-class _Thinking(Body):
-    type: Literal["thinking"]
-    thinking: str
-
-
-class _RedactedThinking(Body):
-    type: Literal["redacted_thinking"]
-
-
-class _ToolUse(Body):
-    type: Literal["tool_use"]
-    id: str
-    name: str
-    input: dict[str, Any] = Field(default_factory=dict)
-
-
-_ResultBlock = Annotated[_Text | _Image, Field(discriminator="type")]
-
-
-class _ToolResult(Body):
-    type: Literal["tool_result"]
-    tool_use_id: str
-    content: str | list[_ResultBlock] | None = None
-
-
-_Block = Annotated[
-    _Text | _Image | _Thinking | _RedactedThinking | _ToolUse | _ToolResult, Field(discriminator="type")
-]
+_STRING: Final[JSON] = {"type": "string"}
+_INTEGER: Final[JSON] = {"type": "integer"}
+_RANGE: Final[JSON] = {"type": "array", "items": _INTEGER, "minItems": 2, "maxItems": 2}
+_EDITS: Final[dict[str, JSON]] = {
+    "path": _STRING,
+    "file_text": _STRING,
+    "old_str": _STRING,
+    "new_str": _STRING,
+    "insert_line": _INTEGER,
+    "insert_text": _STRING,
+    "view_range": _RANGE,
+}
+_OWN: Final[Mapping[str, tuple[str, JSON]]] = {
+    "bash": (
+        "Runs a command in a shell that stays open.",
+        _arguments("", command=_STRING, restart={"type": "boolean"}),
+    ),
+    "text_editor": (
+        "Views, creates and edits files.",
+        _arguments(
+            "command path",
+            command={"enum": ["view", "create", "str_replace", "insert", "undo_edit"]},
+            **_EDITS,
+        ),
+    ),
+    "memory": (
+        "Views, creates, edits, renames and deletes files that are kept between conversations.",
+        _arguments(
+            "command",
+            command={"enum": ["view", "create", "str_replace", "insert", "delete", "rename"]},
+            old_path=_STRING,
+            new_path=_STRING,
+            **_EDITS,
+        ),
+    ),
+}
+"""Tools of the API's own whose work the agent does, with the arguments that the API gives them, by type
+without its version."""
 
 
 class _Message(Body):
-    role: Literal["user", "assistant"]
-    content: str | list[_Block]
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
 
 
 class _Tool(Body):
-    type: Literal["custom"] | None = None
-    name: str
+    model_config = ConfigDict(extra="allow")
+
+    type: str | None = None
+    name: str = ""
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _described(self) -> _Tool:
+        if self.type in (None, "custom") and not (self.name and self.input_schema is not None):
+            raise ValueError("a tool of the agent's own has a name and an input_schema")
+        return self
 
 
 class _ToolChoice(Body):
     type: Literal["auto", "any", "none", "tool"]
     name: str | None = None
+    disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
     def _named(self) -> _ToolChoice:
@@ -90,14 +109,27 @@ class _ToolChoice(Body):
         return self
 
 
+class _Format(Body):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _OutputConfig(Body):
+    format: _Format | None = None
+
+
 class PromptBody(Body):
     """What is read of a request whose tokens are to be counted."""
 
+    model_config = ConfigDict(extra="allow")
+
     model: str = ""
     messages: list[_Message] = Field(min_length=1)
-    system: str | list[_Text] | None = None
+    system: str | list[Text] | None = None
     tools: list[_Tool] | None = None
     tool_choice: _ToolChoice | None = None
+    output_config: _OutputConfig | None = None
+    output_format: _Format | None = None
 
 
 class MessagesBody(PromptBody):
@@ -128,13 +160,11 @@ def parse_prompt(raw: bytes) -> Asked:
 def _asked(
     body: PromptBody, sampling: AskedSampling, said: Mapping[str, JSON], *, stream: bool = False
 ) -> Asked:
-    tools = None
-    if body.tools:
-        tools = [function_tool(tool.name, tool.description, tool.input_schema) for tool in body.tools]
-    choice: JSON = None
-    if body.tool_choice is not None:
-        named = {"type": "function", "function": {"name": body.tool_choice.name}}
-        choice = _TOOL_CHOICES.get(body.tool_choice.type, named)
+    sent = body.model_extra or {}
+    refuse(_FIELDS, sent)
+    offer = _offer(body)
+    offer.left_out += left_out(_FIELDS, sent)
+    choice = body.tool_choice
     system = body.system
     if isinstance(system, list):
         system = "\n".join(block.text for block in system)
@@ -142,61 +172,47 @@ def _asked(
         model=body.model,
         sampling=sampling,
         said=said,
-        messages=[message for sent in body.messages for message in _openai_messages(sent)],
+        messages=[
+            message
+            for place, sent in enumerate(body.messages)
+            for message in openai_messages(sent.role, sent.content, f"messages.{place}")
+        ],
         instructions=system or None,
-        tools=tools,
-        tool_choice=choice,
+        tools=offer.functions or None,
+        tool_choice=_choice(offer, choice),
+        parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
+        left_out=offer.left_out,
+        response_format=_response_format(body),
         stream=stream,
     )
 
 
-def _openai_messages(message: _Message) -> Iterator[dict[str, JSON]]:
-    """One message may hold the results of several tools, each of which is a message of OpenAI's."""
-    if isinstance(message.content, str):
-        yield {"role": message.role, "content": message.content}
-        return
-    content: list[dict[str, JSON]] = []
-    calls = []
-    reasoning = ""
-    for block in message.content:
-        match block:
-            case _ToolResult():
-                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block)}
-            case _ToolUse():
-                calls.append(function_call(block.id, block.name, orjson.dumps(block.input).decode()))
-            case _Thinking():
-                reasoning += block.thinking
-            case _Text() | _Image():
-                content.append(_part(block))
-    if not (content or calls or reasoning):
-        return
-    told: dict[str, JSON] = {"role": message.role, "content": _content(content)}
-    if reasoning:
-        told["reasoning"] = reasoning
-    if calls:
-        told["tool_calls"] = calls
-    yield told
+def _offer(body: PromptBody) -> Offer:
+    offer = Offer()
+    for tool in body.tools or ():
+        own = _OWN.get(_VERSION.sub("", tool.type or ""))
+        if tool.type in (None, "custom"):
+            offer.function(tool.name, tool.description, tool.input_schema, tool.strict)
+        elif own is not None and tool.type in MESSAGES_FIELDS["tools"]:
+            offer.function(tool.name or _VERSION.sub("", tool.type), *own, tool.strict)
+        else:
+            offer.left_out.append(tool.type)
+    return offer
 
 
-def _result(block: _ToolResult) -> JSON:
-    if isinstance(block.content, str) or block.content is None:
-        return block.content or ""
-    return _content([_part(part) for part in block.content])
+def _choice(offer: Offer, choice: _ToolChoice | None) -> JSON:
+    if choice is None:
+        return None
+    if choice.type == "tool":
+        return named(offer.chosen(choice.name or ""))
+    return offer.choice(_TOOL_CHOICES[choice.type])
 
 
-def _content(parts: Sequence[dict[str, JSON]]) -> JSON:
-    """Text as text, for templates that know nothing else."""
-    if all(part["type"] == "text" for part in parts):
-        return "\n".join(str(part["text"]) for part in parts) if parts else None
-    return list(parts)
-
-
-def _part(block: _Text | _Image) -> dict[str, JSON]:
-    if isinstance(block, _Text):
-        return {"type": "text", "text": block.text}
-    source = block.source
-    url = source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}"
-    return {"type": "image_url", "image_url": {"url": url}}
+def _response_format(body: PromptBody) -> JSON:
+    format = body.output_format or (body.output_config.format if body.output_config else None)
+    if format is None:
+        return None
+    return {"type": "json_schema", "json_schema": {"name": "output", "schema": format.schema_}}
 
 
 MESSAGES = Dialect("/v1/messages", "msg_", parse, message, MessageStream, error, MessagesBody)

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event, openai_error
-from al_ray.types import JSON, ChatDelta, ChatReply
+from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, ToldAs, event, openai_error
+from al_ray.actors.gateway.dialects.tools import as_object, custom_input
+from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
 Item = dict[str, JSON]
+
+_FUNCTION: Final = "function"
+_CALLS: Final[Mapping[str, tuple[str, str]]] = {
+    _FUNCTION: ("function_call", "arguments"),
+    "custom": ("custom_tool_call", "input"),
+    "local_shell": ("local_shell_call", "action"),
+    "shell": ("shell_call", "action"),
+    "apply_patch": ("apply_patch_call", "operation"),
+}
+"""The type of the item that calls a tool of each type, and where it has what the tool is given."""
+_NOTHING: Final[Mapping[str, JSON]] = {
+    "local_shell": {"type": "exec", "command": [], "env": {}},
+    "shell": {"commands": []},
+    "apply_patch": {},
+}
+"""What a tool of the API's own is given at least."""
 
 
 def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply | None) -> dict[str, JSON]:
     """The object with its ``output``; without an ``answer`` yet, it is in progress."""
     cut = answer is not None and answer.choices[0].finish_reason == "length"
     status = "in_progress" if answer is None else "incomplete" if cut else "completed"
+    told = {name: value for name, value in asked.echo.items() if value is not None}
     return {
         "id": head.id,
         "object": "response",
@@ -23,31 +43,39 @@ def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "output": list(output),
-        "parallel_tool_calls": True,
+        "instructions": None,
+        "previous_response_id": None,
+        "parallel_tool_calls": asked.parallel_tool_calls,
         "temperature": asked.sampling.temperature,
         "top_p": asked.sampling.top_p,
         "max_output_tokens": asked.sampling.max_tokens,
         "usage": None if answer is None else _usage(answer),
-        **asked.echo,
-        "metadata": asked.echo["metadata"] or {},
-        "tools": asked.echo["tools"] or [],
-        "tool_choice": asked.echo["tool_choice"] or "auto",
-        "text": asked.echo["text"] or {"format": {"type": "text"}},
+        "metadata": {},
+        "tools": [],
+        "tool_choice": "auto",
+        "text": {"format": {"type": "text"}},
+        **told,
     }
 
 
-def output_items(head: Head, message: Mapping[str, JSON]) -> list[Item]:
-    """The items of a whole message: what was thought, said and called."""
+def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
+    """The items of a whole answer: what was thought, said and called. The last of one that was cut is
+    incomplete."""
+    message = choice.message
     items: list[Item] = []
     if message.get("reasoning"):
         items.append(_reasoning(_item_id(head, len(items)), str(message["reasoning"])))
     if message.get("content"):
-        items.append(_message(_item_id(head, len(items)), str(message["content"])))
+        logprobs = _logprobs(choice.token_logprobs)
+        items.append(_message(_item_id(head, len(items)), str(message["content"]), logprobs))
+    if message.get("refusal"):
+        items.append(_refusal(_item_id(head, len(items)), str(message["refusal"])))
     for call in message.get("tool_calls") or ():
         function = call["function"]
-        items.append(
-            _function_call(_item_id(head, len(items)), call["id"], function["name"], function["arguments"])
-        )
+        item = _call(_item_id(head, len(items)), call["id"], asked.told_as.get(function["name"]), function)
+        items.append(item)
+    if items and choice.finish_reason == "length":
+        items[-1]["status"] = "incomplete"
     return items
 
 
@@ -60,53 +88,103 @@ def _reasoning(item_id: str, text: str) -> Item:
     return {"id": item_id, "type": "reasoning", "status": "completed", "summary": [], "content": content}
 
 
-def _message(item_id: str, text: str) -> Item:
-    content = [_text(text)]
-    return {
-        "id": item_id,
-        "type": "message",
-        "role": "assistant",
-        "status": "completed",
-        "content": content,
-    }
+def _message(item_id: str, text: str, logprobs: Sequence[JSON] = ()) -> Item:
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
+    return _of_assistant(item_id, part)
 
 
-def _function_call(item_id: str, call_id: str, name: str, arguments: str) -> Item:
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "status": "completed",
-        "call_id": call_id,
-        "name": name,
-        "arguments": arguments,
-    }
+def _refusal(item_id: str, text: str) -> Item:
+    return _of_assistant(item_id, {"type": "refusal", "refusal": text})
 
 
-def _text(text: str) -> Item:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _of_assistant(item_id: str, part: JSON) -> Item:
+    told = {"id": item_id, "type": "message", "role": "assistant", "status": "completed"}
+    return told | {"content": [part]}
+
+
+def _call(item_id: str, call_id: str, known: ToldAs | None, function: Mapping[str, Any]) -> Item:
+    """A call of a tool as the API knows it."""
+    told = known or ToldAs(_FUNCTION, function["name"])
+    kind, given = _CALLS[told.type]
+    item: Item = {"id": item_id, "type": kind, "status": "completed", "call_id": call_id}
+    if told.type in _NOTHING:
+        return item | {given: {**_NOTHING[told.type], **as_object(function["arguments"])}}
+    arguments = function["arguments"]
+    item |= {"name": told.name, given: custom_input(arguments) if told.type == "custom" else arguments}
+    return item if told.namespace is None else item | {"namespace": told.namespace}
+
+
+def _logprobs(tokens: Iterable[TokenLogprob]) -> list[JSON]:
+    return [
+        _logprob(token.token, token.logprob)
+        | {"top_logprobs": [_logprob(text, value) for text, value in token.top]}
+        for token in tokens
+    ]
+
+
+def _logprob(token: str, logprob: float) -> dict[str, JSON]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
 
 
 def _usage(answer: ChatReply) -> dict[str, JSON]:
     used = answer.usage
     return {
         "input_tokens": used.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": used.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": used.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": used.reasoning_tokens},
         "total_tokens": used.input_tokens + used.output_tokens,
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """How text of a kind is told."""
+
+    events: str
+    field: str
+    """Of the item's only part."""
+    item: Callable[[str, str], Item]
+    """From the item's id and its text."""
+
+
+_TEXTS: Final[Mapping[str, _Text]] = {
+    "reasoning": _Text("reasoning_text", "text", _reasoning),
+    "content": _Text("output_text", "text", _message),
+    "refusal": _Text("refusal", "refusal", _refusal),
+}
+"""By the field of OpenAI's chat message."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An item that grows."""
+
+    item: Item
+    index: int
+    known: ToldAs | None = None
+    function: dict[str, str] = field(default_factory=dict)
+    """Of a tool call."""
+
+    @property
+    def place(self) -> dict[str, JSON]:
+        return {"item_id": self.item["id"], "output_index": self.index}
+
+
 class ResponseStream:
-    """The events of one response. An item is added, grows by deltas and is done before the next one."""
+    """The events of one response. An item is added, grows by deltas and is done before the next one, but
+    calls that grow in turn, as some servers' do, are open together."""
 
     def __init__(self, head: Head, asked: Asked) -> None:
         self._head = head
         self._asked = asked
         self._sequence = -1
         self._items: list[Item] = []
-        self._open: object = None
-        """What the open item holds: ``text``, ``reasoning``, or a tool call's index."""
+        self._open: dict[object, _Open] = {}
+        """The open items, by what they hold: ``content``, ``refusal``, ``reasoning``, or a tool call's
+        index."""
+        self._logprobs: list[TokenLogprob] = []
+        """Of tokens whose text is still to come."""
 
     def begin(self) -> Iterable[bytes]:
         start = response(self._head, self._asked, (), None)
@@ -115,15 +193,16 @@ class ResponseStream:
 
     def piece(self, delta: ChatDelta) -> Iterable[bytes]:
         told = delta.delta
-        if told.get("reasoning"):
-            yield from self._grow("reasoning", str(told["reasoning"]))
-        if told.get("content"):
-            yield from self._grow("text", str(told["content"]))
+        self._logprobs += delta.token_logprobs
+        for holds in _TEXTS:
+            if told.get(holds):
+                yield from self._grow(holds, str(told[holds]))
         for call in told.get("tool_calls") or ():
             yield from self._grow_call(call)
 
     def end(self, answer: ChatReply) -> Iterable[bytes]:
-        yield from self._close()
+        cut = answer.choices[0].finish_reason == "length"
+        yield from self._close(cut=cut)
         whole = response(self._head, self._asked, self._items, answer)
         yield self._event(f"response.{whole['status']}", response=whole)
 
@@ -135,58 +214,83 @@ class ResponseStream:
         self._sequence += 1
         return event({"type": kind, "sequence_number": self._sequence, **fields}, kind)
 
-    def _place(self, **fields: JSON) -> dict[str, JSON]:
-        """Where in the response the open item's next event belongs."""
-        return {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1, **fields}
-
     def _grow(self, holds: str, text: str) -> Iterator[bytes]:
         """Add text to the open item, or open one for it."""
-        if self._open != holds:
-            item_id = _item_id(self._head, len(self._items))
-            item = _message(item_id, "") if holds == "text" else _reasoning(item_id, "")
-            yield from self._add(holds, item)
-            part = item["content"][0]
-            yield self._event("response.content_part.added", **self._place(content_index=0, part=dict(part)))
-        self._items[-1]["content"][0]["text"] += text
-        place = self._place(content_index=0, delta=text)
-        if holds == "text":
-            yield self._event("response.output_text.delta", **place, logprobs=[])
-        else:
-            yield self._event("response.reasoning_text.delta", **place)
+        text_of = _TEXTS[holds]
+        if holds not in self._open:
+            yield from self._close()
+            item = text_of.item(_item_id(self._head, len(self._items)), "")
+            opened = yield from self._add(holds, item, item | {"content": []})
+            part = dict(item["content"][0])
+            yield self._event("response.content_part.added", **opened.place, content_index=0, part=part)
+        opened = self._open[holds]
+        part = opened.item["content"][0]
+        part[text_of.field] += text
+        told: dict[str, JSON] = {"content_index": 0, "delta": text}
+        if holds == "content":
+            told["logprobs"] = _logprobs(self._logprobs)
+            part["logprobs"] += told["logprobs"]
+            self._logprobs = []
+        yield self._event(f"response.{text_of.events}.delta", **opened.place, **told)
 
     def _grow_call(self, call: Mapping[str, JSON]) -> Iterator[bytes]:
         function = call.get("function") or {}
-        if self._open != call["index"]:
-            item_id = _item_id(self._head, len(self._items))
-            yield from self._add(
-                call["index"], _function_call(item_id, str(call.get("id")), str(function.get("name")), "")
-            )
+        index = call["index"]
+        if index not in self._open:
+            yield from self._close(but_calls=True)
+            name = str(function.get("name"))
+            known = self._asked.told_as.get(name)
+            begun = {"name": name, "arguments": ""}
+            item = _call(_item_id(self._head, len(self._items)), str(call.get("id")), known, begun)
+            opened = yield from self._add(index, item, item)
+            opened.known, opened.function = known, begun
+        opened = self._open[index]
         if arguments := function.get("arguments"):
-            self._items[-1]["arguments"] += arguments
-            yield self._event("response.function_call_arguments.delta", **self._place(delta=arguments))
+            opened.function["arguments"] += arguments
+            if opened.item["type"] == "function_call":
+                yield self._event("response.function_call_arguments.delta", **opened.place, delta=arguments)
 
-    def _add(self, holds: object, item: Item) -> Iterator[bytes]:
-        yield from self._close()
-        self._open = holds
+    def _add(self, holds: object, item: Item, empty: Item) -> Generator[bytes, None, _Open]:
+        opened = self._open[holds] = _Open(item, len(self._items))
         self._items.append(item)
-        empty = item | {"status": "in_progress"} | ({"content": []} if "content" in item else {})
-        yield self._event("response.output_item.added", output_index=len(self._items) - 1, item=empty)
+        yield self._event(
+            "response.output_item.added",
+            output_index=opened.index,
+            item=empty | {"status": "in_progress"},
+        )
+        return opened
 
-    def _close(self) -> Iterator[bytes]:
-        """Say that the open item is done."""
-        if self._open is None:
-            return
-        self._open = None
-        item = self._items[-1]
-        if item["type"] == "function_call":
-            place = self._place(arguments=item["arguments"], name=item["name"])
-            yield self._event("response.function_call_arguments.done", **place)
+    def _close(self, *, but_calls: bool = False, cut: bool = False) -> Iterator[bytes]:
+        """Say of the open items that they are done; of calls, where others may still grow beside them, only
+        of those whose arguments are whole."""
+        for holds, opened in [*self._open.items()]:
+            if but_calls and opened.function and not as_object(opened.function["arguments"]):
+                continue
+            del self._open[holds]
+            yield from self._done(str(holds), opened, cut=cut and opened.index == len(self._items) - 1)
+
+    def _done(self, holds: str, opened: _Open, *, cut: bool) -> Iterator[bytes]:
+        if opened.function:
+            call_id = opened.item["call_id"]
+            opened.item |= _call(opened.item["id"], call_id, opened.known, opened.function)
+            yield from self._call_done(opened)
         else:
-            part = item["content"][0]
-            place = self._place(content_index=0)
-            if item["type"] == "message":
-                yield self._event("response.output_text.done", **place, text=part["text"], logprobs=[])
-            else:
-                yield self._event("response.reasoning_text.done", **place, text=part["text"])
-            yield self._event("response.content_part.done", **place, part=part)
-        yield self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
+            part = opened.item["content"][0]
+            text_of = _TEXTS[holds]
+            told = {"content_index": 0, text_of.field: part[text_of.field]}
+            if holds == "content":
+                told["logprobs"] = part["logprobs"]
+            yield self._event(f"response.{text_of.events}.done", **opened.place, **told)
+            yield self._event("response.content_part.done", **opened.place, content_index=0, part=part)
+        if cut:
+            opened.item["status"] = "incomplete"
+        yield self._event("response.output_item.done", output_index=opened.index, item=opened.item)
+
+    def _call_done(self, opened: _Open) -> Iterator[bytes]:
+        item, place = opened.item, opened.place
+        if item["type"] == "function_call":
+            told = {"arguments": item["arguments"], "name": item["name"]}
+            yield self._event("response.function_call_arguments.done", **place, **told)
+        elif item["type"] == "custom_tool_call":
+            yield self._event("response.custom_tool_call_input.delta", **place, delta=item["input"])
+            yield self._event("response.custom_tool_call_input.done", **place, input=item["input"])

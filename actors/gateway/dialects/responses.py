@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from al_ray.actors.gateway.dialects.core import (
     Asked,
@@ -15,67 +15,58 @@ from al_ray.actors.gateway.dialects.core import (
     Head,
     Temperature,
     Tokens,
+    TopLogprobs,
     TopP,
-    function_call,
-    function_tool,
     openai_error,
     parse_body,
+    problems_told,
+    refuse,
     said,
 )
+from al_ray.actors.gateway.dialects.fields.responses import RESPONSES_FIELDS
+from al_ray.actors.gateway.dialects.response_items import Item, conversation
 from al_ray.actors.gateway.dialects.response_stream import ResponseStream, output_items, response
+from al_ray.actors.gateway.dialects.tools import Offer, full_name, named
+from al_ray.errors import BadRequestError
 from al_ray.types import JSON, ChatReply
 
-
-class _Text(Body):
-    type: Literal["input_text", "output_text"]
-    text: str
-
-
-class _Image(Body):
-    type: Literal["input_image"]
-    image_url: str
-
-
-class _Refusal(Body):
-    type: Literal["refusal"]
-    refusal: str
+_ECHOED: Final = {
+    *("instructions", "previous_response_id", "tools", "tool_choice", "text", "metadata"),
+    *("parallel_tool_calls", "top_logprobs"),
+}
+_LOGPROBS: Final = "message.output_text.logprobs"
+_STRING: Final[JSON] = {"type": "string"}
+_STRINGS: Final[JSON] = {"type": "array", "items": _STRING}
+_INTEGER: Final[JSON] = {"type": "integer"}
 
 
-_Part = Annotated[_Text | _Image | _Refusal, Field(discriminator="type")]
+def _arguments(required: str, **properties: JSON) -> JSON:
+    return {"type": "object", "properties": properties, "required": required.split()}
 
 
-class _Message(Body):
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[_Part]
+OWN: Final[Mapping[str, tuple[str, JSON]]] = {
+    "local_shell": (
+        "Runs a command.",
+        _arguments("command", command=_STRINGS, timeout_ms=_INTEGER, working_directory=_STRING),
+    ),
+    "shell": (
+        "Runs commands, one after the other.",
+        _arguments("commands", commands=_STRINGS, timeout_ms=_INTEGER, max_output_length=_INTEGER),
+    ),
+    "apply_patch": (
+        "Creates, changes or deletes a file.",
+        _arguments(
+            "type path",
+            type={"enum": ["create_file", "update_file", "delete_file"]},
+            path=_STRING,
+            diff=_STRING,
+        ),
+    ),
+}
+"""Tools of the API's own whose work the agent does, with the arguments that the API gives them."""
 
 
-class _FunctionCall(Body):
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    arguments: str
-
-
-class _FunctionOutput(Body):
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str | list[_Part]
-
-
-class _ReasoningText(Body):
-    text: str
-
-
-class _Reasoning(Body):
-    type: Literal["reasoning"]
-    content: list[_ReasoningText] | None = None
-
-
-_Item = Annotated[_Message | _FunctionCall | _FunctionOutput | _Reasoning, Field(discriminator="type")]
-
-
-class _Tool(Body):
+class _Function(Body):
     type: Literal["function"]
     name: str
     description: str | None = None
@@ -83,9 +74,57 @@ class _Tool(Body):
     strict: bool | None = None
 
 
-class _NamedFunction(Body):
-    type: Literal["function"]
+class _Custom(Body):
+    type: Literal["custom"]
     name: str
+    description: str | None = None
+    format: dict[str, Any] | None = None
+
+
+class _Other(Body):
+    """A tool of the API's own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    environment: Any = None
+
+    @property
+    def is_the_agents(self) -> bool:
+        """The agent does its work, and not a server of the API's."""
+        where = self.environment
+        return self.type in OWN and (
+            where is None or (isinstance(where, dict) and where.get("type") == "local")
+        )
+
+
+def _tool_kind(tool: Any) -> str:
+    kind = str(tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None))
+    return kind if kind in ("function", "custom", "namespace") else "other"
+
+
+class _Namespace(Body):
+    type: Literal["namespace"]
+    name: str
+    description: str | None = None
+    tools: list[Annotated[_Function | _Custom, Field(discriminator="type")]]
+
+
+_Tool = Annotated[
+    Annotated[_Function, Tag("function")]
+    | Annotated[_Custom, Tag("custom")]
+    | Annotated[_Namespace, Tag("namespace")]
+    | Annotated[_Other, Tag("other")],
+    Discriminator(_tool_kind),
+]
+_TOOLS: Final = TypeAdapter(list[_Tool])
+
+
+class _Chosen(Body):
+    type: str
+    name: str | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: list[dict[str, Any]] | None = None
 
 
 class _PlainFormat(Body):
@@ -106,50 +145,87 @@ class _TextConfig(Body):
 class ResponsesBody(Body):
     """What is read of a request."""
 
-    input: str | list[_Item]
+    model_config = ConfigDict(extra="allow")
+
+    input: str | list[Item] = ""
     model: str = ""
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[_Tool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | _NamedFunction | None = None
+    tool_choice: Literal["auto", "none", "required"] | _Chosen | None = None
+    parallel_tool_calls: bool | None = None
     text: _TextConfig | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     max_output_tokens: Tokens | None = None
+    top_logprobs: TopLogprobs | None = None
+    include: list[str] | None = None
     metadata: dict[str, str] | None = None
     stream: bool | None = None
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _easy_messages(cls, value: Any) -> Any:
-        """A message may leave its type out."""
-        if not isinstance(value, list):
-            return value
-        return [{"type": "message"} | item if isinstance(item, dict) else item for item in value]
 
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(ResponsesBody, raw)
-    choice: JSON = body.tool_choice
-    if isinstance(choice, _NamedFunction):
-        choice = {"type": "function", "function": {"name": choice.name}}
-    tools = [
-        function_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()
-    ]
-    echoed = {"instructions", "previous_response_id", "tools", "tool_choice", "text", "metadata"}
+    refuse(RESPONSES_FIELDS["request"], body.model_extra or {})
+    told = conversation(body.input)
+    offer = Offer()
+    for tool in (*(body.tools or ()), *_tools_of_items(told.tools)):
+        _add(offer, tool)
+    wants_logprobs = body.top_logprobs is not None or _LOGPROBS in (body.include or ())
     return Asked(
         model=body.model,
         sampling=AskedSampling(body.temperature, body.top_p, body.max_output_tokens),
         said=said(body, "temperature", "top_p", "max_output_tokens"),
-        messages=list(_openai_messages(body.input)),
+        messages=told.messages,
+        answers=told.answers,
         instructions=body.instructions or None,
         previous_id=body.previous_response_id,
-        tools=tools or None,
-        tool_choice=choice,
+        tool_choice=_choice(offer, body.tool_choice),  # before the tools, which it may narrow down
+        tools=offer.functions or None,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        told_as=offer.told_as,
+        left_out=offer.left_out,
         response_format=_response_format(body.text),
+        top_logprobs=body.top_logprobs or 0 if wants_logprobs else None,
         stream=bool(body.stream),
-        echo=body.model_dump(mode="json", include=echoed, by_alias=True),
+        echo=body.model_dump(mode="json", include=_ECHOED, by_alias=True),
     )
+
+
+def _tools_of_items(tools: list[Any]) -> list[Any]:
+    """Raises ``BadRequestError``."""
+    try:
+        return _TOOLS.validate_python(tools) if tools else []
+    except ValidationError as error:
+        raise BadRequestError(f"input: tools of an item: {problems_told(error)}") from error
+
+
+def _add(offer: Offer, tool: Any) -> None:
+    match tool:
+        case _Function():
+            offer.function(tool.name, tool.description, tool.parameters, tool.strict)
+        case _Custom():
+            offer.custom(tool.name, tool.description, tool.format)
+        case _Namespace():
+            for each in tool.tools:
+                if isinstance(each, _Function):
+                    offer.function(each.name, each.description, each.parameters, each.strict, tool.name)
+                else:
+                    offer.custom(each.name, each.description, each.format, tool.name)
+        case _Other() if tool.is_the_agents:
+            offer.own(tool.type, tool.type, *OWN[tool.type])
+        case _Other():
+            offer.left_out.append(tool.type)
+
+
+def _choice(offer: Offer, choice: str | _Chosen | None) -> JSON:
+    if not isinstance(choice, _Chosen):
+        return offer.choice(choice)
+    if choice.type == "allowed_tools":
+        allowed = (full_name(str(tool.get("name")), tool.get("namespace")) for tool in choice.tools or ())
+        offer.only(allowed)
+        return offer.choice(choice.mode or "auto")
+    return named(offer.chosen(choice.name or choice.type))
 
 
 def _response_format(text: _TextConfig | None) -> JSON:
@@ -162,63 +238,10 @@ def _response_format(text: _TextConfig | None) -> JSON:
     return None
 
 
-def _openai_messages(sent: str | Sequence[_Item]) -> Iterator[dict[str, JSON]]:
-    """What the assistant thought, said and called in a row is one message of OpenAI's chat."""
-    if isinstance(sent, str):
-        yield {"role": "user", "content": sent}
-        return
-    assistant: dict[str, JSON] = {}
-    for item in sent:
-        says = isinstance(item, _Message) and item.role == "assistant"
-        goes_on = isinstance(item, _FunctionCall) or (says and assistant.get("content") is None)
-        if assistant and not goes_on:
-            yield assistant
-            assistant = {}
-        match item:
-            case _Reasoning():
-                assistant = _assistant(assistant)
-                assistant["reasoning"] = "".join(part.text for part in item.content or ())
-            case _FunctionCall():
-                assistant = _assistant(assistant)
-                calls = assistant.setdefault("tool_calls", [])
-                calls.append(function_call(item.call_id, item.name, item.arguments))
-            case _FunctionOutput():
-                yield {"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)}
-            case _Message(role="assistant"):
-                assistant = _assistant(assistant) | {"content": _content(item.content)}
-            case _Message():
-                role = "system" if item.role == "developer" else item.role
-                yield {"role": role, "content": _content(item.content)}
-    if assistant:
-        yield assistant
-
-
-def _assistant(message: dict[str, JSON]) -> dict[str, JSON]:
-    return message or {"role": "assistant", "content": None}
-
-
-def _content(sent: str | Sequence[_Part]) -> JSON:
-    """Text as text, for templates that know nothing else."""
-    if isinstance(sent, str):
-        return sent
-    parts: list[Mapping[str, JSON]] = []
-    for part in sent:
-        match part:
-            case _Image():
-                parts.append({"type": "image_url", "image_url": {"url": part.image_url}})
-            case _Text():
-                parts.append({"type": "text", "text": part.text})
-            case _Refusal():
-                parts.append({"type": "text", "text": part.refusal})
-    if all(part["type"] == "text" for part in parts):
-        return "".join(str(part["text"]) for part in parts)
-    return parts
-
-
 def reply(head: Head, asked: Asked, answer: ChatReply) -> dict[str, JSON]:
     """The whole answer as OpenAI's ``response`` object."""
     [choice] = answer.choices
-    return response(head, asked, output_items(head, choice.message), answer)
+    return response(head, asked, output_items(head, asked, choice), answer)
 
 
 RESPONSES = Dialect("/v1/responses", "resp_", parse, reply, ResponseStream, openai_error, ResponsesBody)

@@ -307,6 +307,61 @@ async def test_a_demanded_tool_is_called_whatever_the_model_would_say(
         assert_whole(choice)
 
 
+@pytest.mark.parametrize("strict", [None, True, False])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "pick"}}])
+async def test_a_demanded_tools_arguments_fit_its_schema_also_where_the_agent_asks_for_no_strictness(
+    engine: ActorHandle, strict: bool | None, choice: Any
+) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 2]}, "b": {"enum": [3]}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    function = {"name": "pick", "parameters": parameters}
+    tools = [{"type": "function", "function": function if strict is None else function | {"strict": strict}}]
+    wild = Sampling(temperature=2.0, max_tokens=200, n=8)  # greedily, it writes white space without end
+    request = ChatRequest("call", GREET, wild, tools=tools, tool_choice=choice, parallel_tool_calls=False)
+    for reply in (await engine.chat.remote(request), (await streamed(engine, request))[1]):
+        whole = [each.message for each in reply.choices if each.finish_reason == "tool_calls"]
+        assert whole
+        for message in whole:
+            [call] = message["tool_calls"]
+            arguments = json.loads(call["function"]["arguments"])
+            assert arguments.keys() == {"a", "b"} and arguments["a"] in (1, 2) and arguments["b"] == 3
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"properties": {"a": {"type": "integer"}}}])
+async def test_a_demanded_tool_that_describes_no_arguments_is_given_an_object(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast, parameters: Any
+) -> None:
+    function = {"name": "add"} if parameters is None else {"name": "add", "parameters": parameters}
+    tools = [{"type": "function", "function": function}]
+    request = ChatRequest("call", GREET, GREEDY, tools=tools, tool_choice="required")
+    [choice] = (await engine.chat.remote(request)).choices
+    assert tokenizer.decode(choice.response_ids).startswith('<tool_call>\n{"name": "add", "arguments": {')
+
+
+async def test_a_stream_that_is_cut_within_a_tool_call_is_length_as_the_whole_answer_is(
+    engine: ActorHandle,
+) -> None:
+    request = ChatRequest("call", ASK, replace(GREEDY, max_tokens=40), tools=TOOLS)
+    [whole] = (await engine.chat.remote(request)).choices
+    [choice] = (await streamed(engine, request))[1].choices
+    assert (whole.finish_reason, choice.finish_reason) == ("length", "length")
+
+
+async def test_half_a_surrogate_pair_in_an_earlier_tool_call_does_not_stop_the_conversation(
+    engine: ActorHandle,
+) -> None:
+    function = {"name": "add", "arguments": r'{"a": "\ud83d"}'}
+    calls = [{"id": "c", "type": "function", "function": function}]
+    told = [{"role": "assistant", "content": None, "tool_calls": calls}]
+    result = [{"role": "tool", "tool_call_id": "c", "content": "2"}]
+    reply = await engine.chat.remote(ChatRequest("call", [*ASK, *told, *result], GREEDY, tools=TOOLS))
+    assert_whole(reply.choices[0])
+
+
 async def test_an_answer_has_the_format_that_is_asked_for(engine: ActorHandle) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": {"const": "yes"}}}
     request = ChatRequest("call", GREET, GREEDY, response_format=wanted)
@@ -324,7 +379,7 @@ async def test_likely_tokens_are_told_without_disturbing_what_is_recorded(engine
     assert "".join(token.token for token in choice.token_logprobs).startswith("hello")
     assert [token.logprob for token in choice.token_logprobs] == choice.logprobs
     for token in choice.token_logprobs:
-        assert len(token.top) == 3 and token.top[0] == (token.token, token.logprob)
+        assert len({text for text, _ in token.top}) == 3 and token.top[0] == (token.token, token.logprob)
 
 
 async def test_a_raw_prompt_is_continued_as_it_stands(

@@ -1,0 +1,251 @@
+"""The content blocks of Anthropic's messages, and the messages of OpenAI's chat that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from al_ray.actors.gateway.dialects.core import Body
+from al_ray.actors.gateway.dialects.fields import Does
+from al_ray.actors.gateway.dialects.fields.messages import MESSAGES_FIELDS
+from al_ray.actors.gateway.dialects.tools import function_call
+from al_ray.errors import BadRequestError
+from al_ray.types import JSON
+
+_BLOCKS: Final = MESSAGES_FIELDS["messages.content"]
+
+
+class Text(Body):
+    type: Literal["text"]
+    text: str
+
+
+class _Image(Body):
+    type: Literal["image"]
+    source: dict[str, Any]
+
+
+class _Document(Body):
+    type: Literal["document"]
+    source: dict[str, Any]
+    title: str | None = None
+    context: str | None = None
+
+
+class _SearchResult(Body):
+    type: Literal["search_result"]
+    content: list[Text]
+    source: str
+    title: str
+
+
+class _ToolReference(Body):
+    type: Literal["tool_reference"]
+    tool_name: str
+
+
+class _BrowserState(Body):
+    type: Literal["browser_state"]
+    tabs: list[Any]
+    state_changes: list[Any] | None = None
+
+
+class _Thinking(Body):
+    type: Literal["thinking"]
+    thinking: str
+
+
+class _ToolUse(Body):
+    type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any] = Field(default_factory=dict)
+
+
+_ResultBlock = Annotated[
+    Text | _Image | _Document | _SearchResult | _ToolReference | _BrowserState, Field(discriminator="type")
+]
+
+
+class _ToolResult(Body):
+    type: Literal["tool_result", "mcp_tool_result"]
+    tool_use_id: str
+    content: str | list[_ResultBlock] | None = None
+    is_error: bool | None = None
+
+
+class _ServerResult(Body):
+    """Of a tool whose work the API's own server did."""
+
+    type: str
+    tool_use_id: str
+    content: Any
+
+
+class _Compaction(Body):
+    type: Literal["compaction"]
+    content: str | None = None
+
+
+class _Other(Body):
+    """What is passed over or refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+
+
+_KINDS: Final = frozenset(
+    ("text", "image", "document", "search_result", "thinking", "tool_use", "tool_result", "compaction")
+)
+_CALLS: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
+_RESULTS: Final = frozenset(("tool_result", "mcp_tool_result"))
+
+
+def _kind(block: Any) -> str:
+    """By which of the models a block is read."""
+    kind = str(block.get("type") if isinstance(block, dict) else getattr(block, "type", None))
+    if kind in _KINDS:
+        return kind
+    if kind in _CALLS:
+        return "tool_use"
+    if kind in _RESULTS:
+        return "tool_result"
+    return "server_result" if kind in _BLOCKS and kind.endswith("_tool_result") else "other"
+
+
+Block = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[_Image, Tag("image")]
+    | Annotated[_Document, Tag("document")]
+    | Annotated[_SearchResult, Tag("search_result")]
+    | Annotated[_Thinking, Tag("thinking")]
+    | Annotated[_ToolUse, Tag("tool_use")]
+    | Annotated[_ToolResult, Tag("tool_result")]
+    | Annotated[_ServerResult, Tag("server_result")]
+    | Annotated[_Compaction, Tag("compaction")]
+    | Annotated[_Other, Tag("other")],
+    Discriminator(_kind),
+]
+
+
+def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iterator[dict[str, JSON]]:
+    """One message may hold the results of several tools, each of which is a message of OpenAI's. Those of
+    tools that the API's own servers ran stand between what the assistant says before and after them."""
+    if isinstance(content, str):
+        yield {"role": role, "content": content}
+        return
+    said = _Said(role)
+    for index, block in enumerate(content):
+        match block:
+            case _ToolResult() | _ServerResult():
+                if role == "assistant" and said:
+                    yield said.message()
+                    said = _Said(role)
+                yield _tool_message(block)
+            case _ToolUse():
+                said.calls.append(function_call(block.id, block.name, orjson.dumps(block.input).decode()))
+            case _Thinking():
+                said.reasoning += block.thinking
+            case _Compaction():
+                said.parts += _text_parts(block.content or "")
+            case _Other():
+                _pass_over(block, f"{place}.content.{index}")
+            case _:
+                said.parts += _parts(block)
+    if said:
+        yield said.message()
+
+
+@dataclass(slots=True)
+class _Said:
+    """A message of OpenAI's, on its way."""
+
+    role: str
+    parts: list[dict[str, JSON]] = field(default_factory=list)
+    calls: list[JSON] = field(default_factory=list)
+    reasoning: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.parts or self.calls or self.reasoning)
+
+    def message(self) -> dict[str, JSON]:
+        told: dict[str, JSON] = {"role": self.role, "content": _content(self.parts)}
+        if self.reasoning:
+            told["reasoning"] = self.reasoning
+        if self.calls:
+            told["tool_calls"] = self.calls
+        return told
+
+
+def _pass_over(block: _Other, place: str) -> None:
+    """Raises ``BadRequestError`` for what would be missed."""
+    treatment = _BLOCKS.get(block.type)
+    if treatment is None or treatment.does is Does.REFUSED:
+        cure = "the gateway does not know it" if treatment is None else treatment.told
+        raise BadRequestError(f"{place}: {block.type}: {cure}")
+
+
+def _tool_message(block: _ToolResult | _ServerResult) -> dict[str, JSON]:
+    content = block.content
+    if isinstance(block, _ServerResult):
+        told = content if isinstance(content, str) else orjson.dumps(content).decode()
+        return {"role": "tool", "tool_call_id": block.tool_use_id, "content": told}
+    if not isinstance(content, str):
+        content = _content([part for inner in content or () for part in _parts(inner)]) or ""
+    message = {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
+    return message | {"status": "error"} if block.is_error else message
+
+
+def _content(parts: Sequence[Mapping[str, JSON]]) -> JSON:
+    """Text as text, for templates that know nothing else."""
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(str(part["text"]) for part in parts) if parts else None
+    return list(parts)
+
+
+def _parts(block: Body) -> list[dict[str, JSON]]:
+    match block:
+        case Text():
+            return _text_parts(block.text)
+        case _SearchResult():
+            return _text_parts("\n".join([block.title, block.source, *(part.text for part in block.content)]))
+        case _ToolReference():
+            return _text_parts(block.tool_name)
+        case _BrowserState():
+            return _text_parts(orjson.dumps(block.model_dump(exclude={"type"}, exclude_none=True)).decode())
+        case _Document():
+            return [*_text_parts("\n".join(filter(None, (block.title, block.context)))), *_document(block)]
+        case _Image():
+            return [{"type": "image_url", "image_url": {"url": _url(block.source)}}]
+    raise AssertionError(block)
+
+
+def _text_parts(text: str) -> list[dict[str, JSON]]:
+    return [{"type": "text", "text": text}] if text else []
+
+
+def _document(block: _Document) -> list[dict[str, JSON]]:
+    match block.source:
+        case {"type": "text", "data": str(text)}:
+            return _text_parts(text)
+        case {"type": "content", "content": str(text)}:
+            return _text_parts(text)
+        case {"type": "content", "content": list(blocks)} if all(isinstance(each, dict) for each in blocks):
+            return [part for each in blocks for part in _part_of_document(each)]
+    file = {"filename": block.title or "document.pdf", "file_data": _url(block.source)}
+    return [{"type": "file", "file": file}]
+
+
+def _part_of_document(block: Mapping[str, JSON]) -> list[dict[str, JSON]]:
+    if isinstance(block.get("text"), str):
+        return _text_parts(str(block["text"]))
+    return [{"type": "image_url", "image_url": {"url": _url(block.get("source") or {})}}]
+
+
+def _url(source: Mapping[str, JSON]) -> str:
+    return str(source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}")

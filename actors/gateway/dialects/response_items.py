@@ -1,0 +1,297 @@
+"""The input items of OpenAI's responses, and the messages of OpenAI's chat that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from al_ray.actors.gateway.dialects.core import Body
+from al_ray.actors.gateway.dialects.fields import Does
+from al_ray.actors.gateway.dialects.fields.responses import RESPONSES_FIELDS
+from al_ray.actors.gateway.dialects.tools import custom_call, full_name, function_call
+from al_ray.errors import BadRequestError
+from al_ray.types import JSON
+
+_ITEMS: Final = RESPONSES_FIELDS["input"]
+Message = dict[str, JSON]
+
+
+class _Text(Body):
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class _Image(Body):
+    type: Literal["input_image"]
+    image_url: str | None = None
+    file_id: str | None = None
+
+
+class _File(Body):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["input_file"]
+
+
+class _Refusal(Body):
+    type: Literal["refusal"]
+    refusal: str
+
+
+_Part = Annotated[_Text | _Image | _File | _Refusal, Field(discriminator="type")]
+
+
+class _Message(Body):
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[_Part]
+
+
+class _FunctionCall(Body):
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    namespace: str | None = None
+
+
+class _CustomCall(Body):
+    type: Literal["custom_tool_call"]
+    call_id: str
+    name: str
+    input: str
+    namespace: str | None = None
+
+
+class _Output(Body):
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    call_id: str | None = None
+    output: str | list[_Part]
+
+
+class _ReasoningText(Body):
+    text: str
+
+
+class _Reasoning(Body):
+    type: Literal["reasoning"]
+    content: list[_ReasoningText] | None = None
+
+
+class _Reference(Body):
+    type: Literal["item_reference"]
+    id: str
+
+
+class _Other(Body):
+    """What has no model of its own: read by ``_CALLS`` and ``_OUTPUTS``, passed over, or refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    id: str | None = None
+    call_id: str | None = None
+
+    @property
+    def call(self) -> str:
+        """The id of the call that it is, or answers."""
+        return self.call_id or self.id or ""
+
+    def get(self, name: str) -> Any:
+        return (self.model_extra or {}).get(name)
+
+
+_KINDS: Final = {
+    "message": "message",
+    "function_call": "function_call",
+    "custom_tool_call": "custom_tool_call",
+    "function_call_output": "output",
+    "custom_tool_call_output": "output",
+    "reasoning": "reasoning",
+    "item_reference": "item_reference",
+}
+
+
+def _kind(item: Any) -> str:
+    """By which of the models an item is read; a message or a reference may leave its type out."""
+    if not isinstance(item, dict):
+        return _KINDS.get(getattr(item, "type", ""), "other")
+    kind = item.get("type")
+    if kind is None:
+        return "item_reference" if "id" in item and "role" not in item else "message"
+    return _KINDS.get(str(kind), "other")
+
+
+Item = Annotated[
+    Annotated[_Message, Tag("message")]
+    | Annotated[_FunctionCall, Tag("function_call")]
+    | Annotated[_CustomCall, Tag("custom_tool_call")]
+    | Annotated[_Output, Tag("output")]
+    | Annotated[_Reasoning, Tag("reasoning")]
+    | Annotated[_Reference, Tag("item_reference")]
+    | Annotated[_Other, Tag("other")],
+    Discriminator(_kind),
+]
+
+_CALLS: Final[Mapping[str, Callable[[_Other], tuple[str, JSON]]]] = {
+    "local_shell_call": lambda item: ("local_shell", item.get("action")),
+    "shell_call": lambda item: ("shell", item.get("action")),
+    "apply_patch_call": lambda item: ("apply_patch", item.get("operation")),
+    "computer_call": lambda item: ("computer", [item.get("action"), item.get("actions")]),
+    "tool_search_call": lambda item: ("tool_search", item.get("arguments")),
+    "program": lambda item: ("program", {"code": item.get("code")}),
+    "web_search_call": lambda item: ("web_search", item.get("action")),
+    "file_search_call": lambda item: ("file_search", {"queries": item.get("queries")}),
+    "code_interpreter_call": lambda item: ("code_interpreter", {"code": item.get("code")}),
+    "mcp_call": lambda item: (str(item.get("name")), item.get("arguments")),
+}
+"""The function's name and its arguments, of the calls of the API's own tools."""
+_RESULTS: Final[Mapping[str, Callable[[_Other], JSON]]] = {
+    "web_search_call": lambda item: item.get("status"),
+    "file_search_call": lambda item: item.get("results"),
+    "code_interpreter_call": lambda item: item.get("outputs"),
+    "mcp_call": lambda item: item.get("output") or item.get("error"),
+    "local_shell_call_output": lambda item: item.get("output"),
+    "shell_call_output": lambda item: item.get("output"),
+    "apply_patch_call_output": lambda item: item.get("output"),
+    "program_output": lambda item: item.get("result"),
+    "tool_search_output": lambda item: _names(item.get("tools")),
+}
+"""The answer of a tool: of its own item, or in that of its call."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What the items of one request say."""
+
+    messages: list[Message] = field(default_factory=list)
+    answers: list[tuple[int, str]] = field(default_factory=list)
+    """Calls whose answers stand among the messages: before which of them, and the call's id."""
+    tools: list[Any] = field(default_factory=list)
+    """Those that items offer, as in the request's ``tools``."""
+
+
+def conversation(sent: str | Sequence[Any]) -> Conversation:
+    """What the assistant thought, said and called in a row is one message of OpenAI's chat. Raises
+    ``BadRequestError`` for an item that cannot be passed over."""
+    if isinstance(sent, str):
+        return Conversation([{"role": "user", "content": sent}])
+    reader = _Reader()
+    for place, item in enumerate(sent):
+        reader.read(item, place)
+    reader.end_turn()
+    return reader.told
+
+
+class _Reader:
+    """Makes messages of items, one after the other."""
+
+    def __init__(self) -> None:
+        self.told = Conversation()
+        self._turn: Message = {}
+        """What the assistant has said by now."""
+
+    def read(self, item: Any, place: int) -> None:
+        match item:
+            case _Message(role="assistant"):
+                if self._turn.get("content") is not None:
+                    self.end_turn()
+                self._assistant()["content"] = _content(item.content)
+            case _Reasoning():
+                self.end_turn()
+                self._assistant()["reasoning"] = "".join(part.text for part in item.content or ())
+            case _FunctionCall():
+                name = full_name(item.name, item.namespace)
+                self._call(function_call(item.call_id, name, item.arguments))
+            case _CustomCall():
+                self._call(custom_call(item.call_id, full_name(item.name, item.namespace), item.input))
+            case _Message():
+                role = "system" if item.role == "developer" else item.role
+                self._add({"role": role, "content": _content(item.content)})
+            case _Output():
+                self._add(_tool_message(item.call_id or "", _content(item.output)))
+            case _Reference():
+                self._refer(item.id)
+            case _Other():
+                self._read_other(item, f"input.{place}")
+
+    def end_turn(self) -> None:
+        """The assistant's message is whole, if it says anything."""
+        turn, self._turn = self._turn, {}
+        if turn.get("content") is not None or turn.get("reasoning") or turn.get("tool_calls"):
+            self.told.messages.append(turn)
+
+    def _add(self, message: Message) -> None:
+        self.end_turn()
+        self.told.messages.append(message)
+
+    def _assistant(self) -> Message:
+        if not self._turn:
+            self._turn = {"role": "assistant", "content": None}
+        return self._turn
+
+    def _call(self, call: JSON) -> None:
+        self._assistant().setdefault("tool_calls", []).append(call)
+
+    def _refer(self, item_id: str) -> None:
+        """To the whole answer that the item is of: its other items need not be named."""
+        self.end_turn()
+        kind, _, place_and_call = item_id.partition("_")
+        call_id = place_and_call.partition("_")[2] if kind == "item" else item_id
+        if (answer := (len(self.told.messages), call_id)) not in self.told.answers[-1:]:
+            self.told.answers.append(answer)
+
+    def _read_other(self, item: _Other, place: str) -> None:
+        treatment = _ITEMS.get(item.type)
+        if treatment is None or treatment.does is Does.REFUSED:
+            cure = "the gateway does not know it" if treatment is None else treatment.told
+            raise BadRequestError(f"{place}: {item.type}: {cure}")
+        if item.type in _CALLS:
+            name, arguments = _CALLS[item.type](item)
+            self._call(function_call(item.call, name, _as_text(arguments)))
+        if item.type in _RESULTS:
+            failed = bool(item.get("error")) or item.get("status") == "failed"
+            self._add(_tool_message(item.call, _as_text(_RESULTS[item.type](item)), failed=failed))
+        if item.type in ("additional_tools", "tool_search_output"):
+            self.told.tools += item.get("tools") or ()
+
+
+def _tool_message(call_id: str, content: JSON, *, failed: bool = False) -> Message:
+    message: Message = {"role": "tool", "tool_call_id": call_id, "content": content}
+    return message | {"status": "error"} if failed else message
+
+
+def _as_text(value: JSON) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _content(sent: str | Sequence[Any]) -> JSON:
+    """Text as text, for templates that know nothing else."""
+    if isinstance(sent, str):
+        return sent
+    parts = [_part(part) for part in sent]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(str(part["text"]) for part in parts)
+    return parts
+
+
+def _part(part: Any) -> Mapping[str, JSON]:
+    match part:
+        case _Image():
+            return {"type": "image_url", "image_url": {"url": part.image_url or part.file_id}}
+        case _File():
+            return {"type": "file", "file": part.model_extra}
+        case _Refusal():
+            return {"type": "text", "text": part.refusal}
+    return {"type": "text", "text": part.text}
+
+
+def _names(tools: Any) -> list[str]:
+    known = tools if isinstance(tools, list) else []
+    return [str(tool.get("name")) for tool in known if isinstance(tool, Mapping)]

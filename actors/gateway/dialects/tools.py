@@ -1,0 +1,143 @@
+"""Tools in OpenAI's chat shape, whatever an API calls them, and how the model's calls are told back.
+
+The model knows functions alone. A tool that takes free text is a function of one string to it, one within a
+namespace a function with a longer name, and a tool of the API's own whose work the agent does, such as a
+shell, a function with the arguments that the API gives it. A tool whose work the API's own servers would do
+cannot be offered: it is left out, and the record says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from al_ray.actors.gateway.dialects.core import ToldAs
+from al_ray.errors import BadRequestError
+from al_ray.types import JSON
+
+_INPUT: Final = "input"
+_TEXT_ALONE: Final = {
+    "type": "object",
+    "properties": {_INPUT: {"type": "string"}},
+    "required": [_INPUT],
+    "additionalProperties": False,
+}
+
+
+@dataclass(slots=True)
+class Offer:
+    """The tools of one request."""
+
+    functions: list[dict[str, JSON]] = field(default_factory=list)
+    """In OpenAI's chat shape."""
+    told_as: dict[str, ToldAs] = field(default_factory=dict)
+    """By the function's name, those that the API knows otherwise."""
+    left_out: list[str] = field(default_factory=list)
+    """The types of those that cannot be offered."""
+
+    def function(
+        self,
+        name: str,
+        description: str | None,
+        parameters: JSON,
+        strict: bool | None = None,
+        namespace: str | None = None,
+    ) -> None:
+        if namespace is not None:
+            self.told_as[full_name(name, namespace)] = ToldAs("function", name, namespace)
+        self.functions.append(function_tool(full_name(name, namespace), description, parameters, strict))
+
+    def custom(self, name: str, description: str | None, format: JSON, namespace: str | None = None) -> None:
+        """A tool that takes free text, or text of a grammar."""
+        self.told_as[full_name(name, namespace)] = ToldAs("custom", name, namespace)
+        told = "\n\n".join(part for part in (description, _grammar(format)) if part)
+        self.functions.append(function_tool(full_name(name, namespace), told or None, _TEXT_ALONE))
+
+    def own(self, type: str, name: str, description: str, parameters: JSON) -> None:
+        """A tool of the API's own, whose work the agent does."""
+        self.told_as[name] = ToldAs(type, name)
+        self.functions.append(function_tool(name, description, parameters))
+
+    def only(self, names: Iterable[str]) -> None:
+        """Offer these alone, by the names that the agent gave them. Raises ``BadRequestError``."""
+        allowed = {self.chosen(name) for name in names}
+        self.functions = [tool for tool in self.functions if _name(tool) in allowed]
+
+    def chosen(self, name: str) -> str:
+        """The function that the agent calls ``name``. Raises ``BadRequestError``."""
+        for function in self.functions:
+            known = _name(function)
+            if known == name or (known in self.told_as and self.told_as[known].name == name):
+                return known
+        raise BadRequestError(f"tool_choice: no tool that can be offered is named {name!r}; add it to tools")
+
+    def choice(self, choice: JSON) -> JSON:
+        """``choice``, or none where all tools were left out. Raises ``BadRequestError`` where it demands
+        one."""
+        if self.functions or not self.left_out:
+            return choice
+        if choice == "required":
+            raise BadRequestError(
+                f"tool_choice: a tool is demanded, and none of {', '.join(self.left_out)} can be offered: "
+                "their work is done by the API's own servers; add a function"
+            )
+        return None
+
+
+def _name(tool: Mapping[str, JSON]) -> str:
+    function = tool.get("function")
+    return str(function.get("name")) if isinstance(function, Mapping) else ""
+
+
+def named(name: str) -> dict[str, JSON]:
+    """A tool choice in OpenAI's chat shape."""
+    return {"type": "function", "function": {"name": name}}
+
+
+def full_name(name: str, namespace: str | None) -> str:
+    """That of the function."""
+    return name if not namespace else f"{namespace.removesuffix('__')}__{name}"
+
+
+def function_tool(
+    name: str, description: str | None, parameters: JSON, strict: bool | None = None
+) -> dict[str, JSON]:
+    """A tool in OpenAI's chat shape, without what was not said."""
+    function = {"name": name, "description": description, "parameters": parameters, "strict": strict}
+    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
+
+
+def function_call(call_id: str, name: str, arguments: str) -> dict[str, JSON]:
+    """A tool call in OpenAI's chat shape."""
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def custom_call(call_id: str, name: str, input: str) -> dict[str, JSON]:
+    """A call of a tool that takes free text, in OpenAI's chat shape."""
+    return function_call(call_id, name, orjson.dumps({_INPUT: input}).decode())
+
+
+def custom_input(arguments: str) -> str:
+    """The text that the model gives a tool that takes free text; what is no such object is not lost."""
+    given = as_object(arguments).get(_INPUT)
+    return given if isinstance(given, str) else arguments
+
+
+def as_object(arguments: str) -> Mapping[str, Any]:
+    """A tool call's arguments; empty where they are no object."""
+    try:
+        value = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _grammar(format: JSON) -> str | None:
+    """What a custom tool's format says, for the model to read."""
+    if not isinstance(format, Mapping) or format.get("type") != "grammar":
+        return None
+    told = format.get("grammar", format)
+    return f"The input is text of this {told.get('syntax')} grammar:\n{told.get('definition')}"
