@@ -70,6 +70,15 @@ class RewardError(AlRayError):
     """An attempt without a reward, or with one that is no finite number."""
 
 
+class UnreadableError(AlRayError):
+    """The spans of one rollout hold what cannot be read; nobody else's are in question."""
+
+    def __init__(self, rollout_id: str, error: Exception) -> None:
+        self.rollout_id = rollout_id
+        self.reason = f"{type(error).__name__}: {error}"
+        super().__init__(f"the spans of rollout {rollout_id} cannot be read: {self.reason}")
+
+
 class ToldError(AlRayError):
     """An error of another process, as that process told it: ``str`` of it is the traceback."""
 

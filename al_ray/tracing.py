@@ -48,6 +48,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 QUEUE_SPANS: Final = 4096
 """What waits to be sent; more is dropped."""
+_LARGEST_REWARD: Final = 1e30
 MAX_TEXT: Final = 32 * 2**10
 """Characters of one attribute."""
 _BATCH: Final = 256
@@ -174,12 +175,11 @@ def reward(value: float | Mapping[str, float], *, call: str | None = None) -> No
     """A reward, or several by name of which ``reward`` (else the first) is the primary one. ``call`` is
     the id of the model's response that earned it; without it, the last call before it did."""
     given = value if isinstance(value, Mapping) else {"reward": value}
-    try:
-        by_name = {str(name): float(each) for name, each in given.items() if math.isfinite(each)}
-    except OverflowError:  # an integer beyond what a float holds
-        by_name = {}
+    by_name = {str(name): float(each) for name, each in given.items() if abs(each) <= _LARGEST_REWARD}
     if not by_name or len(by_name) < len(given):
-        raise ValueError(f"reward: {value!r}: give a finite number, or some by name")
+        raise ValueError(
+            f"reward: {value!r}: give a finite number, of at most {_LARGEST_REWARD:g}, or some by name"
+        )
     primary = by_name.get("reward", next(iter(by_name.values())))
     attributes = {"al_ray.reward": primary, "al_ray.reward.call": call}
     with _span("reward", {**attributes, "al_ray.reward.dimensions": by_name}):

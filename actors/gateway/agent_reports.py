@@ -21,13 +21,13 @@ from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError
 from al_ray.traces import semconv
-from al_ray.traces.reward_span import PRIMARY, reward_attributes
+from al_ray.traces.reward_span import LARGEST, PRIMARY, reward_attributes
 from al_ray.types import JSON, Attempt, Span, SpanKind
 
 REWARDS: Final = "/v1/al_ray/rewards"
 EVENTS: Final = "/v1/al_ray/events"
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 

@@ -8,7 +8,6 @@ the way stay what they are; what is returned or evaluated comes on top, as the t
 from __future__ import annotations
 
 import inspect
-import math
 import reprlib
 import time
 import uuid
@@ -21,7 +20,7 @@ from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import storable
 from al_ray.errors import RewardError
 from al_ray.recipe import AgentSection, dotted
-from al_ray.traces.reward_span import reward_attributes
+from al_ray.traces.reward_span import LARGEST, reward_attributes
 from al_ray.types import Attempt, Span, SpanKind
 
 
@@ -82,7 +81,9 @@ class Scoring:
             value = _finite(given.get(name))
             if value is None:
                 shown = reprlib.repr(given.get(name))
-                raise RewardError(f"{source} returned {shown} as {name}; it must be a finite number")
+                raise RewardError(
+                    f"{source} returned {shown} as {name}; it must be a finite number, of at most {LARGEST:g}"
+                )
             rewards[str(name)] = value
         if unstorable := [name for name in rewards if name != storable(name)]:
             raise RewardError(f"{source} returned a reward named {unstorable[0]!r}; name it in plain text")
@@ -91,7 +92,7 @@ class Scoring:
 
 def _finite(value: Any) -> float | None:
     """A number as numbers are counted here, those of numpy and torch among them; None if it is none, or not
-    finite, or beyond what a float holds."""
+    finite, or beyond what a reward may be."""
     if not isinstance(value, Real | Decimal) and hasattr(value, "item"):
         try:
             value = value.item()
@@ -103,4 +104,4 @@ def _finite(value: Any) -> float | None:
         number = float(value)
     except (OverflowError, ValueError):  # 10**400; a signalling NaN
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None

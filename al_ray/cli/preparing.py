@@ -32,7 +32,7 @@ def dry_run(recipe: Recipe) -> None:
     else:
         with nodes() as found:
             placed = plan(recipe, found)
-    console.header(loading.dump(recipe).splitlines())
+    console.header(loading.as_yaml(loading.shown(recipe)).splitlines())
     console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out", *tasks.left_out])
     rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus}", str(b.gpus)) for b in placed.bundles]
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]

@@ -6,6 +6,7 @@ task counts once, by the mean of those of its samples that have a score.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Final
 
 import orjson
 
+from al_ray.errors import UnreadableError
 from al_ray.evaluation.estimates import Estimate, estimate, pass_at_k
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.outcome import Outcome, outcome_of
@@ -24,6 +26,8 @@ SUCCESS: Final = 1.0
 """A rollout is a success, for pass@k and avg@k, if its primary reward is at least this."""
 _ROUNDING: Final = 1e-9
 """0.9 + 0.1 is a success, in whatever order it was added up."""
+
+_log = logging.getLogger(__name__)
 
 Scores = Mapping[str, Estimate]
 """By name: the primary reward, the other metrics, ``avg@8``, ``pass@1``, ``pass@2`` and so on."""
@@ -56,7 +60,11 @@ def result_of(rollout: Rollout, settings: TransitionsSection, model: str) -> Res
     task, group, outcome = rollout.request.task, rollout.request.group, outcome_of(rollout, model)
     if rollout.status is not RolloutStatus.SUCCEEDED:
         return Result(task, group, None, outcome, failure=_reason(rollout.status, rollout.attempts))
-    episode = trajectory(rollout, settings)
+    try:
+        episode = trajectory(rollout, settings)
+    except UnreadableError as error:
+        _log.warning("%s", error, exc_info=error)
+        return Result(task, group, None, outcome, failure="unreadable spans")
     light = [replace(t, prompt_ids=(), response_ids=(), logprobs=()) for t in episode.transitions]
     missing = None if settings.reward in episode.rewards else f"no reward {settings.reward!r}"
     output = rollout.attempts[-1].output

@@ -8,9 +8,10 @@ Nothing is started and neither torch, Ray nor vLLM is imported.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails
 from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import Recipe, checks
 from al_ray.recipe.stages import STAGES
+from al_ray.types import JSON
 
 DATA_VARIABLE = "AL_RAY_DATA"
 _DECIDES_NOTHING = ("output", "engines", "learners", "placement", "checkpoint", "wandb", "health")
@@ -31,6 +33,10 @@ _BESIDE_THE_RECIPE = (
     ("agent", "requirements"),
 )
 """Paths that are relative to the recipe."""
+
+
+_SECRET: Final = "***"
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -60,15 +66,40 @@ def reload(path: Path) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out; ``load`` reads it back as the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return as_yaml(recipe.model_dump(mode="json"))
+
+
+def as_yaml(content: dict[str, JSON]) -> str:
+    """In the order of the keys."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def shown(recipe: Recipe) -> dict[str, JSON]:
+    """The recipe as it is shown to people and trackers: without what is secret in it."""
+    content: dict[str, JSON] = recipe.model_dump(mode="json")
+    headers = content["traces"]["export"]["headers"]
+    headers.update(dict.fromkeys(headers, _SECRET))
+    return cast(dict[str, JSON], _without_credentials(content))
+
+
+def _without_credentials(value: JSON) -> JSON:
+    """URLs lose the user and password in them."""
+    if isinstance(value, dict):
+        return {name: _without_credentials(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(each) for each in value]
+    return _CREDENTIALS.sub(_SECRET, value) if isinstance(value, str) else value
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[Problem]:
     """Where two recipes ask for different runs: path, our value, and a cure that names theirs."""
-    pairs = ours.model_dump(exclude=set(_DECIDES_NOTHING)), theirs.model_dump(exclude=set(_DECIDES_NOTHING))
+    our, their = (
+        {name: value for name, value in shown(recipe).items() if name not in _DECIDES_NOTHING}
+        for recipe in (ours, theirs)
+    )
     return [
         Problem(path, our_value, f"the run was started with {their_value!r}; give that, or start a new run")
-        for path, our_value, their_value in _walk_differences(*pairs, "")
+        for path, our_value, their_value in _walk_differences(our, their, "")
     ]
 
 

@@ -15,7 +15,7 @@ import orjson
 import wandb
 
 from al_ray.errors import Problem, UserError
-from al_ray.recipe import Recipe
+from al_ray.recipe import Recipe, loading
 from al_ray.rollouts.conversation import transcript
 from al_ray.rollouts.rewards import rewards
 from al_ray.types import Rollout, SpanKind
@@ -41,7 +41,7 @@ class WandbSink:
                 id=_run_id(folder),
                 resume="allow",
                 dir=folder,
-                config=recipe.model_dump(mode="json"),
+                config=loading.shown(recipe),
                 mode=mode,
                 # The console belongs to al_ray: W&B neither writes to it nor copies it.
                 settings=wandb.Settings(console="off", silent=True),

@@ -8,6 +8,7 @@ a page at a time; the file is whole or not there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -21,13 +22,15 @@ import pyarrow.parquet as pq
 
 from al_ray.database.query import Query
 from al_ray.database.reader import Records
-from al_ray.errors import Problem, UserError
+from al_ray.errors import Problem, UnreadableError, UserError
 from al_ray.machines.whole import whole_file
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.search import Search, every, matching
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import JSON, Rollout, Signals
+
+_log = logging.getLogger(__name__)
 
 Row = Mapping[str, JSON]
 
@@ -202,7 +205,11 @@ _TRANSITION: Final = {
 def _transitions(source: Export) -> Iterator[Row]:
     """Of each rollout's last attempt; ``return`` is null where nothing was rewarded."""
     for rollout in matching(source.records, source.search, with_calls=True):
-        episode = trajectory(rollout, source.settings)
+        try:
+            episode = trajectory(rollout, source.settings)
+        except UnreadableError as error:
+            _log.warning("left out: %s", error)
+            continue
         returned = episode.reward if source.settings.reward in episode.rewards else None
         for transition in episode.transitions:
             yield {

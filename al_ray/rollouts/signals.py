@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Final
 
-import orjson
-
 from al_ray.rollouts import tool_results
 from al_ray.rollouts.tool_results import ToolStatus, of_error, of_span
 from al_ray.traces import messages, semconv
@@ -116,8 +114,5 @@ def _asked(tool_call: Message) -> tuple[str, str]:
     """Name and arguments; the same arguments are the same text, and those that are JSON begin so."""
     function = tool_call["function"]
     name, arguments = str(function.get("name")), function.get("arguments")
-    try:
-        parsed = orjson.loads(arguments) if isinstance(arguments, str) else arguments
-    except orjson.JSONDecodeError:
-        return name, f"not JSON: {arguments}"
-    return name, orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS).decode()
+    canonical = messages.canonical_arguments(arguments)
+    return name, f"not JSON: {arguments}" if canonical is None else canonical

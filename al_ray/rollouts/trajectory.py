@@ -14,7 +14,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final
 
-from al_ray.errors import Problem, UserError
+from al_ray.errors import Problem, UnreadableError, UserError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.intermediate import intermediate_rewards
 from al_ray.rollouts.rewards import by_dimension
@@ -32,7 +32,15 @@ _Place = tuple[int, float]
 
 
 def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Trajectory:
-    """The transitions of the rollout's deciding attempt, each with the rewards that it earned."""
+    """The transitions of the rollout's deciding attempt, each with the rewards that it earned. Raises
+    ``UnreadableError`` if its spans hold what nobody expected there."""
+    try:
+        return _trajectory(rollout, settings)
+    except Exception as error:  # agents write spans: whatever they hold is the fault of their rollout alone
+        raise UnreadableError(rollout.id, error) from error
+
+
+def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
     nesting = Nesting(rollout.spans)
     answers = [(call, list(_answers(call))) for call in nesting.calls]
     transitions = dict(_transitions(nesting, answers, settings))

@@ -34,7 +34,7 @@ class RunFolder:
         """A new folder ``output/recipe name/name``. Raises ``UserError`` if it is there already."""
         path = _place(recipe, name)
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, mode=0o700)  # its store holds live keys, and what agents were told
         except FileExistsError:
             cure = "this run exists; give another --run, or --resume to go on with it"
             raise UserError(Problem("run", str(path), cure)) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
+import orjson
+
 from al_ray.traces import semconv
 from al_ray.types import JSON, Span
 
@@ -46,6 +48,16 @@ def text(content: JSON) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(text(part.get("text")) for part in _mappings(content))
+
+
+def canonical_arguments(arguments: JSON) -> str | None:
+    """The same text for the same arguments of a tool call, told as JSON or as a value. None: they are no
+    JSON, or nested deeper than anybody reads."""
+    try:
+        parsed = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+        return orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
 
 
 def _mappings(found: JSON) -> Sequence[Message]:

@@ -9,6 +9,7 @@ encloses nothing: what it holds belongs to what encloses the noise.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from al_ray.types import JSON, Span, SpanKind
 TOOL: Final = "execute_tool"
 OPERATIONS: Final = frozenset({TOOL, "invoke_agent", "create_agent", "invoke_workflow", "chat", "operation"})
 """The known operations, in OpenTelemetry's words for agents."""
+
+_INDEX: Final = re.compile(r"[0-9]{1,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ class Nesting:
     def _named(self, name: str) -> Earner | None:
         """From ``CALL`` or ``CALL/INDEX``."""
         head, _, index = name.rpartition("/")
-        for call_id, choice in ((name, None), (head, int(index) if index.isdecimal() else None)):
+        told = int(index) if _INDEX.fullmatch(index) else None
+        for call_id, choice in ((name, None), (head, told)):
             span = self._by_id.get(self.twins.get(call_id, call_id))
             if span is not None and span.kind is SpanKind.CALL:
                 return Earner(span, choice)

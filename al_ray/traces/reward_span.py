@@ -12,6 +12,9 @@ from al_ray.types import JSON, Span
 PRIMARY: Final = "reward"
 """The dimension of a reward that has no name of its own."""
 
+LARGEST: Final = 1e30
+"""What a reward may be, either way: sums and squares of such are still numbers."""
+
 
 def reward_attributes(rewards: Mapping[str, float], primary: float | None = None) -> dict[str, JSON]:
     """Of rewards by dimension. ``primary``, which other tools show, is by default the one called ``reward``,

@@ -7,7 +7,6 @@ stays as it is.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -16,7 +15,7 @@ import orjson
 
 from al_ray.errors import BadRequestError
 from al_ray.traces import semconv
-from al_ray.traces.reward_span import PRIMARY, reward_attributes
+from al_ray.traces.reward_span import LARGEST, PRIMARY, reward_attributes
 from al_ray.types import JSON
 
 _LIGHTNING: Final = "agentlightning."
@@ -51,7 +50,7 @@ _CALL_ID: Final = re.compile(r'"id":\s*"((?:chatcmpl|cmpl|resp|msg)[-_][\w-]+)"'
 
 def understood(name: str, told: Mapping[str, JSON]) -> dict[str, JSON]:
     """The attributes of the span ``name`` with what they mean. Raises ``BadRequestError`` for a reward
-    that is no finite number."""
+    that is no number, or too large for one."""
     attributes = dict(told)
     for key, meant in _meanings(name, told):
         if meant not in (None, ""):
@@ -146,9 +145,9 @@ def _rewards(name: str, told: Mapping[str, JSON]) -> dict[str, float]:
 
 
 def _number(name: str, value: JSON) -> float:
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, int | float) and abs(value) <= LARGEST:
         return float(value)
-    raise BadRequestError(f"reward {name!r}: {value!r}: give a finite number")
+    raise BadRequestError(f"reward {name!r}: {value!r}: give a finite number, of at most {LARGEST:g}")
 
 
 def _numbered(told: Mapping[str, JSON], prefix: str, key: str, value: str) -> Iterator[tuple[JSON, JSON]]:

@@ -14,7 +14,7 @@ from typing import Final
 
 import orjson
 
-from al_ray.traces import semconv
+from al_ray.traces import messages, semconv
 from al_ray.types import JSON, Span, SpanKind
 
 _MODEL_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content"})
@@ -101,8 +101,8 @@ def _during(call: Span, span: Span) -> bool:
 
 def _told_answer(span: Span) -> _Answer | None:
     """The first answer that the telemetry tells of; None if it tells of none."""
-    if messages := _list(span, semconv.OUTPUT_MESSAGES):
-        return _answer(messages[0])
+    if answers := _list(span, semconv.OUTPUT_MESSAGES):
+        return _answer(answers[0])
     message: dict[str, JSON] = {}
     tools: dict[str, dict[str, JSON]] = {}
     for key, value in span.attributes.items():
@@ -146,14 +146,10 @@ def _answer(message: Mapping[str, JSON]) -> _Answer:
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
             asked.append(function)
-    return text.strip(), tuple((str(call.get("name")), _canonical(call.get("arguments"))) for call in asked)
+    return text.strip(), tuple((str(call.get("name")), _arguments(call)) for call in asked)
 
 
-def _canonical(arguments: JSON) -> str:
-    """The same text for the same arguments, whether they are told as JSON or as a value."""
-    if isinstance(arguments, str):
-        try:
-            arguments = orjson.loads(arguments)
-        except orjson.JSONDecodeError:
-            return arguments
-    return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
+def _arguments(call: Mapping[str, JSON]) -> str:
+    told = call.get("arguments")
+    canonical = messages.canonical_arguments(told)
+    return str(told) if canonical is None else canonical

@@ -443,3 +443,16 @@ def test_recipes_differ_where_they_ask_for_another_run_and_not_in_where_it_runs(
         "seed: 2: the run was started with 0; give that, or start a new run",
         "stages.1.group_size: 4: the run was started with 2; give that, or start a new run",
     ]
+
+
+def test_what_is_secret_in_a_recipe_is_not_shown_and_not_compared(folder: Path) -> None:
+    """Headers of an export, and the user in a URL; the run's own file keeps them: it needs them."""
+    headers = {"authorization": "Bearer hush"}
+    endpoint = "https://me:hush@collector:4318/path"
+    export = {"endpoint": endpoint, "headers": headers}
+    path = toy.write_recipe(folder, content(folder) | {"traces": {"export": export}})
+    recipe = loading.load(path)
+    text = loading.as_yaml(loading.shown(recipe))
+    assert "hush" not in text and "authorization: '***'" in text and "https://***@collector:4318/path" in text
+    assert "Bearer hush" in loading.dump(recipe)
+    assert loading.differences(recipe, loading.load(path, ["traces.export.headers.authorization=x"])) == []

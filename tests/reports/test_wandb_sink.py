@@ -28,6 +28,7 @@ def _recipe(mode: str = "offline") -> Recipe:
             "agent": {"run": "envs.calc:agent"},
             "stages": [{"algorithm": "grpo", "steps": 1, "optimizer": {"learning_rate": 1e-5}}],
             "wandb": {"enabled": True, "mode": mode},
+            "traces": {"export": {"endpoint": "http://c:4318", "headers": {"authorization": "hush"}}},
         }
     )
 
@@ -97,6 +98,7 @@ def test_offline_it_logs_by_step_and_a_resumed_run_is_the_same_run(tmp_path: Pat
     resumed.close(True)
 
     first, second = _records(tmp_path)
+    assert not any("hush" in str(record) for record in first + second)
     ids = {record.run.run_id for record in first + second if record.WhichOneof("record_type") == "run"}
     assert len(ids) == 1
     assert any(record.metric.glob_name == "*" and record.metric.step_metric == "step" for record in first)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_ray.errors import UserError
+from al_ray.errors import UnreadableError, UserError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.traces import semconv
@@ -183,3 +183,33 @@ def test_a_recipe_that_names_a_reward_or_an_agent_that_there_is_not_is_refused()
     assert "transitions.train: ['writer']: no agent that made a call has such a name" in str(error.value)
     require_named(settings, [])
     require_named(TransitionsSection(), [trajectory(_rollout([_call(0, [[7]])]))])
+
+
+def test_a_named_choice_of_thousands_of_digits_is_none() -> None:
+    """Python reads no integer of so many digits; the reward is the last call's."""
+    named = {semconv.REWARD: 2.0, semconv.REWARD_CALL: "s0/" + "9" * 5000}
+    spans = [_call(0, [[7]]), _call(1, [[8]]), _span(2, SpanKind.REWARD, named)]
+    assert _rewards(spans) == {"s0/0": 2.0, "s1/0": 0.0}
+
+
+@pytest.mark.parametrize("arguments", ['{"a": ' + "[" * 260 + "]" * 260 + "}", "[" * 100_000, {"a": [1]}])
+def test_arguments_of_any_depth_are_read(arguments: JSON) -> None:
+    asked = {"id": "c", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    answered, telemetry = _call(0, [[7]]), _span(1, SpanKind.EVENT, {semconv.OPERATION: "chat"})
+    for span in (answered, telemetry):
+        span.attributes[semconv.OUTPUT_MESSAGES] = [  # type: ignore[index]
+            {"role": "assistant", "content": None, "tool_calls": [asked]}
+        ]
+    [transition] = trajectory(_rollout([answered, telemetry])).transitions
+    assert transition.signals.malformed_calls == (not isinstance(arguments, dict))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{semconv.REWARD: 1e308}, {semconv.REWARD: "one"}, {semconv.REWARD: 1.0, semconv.REWARD_DIMENSIONS: [1]}],
+)
+def test_what_cannot_be_read_is_told_with_its_rollout(attributes: dict[str, JSON]) -> None:
+    """Were it in a store: no way leads such a reward into it."""
+    spans = [_call(0, [[7]]), _span(1, SpanKind.REWARD, attributes), _span(2, SpanKind.REWARD, attributes)]
+    with pytest.raises(UnreadableError, match="the spans of rollout r cannot be read"):
+        trajectory(_rollout(spans))

@@ -34,6 +34,11 @@ def test_a_run_is_made_once(recipe: Recipe, tmp_path: Path) -> None:
         RunFolder.create(recipe, "a")
 
 
+def test_a_run_is_its_owners_alone(recipe: Recipe) -> None:
+    """Its store holds the keys of attempts under way."""
+    assert RunFolder.create(recipe, "a").path.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "*", "-x"])
 def test_a_name_that_leads_elsewhere_is_refused(recipe: Recipe, tmp_path: Path, name: str) -> None:
     for use in (RunFolder.create, RunFolder.resume):

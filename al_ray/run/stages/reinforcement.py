@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from al_ray.algorithms.named import algorithm
 from al_ray.data.task_order import tasks_of_step
-from al_ray.recipe import GrpoStage, Recipe
+from al_ray.errors import UnreadableError
+from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.batch_metrics import (
     call_metrics,
@@ -22,7 +24,9 @@ from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
-from al_ray.types import Group, RolloutRequest, RolloutStatus, Task, Trajectory
+from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Task, Trajectory
+
+_log = logging.getLogger(__name__)
 
 MIN_GROUP = 2
 """A group with fewer rollouts that succeeded has nothing to compare."""
@@ -66,16 +70,12 @@ class Reinforcement:
         return rollout_requests(self.recipe, f"step-{step:06d}", chosen, self.settings.group_size, "train")
 
     def batch_of(self, groups: Sequence[Group], policy_version: int) -> Batch:
-        """Failed rollouts are left out before anything is compared, and counted; so are those without a call
-        that is trained or without the reward that is learnt from."""
+        """Failed rollouts are left out before anything is compared, and counted; so are those that cannot be
+        read, and those without a call that is trained or without the reward that is learnt from."""
         transitions = self.recipe.transitions
         ordered = sorted(groups, key=lambda group: group.id)
         ended = [
-            [
-                trajectory(rollout, transitions)
-                for rollout in group.rollouts
-                if rollout.status is RolloutStatus.SUCCEEDED
-            ]
+            [episode for rollout in group.rollouts if (episode := _episode(rollout, transitions))]
             for group in ordered
         ]
         require_named(transitions, [episode for group in ended for episode in group])
@@ -92,6 +92,8 @@ class Reinforcement:
         metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
         metrics |= dimension_metrics(episodes, transitions.reward)
         metrics |= intermediate_metrics(episodes, transitions)
+        succeeded = [r for group in groups for r in group.rollouts if r.status is RolloutStatus.SUCCEEDED]
+        metrics["rollout/unreadable"] = len(succeeded) - sum(map(len, ended))
         metrics["rollout/dropped_groups"] = len(groups) - len(kept)
         metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
         chosen = algorithm(self.settings, self.recipe.agent.sampling)
@@ -101,3 +103,14 @@ class Reinforcement:
         metrics |= health_metrics(groups, outcomes, kept, learning)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
         return Batch(rows, chosen.loss, metrics, examples, outcomes)
+
+
+def _episode(rollout: Rollout, settings: TransitionsSection) -> Trajectory | None:
+    """None: it failed, or cannot be read."""
+    if rollout.status is not RolloutStatus.SUCCEEDED:
+        return None
+    try:
+        return trajectory(rollout, settings)
+    except UnreadableError as error:
+        _log.warning("left out: %s", error, exc_info=error)
+        return None

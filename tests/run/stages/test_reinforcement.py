@@ -212,3 +212,18 @@ def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
     assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
     assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0
     assert metrics["rollout/left_out_aborted"] == metrics["rollout/attempts_failed"] == 1
+
+
+def test_a_rollout_that_cannot_be_read_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """The others of its group are compared; an evaluation gives it no score."""
+    poisoned = rollout("g", 2, 1.0)
+    told = {semconv.REWARD: 1e308}
+    more = [Span(f"huge {i}", "g/2", 1, SpanKind.REWARD, "reward", 9, 9, told, 9 + i) for i in (0, 1)]
+    poisoned = replace(poisoned, spans=[*poisoned.spans, *more])
+    group = Group("g", "b", [rollout("g", 0, 0.0), rollout("g", 1, 1.0), poisoned])
+    batch = stage().batch_of([group], 0)
+    assert {row.rollout_id for row in batch.rows} == {"g/0", "g/1"}
+    assert (batch.metrics["rollout/unreadable"], batch.metrics["rollout/failed"]) == (1, 0)
+    assert "left out: the spans of rollout g/2 cannot be read: OverflowError" in caplog.text
+    result = result_of(poisoned, TransitionsSection(), RECIPE.model.name)
+    assert (result.episode, result.failure) == (None, "unreadable spans")
