@@ -15,8 +15,6 @@ BIN := .venv/bin
 
 # Each of Ray's workers would otherwise compile torch, transformers and vLLM again (9 s of CPU).
 unexport PYTHONDONTWRITEBYTECODE
-# A token that another cluster left in ~/.ray would otherwise be asked for, and not be sent.
-export RAY_AUTH_MODE ?= disabled
 
 run: install
 	$(BIN)/python -m al_ray model $(MODEL)

@@ -110,9 +110,9 @@ def process_name(pid: int) -> str:
 
 def _environment() -> dict[str, str]:
     """This process's, with al_ray importable and nothing that would lead to another cluster or to data."""
-    dropped = {"RAY_ADDRESS", "AL_RAY_DATA", "WANDB_MODE", "PYTHONDONTWRITEBYTECODE"}
+    dropped = {"RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "WANDB_MODE", "PYTHONDONTWRITEBYTECODE"}
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "COLUMNS": "200"}
+    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
 def _read(path: Path) -> bytes:

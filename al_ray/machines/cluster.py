@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import this_machine
@@ -39,17 +42,38 @@ def joined(address: str) -> Iterator[None]:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Inside, there is a cluster: the one that was joined, else one on this machine, which ends with it."""
+    """Inside, there is a cluster: the one that was joined, else one on this machine, which ends with it.
+
+    Whoever speaks to Ray runs code. So a cluster of our own listens on this machine alone, and asks for a
+    token that only its processes know; ``RAY_AUTH_TOKEN`` may give it, ``RAY_AUTH_MODE`` disables it.
+    """
     if ray.is_initialized():
         yield
         return
-    # Left unset, Ray writes a token file that silently turns authentication on for later clusters.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read the mode already
+    # Ray would else make one and leave it in a file, for every later cluster.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     [here] = this_machine()
     # What a plan was made for is what there is.
     resources = {"num_cpus": here.cpus, "num_gpus": here.gpus}
-    with _initialised(address="local", object_store_memory=_OBJECT_STORE_BYTES, **resources):
+    with _on_loopback(), _initialised(address="local", object_store_memory=_OBJECT_STORE_BYTES, **resources):
         yield
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started inside listens on 127.0.0.1, as Ray lets it by itself on other systems than
+    Linux. The variable is for its processes; this one has read it already."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""A cluster of our own is this machine's and this run's alone: whoever speaks to Ray runs code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes import ROOT, Command
+
+CLUSTER = """
+import time, ray
+from al_ray.machines import cluster
+with cluster.running():
+    @ray.remote
+    def answer():
+        return 42
+    print("answers", ray.get(answer.remote()), ray.get_runtime_context().gcs_address, flush=True)
+    time.sleep(600)
+"""
+JOIN = """
+import sys, ray
+from ray._raylet import GcsClient
+print(len(GcsClient(sys.argv[1]).get_all_node_info()))
+"""
+TOKEN = "f" * 64
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Command, str]]:
+    """A process that runs a cluster of its own, and the cluster's address."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "started.py").write_text(CLUSTER)
+    with Command(["started"], folder, PYTHONPATH=f"{folder}:{ROOT}", RAY_AUTH_TOKEN=TOKEN) as command:
+        command.wait_until(lambda: "answers 42" in command.output)
+        yield command, command.output.split("answers 42 ")[1].split()[0]
+
+
+def test_it_listens_on_this_machine_alone(cluster: tuple[Command, str]) -> None:
+    command, _ = cluster
+    pids = set(command.alive())
+    listening = [c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids]
+    assert len(listening) > 4
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("token", [None, "e" * 64, TOKEN])
+def test_nobody_speaks_to_it_without_its_token(
+    cluster: tuple[Command, str], token: str | None, tmp_path: Path
+) -> None:
+    """Nor with another."""
+    _, address = cluster
+    mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        env={"PATH": "", "HOME": str(tmp_path), **mode},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if token == TOKEN:
+        assert done.stdout.strip() == "1", done.stderr
+    else:
+        assert done.returncode == 1 and "InvalidAuthToken" in done.stderr
