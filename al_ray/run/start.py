@@ -16,6 +16,7 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.database.backends import close_log
 from al_ray.database.reader import Records
 from al_ray.machines.placement import Placement, beside_the_driver
 from al_ray.recipe import Recipe
@@ -81,6 +82,7 @@ async def _store(ready: Prepared, stack: AsyncExitStack) -> tuple[Any, Records]:
     """The run's store, and its records to be read here."""
     options = {**STORE_OPTIONS, **beside_the_driver()}
     url, export = ready.folder.store_url, specs.export_of(ready.recipe)
+    stack.callback(close_log, url)  # last, when all who write have ended
     store = ray.remote(Store).options(**options).remote(url, export=export)
     stack.callback(ray.kill, store)
     stack.push_async_callback(_flushed, store)

@@ -126,3 +126,5 @@ def test_an_evaluation_of_an_agent_that_never_asks_the_model_warns_with_the_cure
     assert code == 0 and "1.0000" in output, output
     assert "warning: 100% of the rollouts had no answer of the model" in output and "llm.base_url" in output
     assert failed_code == 2 and "bad_agents has no 'nothing'" in failed
+    [folder] = (tmp_path / "out" / "evaluations" / "quiz").iterdir()
+    assert [path.name for path in folder.glob("store.sqlite*")] == ["store.sqlite"]  # one whole file
