@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from al_ray.data.tasks import load_tasks
+from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.errors import Problem, UserError
-from al_ray.machines.plan import plan
+from al_ray.machines import models
+from al_ray.machines.plan import Plan, plan
 from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
 from al_ray.reports.console import Console
+from al_ray.run.folder import require_lasting
+from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import nodes, services
 
 
 def validate(recipe: Recipe, path: Path) -> None:
-    """What loading the recipe leaves to be tried: its tasks."""
-    tasks = load_tasks(recipe)
+    """What loading the recipe leaves to be tried: output, tasks, services, model and placement, all that
+    is wrong with them at once."""
+    problems: list[Problem] = []
+
+    def tried(attempt: Callable[[], Any]) -> Any:
+        try:
+            return attempt()
+        except UserError as error:
+            problems.extend(error.problems)
+
+    tried(lambda: require_lasting(recipe.output))
+    tasks: Tasks | None = tried(lambda: load_tasks(recipe))
+    for service in (tried(lambda: services(recipe)) or {}).values():
+        tried(service.check)
+    model: Path | None = tried(lambda: models.check(recipe.model.path))
+    if model is not None:
+        tried(lambda: models.require_whole(model, recipe.model))
+    tried(lambda: _planned(recipe))
+    if problems:
+        raise UserError(*problems)
+    assert tasks is not None
     print(f"{path}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
-    for line in tasks.left_out:
+    for line in (*tasks.left_out, *warnings_of_lengths(recipe, model, tasks)):
         print(line)
 
 
@@ -25,17 +49,21 @@ def dry_run(recipe: Recipe) -> None:
     """Print the resolved recipe and where everything would go."""
     console = Console()
     tasks = load_tasks(recipe)
-    if recipe.placement.cluster:
-        placed = plan(recipe, recipe.placement.cluster)
-    else:
-        with nodes() as found:
-            placed = plan(recipe, found)
+    placed = _planned(recipe)
     console.header(loading.dump(recipe).splitlines())
     console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out", *tasks.left_out])
     rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus}", str(b.gpus)) for b in placed.bundles]
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
     rows.append((", ".join(beside), "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
+
+
+def _planned(recipe: Recipe) -> Plan:
+    """On the cluster that the recipe describes, else on the one that a run would use."""
+    if recipe.placement.cluster:
+        return plan(recipe, recipe.placement.cluster)
+    with nodes() as found:
+        return plan(recipe, found)
 
 
 def index(recipe: Recipe) -> None:
@@ -54,8 +82,6 @@ def index(recipe: Recipe) -> None:
 def model(name: str) -> None:
     """Have a model's folder, downloaded or converted where it is not there yet."""
     import logging
-
-    from al_ray.machines import models
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(models.resolve(name))

@@ -7,6 +7,7 @@ Where the hub does not answer, some models can be prepared from PyPI packages th
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from filelock import FileLock
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import model_name
+from al_ray.recipe import ModelSection, model_name
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def resolve(name: str) -> Path:
         return Path(name).expanduser().absolute()  # Ray's workers may have another working directory
     if problem := model_name.problem(name):
         raise RecipeError(problem)
-    prepared = home() / "models" / name.replace("/", "--")
+    prepared = _prepared(name)
     if (prepared / "config.json").is_file():
         return prepared
     try:
@@ -46,19 +47,71 @@ def resolve(name: str) -> Path:
     return prepared
 
 
+def check(name: str) -> Path | None:
+    """The model's folder where it is on this machine; None where it can be had. Makes nothing ready; raises
+    ``RecipeError`` where ``resolve`` would, as far as can be told without it."""
+    if model_name.is_folder(name):
+        return Path(name).expanduser().absolute()
+    if problem := model_name.problem(name):
+        raise RecipeError(problem)
+    prepared = _prepared(name)
+    if (prepared / "config.json").is_file():
+        return prepared
+    if _packaged(name) is not None:
+        return None
+    try:
+        return None if _is_on_hub(name) else _cached(name)
+    except OSError as error:
+        raise RecipeError(Problem("model.path", name, _cure(name))) from error
+
+
+def require_whole(folder: Path, section: ModelSection) -> None:
+    """Raises ``RecipeError`` where the folder lacks what engines and learners load, or is of a model that
+    sees fewer tokens than the recipe says."""
+    for pattern, what in (("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
+        if not any(folder.glob(pattern)):
+            raise RecipeError(Problem("model.path", str(folder), f"holds no {what}: no file {pattern}"))
+    config = json.loads((folder / "config.json").read_bytes())
+    longest = config.get("max_position_embeddings")
+    scaled = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("factor")
+    if isinstance(longest, int) and section.max_length > longest and not scaled:
+        cure = f"is more than the model sees: its config.json has max_position_embeddings {longest}"
+        raise RecipeError(Problem("model.max_length", section.max_length, cure))
+
+
+def _prepared(name: str) -> Path:
+    return home() / "models" / name.replace("/", "--")
+
+
 def _download(name: str) -> Path:
     """The hub's snapshot, or the one in the hub's cache; ``OSError`` if there is neither."""
+    from huggingface_hub import snapshot_download
+
+    if not _is_on_hub(name):
+        return _cached(name)
+    logger.info("downloading %s from the Hugging Face hub", name)
+    return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether it answers, and has the model."""
     import httpx2  # what huggingface_hub speaks HTTP with
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     try:
-        # Asked first because only this takes a timeout, and it does not retry.
+        # Only this takes a timeout, and it does not retry.
         HfApi().model_info(name, timeout=_HUB_SECONDS)
     except (httpx2.TransportError, OSError) as error:
         logger.info("the Hugging Face hub does not give %s: %s", name, error)
-        return Path(snapshot_download(name, local_files_only=True))
-    logger.info("downloading %s from the Hugging Face hub", name)
-    return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return False
+    return True
+
+
+def _cached(name: str) -> Path:
+    """In the hub's cache; ``OSError`` if it is not there."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, local_files_only=True))
 
 
 def _packaged(name: str) -> Path | None:

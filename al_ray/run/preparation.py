@@ -19,7 +19,7 @@ from al_ray.machines import models
 from al_ray.machines.plan import Plan, plan, this_machine
 from al_ray.protocols import Service
 from al_ray.recipe import NodeShape, Recipe, dotted
-from al_ray.run.folder import RunChoice, RunFolder
+from al_ray.run.folder import RunChoice, RunFolder, require_lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,15 @@ class Prepared:
 def prepared(recipe: Recipe, choice: RunChoice, *, learn: bool) -> Iterator[Prepared]:
     """Without ``learn`` only the held-out tasks count. Raises ``UserError`` for whatever keeps the run from
     its start. Inside, a cluster that ``RAY_ADDRESS`` names is connected; nothing has been started."""
+    require_lasting(recipe.output)
     tasks = load_tasks(recipe)
     for service in services(recipe).values():
         service.check()
     interpreter.check(recipe.agent)
     hosted = recipe.model.name in recipe.upstreams
     model = None if hosted else models.resolve(recipe.model.path)
+    if model is not None:
+        models.require_whole(model, recipe.model)
     with nodes() as found:
         placed = None if model is None else PlacedModel(model, plan(recipe, found))
         folder = choice.open(recipe)

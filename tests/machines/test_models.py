@@ -13,6 +13,7 @@ import pytest
 
 from al_ray.errors import RecipeError
 from al_ray.machines import models
+from al_ray.recipe import ModelSection
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -46,6 +47,37 @@ def test_a_prepared_model_is_found_by_its_hub_name(home: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert models.resolve("owner/model") == folder
+
+
+def test_what_cannot_be_had_is_told_without_making_anything_ready(
+    silent_hub: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither here, nor in a package, nor on a hub that answers, nor in its cache."""
+    monkeypatch.setattr(models, "_HUB_SECONDS", 0.5)
+    with pytest.raises(
+        RecipeError, match=r"model\.path: 'nobody/none': no such folder, and the Hugging Face"
+    ):
+        models.check("nobody/none")
+    assert models.check(SMOLLM2) is None and not home.exists()  # a package carries it: it can be had
+
+
+def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path, tiny_model: Path) -> None:
+    def section(length: int) -> ModelSection:
+        return ModelSection(path=str(tmp_path), max_length=length)
+
+    config = json.loads((tiny_model / "config.json").read_bytes())
+    longest = config["max_position_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert models.check(str(tmp_path)) == tmp_path
+    for file, lacking in (("x.safetensors", "holds no weights"), ("tokenizer.json", "holds no tokenizer")):
+        with pytest.raises(RecipeError, match=lacking):
+            models.require_whole(tmp_path, section(longest))
+        (tmp_path / file).touch()
+    models.require_whole(tmp_path, section(longest))
+    with pytest.raises(RecipeError, match=f"max_position_embeddings {longest}"):
+        models.require_whole(tmp_path, section(longest + 1))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {"factor": 4.0}}))
+    models.require_whole(tmp_path, section(longest + 1))
 
 
 @pytest.mark.parametrize(
