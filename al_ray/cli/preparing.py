@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def validate(recipe: Recipe, path: Path) -> None:
         raise UserError(*problems)
     assert tasks is not None
     print(f"{path}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
-    for line in (*tasks.left_out, *warnings_of_lengths(recipe, model, tasks)):
+    lengths = [] if model is None else warnings_of_lengths(recipe, model, tasks)
+    for line in (*tasks.left_out, *lengths):
         print(line)
 
 
@@ -62,8 +64,12 @@ def _planned(recipe: Recipe) -> Plan:
     """On the cluster that the recipe describes, else on the one that a run would use."""
     if recipe.placement.cluster:
         return plan(recipe, recipe.placement.cluster)
-    with nodes() as found:
-        return plan(recipe, found)
+    console = Console()
+    try:
+        with nodes(console) as found:
+            return plan(recipe, found)
+    finally:
+        console.close()
 
 
 def index(recipe: Recipe) -> None:
@@ -74,17 +80,22 @@ def index(recipe: Recipe) -> None:
         raise UserError(Problem("services", list(recipe.services), "the recipe has no service with an index"))
     try:
         for name, service in indexed.items():
-            console.note(f"{name}: {service.build(console.phase)}")
+            with console.part(f"index of {name}"):
+                folder = service.build(console.phase)
+            console.note(f"{name}: {folder}")
     finally:
         console.close()
 
 
 def model(name: str) -> None:
     """Have a model's folder, downloaded or converted where it is not there yet."""
-    import logging
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(models.resolve(name))
+    console = Console(sys.stderr)  # the folder alone is for whoever reads the output
+    try:
+        with console.part(f"model {name}"):
+            folder = models.resolve(name, console.phase)
+    finally:
+        console.close()
+    print(folder)
 
 
 def doctor() -> bool:

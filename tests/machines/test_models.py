@@ -109,7 +109,7 @@ def test_two_that_need_a_model_convert_it_once(
     """The second waits for the first; nothing else is left behind."""
     converted = []
 
-    def convert(gguf: Path, folder: Path) -> None:
+    def convert(gguf: Path, folder: Path, tell: models.Tell) -> None:
         converted.append(gguf)
         time.sleep(0.3)
         (folder / "config.json").write_text("{}")
@@ -127,13 +127,13 @@ def test_two_that_need_a_model_convert_it_once(
 def test_a_conversion_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What was half written is gone, so that the next try starts anew."""
 
-    def convert(gguf: Path, folder: Path) -> None:
+    def convert(gguf: Path, folder: Path, tell: models.Tell) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError("disk full")
 
     monkeypatch.setattr(models, "_convert", convert)
     with pytest.raises(OSError, match="disk full"):
-        models._prepare(tmp_path / "model.gguf", tmp_path / "models" / "m")
+        models._prepare(tmp_path / "model.gguf", tmp_path / "models" / "m", print)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
@@ -150,7 +150,11 @@ def test_a_packaged_model_becomes_a_plain_folder(monkeypatch: pytest.MonkeyPatch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.setattr(models, "_HUB_SECONDS", 0.1)
-    folder = models.resolve(SMOLLM2)
+    told: list[str] = []
+    folder = models.resolve(SMOLLM2, told.append)
+    assert [line.rpartition(": ")[2] for line in told] == [
+        "libraries", "the tokenizer", "the weights", "writing them",
+    ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
     assert not {"quantization_config", "_name_or_path", "_model_name_or_path"} & set(config)
     assert config["dtype"] == "float32"
