@@ -76,7 +76,7 @@ class Console:
             if self._live is None:
                 self._live = Live(self._status, console=self._out, refresh_per_second=4, transient=True)
                 self._live.start()
-        elif time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+        elif not self._parts and time.monotonic() - self._told_at >= PROGRESS_SECONDS:
             self._told_at = time.monotonic()
             self.note(f"{'':<10}  {self._status.text()}")
 
