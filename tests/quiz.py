@@ -24,7 +24,8 @@ from al_ray.types import Endpoint, Task
 
 
 def load(path: str | None, split: str, *, count: int = 12) -> list[Task]:
-    return [Task(f"t{i}", {"question": str(i), "hops": 2 + i % 2}, split) for i in range(count)]
+    name = "t" if split == "validation" else "u"
+    return [Task(f"{name}{i}", {"question": str(i), "hops": 2 + i % 2}, split) for i in range(count)]
 
 
 async def solve(task: Mapping[str, Any], llm: Endpoint) -> str | None:

@@ -24,6 +24,10 @@ def load(path, split, *, count=8):
     return [Task(f"{split}-{i}", {"word": f"word {i}"}, split) for i in range(count)]
 
 
+def load_long(path, split):
+    return [Task(f"{split}-{i}", {"word": "many words " * 20, "n": i}, split) for i in range(8)]
+
+
 def messages(task):
     return [{"role": "user", "content": task["word"]}]
 

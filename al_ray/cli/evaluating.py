@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from al_ray.recipe import Recipe
@@ -20,16 +21,16 @@ async def evaluate(recipe: Recipe, choice: RunChoice) -> bool:
     from al_ray.reports.health import warnings
 
     console = Console()
-    with prepared(recipe, choice, learn=False) as ready:
-        folder, tasks = ready.folder, ready.tasks
-        samples = f", {recipe.evaluation.samples} samples each" if recipe.evaluation.samples > 1 else ""
-        counts = f"{len(tasks.held_out)} tasks{samples}"
-        console.header([f"run {folder.path}", f"model {ready.answered_by}", counts, *tasks.left_out])
-        try:
+    try:
+        with prepared(recipe, choice, console, learn=False) as ready:
+            folder, tasks = ready.folder, ready.tasks
+            samples = f", {recipe.evaluation.samples} samples each" if recipe.evaluation.samples > 1 else ""
+            counts = f"{len(tasks.held_out)} tasks{samples}"
+            console.header([f"run {folder.path}", f"model {ready.answered_by}", counts, *tasks.left_out])
             with folder.locked():
                 found = await _run(ready, console)
-        finally:
-            console.close()
+    finally:
+        console.close()
     report.show(found, console, folder.path)
     # What failed has just been told.
     others = {key: value for key, value in found.health.items() if key != "health/failed"}
@@ -44,18 +45,20 @@ async def evaluate(recipe: Recipe, choice: RunChoice) -> bool:
 
 async def _run(ready: Prepared, console: Console) -> Evaluation:
     """Run and record it."""
-    from al_ray.evaluation import report
-    from al_ray.evaluation.evaluate import evaluate
-    from al_ray.machines import cluster
-    from al_ray.reports.sinks import open_sinks
-    from al_ray.run.start import started_for_evaluation
-    from al_ray.run.step_report import evaluation_values
+    with console.part("libraries"):
+        from al_ray.evaluation import report
+        from al_ray.evaluation.evaluate import evaluate
+        from al_ray.machines import cluster
+        from al_ray.reports.sinks import open_sinks
+        from al_ray.run.start import started_for_evaluation
+        from al_ray.run.step_report import evaluation_values
 
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks.held_out
-    with cluster.running():
+    with ExitStack() as stack:
+        with console.part("Ray"):
+            stack.enter_context(cluster.running())
         begun = time.perf_counter()
-        console.phase("start")
-        async with started_for_evaluation(ready) as agents:
+        async with started_for_evaluation(ready, console) as agents:
             found = await evaluate(
                 recipe, agents, tasks, 0, lambda done, total: console.phase("evaluation", done, total)
             )

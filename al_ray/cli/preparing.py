@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from al_ray.actors.agent import environment
-from al_ray.data.tasks import load_tasks
+from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.errors import Problem, UserError
-from al_ray.machines.plan import plan
+from al_ray.machines import models
+from al_ray.machines.plan import Plan, plan
 from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
 from al_ray.reports.console import Console
+from al_ray.run.folder import require_lasting
+from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import nodes, services
 
 
 def validate(recipe: Recipe, path: Path) -> None:
-    """What loading the recipe leaves to be tried: its tasks."""
-    tasks = load_tasks(recipe)
-    environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
+    """What loading the recipe leaves to be tried: output, tasks, services, model and placement, all that
+    is wrong with them at once."""
+    problems: list[Problem] = []
+
+    def tried(attempt: Callable[[], Any]) -> Any:
+        try:
+            return attempt()
+        except UserError as error:
+            problems.extend(error.problems)
+
+    tried(lambda: require_lasting(recipe.output))
+    tasks: Tasks | None = tried(lambda: load_tasks(recipe))
+    if tasks is not None:
+        every = [*tasks.train, *tasks.held_out]
+        tried(lambda: environment.check_tasks(recipe.agent, every))
+    for service in (tried(lambda: services(recipe)) or {}).values():
+        tried(service.check)
+    model: Path | None = tried(lambda: models.check(recipe.model.path))
+    if model is not None:
+        tried(lambda: models.require_whole(model, recipe.model))
+    tried(lambda: _planned(recipe))
+    if problems:
+        raise UserError(*problems)
+    assert tasks is not None
     print(f"{path}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
-    for line in tasks.left_out:
+    lengths = [] if model is None else warnings_of_lengths(recipe, model, tasks)
+    for line in (*tasks.left_out, *lengths):
         print(line)
 
 
@@ -27,17 +55,25 @@ def dry_run(recipe: Recipe) -> None:
     """Print the resolved recipe and where everything would go."""
     console = Console()
     tasks = load_tasks(recipe)
-    if recipe.placement.cluster:
-        placed = plan(recipe, recipe.placement.cluster)
-    else:
-        with nodes() as found:
-            placed = plan(recipe, found)
+    placed = _planned(recipe)
     console.header(loading.as_yaml(loading.shown(recipe)).splitlines())
     console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out", *tasks.left_out])
     rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus}", str(b.gpus)) for b in placed.bundles]
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
     rows.append((", ".join(beside), "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
+
+
+def _planned(recipe: Recipe) -> Plan:
+    """On the cluster that the recipe describes, else on the one that a run would use."""
+    if recipe.placement.cluster:
+        return plan(recipe, recipe.placement.cluster)
+    console = Console()
+    try:
+        with nodes(console) as found:
+            return plan(recipe, found)
+    finally:
+        console.close()
 
 
 def index(recipe: Recipe) -> None:
@@ -48,19 +84,22 @@ def index(recipe: Recipe) -> None:
         raise UserError(Problem("services", list(recipe.services), "the recipe has no service with an index"))
     try:
         for name, service in indexed.items():
-            console.note(f"{name}: {service.build(console.phase)}")
+            with console.part(f"index of {name}"):
+                folder = service.build(console.phase)
+            console.note(f"{name}: {folder}")
     finally:
         console.close()
 
 
 def model(name: str) -> None:
     """Have a model's folder, downloaded or converted where it is not there yet."""
-    import logging
-
-    from al_ray.machines import models
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(models.resolve(name))
+    console = Console(sys.stderr)  # the folder alone is for whoever reads the output
+    try:
+        with console.part(f"model {name}"):
+            folder = models.resolve(name, console.phase)
+    finally:
+        console.close()
+    print(folder)
 
 
 def doctor() -> bool:

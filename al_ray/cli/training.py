@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
-from al_ray.run.folder import RunChoice
+from al_ray.run.folder import RunChoice, RunFolder
+from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import Prepared, prepared
 
 
 async def train(recipe: Recipe, choice: RunChoice) -> None:
     """From wherever the run stands to its end."""
     console = Console()
-    with prepared(recipe, choice, learn=True) as ready:
-        folder, tasks = ready.folder, ready.tasks
-        counts = f"{len(tasks.train)} tasks, {len(tasks.held_out)} held out"
-        console.header([f"run {folder.path}", f"model {ready.answered_by}", counts, *tasks.left_out])
-        try:
+    try:
+        with prepared(recipe, choice, console, learn=True) as ready:
+            folder, tasks = ready.folder, ready.tasks
+            counts = f"{len(tasks.train)} tasks, {len(tasks.held_out)} held out"
+            console.header([f"run {folder.path}", f"model {ready.answered_by}", counts, *tasks.left_out])
+            if ready.model is not None:
+                console.header(warnings_of_lengths(recipe, ready.model.folder, tasks))
             with folder.locked():
                 await _run(ready, console)
-        finally:
-            console.close()
+    finally:
+        console.close()
+    _tell_the_places(recipe, folder, console)
+
+
+def _tell_the_places(recipe: Recipe, folder: RunFolder, console: Console) -> None:
     from al_ray.reports.plot import plot_run
 
     console.note(f"checkpoint  {folder.checkpoint(folder.checkpoints()[-1])}")
@@ -28,20 +37,23 @@ async def train(recipe: Recipe, choice: RunChoice) -> None:
 
 
 async def _run(ready: Prepared, console: Console) -> None:
-    from al_ray.machines import cluster
-    from al_ray.reports.health import Health
-    from al_ray.reports.sinks import open_sinks
-    from al_ray.run.driver import Run
-    from al_ray.run.start import started
+    with console.part("libraries"):
+        from al_ray.machines import cluster
+        from al_ray.reports.health import Health
+        from al_ray.reports.sinks import open_sinks
+        from al_ray.run.driver import Run
+        from al_ray.run.start import started
 
-    console.phase("start")
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks
-    with cluster.running():
+    with ExitStack() as stack:
+        with console.part("Ray"):
+            stack.enter_context(cluster.running())
         steps = folder.checkpoints()
-        metrics = open_sinks(folder.path.name, folder.path, recipe, steps[-1] if steps else None)
+        with console.part("metrics"):
+            metrics = open_sinks(folder.path.name, folder.path, recipe, steps[-1] if steps else None)
         ended_well = False
         try:
-            async with started(ready) as (agents, policy):
+            async with started(ready, console) as (agents, policy):
                 health = Health(recipe.health, folder.path)
                 run = Run(
                     recipe, folder, agents, policy, metrics, console, tasks.train, tasks.held_out, health

@@ -2,5 +2,5 @@
 reads them, from any process.
 
 Others give both a URL of ``backends``; ``query`` says what may be asked for, ``retry`` who is tried again,
-``lone_insert`` is the quick way for one row.
+``lone_insert`` is the quick way for one row, ``log`` keeps SQLite's log short.
 """

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
+from al_ray.database import log
 from al_ray.database.schema import SCHEMA_VERSION, meta, metadata
 from al_ray.errors import Problem, UserError
 
@@ -25,8 +26,6 @@ _log = logging.getLogger(__name__)
 _WRITES: Final = "al_ray_writes"
 """The execution option of transactions that write."""
 _BUSY_SECONDS: Final = 30.0
-LOG_PAGES: Final = 8192
-"""Of SQLite's log, 32 MiB: when it has so many, writers wait until all are in the file and it begins anew."""
 _LOCK: Final = sa.select(meta).with_for_update()
 
 
@@ -62,6 +61,13 @@ def open_engine(url: str) -> sa.Engine:
         cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
         raise UserError(Problem(where, f"schema version {version}", cure))
     return engine
+
+
+def close_log(url: str) -> None:
+    """Once nobody writes any more: leave one whole file. Of a server's database there is nothing to do."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        log.close_log(str(parsed.database))
 
 
 def reading(engine: sa.Engine) -> sa.Engine:
@@ -141,6 +147,7 @@ def open_sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.En
     the disk has it: after a power failure the file is whole, but its last moments may be missing.
     """
     engine = sa.create_engine(url)
+    file = str(engine.url.database)
 
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _: Any) -> None:
@@ -148,12 +155,18 @@ def open_sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.En
         connection.execute(f"PRAGMA busy_timeout={busy_seconds * 1000:.0f}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint={2 * LOG_PAGES}")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # `log` brings in what is committed
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if not connection.get_execution_options().get(_WRITES, False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if log.is_full(file):  # asked when nobody else can fill it
+            connection.exec_driver_sql("ROLLBACK")
+            log.bring_in(lambda text: tuple(connection.exec_driver_sql(text).one()), file, busy_seconds)
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 

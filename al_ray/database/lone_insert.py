@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
-from al_ray.database.backends import LOG_PAGES, insert_from, open_sqlite
+from al_ray.database import log
+from al_ray.database.backends import insert_from, open_sqlite
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT_BYTES: Final = 4 * 2**20
@@ -42,6 +43,7 @@ class LoneInsert:
         self._connection: Any = None
         """Made with the first row: most who open a database insert none."""
         self._patient = engine
+        self._file = str(engine.url.database)
         self._checkpoints = ThreadPoolExecutor(1, "checkpoint")
         self._checkpoint: Future[None] | None = None
         self._logged = 0
@@ -49,7 +51,9 @@ class LoneInsert:
 
     def insert(self, row: dict[str, Any]) -> bool:
         """Whether the row was inserted and is durable. If not, nothing has happened: somebody else was
-        writing, or there was nothing to insert, or the database is in trouble."""
+        writing, or there was nothing to insert, or the log is full, or the database is in trouble."""
+        if log.is_full(self._file):
+            return False
         try:
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
@@ -71,12 +75,11 @@ class LoneInsert:
 
 
 def _checkpoint(engine: sa.Engine) -> None:
-    """Bring SQLite's log into its file. To be done in a thread: it waits for the disk."""
+    """Bring SQLite's log into its file, as far as nobody reads. To be done in a thread: it waits for the
+    disk."""
     connection = engine.raw_connection()
     try:
-        pages = connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-        if pages > LOG_PAGES:
-            connection.cursor().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     except sqlite3.OperationalError:  # whoever writes next meets the same trouble, and tells it
         _log.warning("SQLite's log could not be brought into its file", exc_info=True)
     finally:

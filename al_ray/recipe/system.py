@@ -83,7 +83,8 @@ class PlacementSection(Section):
     """colocated: engines and learners take turns on the same devices. disaggregated: each has its
     own. auto: disaggregated where there are GPUs enough for both."""
     cluster: list[NodeShape] | None = None
-    """For ``--dry-run``: plan for these nodes instead of looking at the machine or the cluster."""
+    """For ``--dry-run`` and ``validate``: plan for these nodes instead of looking at the machine or the
+    cluster."""
 
 
 def _postgresql_without_password(url: str) -> str:

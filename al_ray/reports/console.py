@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Final, TextIO
 
 from rich import box
@@ -23,6 +25,10 @@ from al_ray.reports.names import METRICS
 
 PROGRESS_SECONDS: Final = 30.0
 """Off a terminal, a phase is told of at most this often."""
+PART_SECONDS: Final = 3.0
+"""Off a terminal, what is being started is told of as often; what takes minutes, less often."""
+TOLD_SECONDS: Final = 1.0
+"""What was started in less is not told of."""
 _BAR_WIDTH: Final = 24
 _UNLIMITED: Final = 1_000_000
 
@@ -47,6 +53,8 @@ class Console:
         self._headed = False
         self._told_at = 0.0
         self._evaluations: list[tuple[str, str, str, int]] = []
+        self._parts: list[str] = []
+        """What is being started, one within another."""
 
     def header(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -68,9 +76,46 @@ class Console:
             if self._live is None:
                 self._live = Live(self._status, console=self._out, refresh_per_second=4, transient=True)
                 self._live.start()
-        elif time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+        elif not self._parts and time.monotonic() - self._told_at >= PROGRESS_SECONDS:
             self._told_at = time.monotonic()
             self.note(f"{'':<10}  {self._status.text()}")
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Inside, ``name`` is being started: shown all the while, and with the time it took when it is done.
+        How far it is may be told by ``phase``."""
+        begun = time.monotonic()
+        self._parts.append(name)
+        self.phase(name)
+        try:
+            with self._told_all_the_while() if len(self._parts) == 1 else nullcontext():
+                yield
+        finally:
+            self._parts.pop()
+            self.phase(self._parts[-1] if self._parts else "start")
+        took = time.monotonic() - begun
+        if took >= TOLD_SECONDS:
+            self.note(f"{'start':<10}  {name}: {took:.1f} s")
+
+    @contextmanager
+    def _told_all_the_while(self) -> Iterator[None]:
+        """On a terminal the status line does so by itself."""
+        if self._out.is_terminal:
+            yield
+            return
+        ended, begun = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            while not ended.wait(max(PART_SECONDS, (time.monotonic() - begun) / 10)):
+                self.note(f"{'':<10}  {self._status.text()}")
+
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            teller.join()
 
     def step(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         """A row of the table, from what is logged of the step; a dash is not known, or means nothing here."""

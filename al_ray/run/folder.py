@@ -21,6 +21,9 @@ _RECIPE = "recipe.yaml"
 _TEMPLATE = "chat_template.jinja"
 _SCHEMA = "store_schema"
 _TASKS = "tasks.sha256"
+_NOT_UPLOADED = ".rayignore"
+_PACKAGES = "working_dir_files"
+"""The folder in which Ray unpacks what was uploaded with jobs, and removes it when it needs the room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class RunFolder:
         except FileExistsError:
             cure = "this run exists; give another --run, or --resume to go on with it"
             raise UserError(Problem("run", str(path), cure)) from None
+        (path / _NOT_UPLOADED).write_text("*\n", encoding="utf-8")  # with the next `ray job submit`
         template = recipe.model.chat_template
         if template is not None:  # a run outlives the place that its recipe was read from
             shutil.copyfile(template, path / _TEMPLATE)
@@ -132,6 +136,13 @@ class RunChoice:
         if self.resume:
             return RunFolder.resume(recipe, self.name)
         return RunFolder.create(recipe, self.name or datetime.now().strftime("%Y%m%d-%H%M%S"))
+
+
+def require_lasting(output: str) -> None:
+    """Raises ``UserError`` if what is written there would go with the job that writes it."""
+    if _PACKAGES in Path(output).absolute().parts:
+        cure = "lies in Ray's cache of what was uploaded with the job, and goes with it: name a folder that "
+        raise UserError(Problem("output", output, f"{cure}lasts, --set output=/ABSOLUTE/PATH"))
 
 
 def recipe_of(checkpoint: Path) -> Path:

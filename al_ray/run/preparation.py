@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from al_ray.machines import models
 from al_ray.machines.plan import Plan, plan, this_machine
 from al_ray.protocols import Service
 from al_ray.recipe import NodeShape, Recipe, dotted
-from al_ray.run.folder import RunChoice, RunFolder
+from al_ray.reports.console import Console
+from al_ray.run.folder import RunChoice, RunFolder, require_lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +50,23 @@ class Prepared:
 
 
 @contextmanager
-def prepared(recipe: Recipe, choice: RunChoice, *, learn: bool) -> Iterator[Prepared]:
+def prepared(recipe: Recipe, choice: RunChoice, console: Console, *, learn: bool) -> Iterator[Prepared]:
     """Without ``learn`` only the held-out tasks count. Raises ``UserError`` for whatever keeps the run from
     its start. Inside, a cluster that ``RAY_ADDRESS`` names is connected; nothing has been started."""
-    tasks = load_tasks(recipe)
-    environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
+    require_lasting(recipe.output)
+    with console.part("tasks"):
+        tasks = load_tasks(recipe)
+        environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
     for service in services(recipe).values():
         service.check()
-    interpreter.check(recipe.agent)
+    with console.part("the agent's environment"):
+        interpreter.check(recipe.agent)
     hosted = recipe.model.name in recipe.upstreams
-    model = None if hosted else models.resolve(recipe.model.path)
-    with nodes() as found:
+    with console.part("model"):
+        model = None if hosted else models.resolve(recipe.model.path, console.phase)
+    if model is not None:
+        models.require_whole(model, recipe.model)
+    with nodes(console) as found:
         placed = None if model is None else PlacedModel(model, plan(recipe, found))
         folder = choice.open(recipe)
         folder.require_tasks(digest([*tasks.train, *tasks.held_out] if learn else tasks.held_out))
@@ -67,17 +74,19 @@ def prepared(recipe: Recipe, choice: RunChoice, *, learn: bool) -> Iterator[Prep
 
 
 @contextmanager
-def nodes() -> Iterator[Sequence[NodeShape]]:
+def nodes(console: Console) -> Iterator[Sequence[NodeShape]]:
     """Those that a run would use: of the cluster that ``RAY_ADDRESS`` names, connected inside; without one,
     this machine, where nothing is started yet."""
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         yield this_machine()
         return
-    from al_ray.machines import cluster
-    from al_ray.machines.placement import cluster_shape
+    with ExitStack() as stack:
+        with console.part("connection to the cluster"):
+            from al_ray.machines import cluster
+            from al_ray.machines.placement import cluster_shape
 
-    with cluster.joined(address):
+            stack.enter_context(cluster.joined(address))
         yield cluster_shape()
 
 

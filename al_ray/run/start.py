@@ -16,9 +16,12 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.database.backends import close_log
 from al_ray.database.reader import Records
 from al_ray.machines.placement import Placement, beside_the_driver
+from al_ray.machines.plan import Plan
 from al_ray.recipe import Recipe
+from al_ray.reports.console import Console
 from al_ray.run import specs
 from al_ray.run.agents import Agents, Kept
 from al_ray.run.policy import Policy
@@ -26,90 +29,116 @@ from al_ray.run.preparation import PlacedModel, Prepared
 
 _EXPORT_SECONDS = 5.0
 """What a tracing backend has, at the end, to take what waits for it."""
+_LOOK_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def started(ready: Prepared) -> AsyncIterator[tuple[Agents, Policy]]:
+async def started(ready: Prepared, console: Console) -> AsyncIterator[tuple[Agents, Policy]]:
     """All that training needs."""
     assert ready.model is not None, "a hosted model cannot be trained"
     async with AsyncExitStack() as stack:
-        agents, policy = await _with_engines(ready, ready.model, stack, learn=True)
+        agents, policy = await _with_engines(ready, ready.model, console, stack, learn=True)
         yield agents, policy
 
 
 @asynccontextmanager
-async def started_for_evaluation(ready: Prepared) -> AsyncIterator[Agents]:
+async def started_for_evaluation(ready: Prepared, console: Console) -> AsyncIterator[Agents]:
     """What agents need: no learners, and where a hosted model stands in the model's place no engines."""
     async with AsyncExitStack() as stack:
         if ready.model is not None:
-            agents, policy = await _with_engines(ready, ready.model, stack, learn=False)
+            agents, policy = await _with_engines(ready, ready.model, console, stack, learn=False)
             await policy.serve()
         else:
-            store, records = await _store(ready, stack)
-            gateways, urls = await _gateways(ready, stack)
-            needs = await _runners(ready.recipe, store, urls, stack)
+            store, records = await _store(ready, console, stack)
+            gateways, urls = await _gateways(ready, console, stack)
+            needs = await _runners(ready.recipe, store, urls, console, stack)
             agents = Agents(store, records, [*needs, gateways])
         yield agents
 
 
 async def _with_engines(
-    ready: Prepared, model: PlacedModel, stack: AsyncExitStack, *, learn: bool
+    ready: Prepared, model: PlacedModel, console: Console, stack: AsyncExitStack, *, learn: bool
 ) -> tuple[Agents, Policy]:
     placement = Placement(model.plan)
     stack.callback(placement.release)
-    store, records = await _store(ready, stack)
+    store, records = await _store(ready, console, stack)
     spec = specs.engine_spec(ready.recipe, model.plan, model.folder)
     engines = EnginePool(spec, _options(placement, "engine"))
     stack.push_async_callback(engines.shutdown)
     learners = None
     if learn:
-        from al_ray.actors.learner.group import LearnerGroup  # with torch, of which evaluation needs nothing
+        with console.part("learners"):
+            from al_ray.actors.learner.group import LearnerGroup  # with torch, which evaluation does without
 
-        settings = specs.learner_spec(ready.recipe, model.plan, model.folder)
-        learners = LearnerGroup(settings, _options(placement, "learner"))
-        stack.push_async_callback(asyncio.to_thread, learners.close)
-    await engines.start()
-    gateways, urls = await _gateways(ready, stack)
+            settings = specs.learner_spec(ready.recipe, model.plan, model.folder)
+            learners = LearnerGroup(settings, _options(placement, "learner"))
+            stack.push_async_callback(asyncio.to_thread, learners.close)
+            await _engines(engines, model.plan, console)  # which start while the learners load
+            await asyncio.to_thread(learners.policy_version)
+    else:
+        await _engines(engines, model.plan, console)
+    gateways, urls = await _gateways(ready, console, stack)
     policy = Policy(engines, gateways, learners)
     stack.push_async_callback(policy.stop)
-    await policy.start()
-    needs = await _runners(ready.recipe, store, urls, stack)
+    with console.part("the weights' way from learners to engines"):
+        await policy.start()
+    needs = await _runners(ready.recipe, store, urls, console, stack)
     return Agents(store, records, [*needs, gateways, policy]), policy
 
 
-async def _store(ready: Prepared, stack: AsyncExitStack) -> tuple[Any, Records]:
+async def _engines(engines: EnginePool, plan: Plan, console: Console) -> None:
+    """Start them, and tell how many are there."""
+    count = sum(name.startswith("engine") for bundle in plan.bundles for name in bundle.tenants)
+    with console.part("engines"):
+        starting = asyncio.ensure_future(engines.start())
+        try:
+            while not starting.done():
+                console.phase("engines", len(engines.admitted()), count)
+                await asyncio.wait({starting}, timeout=_LOOK_SECONDS)
+            await starting
+        finally:
+            starting.cancel()
+
+
+async def _store(ready: Prepared, console: Console, stack: AsyncExitStack) -> tuple[Any, Records]:
     """The run's store, and its records to be read here."""
     options = {**STORE_OPTIONS, **beside_the_driver()}
     url, export = ready.folder.store_url, specs.export_of(ready.recipe)
-    store = ray.remote(Store).options(**options).remote(url, export=export)
-    stack.callback(ray.kill, store)
-    stack.push_async_callback(_flushed, store)
-    with unwrapped():
-        await store.ping.remote()
+    stack.callback(close_log, url)  # last, when all who write have ended
+    with console.part("store"):
+        store = ray.remote(Store).options(**options).remote(url, export=export)
+        stack.callback(ray.kill, store)
+        stack.push_async_callback(_flushed, store)
+        with unwrapped():
+            await store.ping.remote()
     records = Records(url)
     stack.callback(records.close)
     return store, records
 
 
-async def _gateways(ready: Prepared, stack: AsyncExitStack) -> tuple[GatewayPool, Sequence[str]]:
+async def _gateways(
+    ready: Prepared, console: Console, stack: AsyncExitStack
+) -> tuple[GatewayPool, Sequence[str]]:
     """The gateways with their base URLs."""
     recipe = ready.recipe
     where = {"scheduling_strategy": "SPREAD"} if specs.gateways_spread(recipe) else beside_the_driver()
     gateways = GatewayPool(specs.gateway_spec(recipe), recipe.gateway.replicas, ready.folder.store_url, where)
     stack.push_async_callback(gateways.stop)
     stack.push_async_callback(gateways.flush_export, _EXPORT_SECONDS)
-    return gateways, await gateways.start()
+    with console.part("gateways"):
+        return gateways, await gateways.start()
 
 
 async def _runners(
-    recipe: Recipe, store: Any, gateway_urls: Sequence[str], stack: AsyncExitStack
+    recipe: Recipe, store: Any, gateway_urls: Sequence[str], console: Console, stack: AsyncExitStack
 ) -> Sequence[Kept]:
     """Services and runners, which claim at once: whoever answers must be ready by now."""
     here = beside_the_driver()
     services = ServicePool(recipe.services, recipe.data.path, here)
     stack.push_async_callback(services.stop)
-    spec = specs.runner_spec(recipe, gateway_urls, await services.start())
-    runners = RunnerPool(spec, recipe.agent.runners, store, here)
+    with console.part("services"):
+        urls = await services.start()
+    runners = RunnerPool(specs.runner_spec(recipe, gateway_urls, urls), recipe.agent.runners, store, here)
     runners.start()
     stack.push_async_callback(runners.stop)
     return [runners, services]

@@ -133,6 +133,10 @@ MISTAKES = {
     "train toy.yaml --set model.path=absent": "error: toy.yaml: model.path: 'absent': no such folder",
     "train toy.yaml --set data.options.count=0": "error: data.options: {{'count': 0}}: no train task is",
     "validate toy.yaml --set agent.run=toy_agent:number": "error: toy.yaml: agent.run: 'toy_agent:number'",
+    "validate toy.yaml --set placement.device=gpu": "error: placement: 'colocated on gpu: 1 x (engine + ",
+    "validate toy.yaml --set model.path=nobody/none": "error: model.path: 'nobody/none': no such folder, and",
+    "validate toy.yaml --set model.max_length=99999": "error: model.max_length: 99999: is more than the mode",
+    "validate toy.yaml --set data.load=json:dumps": "error: toy.yaml: data.load: 'json:dumps': cannot be cal",
     "eval .": "error: checkpoint: '.': no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe",
     "rollouts out": "error: run: 'out': no run folder: it has no recipe.yaml",
     "rollouts . --sort cost": "error: --sort: 'cost': one of asked, reward, seconds, attempts",
@@ -151,6 +155,39 @@ def test_a_mistake_is_one_message_and_exit_code_2_before_anything_is_written(
     [line] = output.splitlines()
     assert line.startswith(MISTAKES[command].format(folder=folder))
     assert {path.name for path in set(folder.iterdir()) - before} <= {"__pycache__"}
+
+
+def test_validate_tells_all_that_would_end_a_run_at_once(invoke: Invoke, folder: Path) -> None:
+    """Loader, model and placement, each with its cure."""
+    with (folder / "toy_agent.py").open("a") as code:
+        code.write("\n\ndef load(path, split):\n    return [{}['absent']]\n")
+    wrong = ["model.path=nobody/none", "placement.device=gpu"]
+    code_, output = invoke("validate toy.yaml " + " ".join(f"--set {each}" for each in wrong))
+    assert code_ == 2
+    assert [line.split(":")[1].strip() for line in output.splitlines()] == [
+        "data.load",
+        "model.path",
+        "placement",
+    ]
+    assert "failed on the split 'train': KeyError: 'absent'" in output and "toy_agent.py, line" in output
+
+
+def test_a_recipe_for_a_described_cluster_is_valid_on_any_machine(invoke: Invoke) -> None:
+    cluster = "--set placement.device=gpu --set 'placement.cluster=[{cpus: 16, gpus: 1}]'"
+    code, output = invoke(f"validate toy.yaml {cluster}")
+    assert (code, output) == (0, "toy.yaml: valid; 8 tasks to train on, 2 held out\n")
+
+
+def test_prompts_that_cannot_fit_are_warned_of(invoke: Invoke) -> None:
+    short = [f"--set {section}.sampling.max_tokens=2" for section in ("agent", "evaluation")]
+    changed = ["--set model.max_length=9", *short, "--set data.load=toy_agent:load_long"]
+    code, output = invoke(f"validate toy.yaml {' '.join(changed)}")
+    assert code == 0 and "valid; 8 tasks" in output, output
+    assert (
+        "warning: 10 of the first 10 tasks hold a text that no prompt has room for: 'word' of 'train-0' has "
+        in output
+    )
+    assert "model.max_length is 9" in output
 
 
 @pytest.fixture

@@ -121,6 +121,13 @@ def test_a_recipe_named_to_al_ray_runs_the_same(head: Head, folder: Path) -> Non
     assert "placement: cpu, colocated" in log and "engine 0, learner 0" in log
 
 
+def test_an_output_that_would_go_with_the_job_fails_it_with_the_cure(head: Head, folder: Path) -> None:
+    code, log = submit(head, folder, "--", "python", "-m", "al_ray", "train", "recipes/toy.yaml",
+                       "--set", "output=outputs")  # fmt: skip
+    assert code == 1 and "error: output: 'outputs': lies in Ray's cache" in log, log
+    assert "Traceback" not in log
+
+
 def test_a_broken_recipe_fails_the_job_with_our_message(head: Head, folder: Path) -> None:
     code, log = submit(head, folder, "recipes/broken.yaml")
     assert code == 1 and "failed" in log

@@ -59,7 +59,7 @@ def done(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 async def _evaluate(recipe: Recipe, folder: RunFolder) -> Evaluation:
     tasks = load_tasks(recipe)
-    async with started_for_evaluation(Prepared(recipe, folder, tasks, None)) as agents:
+    async with started_for_evaluation(Prepared(recipe, folder, tasks, None), Console(StringIO())) as agents:
         return await evaluate(recipe, agents, tasks.held_out, 0, lambda done, total: None)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from al_ray.errors import RecipeError
 from al_ray.machines import models
+from al_ray.recipe import ModelSection
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -48,6 +49,37 @@ def test_a_prepared_model_is_found_by_its_hub_name(home: Path) -> None:
     assert models.resolve("owner/model") == folder
 
 
+def test_what_cannot_be_had_is_told_without_making_anything_ready(
+    silent_hub: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither here, nor in a package, nor on a hub that answers, nor in its cache."""
+    monkeypatch.setattr(models, "_HUB_SECONDS", 0.5)
+    with pytest.raises(
+        RecipeError, match=r"model\.path: 'nobody/none': no such folder, and the Hugging Face"
+    ):
+        models.check("nobody/none")
+    assert models.check(SMOLLM2) is None and not home.exists()  # a package carries it: it can be had
+
+
+def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path, tiny_model: Path) -> None:
+    def section(length: int) -> ModelSection:
+        return ModelSection(path=str(tmp_path), max_length=length)
+
+    config = json.loads((tiny_model / "config.json").read_bytes())
+    longest = config["max_position_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert models.check(str(tmp_path)) == tmp_path
+    for file, lacking in (("x.safetensors", "holds no weights"), ("tokenizer.json", "holds no tokenizer")):
+        with pytest.raises(RecipeError, match=lacking):
+            models.require_whole(tmp_path, section(longest))
+        (tmp_path / file).touch()
+    models.require_whole(tmp_path, section(longest))
+    with pytest.raises(RecipeError, match=f"max_position_embeddings {longest}"):
+        models.require_whole(tmp_path, section(longest + 1))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {"factor": 4.0}}))
+    models.require_whole(tmp_path, section(longest + 1))
+
+
 @pytest.mark.parametrize(
     ("name", "told"), [("absent", "no such folder"), ("/absent/a/b", "no such folder"), (".", "config.json")]
 )
@@ -77,7 +109,7 @@ def test_two_that_need_a_model_convert_it_once(
     """The second waits for the first; nothing else is left behind."""
     converted = []
 
-    def convert(gguf: Path, folder: Path) -> None:
+    def convert(gguf: Path, folder: Path, tell: models.Tell) -> None:
         converted.append(gguf)
         time.sleep(0.3)
         (folder / "config.json").write_text("{}")
@@ -95,13 +127,13 @@ def test_two_that_need_a_model_convert_it_once(
 def test_a_conversion_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What was half written is gone, so that the next try starts anew."""
 
-    def convert(gguf: Path, folder: Path) -> None:
+    def convert(gguf: Path, folder: Path, tell: models.Tell) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError("disk full")
 
     monkeypatch.setattr(models, "_convert", convert)
     with pytest.raises(OSError, match="disk full"):
-        models._prepare(tmp_path / "model.gguf", tmp_path / "models" / "m")
+        models._prepare(tmp_path / "model.gguf", tmp_path / "models" / "m", print)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
@@ -118,7 +150,11 @@ def test_a_packaged_model_becomes_a_plain_folder(monkeypatch: pytest.MonkeyPatch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.setattr(models, "_HUB_SECONDS", 0.1)
-    folder = models.resolve(SMOLLM2)
+    told: list[str] = []
+    folder = models.resolve(SMOLLM2, told.append)
+    assert [line.rpartition(": ")[2] for line in told] == [
+        "libraries", "the tokenizer", "the weights", "writing them",
+    ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
     assert not {"quantization_config", "_name_or_path", "_model_name_or_path"} & set(config)
     assert config["dtype"] == "float32"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -92,6 +93,37 @@ def test_off_a_terminal_a_phase_is_told_of_only_now_and_then(monkeypatch: pytest
     monkeypatch.setattr(console, "PROGRESS_SECONDS", 0.0)
     said.phase("rollouts", 50, 64)
     assert file.getvalue().strip() == "rollouts 50/64  0 s"
+
+
+def test_what_is_started_is_told_all_the_while_and_with_the_time_it_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Off a terminal a line every few seconds, though nobody tells of progress; the innermost part's."""
+    monkeypatch.setattr(console, "PART_SECONDS", 0.1)
+    monkeypatch.setattr(console, "TOLD_SECONDS", 0.2)
+    file = io.StringIO()
+    said = Console(file)
+    with said.part("learners"), said.part("engines"):
+        said.phase("engines", 1, 2)
+        time.sleep(0.45)
+    with said.part("store"):
+        pass
+    lines = [line.strip() for line in file.getvalue().splitlines()]
+    assert lines.count("engines 1/2  0 s") >= 2
+    assert [re.sub(r"[\d.]+ s", "", line) for line in lines if line.startswith("start")] == [
+        "start       engines: ",
+        "start       learners: ",
+    ]
+    said_until_now = file.getvalue()
+    time.sleep(0.3)
+    assert file.getvalue() == said_until_now
+
+
+def test_a_part_that_fails_is_told_no_more() -> None:
+    file = io.StringIO()
+    with pytest.raises(ValueError), Console(file).part("engines"):
+        raise ValueError("no memory")
+    assert file.getvalue() == ""
 
 
 class _Terminal(io.StringIO):

@@ -6,12 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.health import Health
 from al_ray.run.driver import Run
+from al_ray.run.folder import RunFolder
 from al_ray.run.stages.stage import Stage
 
 RECIPE = Recipe.model_validate(
@@ -87,6 +89,15 @@ def test_a_run_resumed_within_a_stage_keeps_its_optimizer(
 ) -> None:
     events = events_of_a_run(restored, monkeypatch)
     assert events[1] == f"step {restored}"
+
+
+def test_an_evaluation_without_a_score_is_none_when_a_run_is_resumed(tmp_path: Path) -> None:
+    """It is evaluated anew, rather than shown as a number."""
+    lines = [{"step": 0, "eval/accuracy": 0.5}, {"step": 2, "eval/accuracy": None}, {"step": 2}]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    nothing: Any = None
+    run = Run(RECIPE, RunFolder(tmp_path), nothing, nothing, nothing, nothing, (), (), nothing)
+    assert list(run._evaluated()) == [0]
 
 
 def test_a_run_resumed_between_stages_enters_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

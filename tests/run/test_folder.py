@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,34 @@ def test_a_run_is_made_once(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_run_is_its_owners_alone(recipe: Recipe) -> None:
     """Its store holds the keys of attempts under way."""
     assert RunFolder.create(recipe, "a").path.stat().st_mode & 0o777 == 0o700
+
+
+def test_runs_are_not_uploaded_with_a_job(recipe: Recipe, tmp_path: Path) -> None:
+    """Or the second one, submitted from where the first left its runs, takes their stores and checkpoints."""
+    from ray._private.runtime_env.packaging import create_package
+
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "agent.py").write_text("code")
+    folder = RunFolder.create(changed(recipe, output=str(project / "outputs")), "a")
+    (folder.path / "checkpoints").mkdir()
+    for name in ("store.sqlite", "checkpoints/weights.safetensors"):
+        (folder.path / name).write_bytes(b"large")
+    create_package(str(project), tmp_path / "package.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "package.zip") as package:
+        uploaded = [name for name in package.namelist() if not name.endswith("/")]
+    assert uploaded == ["agent.py"]
+
+
+def test_an_output_that_goes_with_the_job_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A job runs in Ray's cache of what was uploaded, where a relative folder lies."""
+    unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    unpacked.mkdir(parents=True)
+    run_folder.require_lasting("outputs")
+    monkeypatch.chdir(unpacked)
+    with pytest.raises(UserError, match=r"output: 'outputs': lies in Ray's cache .*--set output=/ABSOLUTE"):
+        run_folder.require_lasting("outputs")
+    run_folder.require_lasting(str(tmp_path / "outputs"))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "*", "-x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,14 @@ def test_an_evaluation_of_an_agent_that_never_asks_the_model_warns_with_the_cure
     with quiz.served() as server:
         evaluating = ["al_ray", "eval", "quiz.yaml", "--url", server.url, "--model", "wise"]
         code, output = run(evaluating, tmp_path)
-        failed_code, failed = run([*evaluating, "--set", "agent.evaluate=bad_agents:nothing"], tmp_path)
+        failed_code, failed = run(
+            [*evaluating, "--run", "b", "--set", "agent.run=bad_agents:broken"], tmp_path
+        )
     assert code == 0 and "1.0000" in output, output
     assert "warning: 100% of the rollouts had no answer of the model" in output and "llm.base_url" in output
-    assert failed_code == 2 and "bad_agents has no 'nothing'" in failed
+    folder = tmp_path / "out" / "evaluations" / "quiz" / "b"
+    assert failed_code == 1 and "12 of 12 rollouts have no score: 12 builtins.KeyError" in failed, failed
+    place = rf"\({tmp_path}/bad_agents.py, line \d+, in look_up\)"
+    assert re.search(rf"  12 x KeyError: 'word' {place}: al-ray rollouts {folder} eval/", failed)
+    assert failed.count("look_up") == 1
+    assert [path.name for path in folder.glob("store.sqlite*")] == ["store.sqlite"]  # one whole file

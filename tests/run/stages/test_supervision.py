@@ -1,0 +1,58 @@
+"""A supervised batch: what is left out is told, and one of which nothing is left ends the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from al_ray.algorithms.demonstration import TokenisedCall
+from al_ray.errors import UselessRunError
+from al_ray.recipe import Recipe, SupervisedStage
+from al_ray.recipe.schedule import stage_spans
+from al_ray.run.stages.supervision import Supervision
+from al_ray.types import JSON, Task
+from tests import toy
+
+TASKS = [Task(str(index), {"word": str(index)}) for index in range(2)]
+
+
+class Rendering:
+    """A policy that has no room for the demonstrations of some tasks."""
+
+    def __init__(self, too_long: set[str]) -> None:
+        self._too_long = too_long
+
+    async def render_calls(
+        self, messages: Sequence[Mapping[str, JSON]], tools: Any
+    ) -> Sequence[TokenisedCall] | None:
+        return None if messages[0]["content"] in self._too_long else [((1, 2), (3, 4))]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervision:
+    toy.write_code(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = Recipe.model_validate(toy.recipe(Path("model"), tmp_path))
+    span = stage_spans(recipe)[0]
+    assert isinstance(span.stage, SupervisedStage)
+    return Supervision(recipe, span.stage, span, TASKS)
+
+
+async def batch(stage: Supervision, too_long: set[str]) -> Any:
+    nobody: Any = None
+    policy: Any = Rendering(too_long)
+    return await stage.batch(0, nobody, policy, lambda done, total: None)
+
+
+async def test_demonstrations_that_are_too_long_are_a_share_of_the_batch(stage: Supervision) -> None:
+    found = await batch(stage, {"1"})
+    assert len(found.rows) == 1
+    assert found.metrics == {"demonstration/too_long": 1, "health/too_long": 0.5}
+
+
+async def test_a_batch_whose_demonstrations_are_all_too_long_ends_the_run(stage: Supervision) -> None:
+    with pytest.raises(UselessRunError, match=r"step 1: all 2 .* longer than model.max_length, 128"):
+        await batch(stage, {"0", "1"})
