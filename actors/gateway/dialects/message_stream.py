@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event
+from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event, reasoning_of
 from al_ray.actors.gateway.dialects.tools import as_object
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
 
@@ -48,8 +48,8 @@ def _usage(answer: ChatReply) -> dict[str, int]:
 
 def _blocks(message: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     blocks: list[dict[str, JSON]] = []
-    if message.get("reasoning"):
-        blocks.append({"type": "thinking", "thinking": message["reasoning"], "signature": ""})
+    if reasoning := reasoning_of(message):
+        blocks.append({"type": "thinking", "thinking": reasoning, "signature": ""})
     for name in ("content", "refusal"):
         if message.get(name):
             blocks.append({"type": "text", "text": message[name]})
@@ -89,9 +89,9 @@ class MessageStream:
 
     def piece(self, delta: ChatDelta) -> Iterable[bytes]:
         told = delta.delta
-        if told.get("reasoning"):
+        if reasoning := reasoning_of(told):
             yield from self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            yield self._delta("thinking", {"type": "thinking_delta", "thinking": told["reasoning"]})
+            yield self._delta("thinking", {"type": "thinking_delta", "thinking": reasoning})
         for name in ("content", "refusal"):
             if told.get(name):
                 yield from self._block("text", {"type": "text", "text": ""})

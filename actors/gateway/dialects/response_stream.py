@@ -6,7 +6,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, ToldAs, event, openai_error
+from al_ray.actors.gateway.dialects.core import (
+    Asked,
+    Failure,
+    Head,
+    ToldAs,
+    event,
+    openai_error,
+    reasoning_of,
+)
 from al_ray.actors.gateway.dialects.tools import as_object, custom_input
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
@@ -63,8 +71,8 @@ def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
     incomplete."""
     message = choice.message
     items: list[Item] = []
-    if message.get("reasoning"):
-        items.append(_reasoning(_item_id(head, len(items)), str(message["reasoning"])))
+    if reasoning := reasoning_of(message):
+        items.append(_reasoning(_item_id(head, len(items)), reasoning))
     if message.get("content"):
         logprobs = _logprobs(choice.token_logprobs)
         items.append(_message(_item_id(head, len(items)), str(message["content"]), logprobs))
@@ -195,8 +203,8 @@ class ResponseStream:
         told = delta.delta
         self._logprobs += delta.token_logprobs
         for holds in _TEXTS:
-            if told.get(holds):
-                yield from self._grow(holds, str(told[holds]))
+            if text := reasoning_of(told) if holds == "reasoning" else told.get(holds):
+                yield from self._grow(holds, str(text))
         for call in told.get("tool_calls") or ():
             yield from self._grow_call(call)
 
