@@ -139,7 +139,7 @@ def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
         )
     fields: dict[str, JSON] = {
         "messages": [_as_openai_has_it(message) for message in call.messages],
-        "tools": asked.tools,
+        "tools": [*(asked.tools or ()), *asked.other_tools] or None,
         "tool_choice": asked.tool_choice,
         "parallel_tool_calls": None if asked.parallel_tool_calls else False,
         "response_format": asked.response_format,

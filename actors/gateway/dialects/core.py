@@ -85,6 +85,8 @@ class Asked:
     """The tools that the API knows otherwise, by the function's name."""
     left_out: Sequence[str] = ()
     """The types of the tools that cannot be offered, because the API's own servers would do their work."""
+    other_tools: Sequence[Mapping[str, JSON]] = ()
+    """Those themselves, as far as a hosted model may know them."""
     response_format: JSON = None
     top_logprobs: int | None = None
     stream: bool = False

@@ -38,20 +38,14 @@ LINES = [
 
 
 @pytest.mark.parametrize(("line", "values"), LINES)
-@pytest.mark.parametrize("as_parts", [False, True])
-async def test_a_conversation_goes_on_though_its_first_line_changes(
-    line: str, values: list[Any], as_parts: bool
-) -> None:
+async def test_a_conversation_goes_on_though_its_first_line_changes(line: str, values: list[Any]) -> None:
     """With the line that it began with; and each token that was sampled is trained once, in one row."""
     speaker = Speaker(CHATML, TOKENIZER)
     messages: list[Message] = []
     replies = []
     for number, value in enumerate(values, start=1):
-        head = system(line % value)
-        if as_parts and number == 2:
-            head = {"role": "system", "content": [{"type": "text", "text": head["content"]}]}
         messages += [user(f"hello {number}")]
-        replies.append(await speaker.call([head, *messages], f"12{number}{END}"))
+        replies.append(await speaker.call([system(line % value), *messages], f"12{number}{END}"))
         messages.append(said(replies[-1]))
     assert [reply.lineage.outcome for reply in replies] == ["new", "continued", "continued"]
     for earlier, later in pairwise(replies):
@@ -110,3 +104,6 @@ def test_lines_are_found_and_put_back_as_they_were(text: str, found: int) -> Non
     assert len(lines) == found
     assert volatile.with_lines(text, iter(lines)) == text
     assert volatile.without(text).count("\ue000") == found
+    parts = [{"type": "text", "text": text}, {"type": "text", "text": text}]
+    assert volatile.lines(parts) == [*lines, *lines]
+    assert volatile.with_lines(parts, iter([*lines, *lines])) == parts
