@@ -329,13 +329,19 @@ async def test_an_item_may_be_named_in_place_of_being_sent(served: House, engine
     assert messages == [*say("think"), said, *say("and?")]
 
 
-async def test_a_response_is_told_again_to_its_own_attempt(served: House) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"instructions": "be kind", "tools": [FLAT], "temperature": 0.5},
+        {"tools": [AGENTS, SEARCH], "parallel_tool_calls": False, "tool_choice": "required"},
+        {"tools": [PATCH], "metadata": {"a": "b"}},
+        {"text": {"format": {"type": "json_object"}}, "max_output_tokens": 9},
+    ],
+)
+async def test_a_response_is_told_again_as_it_was_and_to_its_own_attempt(served: House, options: Any) -> None:
     attempt, stranger = await served.attempt(), await served.attempt()
     async with served.client(attempt) as client:
-        tools: Any = [FLAT]
-        first = await client.responses.create(
-            model="m", input="hi", instructions="be kind", tools=tools, temperature=0.5
-        )
+        first = await client.responses.create(model="m", input="hi", **options)
         again = await client.responses.retrieve(first.id)
         with pytest.raises(openai.NotFoundError, match="no response 'resp_x'"):
             await client.responses.retrieve("resp_x")
