@@ -116,7 +116,7 @@ def _call(item_id: str, call_id: str, known: ToldAs | None, function: Mapping[st
     kind, given = _CALLS[told.type]
     item: Item = {"id": item_id, "type": kind, "status": "completed", "call_id": call_id}
     if told.type in _NOTHING:
-        return item | {given: {**_NOTHING[told.type], **as_object(function["arguments"])}}
+        return item | {given: {**_NOTHING[told.type], **(as_object(function["arguments"]) or {})}}
     arguments = function["arguments"]
     item |= {"name": told.name, given: custom_input(arguments) if told.type == "custom" else arguments}
     return item if told.namespace is None else item | {"namespace": told.namespace}
@@ -272,7 +272,7 @@ class ResponseStream:
         """Say of the open items that they are done; of calls, where others may still grow beside them, only
         of those whose arguments are whole."""
         for holds, opened in [*self._open.items()]:
-            if but_calls and opened.function and not as_object(opened.function["arguments"]):
+            if but_calls and opened.function and as_object(opened.function["arguments"]) is None:
                 continue
             del self._open[holds]
             yield from self._done(str(holds), opened, cut=cut and opened.index == len(self._items) - 1)
