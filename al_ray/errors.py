@@ -105,10 +105,16 @@ class LimitReachedError(BadRequestError):
 class HostedModelError(AlRayError):
     """A hosted model refused the call, or did not answer it."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self, status: int, message: str, code: str | None = None, retry_after: str | None = None
+    ) -> None:
         self.status = status
         self.message = message
-        super().__init__(status, message)
+        self.code = code
+        """As its own API has it."""
+        self.retry_after = retry_after
+        """As its own answer's header has it."""
+        super().__init__(status, message, code, retry_after)
 
 
 class EngineUnavailableError(AlRayError):

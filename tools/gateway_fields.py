@@ -14,7 +14,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "gateway-fields.md"
 HEAD = """# What the gateway does with each field
 
 Each field and each type that the installed `openai` and `anthropic` packages can send, and what becomes of it
-when the trained model is asked. A hosted model that is asked by chat completions gets every field as it came.
+when the trained model is asked. A hosted model that is asked by chat completions gets what is ignored, left
+out or refused here as it came.
 
 - **taken**: it does what the API says, or what stands beside it.
 - **ignored**: it does not change what is meant.

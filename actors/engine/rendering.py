@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from al_ray.actors.engine.spec import EngineSpec
 
+_NOT_DEMANDED: Final = (None, "none", "auto")
+"""Tool choices that leave it to the model whether it calls a tool."""
 _SAYS_TYPE: Final = {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
 """The keys by which a JSON schema may say what type it is of."""
 
@@ -95,12 +97,19 @@ class ChatRendering:
 
         Parsers may adjust ``request`` on the way, as vLLM lets them.
         """
+        one_call = request.parallel_tool_calls is False
+        if request.tool_choice in _NOT_DEMANDED:
+            # Of what the policy calls freely the first is told; some parsers refuse what a grammar would have
+            # to hold to one.
+            request.parallel_tool_calls = True
         try:
             rendered = await self._renderer.render_chat(request)
         except VLLMValidationError as error:
             raise _refused("messages", error) from error
         except (VLLMClientError, ValueError, TypeError) as error:
             raise BadRequestError(f"messages: the chat template cannot render them: {error}") from error
+        finally:
+            request.parallel_tool_calls = not one_call
         if isinstance(rendered, ErrorResponse):
             raise BadRequestError(rendered.error.message)
         _, (prompt,) = rendered
@@ -114,7 +123,7 @@ class ChatRendering:
         A tool's ``strict`` would mask tokens also where the policy may choose whether to call it; only
         what is demanded is worth sampling from another distribution than the policy's.
         """
-        if not has_format and openai.tool_choice in (None, "none", "auto"):
+        if not has_format and openai.tool_choice in _NOT_DEMANDED:
             return None
         held = structured_outputs_from_response_format(openai.structured_outputs, openai.response_format)
         if held is not None and isinstance(held.structural_tag, str):

@@ -64,11 +64,11 @@ def _mapped_part(part: JSON, replace: Callable[[str], str]) -> JSON:
 
 
 def _is_volatile(line: re.Match[str]) -> bool:
-    return line["billing"] is not None or any(day in line[0] for day in _days(date.today()))
+    return line["billing"] is not None or _days(date.today()).search(line[0]) is not None
 
 
 @lru_cache(maxsize=1)
-def _days(today: date) -> tuple[str, ...]:
+def _days(today: date) -> re.Pattern[str]:
     """How the day is written; where the client is, it may be another."""
     found = []
     for day in (today - timedelta(1), today, today + timedelta(1)):
@@ -81,4 +81,4 @@ def _days(today: date) -> tuple[str, ...]:
                 f"{day.day} {month}",
                 f"{month} {day.day}",
             ]
-    return tuple(dict.fromkeys(found))
+    return re.compile(rf"(?<!\d)(?:{'|'.join(map(re.escape, dict.fromkeys(found)))})(?!\d)")

@@ -35,7 +35,7 @@ def failure(error: Exception) -> Failure:
         case AttemptEndedError():
             return Failure(401, str(error))
         case HostedModelError():
-            return Failure(error.status, error.message)
+            return Failure(error.status, error.message, error.code, error.retry_after)
         case EngineUnavailableError():
             return Failure(503, str(error))
         case web.HTTPException():
@@ -55,6 +55,8 @@ async def failures_in_shape(
         told = failure(error)
         shape = anthropic_error if _ANTHROPICS in request.path else openai_error
         response = json_response(shape(told), told.status)
+        if told.retry_after is not None:
+            response.headers["Retry-After"] = told.retry_after
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = error.headers["Allow"]
         return response

@@ -106,7 +106,9 @@ def versions(call: Span) -> Sequence[int]:
 
 
 def usage(call: Span) -> Usage:
-    return Usage(call.attributes[semconv.INPUT_TOKENS], call.attributes[semconv.OUTPUT_TOKENS])
+    told = call.attributes
+    details = told.get(semconv.CACHED_TOKENS, 0), told.get(semconv.REASONING_TOKENS, 0)
+    return Usage(told[semconv.INPUT_TOKENS], told[semconv.OUTPUT_TOKENS], *details)
 
 
 def lineage(call: Span) -> Lineage | None:
@@ -136,4 +138,9 @@ def _tokens(choice: Choice) -> dict[str, JSON]:
 
 
 def _usage(used: Usage) -> dict[str, JSON]:
-    return {semconv.INPUT_TOKENS: used.input_tokens, semconv.OUTPUT_TOKENS: used.output_tokens}
+    told: dict[str, JSON] = {
+        semconv.INPUT_TOKENS: used.input_tokens,
+        semconv.OUTPUT_TOKENS: used.output_tokens,
+    }
+    details = {semconv.CACHED_TOKENS: used.cached_tokens, semconv.REASONING_TOKENS: used.reasoning_tokens}
+    return told | {name: count for name, count in details.items() if count}

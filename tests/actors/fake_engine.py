@@ -31,8 +31,8 @@ ERRORS = {
 
 
 class FakeEngine:
-    """Answers every call with its own name, or with a call of the first tool it is offered; one that wants
-    a format with an object.
+    """Answers every call with its own name, or with a call of the first tool it is offered, whose arguments
+    are an ``x``, or ``input`` where the tool has that; one that wants a format with an object.
 
     Content that orders something else: a key of ``ERRORS``; ``wait`` (for ``release``) and ``wait after a
     piece``; ``die``, ``die NAME`` and ``die NAME after a piece``; ``unavailable NAME``; ``think``; ``long``
@@ -117,8 +117,10 @@ class FakeEngine:
         if isinstance(request, ChatRequest) and request.response_format:
             message["content"] = '{"ok": true}'
         if isinstance(request, ChatRequest) and request.tools and request.tool_choice != "none":
-            name = request.tools[0]["function"]["name"]
-            function = {"name": name, "arguments": '{"x": 1}'}
+            tool = request.tools[0]["function"]
+            takes_text = "input" in (tool.get("parameters") or {}).get("properties", ())
+            arguments = '{"input": "so \\"it\\" is"}' if takes_text else '{"x": 1}'
+            function = {"name": tool["name"], "arguments": arguments}
             call = {"id": "call-1", "type": "function", "function": function}
             message |= {"content": None, "tool_calls": [call]}
             reason = "tool_calls"

@@ -51,6 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return folder
 
 
+OPEN = {"RAY_AUTH_MODE": "disabled"}
+"""Left unset, it depends on what other clusters left in this home."""
+
+
 @dataclass(frozen=True)
 class Head:
     """A running cluster and the address that jobs are submitted to."""
@@ -80,7 +84,7 @@ def head(folder: Path) -> Iterator[Head]:
     }
     path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     arguments = [RAY, "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
-    with Command(arguments, folder.parent, PATH=path, PYTHONPATH="") as command:
+    with Command(arguments, folder.parent, PATH=path, PYTHONPATH="", **OPEN) as command:
         command.wait_until(lambda: "--block" in command.output and _answers(dashboard), 120)
         command.wait_until(lambda: _has_agent(scratch), 120, "Ray's agent, which runs the jobs")
         yield Head(command, f"http://127.0.0.1:{dashboard}")
@@ -100,7 +104,8 @@ def _answers(port: int) -> bool:
 
 
 def submit(head: Head, folder: Path, *arguments: str) -> tuple[int, str]:
-    return run([RAY, "job", "submit", "--address", head.address, "--working-dir", ".", *arguments], folder)
+    submitting = [RAY, "job", "submit", "--address", head.address, "--working-dir", "."]
+    return run([*submitting, *arguments], folder, **OPEN)
 
 
 def test_a_recipe_typed_as_a_command_trains_and_streams_its_log(head: Head, folder: Path) -> None:
@@ -143,7 +148,7 @@ def test_a_stopped_job_leaves_nothing_running(head: Head, folder: Path) -> None:
     metrics = folder.parent / "out" / "toy" / "endless"
     head.command.wait_until(lambda: any("reward/mean" in line for line in jsonl_sink.read(metrics)))
     assert {"ray::Learner", "ray::Engine", "ray::Store"} <= ours(head)
-    code, log = run([RAY, "job", "stop", "--address", head.address, "endless"], folder)
+    code, log = run([RAY, "job", "stop", "--address", head.address, "endless"], folder, **OPEN)
     assert code == 0 and "was stopped" in log, log
     head.command.wait_until(lambda: not ours(head), 30)
 

@@ -117,7 +117,18 @@ class Call:
             attributes[semconv.TOOL_DEFINITIONS] = asked.tools
         if asked.instructions is not None:
             attributes[semconv.INSTRUCTIONS] = True
-        return attributes
+        return attributes | self._told_again()
+
+    def _told_again(self) -> dict[str, JSON]:
+        """What of the request its API tells with the answer, and no other attribute tells."""
+        asked = self.asked
+        if not asked.echo:
+            return {}
+        known = {"instructions"} if asked.told_as or asked.left_out else {"instructions", "tools"}
+        echo = {name: told for name, told in asked.echo.items() if told is not None and name not in known}
+        kinds = {name: [told.type, told.name, told.namespace] for name, told in asked.told_as.items()}
+        attributes: dict[str, JSON] = {semconv.ECHO: echo, semconv.TOLD_AS: kinds}
+        return {name: value for name, value in attributes.items() if value}
 
 
 def new_id() -> str:

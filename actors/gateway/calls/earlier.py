@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
-from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Head, Message
+from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Head, Message, ToldAs
 from al_ray.actors.gateway.dialects.responses import RESPONSES
 from al_ray.actors.http import json_response
 from al_ray.database.reader import Records
@@ -17,7 +18,7 @@ from al_ray.errors import BadRequestError
 from al_ray.traces import call_span, semconv
 from al_ray.types import JSON, Attempt, Span, SpanKind
 
-RESPONSE: str = f"{RESPONSES.path}/{{response}}"
+RESPONSE: Final = f"{RESPONSES.path}/{{response}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def _asked(call: Span) -> Asked:
     told = call.attributes
     sampling: Mapping[str, JSON] = told.get(semconv.ASKED_SAMPLING) or {}
     echo: dict[str, JSON] = {"tools": [_flat(tool) for tool in told.get(semconv.TOOL_DEFINITIONS) or ()]}
+    echo |= told.get(semconv.ECHO) or {}
     if told.get(semconv.INSTRUCTIONS):
         echo["instructions"] = told[semconv.INPUT_MESSAGES][0]["content"]
     return Asked(
@@ -89,6 +91,7 @@ def _asked(call: Span) -> Asked:
             sampling.get("temperature"), sampling.get("top_p"), sampling.get("max_output_tokens")
         ),
         said=sampling,
+        told_as={name: ToldAs(*known) for name, known in (told.get(semconv.TOLD_AS) or {}).items()},
         echo=echo,
     )
 

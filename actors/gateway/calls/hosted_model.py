@@ -6,7 +6,8 @@ key; what comes back is told as an engine's answer would be, without token ids.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,6 +22,8 @@ from al_ray.errors import BadRequestError, HostedModelError
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob, Usage
 
 _BAD_GATEWAY: Final = HTTPStatus.BAD_GATEWAY
+_TOLD: Final = 500
+"""Characters of an answer that says nothing otherwise."""
 _STRANGE: Final = (orjson.JSONDecodeError, LookupError, TypeError, AttributeError)
 """What reading an answer of another shape raises."""
 
@@ -51,11 +54,15 @@ class HostedModel:
         with _failures_told():
             async with self._client.post(self._body(call, {})) as answer:
                 await _accepted(answer)
-                body = orjson.loads(await answer.read())
-            return ChatReply((), [_choice(choice) for choice in body["choices"]], hosted_usage=_usage(body))
+                body = _checked(orjson.loads(await answer.read()))
+            choices = [_choice(choice, place) for place, choice in enumerate(body["choices"])]
+            if not choices:
+                raise _strange("it has no choices")
+            return ChatReply((), choices, hosted_usage=_usage(body))
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         seen = PartialAnswer()
+        numbers = _ToolCallNumbers()
         reasons: dict[int, str] = {}
         used = Usage(0, 0)
         options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -65,12 +72,15 @@ class HostedModel:
                 async for chunk in _chunks(answer):
                     if chunk.get("usage"):
                         used = _usage(chunk)
-                    for choice in chunk.get("choices") or ():
-                        told = _token_logprobs(choice)
-                        delta = ChatDelta(choice["index"], choice.get("delta") or {}, token_logprobs=told)
+                    for place, choice in enumerate(chunk.get("choices") or ()):
+                        index = _index(choice, place)
+                        told = numbers.numbered(index, choice.get("delta") or {})
+                        delta = ChatDelta(index, told, token_logprobs=_token_logprobs(choice))
                         seen.add(delta)
-                        reasons[delta.index] = choice.get("finish_reason") or reasons.get(delta.index, "")
+                        reasons[index] = choice.get("finish_reason") or reasons.get(index, "")
                         yield delta
+            if not reasons or not all(reasons.values()):
+                raise _strange("its stream ended before the answer did, without a finish_reason")
         choices = [
             Choice(index, seen.message(index), reason, (), (), ())
             for index, reason in sorted(reasons.items())
@@ -90,14 +100,30 @@ def _failures_told() -> Iterator[None]:
         told = str(error) or type(error).__name__
         raise HostedModelError(_BAD_GATEWAY, f"the hosted model did not answer: {told}") from error
     except _STRANGE as error:
-        told = f"the hosted model's answer is no chat completion: {error!r}"
-        raise HostedModelError(_BAD_GATEWAY, told) from error
+        raise _strange(repr(error)) from error
+
+
+def _strange(why: str) -> HostedModelError:
+    return HostedModelError(_BAD_GATEWAY, f"the hosted model's answer is no chat completion: {why}")
+
+
+def _checked(body: Any) -> Any:
+    """Raises ``HostedModelError`` for an error that came as an answer."""
+    if isinstance(body, Mapping) and (body.get("error") or body.get("object") == "error"):
+        raise HostedModelError(_BAD_GATEWAY, _message(body), _code(body))
+    return body
 
 
 async def _accepted(answer: Answer) -> None:
     """Raises what the server refuses the call with."""
     if answer.status >= HTTPStatus.BAD_REQUEST:
-        raise HostedModelError(answer.status, _message(await answer.read()))
+        raw = await answer.read()
+        wait = answer.headers.get(b"retry-after", b"").decode("latin-1") or None
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            body = raw[:_TOLD].decode(errors="replace")
+        raise HostedModelError(answer.status, _message(body), _code(body), wait)
     if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
         told = f"the hosted model has moved ({answer.status}): its base_url must be where it is now"
         raise HostedModelError(_BAD_GATEWAY, told)
@@ -112,9 +138,10 @@ def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
             f"model: {call.model} is a hosted model, which takes messages and no raw prompt"
         )
     fields: dict[str, JSON] = {
-        "messages": call.messages,
-        "tools": asked.tools,
+        "messages": [_as_openai_has_it(message) for message in call.messages],
+        "tools": [*(asked.tools or ()), *asked.other_tools] or None,
         "tool_choice": asked.tool_choice,
+        "parallel_tool_calls": None if asked.parallel_tool_calls else False,
         "response_format": asked.response_format,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -131,17 +158,24 @@ def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
     return {**asked.extra, **{name: value for name, value in fields.items() if value is not None}}
 
 
+def _as_openai_has_it(message: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """Without what Anthropic's API alone tells of a tool's answer."""
+    if message.get("role") != "tool" or "status" not in message:
+        return message
+    return {name: value for name, value in message.items() if name != "status"}
+
+
 async def _chunks(answer: Answer) -> AsyncIterator[Any]:
     """The JSON objects of server-sent events."""
+    if answer.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json":
+        _checked(orjson.loads(await answer.read()))
+        raise _strange("it was asked to stream, and answered at once")
     async for line in _lines(answer):
         name, _, data = line.partition(b":")
         data = data.strip()
         if name != b"data" or not data or data == b"[DONE]":
             continue
-        chunk = orjson.loads(data)
-        if chunk.get("error"):
-            raise HostedModelError(_BAD_GATEWAY, _message(data))
-        yield chunk
+        yield _checked(orjson.loads(data))
 
 
 async def _lines(answer: Answer) -> AsyncIterator[bytes]:
@@ -153,16 +187,63 @@ async def _lines(answer: Answer) -> AsyncIterator[bytes]:
     yield rest
 
 
-def _choice(choice: Any) -> Choice:
+def _choice(choice: Any, place: int) -> Choice:
+    message = {k: value for k, value in choice["message"].items() if value is not None or k == "content"}
+    calls = message.get("tool_calls")
+    if calls:
+        message["tool_calls"] = [_identified(call, number) for number, call in enumerate(calls)]
     return Choice(
-        choice["index"],
-        {name: value for name, value in choice["message"].items() if value is not None or name == "content"},
+        _index(choice, place),
+        message,
         choice.get("finish_reason") or "",
         (),
         (),
         (),
         token_logprobs=_token_logprobs(choice),
     )
+
+
+def _index(choice: Any, place: int) -> int:
+    """Some servers number nothing, and then the place does."""
+    index = choice.get("index")
+    return place if index is None else int(index)
+
+
+def _identified(call: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    """With an id, by which the agent can answer it."""
+    return call if call.get("id") else {**call, "id": f"call_{number}_{os.urandom(8).hex()}"}
+
+
+class _ToolCallNumbers:
+    """Gives the tool calls of a stream the numbers and ids that some servers leave out."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[int, int], str] = {}
+        """By choice and number."""
+
+    def numbered(self, choice: int, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not delta.get("tool_calls"):
+            return delta
+        return {**delta, "tool_calls": [self._call(choice, call) for call in delta["tool_calls"]]}
+
+    def _call(self, choice: int, call: Mapping[str, Any]) -> Mapping[str, Any]:
+        number = call.get("index")
+        if number is None:
+            number = self._number(choice, call)
+        if (choice, number) in self._ids:
+            return {**call, "index": number}
+        begun = _identified(call, number)
+        self._ids[choice, number] = begun["id"]
+        return {**begun, "index": number}
+
+    def _number(self, choice: int, call: Mapping[str, Any]) -> int:
+        """A name or another id begins a call; anything else belongs to the last one."""
+        mine = {number: call_id for (of, number), call_id in self._ids.items() if of == choice}
+        known = next((number for number, call_id in mine.items() if call_id == call.get("id")), None)
+        if known is not None:
+            return known
+        begins = call.get("id") or (call.get("function") or {}).get("name") or not mine
+        return len(mine) if begins else max(mine)
 
 
 def _token_logprobs(choice: Any) -> list[TokenLogprob]:
@@ -179,12 +260,24 @@ def _token_logprobs(choice: Any) -> list[TokenLogprob]:
 
 def _usage(body: Any) -> Usage:
     told = body.get("usage") or {}
-    return Usage(told.get("prompt_tokens") or 0, told.get("completion_tokens") or 0)
+    prompt, completion = told.get("prompt_tokens_details") or {}, told.get("completion_tokens_details") or {}
+    return Usage(
+        told.get("prompt_tokens") or 0,
+        told.get("completion_tokens") or 0,
+        prompt.get("cached_tokens") or 0,
+        completion.get("reasoning_tokens") or 0,
+    )
 
 
-def _message(body: bytes) -> str:
+def _message(body: Any) -> str:
     """What the server says is wrong."""
-    try:
-        return str(orjson.loads(body)["error"]["message"])
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        return body[:500].decode(errors="replace")
+    told = body.get("error") or body if isinstance(body, Mapping) else body
+    if isinstance(told, Mapping) and told.get("message"):
+        return str(told["message"])
+    return told if isinstance(told, str) else orjson.dumps(body)[:_TOLD].decode(errors="replace")
+
+
+def _code(body: Any) -> str | None:
+    error = body.get("error") if isinstance(body, Mapping) else None
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return None if code is None else str(code)

@@ -92,6 +92,8 @@ class Answer:
     def __init__(self, client: HttpClient, request: bytes) -> None:
         self.status = 0
         """Of HTTP, once it is known."""
+        self.headers: dict[bytes, bytes] = {}
+        """By their names in lower case, once the status is known."""
         self._client = client
         self._request = request
         self._connection: _Connection
@@ -156,8 +158,9 @@ class Answer:
 
     # --- the news
 
-    def begin(self, status: int) -> None:
+    def begin(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
+        self.headers = headers
         self._tell()
 
     def add(self, piece: bytes) -> None:
@@ -191,10 +194,12 @@ class _Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser
         self._answer: Answer | None = None
         self._ends_by_itself = False
+        self._headers: dict[bytes, bytes] = {}
 
     def ask(self, answer: Answer, request: bytes) -> None:
         self._answer = answer
         self._ends_by_itself = False
+        self._headers = {}
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
 
@@ -240,13 +245,15 @@ class _Connection(asyncio.Protocol):
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        self._headers[name] = value
+        if name in (b"content-length", b"transfer-encoding"):
             self._ends_by_itself = True
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if self._answer is not None and status >= HTTPStatus.OK:  # others announce what is to come
-            self._answer.begin(status)
+            self._answer.begin(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
         if self._answer is not None:

@@ -16,7 +16,7 @@ class PartialAnswer:
     def add(self, delta: ChatDelta) -> None:
         self.tokens += delta.tokens
         text = self._text.setdefault(delta.index, {})
-        for name in ("reasoning", "content"):
+        for name in ("reasoning", "reasoning_content", "content", "refusal"):
             if delta.delta.get(name):
                 text[name] = text.get(name, "") + str(delta.delta[name])
         for call in delta.delta.get("tool_calls") or ():

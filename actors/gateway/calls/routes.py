@@ -28,6 +28,7 @@ from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
 from al_ray.actors.gateway.calls.sampling import SamplingPolicy
 from al_ray.actors.gateway.dialects import DIALECTS
+from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
 from al_ray.actors.gateway.dialects.core import Asked, Dialect, Message
 from al_ray.actors.gateway.dialects.messages import MESSAGES, parse_prompt
 from al_ray.actors.gateway.dialects.readable import unreadable
@@ -94,7 +95,8 @@ class ModelCalls:
         if repeats and (earlier := await self.repeated.recorded(call)):
             return json_response(dialect.reply(replace(call.head, id=earlier.id), asked, earlier.reply))
         await self.limits.admit(call.attempt)
-        if asked.left_out:
+        passed_on = call.hosted and dialect is CHAT_COMPLETIONS  # in which a hosted model is asked
+        if asked.left_out and not passed_on:
             await self._tell_left_out(call)
         answerer = self.hosted[call.model] if call.hosted else self.router
         if asked.stream:

@@ -128,6 +128,7 @@ def parse(raw: bytes) -> Asked:
         parallel_tool_calls=body.parallel_tool_calls is not False,
         told_as=offer.told_as,
         left_out=offer.left_out,
+        other_tools=[tool for tool in body.tools or () if _kind(tool) not in ("function", "custom")],
         response_format=_plain(body.response_format) if structured else None,
         top_logprobs=body.top_logprobs or 0 if body.logprobs else None,
         stream=bool(body.stream),
@@ -141,15 +142,19 @@ def _offer(tools: Sequence[dict[str, Any]]) -> Offer:
     """Functions stay as they came: what is wrong with one, the engine says."""
     offer = Offer()
     for place, tool in enumerate(tools):
-        kind = tool.get("type", "function")
+        kind = _kind(tool)
         if kind == "function":
             offer.functions.append(tool)
         elif kind == "custom":
             custom = parse_part(_CustomTool, tool.get("custom"), f"tools.{place}.custom")
             offer.custom(custom.name, custom.description, custom.format)
         else:
-            offer.left_out.append(str(kind))
+            offer.left_out.append(kind)
     return offer
+
+
+def _kind(tool: Mapping[str, Any]) -> str:
+    return str(tool.get("type", "function"))
 
 
 def _choice(offer: Offer, choice: str | _NamedFunction | _NamedCustom | _Allowed | None) -> JSON:

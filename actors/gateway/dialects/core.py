@@ -85,6 +85,8 @@ class Asked:
     """The tools that the API knows otherwise, by the function's name."""
     left_out: Sequence[str] = ()
     """The types of the tools that cannot be offered, because the API's own servers would do their work."""
+    other_tools: Sequence[Mapping[str, JSON]] = ()
+    """Those themselves, as far as a hosted model may know them."""
     response_format: JSON = None
     top_logprobs: int | None = None
     stream: bool = False
@@ -119,6 +121,8 @@ class Failure:
     status: int
     message: str
     code: str | None = None
+    retry_after: str | None = None
+    """The header of that name."""
 
 
 class Stream(Protocol):
@@ -247,10 +251,15 @@ def openai_error(failure: Failure) -> dict[str, JSON]:
     kind = "invalid_request_error"
     code = failure.code
     if failure.status == HTTPStatus.UNAUTHORIZED:
-        kind, code = "authentication_error", "invalid_api_key"
+        kind, code = "authentication_error", code or "invalid_api_key"
     elif failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         kind = "server_error"
     return {"error": {"message": failure.message, "type": kind, "param": None, "code": code}}
+
+
+def reasoning_of(message: Mapping[str, JSON]) -> str:
+    """What a message or a piece of one says that was thought; servers have two names for it."""
+    return str(message.get("reasoning") or message.get("reasoning_content") or "")
 
 
 def openai_usage(reply: ChatReply) -> dict[str, JSON]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import Field
 
 from al_ray.actors.gateway.dialects.core import Body
 from al_ray.actors.gateway.dialects.fields import Does
@@ -81,7 +81,15 @@ class _ToolResult(Body):
 class _ServerResult(Body):
     """Of a tool whose work the API's own server did."""
 
-    type: str
+    type: Literal[
+        "web_search_tool_result",
+        "web_fetch_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+        "advisor_tool_result",
+    ]
     tool_use_id: str
     content: Any
 
@@ -94,42 +102,28 @@ class _Compaction(Body):
 class _Other(Body):
     """What is passed over or refused."""
 
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-
-
-_KINDS: Final = frozenset(
-    ("text", "image", "document", "search_result", "thinking", "tool_use", "tool_result", "compaction")
-)
-_CALLS: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
-_RESULTS: Final = frozenset(("tool_result", "mcp_tool_result"))
-
-
-def _kind(block: Any) -> str:
-    """By which of the models a block is read."""
-    kind = str(block.get("type") if isinstance(block, dict) else getattr(block, "type", None))
-    if kind in _KINDS:
-        return kind
-    if kind in _CALLS:
-        return "tool_use"
-    if kind in _RESULTS:
-        return "tool_result"
-    return "server_result" if kind in _BLOCKS and kind.endswith("_tool_result") else "other"
+    type: Literal[
+        "redacted_thinking",
+        "mcp_tool_listing",
+        "fallback",
+        "tool_addition",
+        "tool_removal",
+        "container_upload",
+    ]
 
 
 Block = Annotated[
-    Annotated[Text, Tag("text")]
-    | Annotated[_Image, Tag("image")]
-    | Annotated[_Document, Tag("document")]
-    | Annotated[_SearchResult, Tag("search_result")]
-    | Annotated[_Thinking, Tag("thinking")]
-    | Annotated[_ToolUse, Tag("tool_use")]
-    | Annotated[_ToolResult, Tag("tool_result")]
-    | Annotated[_ServerResult, Tag("server_result")]
-    | Annotated[_Compaction, Tag("compaction")]
-    | Annotated[_Other, Tag("other")],
-    Discriminator(_kind),
+    Text
+    | _Image
+    | _Document
+    | _SearchResult
+    | _Thinking
+    | _ToolUse
+    | _ToolResult
+    | _ServerResult
+    | _Compaction
+    | _Other,
+    Field(discriminator="type"),
 ]
 
 
@@ -142,6 +136,8 @@ def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iter
     said = _Said(role)
     for index, block in enumerate(content):
         match block:
+            case Text():
+                said.parts += _text_parts(block.text)
             case _ToolResult() | _ServerResult():
                 if role == "assistant" and said:
                     yield said.message()
@@ -184,10 +180,9 @@ class _Said:
 
 def _pass_over(block: _Other, place: str) -> None:
     """Raises ``BadRequestError`` for what would be missed."""
-    treatment = _BLOCKS.get(block.type)
-    if treatment is None or treatment.does is Does.REFUSED:
-        cure = "the gateway does not know it" if treatment is None else treatment.told
-        raise BadRequestError(f"{place}: {block.type}: {cure}")
+    treatment = _BLOCKS[block.type]
+    if treatment.does is Does.REFUSED:
+        raise BadRequestError(f"{place}: {block.type}: {treatment.told}")
 
 
 def _tool_message(block: _ToolResult | _ServerResult) -> dict[str, JSON]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import orjson
-
-from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event
+from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event, reasoning_of
 from al_ray.actors.gateway.dialects.tools import as_object
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
 
@@ -48,8 +46,8 @@ def _usage(answer: ChatReply) -> dict[str, int]:
 
 def _blocks(message: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     blocks: list[dict[str, JSON]] = []
-    if message.get("reasoning"):
-        blocks.append({"type": "thinking", "thinking": message["reasoning"], "signature": ""})
+    if reasoning := reasoning_of(message):
+        blocks.append({"type": "thinking", "thinking": reasoning, "signature": ""})
     for name in ("content", "refusal"):
         if message.get(name):
             blocks.append({"type": "text", "text": message[name]})
@@ -63,11 +61,8 @@ def _blocks(message: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
 def _input(function: Mapping[str, JSON]) -> JSON:
     """The arguments as an object; what the model wrote need not be one, and is not lost then."""
-    try:
-        value = orjson.loads(function["arguments"] or "{}")
-    except orjson.JSONDecodeError:
-        value = None
-    return value if isinstance(value, dict) else {"arguments": function["arguments"]}
+    value = as_object(function["arguments"] or "{}")
+    return {"arguments": function["arguments"]} if value is None else value
 
 
 class MessageStream:
@@ -89,9 +84,9 @@ class MessageStream:
 
     def piece(self, delta: ChatDelta) -> Iterable[bytes]:
         told = delta.delta
-        if told.get("reasoning"):
+        if reasoning := reasoning_of(told):
             yield from self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            yield self._delta("thinking", {"type": "thinking_delta", "thinking": told["reasoning"]})
+            yield self._delta("thinking", {"type": "thinking_delta", "thinking": reasoning})
         for name in ("content", "refusal"):
             if told.get(name):
                 yield from self._block("text", {"type": "text", "text": ""})
@@ -133,7 +128,7 @@ class MessageStream:
         """End the open blocks; of calls, where others may still grow beside them, only those whose arguments
         are whole."""
         for holds, block in [*self._open.items()]:
-            if but_calls and block.is_call and not as_object(block.arguments):
+            if but_calls and block.is_call and as_object(block.arguments) is None:
                 continue
             del self._open[holds]
             yield event({"type": "content_block_stop", "index": block.index}, "content_block_stop")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Field
 
 from al_ray.actors.gateway.dialects.core import Body
 from al_ray.actors.gateway.dialects.fields import Does
@@ -88,11 +88,36 @@ class _Reference(Body):
 
 
 class _Other(Body):
-    """What has no model of its own: read by ``_CALLS`` and ``_OUTPUTS``, passed over, or refused."""
+    """What has no model of its own: read by ``_CALLS`` and ``_RESULTS``, passed over, or refused."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
+    type: Literal[
+        "local_shell_call",
+        "local_shell_call_output",
+        "shell_call",
+        "shell_call_output",
+        "apply_patch_call",
+        "apply_patch_call_output",
+        "computer_call",
+        "computer_call_output",
+        "web_search_call",
+        "file_search_call",
+        "code_interpreter_call",
+        "image_generation_call",
+        "mcp_call",
+        "mcp_list_tools",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "tool_search_call",
+        "tool_search_output",
+        "program",
+        "program_output",
+        "additional_tools",
+        "configuration_update",
+        "compaction",
+        "compaction_trigger",
+    ]
     id: str | None = None
     call_id: str | None = None
 
@@ -105,36 +130,16 @@ class _Other(Body):
         return (self.model_extra or {}).get(name)
 
 
-_KINDS: Final = {
-    "message": "message",
-    "function_call": "function_call",
-    "custom_tool_call": "custom_tool_call",
-    "function_call_output": "output",
-    "custom_tool_call_output": "output",
-    "reasoning": "reasoning",
-    "item_reference": "item_reference",
-}
-
-
-def _kind(item: Any) -> str:
-    """By which of the models an item is read; a message or a reference may leave its type out."""
-    if not isinstance(item, dict):
-        return _KINDS.get(getattr(item, "type", ""), "other")
-    kind = item.get("type")
-    if kind is None:
-        return "item_reference" if "id" in item and "role" not in item else "message"
-    return _KINDS.get(str(kind), "other")
+def with_type(item: Any) -> Any:
+    """A message or a reference may leave its type out."""
+    if not isinstance(item, dict) or item.get("type") is not None:
+        return item
+    return item | {"type": "item_reference" if "id" in item and "role" not in item else "message"}
 
 
 Item = Annotated[
-    Annotated[_Message, Tag("message")]
-    | Annotated[_FunctionCall, Tag("function_call")]
-    | Annotated[_CustomCall, Tag("custom_tool_call")]
-    | Annotated[_Output, Tag("output")]
-    | Annotated[_Reasoning, Tag("reasoning")]
-    | Annotated[_Reference, Tag("item_reference")]
-    | Annotated[_Other, Tag("other")],
-    Discriminator(_kind),
+    _Message | _FunctionCall | _CustomCall | _Output | _Reasoning | _Reference | _Other,
+    Field(discriminator="type"),
 ]
 
 _CALLS: Final[Mapping[str, Callable[[_Other], tuple[str, JSON]]]] = {
@@ -246,10 +251,9 @@ class _Reader:
             self.told.answers.append(answer)
 
     def _read_other(self, item: _Other, place: str) -> None:
-        treatment = _ITEMS.get(item.type)
-        if treatment is None or treatment.does is Does.REFUSED:
-            cure = "the gateway does not know it" if treatment is None else treatment.told
-            raise BadRequestError(f"{place}: {item.type}: {cure}")
+        treatment = _ITEMS[item.type]
+        if treatment.does is Does.REFUSED:
+            raise BadRequestError(f"{place}: {item.type}: {treatment.told}")
         if item.type in _CALLS:
             name, arguments = _CALLS[item.type](item)
             self._call(function_call(item.call, name, _as_text(arguments)))

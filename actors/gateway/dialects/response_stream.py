@@ -6,7 +6,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, ToldAs, event, openai_error
+from al_ray.actors.gateway.dialects.core import (
+    Asked,
+    Failure,
+    Head,
+    ToldAs,
+    event,
+    openai_error,
+    reasoning_of,
+)
 from al_ray.actors.gateway.dialects.tools import as_object, custom_input
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
@@ -63,8 +71,8 @@ def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
     incomplete."""
     message = choice.message
     items: list[Item] = []
-    if message.get("reasoning"):
-        items.append(_reasoning(_item_id(head, len(items)), str(message["reasoning"])))
+    if reasoning := reasoning_of(message):
+        items.append(_reasoning(_item_id(head, len(items)), reasoning))
     if message.get("content"):
         logprobs = _logprobs(choice.token_logprobs)
         items.append(_message(_item_id(head, len(items)), str(message["content"]), logprobs))
@@ -108,7 +116,7 @@ def _call(item_id: str, call_id: str, known: ToldAs | None, function: Mapping[st
     kind, given = _CALLS[told.type]
     item: Item = {"id": item_id, "type": kind, "status": "completed", "call_id": call_id}
     if told.type in _NOTHING:
-        return item | {given: {**_NOTHING[told.type], **as_object(function["arguments"])}}
+        return item | {given: {**_NOTHING[told.type], **(as_object(function["arguments"]) or {})}}
     arguments = function["arguments"]
     item |= {"name": told.name, given: custom_input(arguments) if told.type == "custom" else arguments}
     return item if told.namespace is None else item | {"namespace": told.namespace}
@@ -195,8 +203,8 @@ class ResponseStream:
         told = delta.delta
         self._logprobs += delta.token_logprobs
         for holds in _TEXTS:
-            if told.get(holds):
-                yield from self._grow(holds, str(told[holds]))
+            if text := reasoning_of(told) if holds == "reasoning" else told.get(holds):
+                yield from self._grow(holds, str(text))
         for call in told.get("tool_calls") or ():
             yield from self._grow_call(call)
 
@@ -264,7 +272,7 @@ class ResponseStream:
         """Say of the open items that they are done; of calls, where others may still grow beside them, only
         of those whose arguments are whole."""
         for holds, opened in [*self._open.items()]:
-            if but_calls and opened.function and not as_object(opened.function["arguments"]):
+            if but_calls and opened.function and as_object(opened.function["arguments"]) is None:
                 continue
             del self._open[holds]
             yield from self._done(str(holds), opened, cut=cut and opened.index == len(self._items) - 1)

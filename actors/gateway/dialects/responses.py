@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator
 
 from al_ray.actors.gateway.dialects.core import (
     Asked,
@@ -24,7 +24,7 @@ from al_ray.actors.gateway.dialects.core import (
     said,
 )
 from al_ray.actors.gateway.dialects.fields.responses import RESPONSES_FIELDS
-from al_ray.actors.gateway.dialects.response_items import Item, conversation
+from al_ray.actors.gateway.dialects.response_items import Item, conversation, with_type
 from al_ray.actors.gateway.dialects.response_stream import ResponseStream, output_items, response
 from al_ray.actors.gateway.dialects.tools import Offer, full_name, named
 from al_ray.errors import BadRequestError
@@ -162,6 +162,11 @@ class ResponsesBody(Body):
     include: list[str] | None = None
     metadata: dict[str, str] | None = None
     stream: bool | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _typed(cls, value: Any) -> Any:
+        return [with_type(item) for item in value] if isinstance(value, list) else value
 
 
 def parse(raw: bytes) -> Asked:

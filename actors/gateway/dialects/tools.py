@@ -122,17 +122,17 @@ def custom_call(call_id: str, name: str, input: str) -> dict[str, JSON]:
 
 def custom_input(arguments: str) -> str:
     """The text that the model gives a tool that takes free text; what is no such object is not lost."""
-    given = as_object(arguments).get(_INPUT)
+    given = (as_object(arguments) or {}).get(_INPUT)
     return given if isinstance(given, str) else arguments
 
 
-def as_object(arguments: str) -> Mapping[str, Any]:
-    """A tool call's arguments; empty where they are no object."""
+def as_object(arguments: str) -> Mapping[str, Any] | None:
+    """A tool call's arguments. None: they are no object, or not yet a whole one."""
     try:
         value = orjson.loads(arguments)
     except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _grammar(format: JSON) -> str | None:

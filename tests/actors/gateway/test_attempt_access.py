@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import anthropic
 import openai
 import orjson
@@ -37,6 +38,55 @@ async def test_an_attempt_is_known_by_its_path_whatever_key_the_agent_sends(serv
     async with anthropic.AsyncAnthropic(base_url=url, api_key="sk-fixed") as other:
         message = await other.messages.create(model="m", max_tokens=9, messages=say("hello"))
     assert [span.id for span in served.calls(attempt)] == [reply.id, message.id]
+
+
+async def test_a_key_of_the_clients_own_beside_the_attempts_does_not_count(served: House) -> None:
+    """A command-line agent may be logged in elsewhere, in either header."""
+    attempt = await served.attempt()
+    body = orjson.dumps({"max_tokens": 9, "messages": say("hello")})
+    for bearer, other in (("sk-mine", attempt.key), (attempt.key, "sk-mine")):
+        headers = {"Authorization": f"Bearer {bearer}", "x-api-key": other}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            answer = await session.post(f"{served.url}/messages", data=body)
+        assert answer.status == 200
+    async with aiohttp.ClientSession(
+        headers={"Authorization": "Bearer sk-1", "x-api-key": "sk-2"}
+    ) as session:
+        answer = await session.post(f"{served.url}/messages", data=body)
+    assert answer.status == 401
+    assert len(served.calls(attempt)) == 2
+
+
+async def test_clients_that_add_no_version_to_the_url_are_answered(served: House) -> None:
+    """With the attempt in the path, and without."""
+    attempt = await served.attempt()
+    root = served.url.removesuffix("/v1")
+    headers = {"x-api-key": attempt.key}
+    told = orjson.dumps({"max_tokens": 9, "messages": say("hello")})
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for base in (root, f"{root}/attempt/{attempt.key}"):
+            for path in ("/messages", "/messages/count_tokens", "/chat/completions"):
+                answer = await session.post(base + path, data=told)
+                assert (path, answer.status) == (path, 200)
+            assert (await session.get(f"{base}/models")).status == 200
+        failed = await session.post(f"{root}/messages", data=b"{")
+        assert (failed.status, (await failed.json())["type"]) == (400, "error")
+
+
+async def test_a_model_is_told_of_as_either_api_has_it(served: House, engine_a: Any) -> None:
+    rules = replace(SPEC.rules, model="org/toy")
+    async with beside(served, engine_a, replace(SPEC, rules=rules)) as gateway:
+        attempt = await gateway.attempt()
+        async with gateway.client(attempt) as client:
+            one = await client.models.retrieve("org/toy")
+            with pytest.raises(openai.NotFoundError, match="there is no model 'gpt', but org/toy"):
+                await client.models.retrieve("gpt")
+        async with gateway.anthropic(attempt) as other:
+            [listed] = (await other.models.list()).data
+            told = await other.models.retrieve("org/toy")
+    assert (one.id, one.object, one.owned_by) == ("org/toy", "model", "al_ray")
+    assert (listed.id, listed.type, listed.display_name) == ("org/toy", "model", "org/toy")
+    assert listed.created_at.year == 1970 and told == listed
 
 
 @pytest.mark.parametrize("stream", [False, True])

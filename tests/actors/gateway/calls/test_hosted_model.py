@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
-from tests.actors.gateway_house import SPEC, House, beside, say
+from tests.actors.gateway_house import SPEC, TOOLS, House, beside, say
 
 USAGE = {"prompt_tokens": 30, "completion_tokens": 4, "total_tokens": 34}
 
@@ -114,6 +114,30 @@ async def test_a_call_goes_to_the_hosted_model_that_it_names_and_is_never_traine
     learnt = trajectory(hosting.rollout(attempt))
     assert [transition.id for transition in learnt.transitions] == [f"{ours.id}/0"]
     assert learnt.left_out == {"no_token_ids": 1}
+
+
+async def test_what_only_a_hosted_model_may_know_goes_there_as_it_came(
+    hosting: House, server: Server
+) -> None:
+    """What the trained model could not be asked, tools of other types, pictures."""
+    search = {"type": "web_search", "size": 3}
+    picture: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    show: Any = [{"role": "user", "content": [picture]}, *say("hello")]
+    attempt = await hosting.attempt()
+    async with hosting.client(attempt) as client:
+        tools: Any = [*TOOLS, search]
+        await client.chat.completions.create(
+            model="wise", messages=show, tools=tools, logit_bias={"5": 1}, parallel_tool_calls=False
+        )
+    [body] = server.bodies
+    assert (body["messages"], body["tools"], body["logit_bias"]) == (show, tools, {"5": 1})
+    assert body["parallel_tool_calls"] is False
+    assert len(hosting.calls(attempt)) == 1
+    async with hosting.anthropic(attempt) as other:
+        result: Any = {"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True}
+        told: Any = [{"role": "user", "content": [result, {"type": "text", "text": "hello"}]}]
+        await other.messages.create(model="wise", max_tokens=9, messages=told)
+    assert server.bodies[-1]["messages"][0] == {"role": "tool", "tool_call_id": "t", "content": "no"}
 
 
 async def test_a_hosted_models_stream_goes_through_piece_by_piece(hosting: House) -> None:

@@ -1,0 +1,109 @@
+"""A client's changing lines of billing and of the clock end no lineage; all else that changes does."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from al_ray.actors.engine import volatile
+from al_ray.algorithms.rows import build_rows
+from al_ray.traces.messages import Message
+from al_ray.types import ChatReply, Trajectory, Transition
+from tests.speaker import CHATML, Speaker, byte_level_tokenizer, said, tokens, user
+
+TOKENIZER = byte_level_tokenizer()
+END = "<|im_end|>"
+BILLING = "x-anthropic-billing-header: cch=1;"
+TODAY = date.today()
+SIMULATED = date(2019, 3, 1)
+
+
+def system(line: str, then: str = "Be brief.") -> Message:
+    return {"role": "system", "content": f"{line}\n{then}"}
+
+
+def _transition(id: str, reply: ChatReply) -> Transition:
+    [choice] = reply.choices
+    return Transition(id, "", tuple(reply.prompt_ids), tuple(choice.response_ids), tuple(choice.logprobs), 0)
+
+
+LINES = [
+    ("x-anthropic-billing-header: cc_version=2.1; cch=%d;", [1, 2, 3]),
+    ("Today's date: %s 09:00:0" + "1", [TODAY, TODAY, TODAY + timedelta(1)]),
+    ("Current time: %sT10:00:00", [TODAY, TODAY + timedelta(1), TODAY]),
+]
+
+
+@pytest.mark.parametrize(("line", "values"), LINES)
+async def test_a_conversation_goes_on_though_its_first_line_changes(line: str, values: list[Any]) -> None:
+    """With the line that it began with; and each token that was sampled is trained once, in one row."""
+    speaker = Speaker(CHATML, TOKENIZER)
+    messages: list[Message] = []
+    replies = []
+    for number, value in enumerate(values, start=1):
+        messages += [user(f"hello {number}")]
+        replies.append(await speaker.call([system(line % value), *messages], f"12{number}{END}"))
+        messages.append(said(replies[-1]))
+    assert [reply.lineage.outcome for reply in replies] == ["new", "continued", "continued"]
+    for earlier, later in pairwise(replies):
+        assert later.prompt_ids[: len(tokens(earlier))] == tokens(earlier)
+    assert (line % values[0]) in speaker.decode(replies[-1].prompt_ids)
+    transitions = [_transition(str(place), reply) for place, reply in enumerate(replies)]
+    [row] = build_rows([Trajectory("r", "g", "t", transitions, 1.0)], [[1.0] * 3], "token_mean")
+    assert int(row.trained.sum()) == sum(len(transition.response_ids) for transition in transitions)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (system(f"Current date: {SIMULATED}"), system(f"Current date: {SIMULATED + timedelta(1)}")),
+        (system("Time: 3 hours"), system("Time: 5 hours")),
+        (system("x-request-id: 1"), system("x-request-id: 2")),
+        (system(f"The deadline is {TODAY}"), system(f"The deadline is {TODAY + timedelta(1)}")),
+        (
+            system("x-anthropic-billing-header: 1", "Be brief."),
+            system("x-anthropic-billing-header: 2", "Be long."),
+        ),
+        (system("x-anthropic-billing-header: 1"), {"role": "system", "content": "Be brief."}),
+    ],
+)
+async def test_what_an_agent_wants_to_say_is_said_and_opens_a_branch(first: Message, second: Message) -> None:
+    """A simulated day among it."""
+    speaker = Speaker(CHATML, TOKENIZER)
+    one = await speaker.call([first, user("?")], "hello" + END)
+    two = await speaker.call([second, user("?"), said(one), user("!")], "no" + END)
+    assert two.lineage.outcome == "rewritten"
+    assert str(second["content"]) in speaker.decode(two.prompt_ids)
+
+
+async def test_such_a_line_is_not_one_in_what_the_user_says() -> None:
+    speaker = Speaker(CHATML, TOKENIZER)
+    one = await speaker.call([user(f"Today is {TODAY}")], "hello" + END)
+    two = await speaker.call([user(f"Today is {TODAY + timedelta(1)}"), said(one), user("!")], "no" + END)
+    assert two.lineage.outcome == "rewritten"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            f"{BILLING}\nBe brief.\nToday's date: {TODAY:%B} {TODAY.day}, {TODAY.year}\nx",
+            2,
+        ),
+        (f"<env>\n  Today's date: {TODAY:%a %b} {TODAY.day} {TODAY.year}\n</env>", 1),
+        (f"The current date and time is {TODAY.month}/{TODAY.day}/{TODAY.year}, 3:04 PM.", 1),
+        ("Today we are going to bake bread.", 0),
+        ("", 0),
+    ],
+)
+def test_lines_are_found_and_put_back_as_they_were(text: str, found: int) -> None:
+    lines = volatile.lines(text)
+    assert len(lines) == found
+    assert volatile.with_lines(text, iter(lines)) == text
+    assert volatile.without(text).count("\ue000") == found
+    parts = [{"type": "text", "text": text}, {"type": "text", "text": text}]
+    assert volatile.lines(parts) == [*lines, *lines]
+    assert volatile.with_lines(parts, iter([*lines, *lines])) == parts
