@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from al_ray.actors.agent import environment
+from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import load_tasks
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import plan
@@ -18,6 +19,8 @@ def validate(recipe: Recipe, path: Path) -> None:
     """What loading the recipe leaves to be tried: its tasks."""
     tasks = load_tasks(recipe)
     environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
+    if recipe.agent.sandbox is not None:
+        wall.try_out(recipe.agent)
     print(f"{path}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
     for line in tasks.left_out:
         print(line)

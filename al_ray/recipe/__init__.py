@@ -11,6 +11,7 @@ from al_ray.recipe.agent import (
     LimitsSection,
     RetrySection,
     SamplingSection,
+    SandboxSection,
     TransitionsSection,
 )
 from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
@@ -52,6 +53,7 @@ __all__ = [
     "Recipe",
     "RetrySection",
     "SamplingSection",
+    "SandboxSection",
     "Section",
     "ServiceSection",
     "Stage",
