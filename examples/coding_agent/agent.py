@@ -61,17 +61,26 @@ def run_tests(code, tests):
         done = subprocess.run(
             command, input=arguments, capture_output=True, text=True, timeout=SECONDS, cwd="/work"
         )
-        found = json.loads(done.stdout.rpartition("\n\n")[2] or done.stderr)
     except subprocess.TimeoutExpired:
         return 0.0, f"error: it did not end in {SECONDS} s."
-    except ValueError:
+    found = results(done.stdout)
+    if len(found) != len(tests):
         return 0.0, f"error: {done.stderr.strip()[-200:]}"
     wrong = [
         f"f({', '.join(map(repr, given))}) is {answer!r}, not {was!r}."
-        for (given, answer), was in zip(tests, found)
+        for (given, answer), was in zip(tests, found, strict=True)
         if was != answer
     ]
     return 1 - len(wrong) / len(tests), " ".join(wrong[:1])
+
+
+def results(printed):
+    """What the last line holds; nothing where the code did not come so far, or printed something else."""
+    try:
+        found = json.loads(printed.rpartition("\n\n")[2])
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
 
 
 if __name__ == "__main__":
