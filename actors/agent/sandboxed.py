@@ -37,10 +37,11 @@ class SandboxedAgent:
             variables = self._variables(job, relay)
             if self._section.task == "file":
                 (relay.folder / "task.json").write_bytes(task_bytes(job))
+            here = inherited(self._section, os.environ)
             within = Within(self._section, relay.folder, relay.ports, tuple(variables))
             program = Program(
                 command=self._wall.command(within),
-                environment=inherited(self._section, os.environ) | variables,
+                environment=(here if self._wall.is_client else {}) | variables,
                 folder=None,
                 stdin=task_bytes(job) if self._section.task == "stdin" else b"",
                 grace=self._section.grace,

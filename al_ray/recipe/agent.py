@@ -74,7 +74,7 @@ class SandboxSection(Section):
     memory_mib: Annotated[int, Field(ge=16)] = 1024
     """Of all its processes together."""
     processes: Positive = 128
-    """At once."""
+    """At once, and threads; in bubblewrap under root, processes alone."""
     disk_mib: Positive = 256
     """In each of ``/work``, ``/tmp`` and ``/dev/shm``, where alone it can write, in memory."""
 

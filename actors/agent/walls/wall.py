@@ -29,7 +29,7 @@ _OF_ETC: Final = ("alternatives", "ld.so.cache", "ssl/certs", "ca-certificates",
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOBODY: Final = "65534"
 _MIB: Final = 2**20
-_PATIENCE: Final = 120.0
+_PATIENCE: Final = 600.0
 """Of the trial: an image may have to be fetched."""
 
 
@@ -133,6 +133,8 @@ class Wall:
     """Says whether it is there."""
     command: _Write
     """What starts the program within it."""
+    is_client: bool
+    """Whether that is a client, which needs the environment here and hands on what it is told to."""
 
     def missing(self) -> str | None:
         """Why it cannot be had here."""
@@ -143,10 +145,17 @@ class Wall:
 
 
 _CONTAINERS: Final = (
-    Wall("docker", ("docker", "version", "--format", "{{.Server.Version}}"), partial(_container, "docker")),
-    Wall("podman", ("podman", "info", "--format", "{{.Version.Version}}"), partial(_container, "podman")),
+    Wall(
+        "docker",
+        ("docker", "version", "--format", "{{.Server.Version}}"),
+        partial(_container, "docker"),
+        True,
+    ),
+    Wall(
+        "podman", ("podman", "info", "--format", "{{.Version.Version}}"), partial(_container, "podman"), True
+    ),
 )
-_BUBBLEWRAP: Final = Wall("bubblewrap", ("bwrap", "--version"), bubblewrap)
+_BUBBLEWRAP: Final = Wall("bubblewrap", ("bwrap", "--version"), bubblewrap, False)
 
 
 def wall(sandbox: SandboxSection) -> Wall:
@@ -192,9 +201,9 @@ def try_out(agent: AgentSection) -> None:
 
 def _untried(sandbox: SandboxSection, chosen: Wall, why: str) -> RecipeError:
     cure = (
-        f"{chosen.name} cannot start python3 in it: {why}; bubblewrap needs user namespaces (sysctl "
-        "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), a container an "
-        "image with python3"
+        f"{chosen.name} cannot start python3 in it: {why}; bubblewrap must be 0.8 or later and needs "
+        "user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+        "kernel.apparmor_restrict_unprivileged_userns=0); a container needs an image with python3"
     )
     return RecipeError(Problem("agent.sandbox", sandbox.image or sandbox.wall, cure))
 
