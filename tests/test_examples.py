@@ -19,14 +19,23 @@ def test_the_agent_in_the_readme_is_the_agent_of_the_example() -> None:
     assert f"```python\n{code}```" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["own_agent", "node_agent"])
-def test_the_recipe_of_an_example_is_valid_where_the_readme_runs_it(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "program", "tasks"),
+    [
+        ("own_agent", "python3", "64 tasks to train on, 32 held out"),
+        ("node_agent", "node", "64 tasks to train on, 32 held out"),
+        ("coding_agent", "bwrap", "60 tasks to train on, 24 held out"),
+    ],
+)
+def test_the_recipe_of_an_example_is_valid_where_the_readme_runs_it(
+    name: str, program: str, tasks: str
+) -> None:
     """At the repository's root, with what is there importable as for who has just cloned it."""
-    if name == "node_agent" and shutil.which("node") is None:
-        pytest.skip("there is no node here")
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here")
     unset = ("AL_RAY_DATA", "PYTHONPATH")
     environment = {key: value for key, value in os.environ.items() if key not in unset}
     command = [sys.executable, "-m", "al_ray", "validate", f"recipes/{name}.yaml"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "64 tasks to train on, 32 held out" in done.stdout
+    assert tasks in done.stdout

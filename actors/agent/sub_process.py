@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,41 +35,47 @@ class CommandAgent:
         self._section = section
         self._command = section.command
 
-    async def start(self, job: Job) -> _Command:
+    async def start(self, job: Job) -> RunningCommand:
         environment = agent_environment.variables(job, inherited(self._section, os.environ))
-        task = orjson.dumps(dict(job.task))
         folder = None
         if self._section.task == "variables":
             environment |= agent_environment.task_variables(job.task)
         elif self._section.task == "file":
             folder = tempfile.TemporaryDirectory(prefix="al_ray-task-")
             file = Path(folder.name) / "task.json"
-            file.write_bytes(task)
+            file.write_bytes(task_bytes(job))
             environment[agent_environment.TASK_FILE] = str(file)
         program = Program(
             command=self._command,
             environment=environment,
             folder=self._section.folder,
-            stdin=task if self._section.task == "stdin" else b"",
+            stdin=task_bytes(job) if self._section.task == "stdin" else b"",
             grace=self._section.grace,
         )
         stdout = LastLine(job.printed.stdout, MAX_RESULT_BYTES)
         process = await GuardedProcess.start(program, stdout, job.printed.stderr)
-        return _Command(job, process, stdout, folder)
+        return RunningCommand(job, process, stdout, folder.cleanup if folder else _nothing)
 
 
-class _Command:
+def task_bytes(job: Job) -> bytes:
+    """The task as JSON."""
+    return orjson.dumps(dict(job.task))
+
+
+def _nothing() -> None:
+    """Is left to be removed."""
+
+
+class RunningCommand:
+    """One under way; ``remove`` is called when it has ended."""
+
     def __init__(
-        self,
-        job: Job,
-        process: GuardedProcess,
-        stdout: LastLine,
-        folder: tempfile.TemporaryDirectory[str] | None,
+        self, job: Job, process: GuardedProcess, stdout: LastLine, remove: Callable[[], None]
     ) -> None:
         self._job = job
         self._process = process
         self._stdout = stdout
-        self._folder = folder
+        self._remove = remove
 
     async def wait(self) -> JSON:
         if code := await self._process.wait():
@@ -86,8 +92,7 @@ class _Command:
 
     async def end(self) -> None:
         await self._process.end()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._remove()
 
     @property
     def ended(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from al_ray.actors.agent import environment
+from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.errors import Problem, UserError
 from al_ray.machines import models
@@ -36,6 +37,8 @@ def validate(recipe: Recipe, path: Path) -> None:
     if tasks is not None:
         every = [*tasks.train, *tasks.held_out]
         tried(lambda: environment.check_tasks(recipe.agent, every))
+    if recipe.agent.sandbox is not None:
+        tried(lambda: wall.try_out(recipe.agent))
     for service in (tried(lambda: services(recipe)) or {}).values():
         tried(service.check)
     model: Path | None = tried(lambda: models.check(recipe.model.path))

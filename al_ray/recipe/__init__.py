@@ -11,6 +11,7 @@ from al_ray.recipe.agent import (
     LimitsSection,
     RetrySection,
     SamplingSection,
+    SandboxSection,
     TransitionsSection,
 )
 from al_ray.recipe.health import HealthSection
@@ -54,6 +55,7 @@ __all__ = [
     "Recipe",
     "RetrySection",
     "SamplingSection",
+    "SandboxSection",
     "Section",
     "ServiceSection",
     "Stage",

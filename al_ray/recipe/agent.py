@@ -57,6 +57,28 @@ class RetrySection(Section):
         )
 
 
+class SandboxSection(Section):
+    """Walls around a command that runs what a model writes: it sees, reaches and uses up what is named here,
+    and nothing else but its own folder, the gateway and the recipe's services."""
+
+    wall: Literal["auto", "docker", "podman", "bubblewrap"] = "auto"
+    """auto: where ``image`` is given, a container of it by Docker, else by Podman; else bubblewrap, which
+    needs no daemon. Where none can be had, the run does not start."""
+    image: str | None = None
+    """The container's image, which must have ``python3`` (3.8 or later). Bubblewrap takes a folder with a
+    root file system, and otherwise shows ``/usr`` of this machine."""
+    mounts: dict[Annotated[str, StringConstraints(pattern=r"^/\w[^,:]*$")], str] = {}
+    """What is seen within, read-only: a place there, and the file or folder here, relative to the recipe."""
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """Cores of a container. In bubblewrap: the attempt may use this many times ``timeout`` of CPU time."""
+    memory_mib: Annotated[int, Field(ge=16)] = 1024
+    """Of all its processes together."""
+    processes: Positive = 128
+    """At once, and threads; in bubblewrap under root, processes alone."""
+    disk_mib: Positive = 256
+    """In each of ``/work``, ``/tmp`` and ``/dev/shm``, where alone it can write, in memory."""
+
+
 Isolation = Literal["async", "thread", "process", "command"]
 
 
@@ -71,6 +93,9 @@ class AgentSection(Section):
     """The program and its arguments, for ``isolation: command``."""
     folder: str | None = None
     """Where the command runs, relative to the recipe. None: beside the recipe."""
+    sandbox: SandboxSection | None = None
+    """Walls around the command; ``{}`` for the defaults. It then runs in ``/agent``, which is ``folder``
+    read-only. None: it can do what the user can who runs it."""
     task: Literal["stdin", "file", "variables"] = "stdin"
     """How a command gets the task: as JSON on standard input, as JSON in the file that
     ``AL_RAY_TASK_FILE`` names, or as a variable ``AL_RAY_TASK_KEY`` for each of its keys."""

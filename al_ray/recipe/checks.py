@@ -83,6 +83,7 @@ def _agent(recipe: Recipe) -> Iterator[Problem]:
             cure = "this variable is not set; set it, or do not name it"
             yield Problem(f"agent.environment.{index}", name, cure)
     yield from (_command if agent.isolation == "command" else _python_agent)(agent)
+    yield from _sandbox(recipe)
     if agent.evaluate is not None:
         yield from _callable("agent.evaluate", agent.evaluate, ("task", "output"))
         if agent.reward is not None:
@@ -103,9 +104,27 @@ def _command(agent: AgentSection) -> Iterator[Problem]:
     if not folder.is_dir():
         yield Problem("agent.folder", agent.folder, "no such folder; it is looked for beside the recipe")
     program = agent.command[0]
-    if shutil.which(folder / program if "/" in program else program) is None:
+    if agent.sandbox is None and shutil.which(folder / program if "/" in program else program) is None:
         cure = "no such program is on PATH; one of your own is given as ./NAME, relative to agent.folder"
         yield Problem("agent.command.0", program, cure)
+
+
+def _sandbox(recipe: Recipe) -> Iterator[Problem]:
+    agent = recipe.agent
+    if agent.sandbox is None:
+        return
+    if agent.isolation != "command":
+        cure = f"is only for isolation: command, not for {agent.isolation}"
+        yield Problem("agent.sandbox", agent.sandbox.wall, cure)
+    output = Path(recipe.output).resolve()
+    seen = {"agent.folder": agent.folder or "."}
+    seen |= {f"agent.sandbox.mounts.{place}": here for place, here in agent.sandbox.mounts.items()}
+    for where, here in seen.items():
+        if not Path(here).exists():
+            yield Problem(where, here, "no such file or folder; it is looked for beside the recipe")
+        elif output.is_relative_to(Path(here).resolve()):
+            cure = f"the agent would see the runs in {output}; give it a folder without them, or set `output`"
+            yield Problem(where, here, cure)
 
 
 def _python_agent(agent: AgentSection) -> Iterator[Problem]:

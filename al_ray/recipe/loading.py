@@ -210,6 +210,12 @@ def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetail
         if isinstance(values, dict) and isinstance(values.get(key), str):
             # Not resolved: the link to an interpreter is what makes it that of an environment.
             values[key] = os.path.abspath(path.parent / values[key])
+    sandbox = agent.get("sandbox") if isinstance(agent, dict) else None
+    if isinstance(sandbox, dict) and isinstance(mounts := sandbox.get("mounts"), dict):
+        sandbox["mounts"] = {
+            place: os.path.abspath(path.parent / here) if isinstance(here, str) else here
+            for place, here in mounts.items()
+        }
     try:
         return Recipe.model_validate(raw), []
     except ValidationError as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from al_ray.actors.agent import environment, interpreter
+from al_ray.actors.agent.walls import wall
 from al_ray.data.task_order import digest
 from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.machines import models
@@ -61,6 +62,8 @@ def prepared(recipe: Recipe, choice: RunChoice, console: Console, *, learn: bool
         service.check()
     with console.part("the agent's environment"):
         interpreter.check(recipe.agent)
+        if recipe.agent.sandbox is not None:
+            wall.try_out(recipe.agent)
     hosted = recipe.model.name in recipe.upstreams
     with console.part("model"):
         model = None if hosted else models.resolve(recipe.model.path, console.phase)

@@ -60,6 +60,7 @@ def house_of(
     path: Path,
     base_url: str = "http://gateway/v1",
     surroundings: Mapping[str, str] = MappingProxyType({}),
+    services: Mapping[str, str] = MappingProxyType({}),
     **agent: Any,
 ) -> Iterator[House]:
     """``agent`` is the recipe's section, ``surroundings`` the variables where the runner is started."""
@@ -69,7 +70,7 @@ def house_of(
     runner = (
         ray.remote(Runner)
         .options(**RUNNER_OPTIONS, runtime_env={"env_vars": dict(surroundings)})
-        .remote(RunnerSpec("r", section, [base_url], "toy", environment=given), store)
+        .remote(RunnerSpec("r", section, [base_url], "toy", dict(services), given), store)
     )
     run = runner.run.remote()
     yield House(store, runner, itertools.count())
