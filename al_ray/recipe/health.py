@@ -20,7 +20,8 @@ class HealthSection(Section):
     without_calls: Share = 0.05
     """Rollouts in which the model answered no call."""
     equal_groups: Share = 0.8
-    """Groups whose rollouts all have the same reward, of those that can be compared."""
+    """Groups in which no rollout has an advantage, for their rewards are equal, of those that can be
+    compared."""
     dropped_groups: Share = 0.5
     """Groups with fewer than two rollouts that can be compared."""
     too_long: Share = 0.2

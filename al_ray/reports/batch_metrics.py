@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -19,6 +19,7 @@ from al_ray.types import (
     LineageOutcome,
     Rollout,
     RolloutStatus,
+    Row,
     Signals,
     SpanKind,
     Trajectory,
@@ -70,10 +71,13 @@ def health_metrics(
     groups: Sequence[Group],
     outcomes: Sequence[Outcome],
     kept: Sequence[Sequence[Trajectory]],
-    learning: Collection[str],
+    rows: Sequence[Row],
+    trains: Callable[[Row], bool],
 ) -> dict[str, float]:
-    """Shares: ``kept`` are the groups that can be compared, ``learning`` the ids of the rollouts that give a
-    gradient."""
+    """Shares: ``kept`` are the groups that can be compared, ``rows`` what is made of them, each of which
+    has a gradient if it ``trains``."""
+    unequal = {row.group for row in rows if row.advantages.any()}
+    learning = {row.rollout_id for row in rows if trains(row)}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     sampled = {
         rollout.id: sum(call_span.sampled_tokens(s) for s in rollout.spans if s.kind is SpanKind.CALL)
@@ -85,7 +89,7 @@ def health_metrics(
     return {
         "health/failed": _mean([outcome.error is not None for outcome in outcomes]),
         "health/without_calls": _mean([not outcome.called for outcome in outcomes]),
-        "health/equal_groups": _mean([len({each.reward for each in group}) == 1 for group in kept]),
+        "health/equal_groups": _mean([group[0].group not in unequal for group in kept]),
         "health/dropped_groups": 1 - len(kept) / len(groups) if groups else 0.0,
         "health/branches": branches / max(branches + lineage["lineage/continued"], 1),
         "health/wasted_tokens": wasted / max(sum(sampled.values()), 1),

@@ -25,6 +25,12 @@ async def broken(task, llm):
     return look_up(task)
 
 
+async def wordy(task, llm):
+    async with AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
+        long = [{"role": "user", "content": "many words " * 200}]
+        return await client.chat.completions.create(model=llm.model, messages=long)
+
+
 async def silent(task, llm):
     return "yes"
 
@@ -65,25 +71,30 @@ def train(tmp_path: Path, tiny_model: Path) -> Train:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("agent", "where"), [("broken", "evaluation, untrained: all 2"), ("broken_in_training", "step 1: all 4")]
+    ("agent", "where", "error", "raised"),
+    [
+        ("broken", "evaluation, untrained: all 2", "KeyError: '", ("return {}", "look_up")),
+        ("broken_in_training", "step 1: all 4", "KeyError: '", ("return {}", "look_up")),
+        # A prompt longer than model.max_length.
+        ("wordy", "evaluation, untrained: all 2", "openai.BadRequestError: ", ("messages=long", "wordy")),
+    ],
 )
 def test_a_run_whose_rollouts_all_fail_ends_with_the_error_once_its_place_and_a_command(
-    train: Train, agent: str, where: str
+    train: Train, agent: str, where: str, error: str, raised: tuple[str, str]
 ) -> None:
     """After the first evaluation, or the first batch, in which it is so; nothing is learnt or kept."""
     code, output, folder = train({"run": f"bad_agents:{agent}"})
     assert code == 1 and "Traceback" not in output, output
     told = output[output.index("error: ") :].splitlines()
     assert told[0].startswith(f"error: {where} rollouts failed; the commonest error, of ")
-    assert told[1].startswith("  KeyError: '")
-    line = 1 + next(i for i, text in enumerate(AGENTS.splitlines()) if "return {}" in text)
-    assert told[2] == f"  {folder.parents[2]}/bad_agents.py, line {line}, in look_up"
+    assert told[1].startswith(f"  {error}")
+    line = 1 + next(i for i, text in enumerate(AGENTS.splitlines()) if raised[0] in text)
+    assert told[2] == f"  {folder.parents[2]}/bad_agents.py, line {line}, in {raised[1]}"
     _, _, command = told[3].partition("one of them: al-ray ")
     shown_code, shown = run(["al_ray", *command.split()], folder.parents[2])
-    assert (
-        shown_code == 0 and "in look_up" in shown and "actors/runner" not in shown and "as attempt 1" in shown
-    )
-    assert output.count("KeyError") == 1
+    assert shown_code == 0 and f"in {raised[1]}" in shown
+    assert "actors/runner" not in shown and "as attempt 1" in shown
+    assert output.count(error) == 1
     last = jsonl_sink.read(folder)[-1]
     assert last.get("health/failed", 1) == 1 and not (folder / "checkpoints").exists()
 

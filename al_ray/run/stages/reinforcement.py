@@ -99,8 +99,7 @@ class Reinforcement:
         chosen = algorithm(self.settings, self.recipe.agent.sampling)
         rows = chosen.rows(kept)
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
-        learning = {row.rollout_id for row in rows if chosen.loss.trains(row)}
-        metrics |= health_metrics(groups, outcomes, kept, learning)
+        metrics |= health_metrics(groups, outcomes, kept, rows, chosen.loss.trains)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
         return Batch(rows, chosen.loss, metrics, examples, outcomes)
 

@@ -133,6 +133,23 @@ def test_a_batch_tells_the_shares_of_what_taught_nothing() -> None:
     assert stage(recipe).batch_of(ended, 5).metrics["health/without_calls"] == pytest.approx(1 / 9)
 
 
+def test_a_group_is_equal_if_no_call_has_an_advantage_whatever_its_rewards_are_made_of() -> None:
+    """By reward-to-go the calls of rollouts with one sum may differ, and then they teach something."""
+
+    def earlier(span: Span) -> Span:
+        return replace(span, sequence=1) if span.id == "g0/0/r" else span
+
+    members = [rollout("g0", member, 0.3, 2) for member in (0, 1)]
+    members[0] = replace(
+        members[0], spans=[replace(s, sequence=2 * i) for i, s in enumerate(members[0].spans)]
+    )
+    ended = [with_spans(Group("g0", "step-000002", members), earlier)]
+    ahead = RECIPE.stages[1].model_copy(update={"credit": "reward_to_go"})
+    recipes = [RECIPE, RECIPE.model_copy(update={"stages": [RECIPE.stages[0], ahead]})]
+    found = [stage(recipe).batch_of(ended, 5).metrics["health/equal_groups"] for recipe in recipes]
+    assert found == [1.0, 0.0]
+
+
 def test_groups_give_the_same_batch_in_whatever_order_they_end() -> None:
     ended = groups([0.0, 1.0], [1.0, 0.0], [0.5, 1.0])
     first, second = (stage().batch_of(order, 5) for order in (ended, ended[::-1]))
