@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from al_ray import tracing
@@ -157,11 +158,13 @@ def test_rewards_have_dimensions_and_the_call_that_earned_them(collector: Collec
     with tracing.attempt(collector.llm):
         tracing.reward({"style": 0.5, "reward": 1}, call="chatcmpl-1")
         tracing.reward(0.25)
-    first, second = (span.attributes for span in collector.spans)
+        tracing.reward({"reward": numpy.True_, "style": numpy.float32(0.5)})
+    first, second, third = (span.attributes for span in collector.spans)
     assert (first["al_ray.reward"], first["al_ray.reward.call"]) == (1.0, "chatcmpl-1")
     assert first["al_ray.reward.dimensions"] == {"reward": 1.0, "style": 0.5}
     assert second["al_ray.reward"] == 0.25
-    for wrong in (float("nan"), {}, {"style": float("inf")}):
+    assert third["al_ray.reward.dimensions"] == {"reward": 1.0, "style": 0.5}
+    for wrong in (float("nan"), {}, {"style": float("inf")}, 10**400, {"reward": 1.0, "style": 10**400}):
         with pytest.raises(ValueError, match="finite"):
             tracing.reward(wrong)
 

@@ -17,8 +17,8 @@ from typing import Final
 
 from al_ray.actors.agent.in_process import AsyncAgent, ThreadAgent
 from al_ray.actors.agent.job import ReadyAgent
-from al_ray.actors.agent.sandboxed import SandboxedAgent
 from al_ray.actors.agent.sub_process import CommandAgent, ProcessAgent
+from al_ray.actors.agent.walls.sandboxed import SandboxedAgent
 from al_ray.recipe import AgentSection, Isolation
 
 ISOLATIONS: Final[Mapping[Isolation, Callable[[AgentSection], ReadyAgent]]] = {

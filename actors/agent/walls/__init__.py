@@ -1,5 +1,6 @@
 """Walls around an agent's program: what it cannot see, reach or use up, whatever a model makes it run.
 
-``wall`` chooses one and writes its command line; ``relay`` is the only way out, to the gateway and the
-recipe's services; ``inside`` is the first process within, a script that needs no al_ray.
+``sandboxed`` is the agent as runners know it. ``wall`` chooses walls and writes their command line; ``relay``
+is the only way out, to the gateway and the recipe's services; ``inside`` is the first process within, a
+script that needs no al_ray.
 """

@@ -70,9 +70,8 @@ def _start(limits: dict[str, Any], command: list[str]) -> int:
                 signal.signal(number, signal.SIG_DFL)
             os.execvp(command[0], command)
         except OSError as error:
-            print(
-                command[0], "cannot be started in the sandbox:", error.strerror, file=sys.stderr, flush=True
-            )
+            said = f"{command[0]} cannot be started in the sandbox: {error.strerror}"
+            print(said, file=sys.stderr, flush=True)
         finally:
             os._exit(_NOT_STARTED)
     return program
@@ -91,7 +90,9 @@ async def _reap(program: int, ended: asyncio.Future[int]) -> None:
 
 
 async def _watch(limits: dict[str, Any]) -> str:
-    """Says what there is too much of, once there is."""
+    """Says what there is too much of, once there is; where the kernel sees to it, never."""
+    if all(limits[name] is None for name in _UNITS):
+        await asyncio.Event().wait()
     while True:
         for measure in (_counted, _used):  # those that multiply are not to be looked at one by one
             for name, used in measure().items():
@@ -170,9 +171,5 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 if __name__ == "__main__":
     # Without the clean-up of an interpreter: with this process the kernel ends all the others.
-    code = (
-        asyncio.get_event_loop_policy()
-        .new_event_loop()
-        .run_until_complete(main(json.loads(sys.argv[1]), sys.argv[2:]))
-    )
-    os._exit(code)
+    ended_with = asyncio.new_event_loop().run_until_complete(main(json.loads(sys.argv[1]), sys.argv[2:]))
+    os._exit(ended_with)
