@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ def byte_level_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def _with_one_call(choice: Choice) -> Choice:
+    calls = choice.message.get("tool_calls") or []
+    message = {**choice.message, "tool_calls": calls[:1]}
+    return replace(choice, message=message, calls_left_out=len(calls[1:]))
+
+
 class Speaker:
     """One engine's side of the conversations of an attempt."""
 
@@ -126,8 +133,10 @@ class Speaker:
         tools: Sequence[Message] | None = None,
         attempt: str | None = "r/1",
         stop: str = "",
+        one_call: bool = False,
     ) -> ChatReply:
-        """The answer to a call of which ``responses`` were sampled: tokens, or text in its usual tokens."""
+        """The answer to a call of which ``responses`` were sampled: tokens, or text in its usual tokens. With
+        ``one_call`` the agent is shown one tool call."""
         self._calls += 1
         sampling = Sampling(stop=(stop,) if stop else (), n=len(responses))
         request = ChatRequest(f"c{self._calls}", messages, sampling, tools, attempt=attempt)
@@ -135,6 +144,8 @@ class Speaker:
         text = self.text(place.messages, tools, True)
         prompt = await self.continuation.prompt(request, place, text, self.tokenize(text))
         choices = [self._choice(index, response, stop) for index, response in enumerate(responses)]
+        if one_call:
+            choices = [_with_one_call(choice) for choice in choices]
         self.continuation.remember(request, prompt, choices, self.special)
         return ChatReply(prompt.ids, choices, prompt.lineage)
 

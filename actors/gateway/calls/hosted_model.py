@@ -6,7 +6,6 @@ key; what comes back is told as an engine's answer would be, without token ids.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +15,24 @@ from typing import Any, Final
 import orjson
 
 from al_ray.actors.gateway.calls.call import Call
+from al_ray.actors.gateway.calls.hosted_answer import (
+    TOLD,
+    ToolCallNumbers,
+    checked,
+    choice_of,
+    code_of,
+    index_of,
+    logprobs_of,
+    message_of,
+    strange,
+    usage_of,
+)
 from al_ray.actors.gateway.calls.http_client import Answer, HttpClient
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.errors import BadRequestError, HostedModelError
-from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob, Usage
+from al_ray.types import JSON, ChatDelta, ChatReply, Choice, Usage
 
-_BAD_GATEWAY: Final = HTTPStatus.BAD_GATEWAY
-_TOLD: Final = 500
-"""Characters of an answer that says nothing otherwise."""
-_STRANGE: Final = (orjson.JSONDecodeError, LookupError, TypeError, AttributeError)
+_STRANGE: Final = (ValueError, LookupError, TypeError, AttributeError)
 """What reading an answer of another shape raises."""
 
 
@@ -54,15 +62,15 @@ class HostedModel:
         with _failures_told():
             async with self._client.post(self._body(call, {})) as answer:
                 await _accepted(answer)
-                body = _checked(orjson.loads(await answer.read()))
-            choices = [_choice(choice, place) for place, choice in enumerate(body["choices"])]
+                body = checked(orjson.loads(await answer.read()))
+            choices = [choice_of(choice, place) for place, choice in enumerate(body["choices"])]
             if not choices:
-                raise _strange("it has no choices")
-            return ChatReply((), choices, hosted_usage=_usage(body))
+                raise strange("it has no choices")
+            return ChatReply((), choices, hosted_usage=usage_of(body))
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         seen = PartialAnswer()
-        numbers = _ToolCallNumbers()
+        numbers = ToolCallNumbers()
         reasons: dict[int, str] = {}
         used = Usage(0, 0)
         options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -71,16 +79,16 @@ class HostedModel:
                 await _accepted(answer)
                 async for chunk in _chunks(answer):
                     if chunk.get("usage"):
-                        used = _usage(chunk)
+                        used = usage_of(chunk)
                     for place, choice in enumerate(chunk.get("choices") or ()):
-                        index = _index(choice, place)
+                        index = index_of(choice, place)
                         told = numbers.numbered(index, choice.get("delta") or {})
-                        delta = ChatDelta(index, told, token_logprobs=_token_logprobs(choice))
+                        delta = ChatDelta(index, told, token_logprobs=logprobs_of(choice))
                         seen.add(delta)
                         reasons[index] = choice.get("finish_reason") or reasons.get(index, "")
                         yield delta
             if not reasons or not all(reasons.values()):
-                raise _strange("its stream ended before the answer did, without a finish_reason")
+                raise strange("its stream ended before the answer did, without a finish_reason")
         choices = [
             Choice(index, seen.message(index), reason, (), (), ())
             for index, reason in sorted(reasons.items())
@@ -98,20 +106,9 @@ def _failures_told() -> Iterator[None]:
         yield
     except OSError as error:
         told = str(error) or type(error).__name__
-        raise HostedModelError(_BAD_GATEWAY, f"the hosted model did not answer: {told}") from error
+        raise HostedModelError(HTTPStatus.BAD_GATEWAY, f"the hosted model did not answer: {told}") from error
     except _STRANGE as error:
-        raise _strange(repr(error)) from error
-
-
-def _strange(why: str) -> HostedModelError:
-    return HostedModelError(_BAD_GATEWAY, f"the hosted model's answer is no chat completion: {why}")
-
-
-def _checked(body: Any) -> Any:
-    """Raises ``HostedModelError`` for an error that came as an answer."""
-    if isinstance(body, Mapping) and (body.get("error") or body.get("object") == "error"):
-        raise HostedModelError(_BAD_GATEWAY, _message(body), _code(body))
-    return body
+        raise strange(repr(error)) from error
 
 
 async def _accepted(answer: Answer) -> None:
@@ -122,11 +119,11 @@ async def _accepted(answer: Answer) -> None:
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            body = raw[:_TOLD].decode(errors="replace")
-        raise HostedModelError(answer.status, _message(body), _code(body), wait)
+            body = raw[:TOLD].decode(errors="replace")
+        raise HostedModelError(answer.status, message_of(body), code_of(body), wait)
     if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
         told = f"the hosted model has moved ({answer.status}): its base_url must be where it is now"
-        raise HostedModelError(_BAD_GATEWAY, told)
+        raise HostedModelError(HTTPStatus.BAD_GATEWAY, told)
 
 
 def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
@@ -168,14 +165,14 @@ def _as_openai_has_it(message: Mapping[str, JSON]) -> Mapping[str, JSON]:
 async def _chunks(answer: Answer) -> AsyncIterator[Any]:
     """The JSON objects of server-sent events."""
     if answer.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json":
-        _checked(orjson.loads(await answer.read()))
-        raise _strange("it was asked to stream, and answered at once")
+        checked(orjson.loads(await answer.read()))
+        raise strange("it was asked to stream, and answered at once")
     async for line in _lines(answer):
         name, _, data = line.partition(b":")
         data = data.strip()
         if name != b"data" or not data or data == b"[DONE]":
             continue
-        yield _checked(orjson.loads(data))
+        yield checked(orjson.loads(data))
 
 
 async def _lines(answer: Answer) -> AsyncIterator[bytes]:
@@ -185,99 +182,3 @@ async def _lines(answer: Answer) -> AsyncIterator[bytes]:
         for line in lines:
             yield line
     yield rest
-
-
-def _choice(choice: Any, place: int) -> Choice:
-    message = {k: value for k, value in choice["message"].items() if value is not None or k == "content"}
-    calls = message.get("tool_calls")
-    if calls:
-        message["tool_calls"] = [_identified(call, number) for number, call in enumerate(calls)]
-    return Choice(
-        _index(choice, place),
-        message,
-        choice.get("finish_reason") or "",
-        (),
-        (),
-        (),
-        token_logprobs=_token_logprobs(choice),
-    )
-
-
-def _index(choice: Any, place: int) -> int:
-    """Some servers number nothing, and then the place does."""
-    index = choice.get("index")
-    return place if index is None else int(index)
-
-
-def _identified(call: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    """With an id, by which the agent can answer it."""
-    return call if call.get("id") else {**call, "id": f"call_{number}_{os.urandom(8).hex()}"}
-
-
-class _ToolCallNumbers:
-    """Gives the tool calls of a stream the numbers and ids that some servers leave out."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[int, int], str] = {}
-        """By choice and number."""
-
-    def numbered(self, choice: int, delta: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not delta.get("tool_calls"):
-            return delta
-        return {**delta, "tool_calls": [self._call(choice, call) for call in delta["tool_calls"]]}
-
-    def _call(self, choice: int, call: Mapping[str, Any]) -> Mapping[str, Any]:
-        number = call.get("index")
-        if number is None:
-            number = self._number(choice, call)
-        if (choice, number) in self._ids:
-            return {**call, "index": number}
-        begun = _identified(call, number)
-        self._ids[choice, number] = begun["id"]
-        return {**begun, "index": number}
-
-    def _number(self, choice: int, call: Mapping[str, Any]) -> int:
-        """A name or another id begins a call; anything else belongs to the last one."""
-        mine = {number: call_id for (of, number), call_id in self._ids.items() if of == choice}
-        known = next((number for number, call_id in mine.items() if call_id == call.get("id")), None)
-        if known is not None:
-            return known
-        begins = call.get("id") or (call.get("function") or {}).get("name") or not mine
-        return len(mine) if begins else max(mine)
-
-
-def _token_logprobs(choice: Any) -> list[TokenLogprob]:
-    told = (choice.get("logprobs") or {}).get("content") or ()
-    return [
-        TokenLogprob(
-            token["token"],
-            token["logprob"],
-            [(other["token"], other["logprob"]) for other in token.get("top_logprobs") or ()],
-        )
-        for token in told
-    ]
-
-
-def _usage(body: Any) -> Usage:
-    told = body.get("usage") or {}
-    prompt, completion = told.get("prompt_tokens_details") or {}, told.get("completion_tokens_details") or {}
-    return Usage(
-        told.get("prompt_tokens") or 0,
-        told.get("completion_tokens") or 0,
-        prompt.get("cached_tokens") or 0,
-        completion.get("reasoning_tokens") or 0,
-    )
-
-
-def _message(body: Any) -> str:
-    """What the server says is wrong."""
-    told = body.get("error") or body if isinstance(body, Mapping) else body
-    if isinstance(told, Mapping) and told.get("message"):
-        return str(told["message"])
-    return told if isinstance(told, str) else orjson.dumps(body)[:_TOLD].decode(errors="replace")
-
-
-def _code(body: Any) -> str | None:
-    error = body.get("error") if isinstance(body, Mapping) else None
-    code = error.get("code") if isinstance(error, Mapping) else None
-    return None if code is None else str(code)

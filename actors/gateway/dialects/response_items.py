@@ -132,7 +132,7 @@ class _Other(Body):
 
 def with_type(item: Any) -> Any:
     """A message or a reference may leave its type out."""
-    if not isinstance(item, dict) or item.get("type") is not None:
+    if not isinstance(item, dict) or "type" in item:
         return item
     return item | {"type": "item_reference" if "id" in item and "role" not in item else "message"}
 

@@ -255,3 +255,20 @@ async def test_smollm2_goes_on_from_tokens_that_its_tokenizer_would_not_have_wri
     text = speaker.text(messages, None, True)
     assert speaker.decode(second.prompt_ids) == text
     assert len(speaker.tokenize(text)) < len(second.prompt_ids)
+
+
+async def test_a_turn_of_which_the_agent_was_shown_one_tool_call_alone_opens_a_branch() -> None:
+    """It is not told of the others, so the model should not see them in what it said."""
+    speaker = Speaker(HERMES, TOKENIZER)
+    calls = [
+        f'<tool_call>\n{{"name": "add", "arguments": {{"a": {number}}}}}\n</tool_call>' for number in (1, 2)
+    ]
+    both = "\n".join(calls) + "<|im_end|>"
+    for one_call, outcome in ((False, "continued"), (True, "retokenised")):
+        attempt = f"r/{one_call}"
+        first = await speaker.call([user("?")], both, tools=TOOLS, attempt=attempt, one_call=one_call)
+        result = {"role": "tool", "tool_call_id": "call-0", "content": "3"}
+        messages = [user("?"), said(first), result]
+        second = await speaker.call(messages, "12<|im_end|>", tools=TOOLS, attempt=attempt)
+        assert second.lineage.outcome == outcome
+        assert ('"a": 2' in speaker.decode(second.prompt_ids)) is not one_call

@@ -71,6 +71,10 @@ ANSWERS: Mapping[str, Whole | Sequence[Any]] = {
     "whole without index": Whole(
         {"choices": [{"message": {"role": "assistant", "content": "wise"}, "finish_reason": "stop"}]}
     ),
+    "object": Whole(
+        {"choices": [{"message": {"tool_calls": [{"function": {"name": "add", "arguments": {"x": 1}}}]}}]}
+    ),
+    "numbers": Whole({"choices": [{"index": "first", "message": {"content": "x"}}]}),
     "error at once": Whole({"error": {"message": "overloaded", "code": "engine_overloaded"}}),
     "error as text": Whole({"error": "overloaded"}),
     "vllm's error": Whole({"object": "error", "message": "overloaded", "code": 400}),
@@ -163,6 +167,17 @@ async def test_a_choice_without_a_number_has_its_place(hosting: House) -> None:
     assert [(choice.index, choice.message.content) for choice in reply.choices] == [(0, "wise")]
 
 
+async def test_a_call_that_leaves_out_what_agents_read_is_given_it(hosting: House) -> None:
+    """Its id, its type, and its arguments as text; and the reason why the answer ended."""
+    async with hosting.client(await hosting.attempt()) as client:
+        reply = await client.chat.completions.create(model="wise", messages=say("object"), tools=TOOLS)
+        response = await client.responses.create(model="wise", input="object", tools=[FLAT])
+    [call] = reply.choices[0].message.tool_calls or ()
+    assert (call.type, call.function.arguments) == ("function", '{"x":1}')  # type: ignore[union-attr]
+    assert call.id and reply.choices[0].finish_reason == "tool_calls"
+    assert response.output[0].arguments == '{"x":1}'  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("order", "stream", "says"),
     [
@@ -172,6 +187,7 @@ async def test_a_choice_without_a_number_has_its_place(hosting: House) -> None:
             for stream in (False, True)
         ),
         ("no choices", False, "no choices"),
+        ("numbers", False, "no chat completion"),
         ("thinks", True, "asked to stream, and answered at once"),
         ("unfinished", True, "ended before the answer did"),
         ("nothing", True, "ended before the answer did"),
