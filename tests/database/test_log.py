@@ -44,7 +44,9 @@ def database(file: Path) -> Iterator[Database]:
 def claimed(database: Database) -> Attempt:
     with database.begin() as connection:
         database.enqueue(connection, [RolloutRequest("a", "b", "g", Task("t", {}))])
-        ((claim,),) = database.claim(connection, [Ask("w", "c", 1)], time.time(), 30.0)
+        ((claim,),) = database.claim(
+            connection, [Ask("w", "c", 1)], time.time(), 30.0, time.monotonic() + 30.0
+        )
     return claim.attempt
 
 
