@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, cast
@@ -35,6 +35,7 @@ from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter
 from al_ray.database.writer import Database
 
 GATEWAY_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 10_000}
+_VERSION: Final = "/v1"
 _IDLE_SECONDS: Final = 75.0
 """After which a connection without a request is closed."""
 _FULL: Final = (
@@ -75,9 +76,8 @@ class Gateway:
         cannot be used."""
         database = await asyncio.to_thread(Database, self._url)
         app = web.Application(client_max_size=self._spec.max_body_bytes, middlewares=[failures_in_shape])
-        for route in self._routes(database):
-            for path in _paths(route.path):
-                app.router.add_route(route.method, path, route.handler)
+        for path, route in _served(self._routes(database)):
+            app.router.add_route(route.method, path, route.handler)
         runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, keepalive_timeout=_IDLE_SECONDS
         )
@@ -104,7 +104,7 @@ class Gateway:
         return await self._exporter.flush(seconds) if self._exporter else 0
 
     def _routes(self, database: Database) -> list[web.RouteDef]:
-        """All that is served; ``_paths`` says where."""
+        """All that is served; ``_served`` says where else."""
         spec = self._spec
         keys, recorder = AttemptKeys(database), SpanRecorder(database, self._exporter)
         limits = AttemptLimits(spec.limits, database, recorder)
@@ -130,10 +130,16 @@ class _TurnedAway(asyncio.Protocol):
         connection.close()
 
 
-def _paths(path: str) -> list[str]:
-    """Where a route is served: some clients add its ``/v1`` to the base URL that they are given, some expect
-    it there, and some can set no other key than one in the path."""
-    return [prefix + each for each in (path, path.removeprefix("/v1")) for prefix in ("", KEY_IN_PATH)]
+def _served(routes: Sequence[web.RouteDef]) -> Iterator[tuple[str, web.RouteDef]]:
+    """Where each route is found, the usual places first. Some clients add the ``/v1`` to the base URL that
+    they are given, some expect it there, and some can set no other key than one in the path."""
+    for version in (_VERSION, "", 2 * _VERSION):
+        for prefix in ("", KEY_IN_PATH):
+            for route in routes:
+                if route.path.startswith(_VERSION):
+                    yield prefix + version + route.path.removeprefix(_VERSION), route
+                elif version == _VERSION:
+                    yield prefix + route.path, route
 
 
 def _reachable(host: str) -> str:

@@ -57,14 +57,19 @@ async def test_a_key_of_the_clients_own_beside_the_attempts_does_not_count(serve
     assert len(served.calls(attempt)) == 2
 
 
-async def test_clients_that_add_no_version_to_the_url_are_answered(served: House) -> None:
-    """With the attempt in the path, and without."""
+async def test_clients_that_add_no_version_to_the_url_or_a_second_one_are_answered(served: House) -> None:
+    """With the attempt in the path, and without. Anthropic's client adds one to whatever URL it is given."""
     attempt = await served.attempt()
     root = served.url.removesuffix("/v1")
     headers = {"x-api-key": attempt.key}
     told = orjson.dumps({"max_tokens": 9, "messages": say("hello")})
     async with aiohttp.ClientSession(headers=headers) as session:
-        for base in (root, f"{root}/attempt/{attempt.key}"):
+        for base in (
+            root,
+            f"{root}/attempt/{attempt.key}",
+            f"{root}/v1/v1",
+            f"{root}/attempt/{attempt.key}/v1/v1",
+        ):
             for path in ("/messages", "/messages/count_tokens", "/chat/completions"):
                 answer = await session.post(base + path, data=told)
                 assert (path, answer.status) == (path, 200)
