@@ -67,9 +67,12 @@ class LastLine:
         self._kept.write(data)
         first, *others = data.split(b"\n")
         self._open.add(first)
-        for line in others:
+        if others:
             self._end_line()
-            self._open.add(line)
+            *whole, begun = others
+            self._open.add(next((line for line in reversed(whole) if line.strip()), b""))
+            self._end_line()
+            self._open.add(begun)
 
     def get(self) -> tuple[bytes, int]:
         """The line, or its beginning, and how long it was."""

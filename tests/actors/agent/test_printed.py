@@ -7,7 +7,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from al_ray.actors.agent.printed import HEAD_BYTES, TAIL_BYTES, KeptText
+from al_ray.actors.agent.printed import HEAD_BYTES, TAIL_BYTES, KeptText, LastLine
 
 GAP = re.compile(r"\n\[\.\.\. (\d+) bytes left out \.\.\.\]\n")
 
@@ -44,3 +44,20 @@ def test_the_last_line_is_the_last_that_is_not_blank() -> None:
         kept = KeptText()
         kept.write(text.encode())
         assert kept.last_line == last
+
+
+@given(st.lists(st.sampled_from(["a", "bb", " ", "\n", "\n\n", "c\nd"]), max_size=12))
+def test_the_last_line_is_kept_whole_however_it_arrives(pieces: list[str]) -> None:
+    kept = LastLine(KeptText(), max_bytes=100)
+    for piece in pieces:
+        kept.write(piece.encode())
+    lines = [line for line in "".join(pieces).split("\n") if line.strip()]
+    last = lines[-1] if lines else ""
+    assert kept.get() == (last.encode(), len(last))
+
+
+def test_of_a_line_that_is_too_long_the_beginning_is_kept_and_the_length_known() -> None:
+    kept = LastLine(KeptText(), max_bytes=3)
+    kept.write(b"12\n123")
+    kept.write(b"45")
+    assert kept.get() == (b"123", 5)
