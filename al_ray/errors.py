@@ -73,10 +73,13 @@ class RewardError(AlRayError):
 class UnreadableError(AlRayError):
     """The spans of one rollout hold what cannot be read; nobody else's are in question."""
 
-    def __init__(self, rollout_id: str, error: Exception) -> None:
+    def __init__(self, rollout_id: str, reason: str) -> None:
         self.rollout_id = rollout_id
-        self.reason = f"{type(error).__name__}: {error}"
-        super().__init__(f"the spans of rollout {rollout_id} cannot be read: {self.reason}")
+        self.reason = reason
+        super().__init__(rollout_id, reason)
+
+    def __str__(self) -> str:
+        return f"the spans of rollout {self.rollout_id} cannot be read: {self.reason}"
 
 
 class ToldError(AlRayError):

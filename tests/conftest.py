@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# What hundreds of imported modules made is looked through for garbage a tenth of the time otherwise.
+gc.set_threshold(50_000, 50, 100)
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
 SLOWEST_FIRST = (
     "run/test_driver.py",
+    "run/test_health.py",
     "cli/test_job_submit.py",
     "evaluation/test_evaluate.py",
     "actors/engine/test_pool.py",
@@ -25,8 +29,11 @@ SLOWEST_FIRST = (
     "actors/store/test_actor.py",
     "actors/agent/test_interpreter.py",
     "actors/agent/test_isolation.py",
+    "actors/agent/walls/test_walls.py",
     "actors/test_soak.py",
     "actors/gateway/test_pool.py",
+    "actors/gateway/calls/test_deadly.py",
+    "actors/engine/test_schema_trial.py",
     "actors/runner/test_pool.py",
     "actors/agent/test_frameworks.py",
 )

@@ -37,7 +37,7 @@ def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Tr
     try:
         return _trajectory(rollout, settings)
     except Exception as error:  # agents write spans: whatever they hold is the fault of their rollout alone
-        raise UnreadableError(rollout.id, error) from error
+        raise UnreadableError(rollout.id, f"{type(error).__name__}: {error}") from error
 
 
 def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:

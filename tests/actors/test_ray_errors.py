@@ -15,6 +15,7 @@ PROBLEM = errors.Problem("recipe: model.path", "x", "no such folder")
 ARGUMENTS: Mapping[type[errors.AlRayError], tuple[Any, ...]] = {
     errors.ToldError: ("why", "builtins.ValueError"),
     errors.HostedModelError: (502, "why"),
+    errors.UnreadableError: ("r", "why"),
 }
 
 

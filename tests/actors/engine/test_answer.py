@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.logprobs import FlatLogprobs
-from vllm.outputs import CompletionOutput
-from vllm.parser import ParserManager
 
-from al_ray.actors.engine.answer import Answer
 from al_ray.types import Choice
+
+if TYPE_CHECKING:  # imported where it is used: every worker that collects the tests would import it
+    from vllm.logprobs import FlatLogprobs
+    from vllm.outputs import CompletionOutput
 
 ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
@@ -28,6 +27,11 @@ def tokenizer(tiny_model: Path) -> PreTrainedTokenizerFast:
 @pytest.fixture
 def said(tokenizer: PreTrainedTokenizerFast) -> Any:
     """The choice whose text is ``text``, generated at once or token by token."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.parser import ParserManager
+
+    from al_ray.actors.engine.answer import Answer
+
     parser_class = ParserManager.get_parser(
         tool_parser_name="hermes", enable_auto_tools=True, model_name="toy", tokenizer=tokenizer
     )
@@ -48,10 +52,16 @@ def said(tokenizer: PreTrainedTokenizerFast) -> Any:
     return of
 
 
-def output(text: str, ids: list[int], reason: str | None) -> CompletionOutput:
-    flat = FlatLogprobs()
-    for token in ids:
-        flat.append_fast([token], [-1.0], iter([1]), [text])
+def output(
+    text: str, ids: list[int], reason: str | None, flat: FlatLogprobs | None = None
+) -> CompletionOutput:
+    from vllm.logprobs import FlatLogprobs
+    from vllm.outputs import CompletionOutput
+
+    if flat is None:
+        flat = FlatLogprobs()
+        for token in ids:
+            flat.append_fast([token], [-1.0], iter([1]), [text])
     return CompletionOutput(0, text, ids, 0.0, flat, finish_reason=reason)
 
 
@@ -93,10 +103,14 @@ def test_an_agent_that_takes_one_tool_call_at_a_time_is_shown_one(said: Any, str
 
 def test_the_likeliest_tokens_are_different_tokens_and_none_is_lost() -> None:
     """vLLM tells the sampled token first and, where it is among the likeliest, again."""
+    from vllm.logprobs import FlatLogprobs
+
+    from al_ray.actors.engine.answer import Answer
+
     flat = FlatLogprobs()
     flat.append_fast([5, 5, 6, 7], [-0.1, -0.1, -2.5, -4.0], iter([1, 1, 2, 3]), ["a", "a", "b", "c"])
     flat.append_fast([9, 5, 6, 7], [-7.0, -0.1, -2.5, -4.0], iter([4, 1, 2, 3]), ["z", "a", "b", "c"])
     answer = Answer(None, [1], 0, None, top_logprobs=3)
-    choice = answer.complete(CompletionOutput(0, "az", [5, 9], 0.0, flat, finish_reason="stop"))
+    choice = answer.complete(output("az", [5, 9], "stop", flat))
     assert [(told.token, told.logprob) for told in choice.token_logprobs] == [("a", -0.1), ("z", -7.0)]
     assert [told.top for told in choice.token_logprobs] == [[("a", -0.1), ("b", -2.5), ("c", -4.0)]] * 2

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-import xgrammar
 
 from al_ray.actors.engine.schema_trial import SchemaTrials
 from al_ray.errors import BadRequestError
@@ -19,6 +18,8 @@ COSTLY = {"type": "string", "pattern": "(.*a.*b.*){1,100}[^x]{5,800}"}
 
 @pytest.fixture(scope="module")
 def vocabulary() -> str:
+    import xgrammar  # with torch and transformers
+
     letters = ["<eos>", *map(chr, range(32, 127))]
     return str(xgrammar.TokenizerInfo(letters, stop_token_ids=[0]).serialize_json())
 
