@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -24,6 +25,8 @@ _OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
 
 _KNOCK_SECONDS = 5.0
+_END_SECONDS = 10.0
+"""Until what is left of a cluster is ended."""
 
 
 @contextmanager
@@ -79,15 +82,29 @@ def _on_loopback() -> Iterator[None]:
 @contextmanager
 def _initialised(**options: Any) -> Iterator[None]:
     """Inside, SIGTERM, from ``ray job stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be
-    called in the main thread."""
+    called in the main thread. Afterwards nothing is left of a cluster that was started."""
     on_terminate = signal.getsignal(signal.SIGTERM)
+    before = psutil.Process().children()
     ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    started = [child for child in psutil.Process().children() if child not in before]
     signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
     try:
         yield
     finally:
+        # Ray's shutdown does not wait for what its own processes started.
+        family = [each for child in started for each in (child, *_descendants(child))]
         ray.shutdown()
+        _, alive = psutil.wait_procs(family, timeout=_END_SECONDS)
+        for process in alive:
+            process.kill()
         signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
