@@ -125,4 +125,4 @@ async def test_a_client_understands_each_answer_and_each_call_is_recorded_once(
     }
     calls = [span for span in house.calls(attempt) if span.kind is SpanKind.CALL]
     assert len(calls) == 5, "each call that was answered, once"
-    assert len(await scripted.requests.remote()) - asked == 6, "the refused one was not asked again"
+    assert len(await scripted.requests.remote()) - asked == 6, "the refused one is not recorded"
