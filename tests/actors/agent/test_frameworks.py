@@ -7,11 +7,8 @@ it is OpenTelemetry's own start command and the instrumentation that ``docs/trac
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +25,7 @@ from al_ray.database.writer import Database
 from al_ray.traces import semconv
 from al_ray.traces.nesting import Nesting
 from al_ray.types import ChatRequest, Choice, RolloutRequest, Task
+from tests.actors.client_environments import python_environment
 from tests.actors.fake_engine import FakeEngine
 from tests.actors.gateway_house import SPEC
 
@@ -65,26 +63,8 @@ class Scripted(FakeEngine):
 
 
 def environment_of(framework: Framework) -> Path:
-    """The virtual environment's ``bin``; made if it is not there. Skips where that is not possible."""
-    beside = Path(sys.executable).parent  # where tools/install.py puts it
-    uv = shutil.which("uv", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
-    if uv is None:
-        pytest.skip("uv is not installed: it makes the frameworks' environments")
-    packages = [*STARTER, *framework.packages]
-    digest = hashlib.sha256("\n".join([sys.version, *packages]).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    venv = cache / "al_ray" / "test-agents" / f"{framework.name}-{digest}"
-    if not (venv / "made").exists():
-        python = venv / "bin" / "python"
-        for command in (
-            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv],
-            [uv, "pip", "install", "--quiet", "--python", python, *packages],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            if done.returncode:
-                pytest.skip(f"{framework.name} could not be installed: {done.stderr[-500:]}")
-        (venv / "made").touch()
-    return venv / "bin"
+    """The virtual environment's ``bin``."""
+    return python_environment(framework.name, [*STARTER, *framework.packages]) / "bin"
 
 
 @dataclass(frozen=True)
