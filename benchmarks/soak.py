@@ -275,7 +275,9 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
         gateways = GatewayPool(GatewaySpec(rules), 2, url, {})
         stack.push_async_callback(gateways.stop)
         agent = AgentSection(run="benchmarks.soak_agent:act", concurrency=16, timeout=120)
-        runners = RunnerPool(RunnerSpec("r", agent, await gateways.start(), "soak"), 3, store, {})
+        log = {LOG_VARIABLE: os.environ[LOG_VARIABLE]}
+        spec = RunnerSpec("r", agent, await gateways.start(), "soak", environment=log)
+        runners = RunnerPool(spec, 3, store, {})
         runners.start()
         stack.push_async_callback(runners.stop)
         async with asyncio.TaskGroup() as tasks:

@@ -68,8 +68,11 @@ class House:
         """Of a new rollout."""
         request = RolloutRequest(f"r{next(self.names)}", "b", "g", Task("t", {}), mode)
         await self.store.enqueue.remote([request])
-        (claim,) = await self.store.claim.remote("w", f"claim of {request.id}", 1, 0.0)
-        return claim.attempt
+        while True:  # what others left, to be tried again, comes first
+            claim_id = f"claim {next(self.names)} of {request.id}"
+            (claim,) = await self.store.claim.remote("w", claim_id, 1, 0.0)
+            if claim.request.id == request.id:
+                return claim.attempt
 
     def client(self, attempt: Attempt) -> AsyncOpenAI:
         http_client = openai.DefaultAsyncHttpxClient(verify=_TLS)
