@@ -42,7 +42,7 @@ class SandboxedAgent:
             program = Program(
                 command=self._wall.command(within),
                 environment=(here if self._wall.is_client else {}) | variables,
-                folder=None,
+                folder=str(relay.folder),  # where Podman leaves a note when the memory was used up
                 stdin=task_bytes(job) if self._section.task == "stdin" else b"",
                 grace=self._section.grace,
             )
