@@ -124,6 +124,7 @@ async def test_it_sees_what_is_mounted_and_neither_files_nor_processes_of_this_m
 
 
 def walled_folder(house: House) -> str:
+    ray.get(house.store.ping.remote())  # its file is there by then
     url: str = ray.get(house.store.__ray_call__.remote(lambda store: store._url))
     return str(Path(url.removeprefix("sqlite:///")).parent)
 
