@@ -147,7 +147,7 @@ class ResponsesBody(Body):
 
     model_config = ConfigDict(extra="allow")
 
-    input: str | list[Item] = ""
+    input: str | list[Item] = Field(default_factory=list)
     model: str = ""
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -172,6 +172,10 @@ class ResponsesBody(Body):
 def parse(raw: bytes) -> Asked:
     body = parse_body(ResponsesBody, raw)
     refuse(RESPONSES_FIELDS["request"], body.model_extra or {})
+    if "input" not in body.model_fields_set and body.previous_response_id is None:
+        raise BadRequestError(
+            "input: there is nothing to be answered: give text, items or previous_response_id"
+        )
     told = conversation(body.input)
     offer = Offer()
     for tool in (*(body.tools or ()), *_tools_of_items(told.tools)):

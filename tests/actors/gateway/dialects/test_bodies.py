@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from al_ray.actors.gateway.dialects import DIALECTS
@@ -48,6 +48,7 @@ def parsed(dialect: Dialect, raw: bytes) -> Asked | None:
 @dialects
 @settings(max_examples=50, deadline=None)
 @given(raw=st.binary(max_size=60))
+@example(raw=b"{}")
 def test_bytes_that_are_no_body_are_refused(dialect: Dialect, raw: bytes) -> None:
     assert parsed(dialect, raw) is None
 
