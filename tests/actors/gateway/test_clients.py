@@ -61,6 +61,7 @@ CLIENTS = [
     Client("vercel_ai.mjs", VERCEL, ("AI_APICallError", 400, TOO_LONG), ("chat",)),
     Client("vercel_ai.mjs", VERCEL, ("AI_APICallError", 400, TOO_LONG), ("responses",)),
     Client("vercel_ai.mjs", VERCEL, ("AI_APICallError", 400, "invalid_request_error"), ("anthropic",)),
+    Client("smolagents_client.py", ("smolagents[openai]==1.26.0",), ("BadRequestError", 400, TOO_LONG)),
 ]
 
 
