@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 import orjson
 
 from al_ray.actors.engine.schema_bounds import are_plain, demanded
+from al_ray.actors.recent import Recent
 from al_ray.errors import BadRequestError
 from al_ray.types import ChatRequest
 
@@ -40,7 +41,7 @@ class SchemaTrials:
         self._context = multiprocessing.get_context("forkserver")
         # The main module too: each trial would import it anew.
         self._context.set_forkserver_preload(["__main__", "xgrammar", __name__])
-        self._passed: dict[bytes, asyncio.Task[bool]] = {}
+        self._passed: Recent[bytes, asyncio.Task[bool]] = Recent(_REMEMBERED)
         self._room = asyncio.Semaphore(1)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """An attempt with many schemas does not keep the others waiting: one of each waits for room."""
@@ -53,8 +54,6 @@ class SchemaTrials:
         texts = [orjson.dumps(schema).decode() for schema in schemas.values()]
         key = blake2b("\0".join(texts).encode(), digest_size=16).digest()
         if key not in self._passed:
-            while len(self._passed) >= _REMEMBERED:
-                self._passed.pop(next(iter(self._passed)))
             self._passed[key] = asyncio.create_task(self._in_turn(request.attempt or "", texts))
         try:
             passed = await asyncio.shield(self._passed[key])

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from al_ray.actors.coalescer import Coalescer
-from al_ray.actors.gateway.recent import Recent
+from al_ray.actors.recent import Recent
 from al_ray.database.reader import Records
 from al_ray.database.writer import KEY_PREFIX
 from al_ray.errors import AttemptEndedError

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from al_ray.actors.gateway.recent import Recent
+from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
 from al_ray.errors import LimitReachedError

@@ -34,7 +34,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 from sqlalchemy.exc import OperationalError
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys, key_of
-from al_ray.actors.gateway.recent import Recent
+from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.errors import AttemptEndedError, BadRequestError
 from al_ray.traces import otlp_in, semconv

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
 
-from al_ray.actors.gateway.recent import Recent
+from al_ray.actors.recent import Recent
 from al_ray.errors import BadRequestError
 from al_ray.types import ChatRequest, CompletionRequest, Sampling
 
@@ -56,18 +56,12 @@ class DeadlyQuestions:
     @asynccontextmanager
     async def turn(self, question: Question) -> AsyncIterator[None]:
         """When it may be asked. Raises ``BadRequestError`` if it may never be."""
-        suspected = question.lost > _MOST
-        if suspected:
-            await self._alone.acquire()
-        try:
+        async with self._alone if question.lost > _MOST else nullcontext():
             if self._found and question.digest() in self._found:
                 raise BadRequestError(
                     "engines died, one after the other, while they worked on this call; it is not asked again"
                 )
             yield
-        finally:
-            if suspected:
-                self._alone.release()
 
     def engine_died(self, questions: Collection[Question]) -> None:
         """It was working on ``questions``."""

@@ -16,7 +16,7 @@ import orjson
 
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED
 from al_ray.actors.gateway.calls.call import Call
-from al_ray.actors.gateway.recent import Recent
+from al_ray.actors.recent import Recent
 from al_ray.database.reader import Records
 from al_ray.traces import call_span, semconv
 from al_ray.types import ChatReply, Span, SpanKind

@@ -33,8 +33,8 @@ from al_ray.actors.gateway.dialects.core import Asked, Dialect, Message
 from al_ray.actors.gateway.dialects.messages import MESSAGES, parse_prompt
 from al_ray.actors.gateway.dialects.readable import unreadable
 from al_ray.actors.gateway.failures import failure
-from al_ray.actors.gateway.recent import Recent
 from al_ray.actors.http import json_response, read_body
+from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.errors import BadRequestError
 from al_ray.traces import semconv

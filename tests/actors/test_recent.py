@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from al_ray.actors.gateway.recent import Recent
+from al_ray.actors.recent import Recent
 
 
 def test_only_the_keys_set_last_are_remembered() -> None:
