@@ -73,14 +73,9 @@ class GuardedProcess:
     @classmethod
     async def start(cls, program: Program, stdout: Output, stderr: Output) -> GuardedProcess:
         """Raises ``OSError`` if there can be no such process."""
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                process = _popen(program, theirs.fileno())
-            status, control = await asyncio.open_unix_connection(sock=ours)
-        except BaseException:
-            ours.close()  # which ends what may have been started
-            raise
+        # In a thread: of hundreds that start at once the loop would see no end, and its leases would.
+        process, ours = await asyncio.to_thread(_start, program)
+        status, control = await asyncio.open_unix_connection(sock=ours)
         self = cls(program, process, control)
         loop = asyncio.get_running_loop()
         for output, pipe in ((stdout, process.stdout), (stderr, process.stderr)):
@@ -127,6 +122,17 @@ class _Reading(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed.set_result(None)
+
+
+def _start(program: Program) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """The guardian's starter, and our end of the socket: with that, the program ends."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            return _popen(program, theirs.fileno()), ours
+    except BaseException:
+        ours.close()
+        raise
 
 
 def _popen(program: Program, control: int) -> subprocess.Popen[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ class House:
 
     store: Any
     runner: Any
-    numbers: Iterator[int]
 
     async def enqueue(self, *tasks: dict[str, Any], max_attempts: int = 1) -> str:
-        """One new group; returns its batch. The rollouts' ids are the batch's, ``/`` and a number."""
-        batch = f"batch-{next(self.numbers)}"
+        """One new group; returns its batch. The rollouts' ids are the batch's, ``/`` and a number.
+
+        No other worker's tests have the same: processes are known by them (``alive``).
+        """
+        batch = f"batch-{secrets.token_hex(8)}"
         await self.store.enqueue.remote(
             [
                 RolloutRequest(f"{batch}/{i}", batch, batch, Task("t", task), retry=RetryPolicy(max_attempts))
@@ -61,10 +63,11 @@ def house_of(
     base_url: str = "http://gateway/v1",
     surroundings: Mapping[str, str] = MappingProxyType({}),
     services: Mapping[str, str] = MappingProxyType({}),
+    lease: float = LEASE_SECONDS,
     **agent: Any,
 ) -> Iterator[House]:
     """``agent`` is the recipe's section, ``surroundings`` the variables where the runner is started."""
-    store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(path / "store"), LEASE_SECONDS)
+    store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(path / "store"), lease)
     section = AgentSection(**{"timeout": TIMEOUT, "concurrency": CONCURRENCY, "grace": 0.3, **agent})
     given = {name: surroundings[name] for name in section.environment}
     runner = (
@@ -73,7 +76,7 @@ def house_of(
         .remote(RunnerSpec("r", section, [base_url], "toy", dict(services), given), store)
     )
     run = runner.run.remote()
-    yield House(store, runner, itertools.count())
+    yield House(store, runner)
     done, _ = ray.wait([run], timeout=0)
     ray.kill(runner)
     ray.kill(store)

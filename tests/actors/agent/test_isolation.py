@@ -243,12 +243,15 @@ async def test_hundreds_of_programs_run_at_once_in_one_runner(ray_cluster: None,
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     program = ["sh", "-c", f'read _ < {gate}; echo "{{\\"reward\\": 1}}"']
-    houses = house_of(tmp_path, isolation="command", command=program, concurrency=300, timeout=200.0)
+    section = {"isolation": "command", "command": program, "concurrency": 300, "timeout": 300.0}
+    houses = house_of(tmp_path, lease=60.0, **section)
     house = next(houses)
     batch = await house.enqueue(*[{}] * 300)
     await until(lambda: waiting(gate) == 300, 150)
     gate.write_text("go\n" * 300)
-    assert {rollout.status for rollout in await house.ended(batch)} == {RolloutStatus.SUCCEEDED}
+    assert {(rollout.status, rollout.attempts[0].error) for rollout in await house.ended(batch)} == {
+        (RolloutStatus.SUCCEEDED, None)
+    }
     assert list(houses) == []
 
 
