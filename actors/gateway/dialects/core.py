@@ -237,7 +237,8 @@ def stops(value: Stop) -> tuple[str, ...]:
 
 def said(body: Body, *names: str) -> dict[str, JSON]:
     """The fields among ``names``, of plain values, that the agent sent."""
-    return {name: getattr(body, name) for name in names if name in body.model_fields_set}
+    sent = body.model_fields_set
+    return {name: getattr(body, name) for name in names if name in sent}
 
 
 def event(data: JSON, name: str | None = None) -> bytes:
