@@ -115,6 +115,7 @@ class Indexed(Protocol):
 
 
 class Credit(Protocol):
-    """Level 1, episode to call: the return of each transition, shape ``[len(transitions)]``."""
+    """Level 1, episode to call: what each transition of each rollout of a group is worth,
+    ``returns[rollout][transition]``; None for one that is not to be learnt from."""
 
-    def __call__(self, trajectory: Trajectory, /) -> Sequence[float]: ...
+    def __call__(self, group: Sequence[Trajectory], /) -> Sequence[Sequence[float | None]]: ...

@@ -41,6 +41,8 @@ class MicroBatch:
     """float32 ``[N]``."""
     weights: Tensor
     """float32 ``[N]``."""
+    calls: Tensor
+    """int64 ``[N]``: the call of the token, counted from 0 in this micro-batch."""
     saved: int
     """Tokens that sharing spared."""
 
@@ -122,12 +124,21 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
         logprobs=_trained(rows, "logprobs"),
         advantages=_trained(rows, "advantages"),
         weights=_trained(rows, "weights"),
+        calls=_calls(rows),
         saved=sum(len(_inputs(row)) for row in rows) - computed,
     )
 
 
 def _trained(rows: Sequence[Row], name: str) -> Tensor:
     return torch.from_numpy(np.concatenate([getattr(row, name)[row.trained] for row in rows]))
+
+
+def _calls(rows: Sequence[Row]) -> Tensor:
+    """A call is in one row; the same number in another row is another call."""
+    own = np.concatenate([row.calls[row.trained] for row in rows])
+    of_row = np.repeat(np.arange(len(rows)), [int(row.trained.sum()) for row in rows])
+    _, numbers = np.unique(np.stack([of_row, own]), axis=1, return_inverse=True)
+    return torch.from_numpy(numbers.reshape(-1))
 
 
 def _inputs(row: Row) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""The named algorithms: each chooses credit, advantage and loss, in a few lines.
+"""The algorithm of a stage: which parts it is made of, and the rows that they make of a batch.
 
-Level 1 (``credit``) gives each call a return, level 2 (``advantages``) compares the rollouts of a
-group, ``losses`` says what a token costs. Any choice fits any other: a new algorithm is a function here
-and a line in ``ALGORITHMS``, under the name that a stage of a recipe has for it (``stages.algorithm``).
+Level 1 (``credit``) gives each call a return, level 2 (``advantages``) compares calls, ``losses`` says what a
+token costs. The recipe chooses each by name, and ``al_ray.recipe.stages.NAMED`` says what the published
+algorithms choose; any choice fits any other.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from al_ray.algorithms.advantages import ADVANTAGES, Advantage
-from al_ray.algorithms.credit import CREDITS
-from al_ray.algorithms.losses import LOSSES
+from al_ray.algorithms.advantages import Comparison, advantages
+from al_ray.algorithms.credit import Credit, credit_of
+from al_ray.algorithms.credit.identical import identical
+from al_ray.algorithms.credit.layer import of_each
+from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
 from al_ray.algorithms.losses.token import Loss
+from al_ray.algorithms.overlong import Overlong
 from al_ray.algorithms.rows import Aggregate, build_rows
-from al_ray.protocols import Credit
-from al_ray.recipe import AnyStage, GrpoStage, SamplingSection, SupervisedStage
+from al_ray.recipe import AnyStage, ReinforcementStage, SamplingSection, SupervisedStage
 from al_ray.types import Row, Trajectory
 
 
@@ -26,49 +28,70 @@ class Algorithm:
     """From the groups of a batch to the rows of an update, and their loss."""
 
     credit: Credit
-    advantage: Advantage
+    comparison: Comparison
     loss: Loss
     aggregate: Aggregate
+    tokens: int = 0
+    """What a rollout's sum is divided by where the aggregate is ``constant``."""
+    overlong: Overlong | None = None
 
     def rows(self, groups: Sequence[Sequence[Trajectory]]) -> list[Row]:
-        """Rows whose weights sum to 1; ``groups`` are the comparable rollouts of each task. They are
-        compared as they came; nothing is dropped between baseline and update."""
-        trajectories: list[Trajectory] = []
-        advantages: list[Sequence[float]] = []
-        for group in groups:
-            trajectories.extend(group)
-            advantages.extend(self.advantage([self.credit(trajectory) for trajectory in group]))
-        return build_rows(trajectories, advantages, self.aggregate)
+        """``groups`` are the comparable rollouts of each task. They are compared as they came; nothing is
+        dropped between baseline and update."""
+        if self.overlong is not None:
+            groups = [[self.overlong(trajectory) for trajectory in group] for group in groups]
+        layers = [self.credit(group) for group in groups]
+        values = advantages(groups, layers, self.comparison)
+        return build_rows(
+            [trajectory for group in groups for trajectory in group],
+            [of_rollout for of_group in values for of_rollout in of_group],
+            self.aggregate,
+            self.tokens,
+        )
 
 
-def supervised(stage: SupervisedStage, sampling: SamplingSection) -> Algorithm:
-    """Imitation: the tokens of demonstrations, which nobody sampled, are made likelier."""
+def imitation(stage: SupervisedStage, sampling: SamplingSection) -> Algorithm:
+    """The tokens of demonstrations, which nobody sampled, are made likelier: each call is worth 1, and is
+    compared with nothing."""
     return Algorithm(
-        credit=CREDITS["identical"](stage),
-        advantage=ADVANTAGES["plain_return"](stage),
-        loss=LOSSES["cross_entropy"](stage, 1.0),
+        credit=of_each(identical),
+        comparison=Comparison("task", "none", "none"),
+        loss=CrossEntropy(),
         aggregate=stage.aggregate,
     )
 
 
-def grpo(stage: GrpoStage, sampling: SamplingSection) -> Algorithm:
-    """Group Relative Policy Optimization (arXiv 2402.03300), and Dr. GRPO where the stage says so."""
+def reinforcement(stage: ReinforcementStage, sampling: SamplingSection) -> Algorithm:
+    """What the stage's fields say."""
     assert sampling.temperature is not None, "the recipe pins it"
+    correction = None
+    if stage.correction != "none":
+        correction = Correction(stage.correction, stage.correction_bound, stage.correction_cap)
+    overlong = Overlong(sampling.max_tokens, stage.overlong_tokens) if stage.overlong_tokens else None
     return Algorithm(
-        credit=CREDITS[stage.credit](stage),
-        advantage=ADVANTAGES["group_relative"](stage),
-        loss=LOSSES["clipped"](stage, sampling.temperature),
+        credit=credit_of(stage),
+        comparison=Comparison(stage.compare, stage.baseline, stage.scale),
+        loss=PolicyGradient(
+            SURROGATES[stage.loss](stage),
+            kl_coefficient=stage.kl_coefficient,
+            kl_estimator=stage.kl_estimator,
+            entropy_coefficient=stage.entropy_coefficient,
+            correction=correction,
+            temperature=sampling.temperature,
+        ),
         aggregate=stage.aggregate,
+        tokens=stage.constant_tokens or sampling.max_tokens,
+        overlong=overlong,
     )
 
 
-ALGORITHMS: Mapping[str, Callable[[Any, SamplingSection], Algorithm]] = {
-    "supervised": supervised,
-    "grpo": grpo,
+ALGORITHMS: Mapping[type, Callable[[Any, SamplingSection], Algorithm]] = {
+    SupervisedStage: imitation,
+    ReinforcementStage: reinforcement,
 }
-"""By the recipe's name, each of a stage of its own kind."""
+"""By the type of the recipe's stage."""
 
 
 def algorithm(stage: AnyStage, sampling: SamplingSection) -> Algorithm:
     """The algorithm of a stage whose calls are drawn with ``sampling``."""
-    return ALGORITHMS[stage.algorithm](stage, sampling)
+    return ALGORITHMS[type(stage)](stage, sampling)

@@ -9,15 +9,18 @@ trained are context wherever they stand.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
 from al_ray.types import Row, Trajectory, Transition
 
-Aggregate = Literal["rollout_mean", "token_mean"]
+NO_CALL: Final = -1
+"""In ``Row.calls``, of tokens that are not trained."""
+
+Aggregate = Literal["rollout_mean", "call_mean", "token_mean", "constant"]
 
 
 @dataclass(slots=True)
@@ -28,15 +31,17 @@ class _Branch:
     trained: np.ndarray
     logprobs: np.ndarray
     advantages: np.ndarray
+    calls: np.ndarray
 
     @classmethod
     def empty(cls) -> _Branch:
-        return cls(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.float32), np.empty(0, np.float32))
+        integers, numbers = np.empty(0, np.int64), np.empty(0, np.float32)
+        return cls(integers, np.empty(0, bool), numbers, numbers, integers)
 
     def begins(self, prompt: np.ndarray) -> bool:
         return len(self.tokens) <= len(prompt) and bool((prompt[: len(self.tokens)] == self.tokens).all())
 
-    def append(self, call: Transition, prompt: np.ndarray, advantage: float) -> None:
+    def append(self, call: Transition, number: int, prompt: np.ndarray, advantage: float) -> None:
         context = prompt[len(self.tokens) :]
         response = np.asarray(call.response_ids, np.int64)
         # Nobody sampled a demonstration, so it has no log-probabilities.
@@ -53,11 +58,13 @@ class _Branch:
         self.logprobs = np.concatenate([self.logprobs, zeros, sampled * trained])
         spread = np.float32(advantage) * trained
         self.advantages = np.concatenate([self.advantages, zeros, spread])
+        numbers = np.where(trained, number, NO_CALL)
+        self.calls = np.concatenate([self.calls, np.full(len(context), NO_CALL), numbers])
 
 
 def _branches(trajectory: Trajectory, advantages: Sequence[float]) -> list[_Branch]:
     branches: list[_Branch] = []
-    for call, advantage in zip(trajectory.transitions, advantages, strict=True):
+    for number, (call, advantage) in enumerate(zip(trajectory.transitions, advantages, strict=True)):
         prompt = np.asarray(call.prompt_ids, np.int64)
         continued = [branch for branch in branches if branch.begins(prompt)]
         if continued:
@@ -65,41 +72,75 @@ def _branches(trajectory: Trajectory, advantages: Sequence[float]) -> list[_Bran
         else:
             branch = _Branch.empty()
             branches.append(branch)
-        branch.append(call, prompt, advantage)
+        branch.append(call, number, prompt, advantage)
     return [branch for branch in branches if branch.trained.any()]
 
 
 def build_rows(
-    trajectories: Sequence[Trajectory], advantages: Sequence[Sequence[float]], aggregate: Aggregate
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[Sequence[float]],
+    aggregate: Aggregate,
+    constant: int = 0,
 ) -> list[Row]:
     """The rows of one optimizer step; ``advantages`` has one number per call of each trajectory.
 
-    Weights sum to 1 over the rows returned. ``rollout_mean``: every rollout weighs the same, and so
-    does every trained token within a rollout. ``token_mean``: every trained token weighs the same.
+    ``rollout_mean``: every rollout weighs the same, and so does every trained token within a rollout.
+    ``call_mean``: so does every call within a rollout, and every token within a call. ``token_mean``: every
+    trained token weighs the same. Weights then sum to 1. ``constant``: every token weighs
+    ``1 / (rollouts * constant)``, whatever the lengths are (Dr. GRPO, arXiv 2503.20783, section 3.1).
     """
     forests = [
         (trajectory, _branches(trajectory, values))
         for trajectory, values in zip(trajectories, advantages, strict=True)
     ]
-    trained = Counter[str]()
-    for trajectory, branches in forests:
-        trained[trajectory.rollout_id] += sum(int(branch.trained.sum()) for branch in branches)
-    trained = +trained  # a rollout without a sampled token takes no share
-    rows = []
-    for trajectory, branches in forests:
-        own = trained[trajectory.rollout_id]
-        share = trained.total() if aggregate == "token_mean" else len(trained) * own
-        for branch in branches:
-            weights = branch.trained.astype(np.float32) / np.float32(share)
-            rows.append(
-                Row(
-                    rollout_id=trajectory.rollout_id,
-                    group=trajectory.group,
-                    tokens=branch.tokens,
-                    trained=branch.trained,
-                    logprobs=branch.logprobs,
-                    advantages=branch.advantages,
-                    weights=weights,
+    counts = _Counts.of(forests)
+    return [
+        Row(
+            rollout_id=trajectory.rollout_id,
+            group=trajectory.group,
+            tokens=branch.tokens,
+            trained=branch.trained,
+            logprobs=branch.logprobs,
+            advantages=branch.advantages,
+            weights=(
+                branch.trained / counts.shares(aggregate, constant, trajectory.rollout_id, branch)
+            ).astype(np.float32),
+            calls=branch.calls,
+        )
+        for trajectory, branches in forests
+        for branch in branches
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Trained tokens by rollout, and by rollout and call; a rollout without any takes no share."""
+
+    rollouts: Mapping[str, int]
+    calls: Mapping[str, Mapping[int, int]]
+
+    @classmethod
+    def of(cls, forests: Sequence[tuple[Trajectory, Sequence[_Branch]]]) -> _Counts:
+        calls: dict[str, Counter[int]] = {}
+        for trajectory, branches in forests:
+            for branch in branches:
+                calls.setdefault(trajectory.rollout_id, Counter()).update(
+                    branch.calls[branch.trained].tolist()
                 )
-            )
-    return rows
+        return cls({rollout: of.total() for rollout, of in calls.items()}, calls)
+
+    def shares(self, aggregate: Aggregate, constant: int, rollout: str, branch: _Branch) -> np.ndarray:
+        """What each token's weight is one over, ``[T]``; 1 where nothing is trained."""
+        rollouts = len(self.rollouts)
+        match aggregate:
+            case "rollout_mean":
+                share = rollouts * self.rollouts[rollout]
+            case "token_mean":
+                share = sum(self.rollouts.values())
+            case "constant":
+                share = rollouts * constant
+            case "call_mean":
+                own = self.calls[rollout]
+                of_token = [own.get(call, 1) for call in branch.calls.tolist()]
+                return np.asarray(of_token, np.float64) * (rollouts * len(own))
+        return np.full(len(branch.tokens), share, np.float64)

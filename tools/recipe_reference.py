@@ -45,7 +45,7 @@ def _section(model: type[BaseModel], title: str) -> Iterator[str]:
 
 def _title(outer: str, name: str, section: type[BaseModel], *, alone: bool) -> str:
     path = name if outer == "recipe" else f"{outer}.{name}"
-    return path if alone else f"{path}: {section.model_fields['algorithm'].annotation.__args__[0]}"  # type: ignore[union-attr]
+    return path if alone else f"{path}: {section.__name__.removesuffix('Stage').lower()}"
 
 
 def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -127,11 +127,13 @@ class Learner:
         if reference is not None:
             with torch.no_grad():
                 reference_logprobs, _ = trained_logprobs(reference, batch, dtype, loss.temperature)
-        logprobs, entropy = trained_logprobs(self._model, batch, dtype, loss.temperature)
+        logprobs, entropy = trained_logprobs(
+            self._model, batch, dtype, loss.temperature, entropy_gradient=loss.entropy_coefficient > 0
+        )
         losses = loss(logprobs, reference_logprobs, batch)
-        total = (losses.values * batch.weights).sum()
+        total = ((losses.values - loss.entropy_coefficient * entropy) * batch.weights).sum()
         total.backward()
-        return Tally.of(batch, total.detach(), {**losses.metrics, "policy/entropy": entropy})
+        return Tally.of(batch, total.detach(), {**losses.metrics, "policy/entropy": entropy.detach()})
 
     def _sum_over_ranks(self, tally: Tally) -> Tally:
         """Sums the gradient in place; returns the tally of all ranks."""

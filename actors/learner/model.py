@@ -34,7 +34,12 @@ def load_model(folder: str, device: torch.device) -> PreTrainedModel:
 
 
 def trained_logprobs(
-    model: PreTrainedModel, batch: MicroBatch, dtype: Dtype, temperature: float
+    model: PreTrainedModel,
+    batch: MicroBatch,
+    dtype: Dtype,
+    temperature: float,
+    *,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of each trained token, ``[N]``; logits are computed at their
     predecessors only."""
@@ -46,7 +51,7 @@ def trained_logprobs(
         position_ids=batch.position_ids,
         logits_to_keep=batch.predecessors,
     )
-    return token_logprobs(logits, batch, temperature)
+    return token_logprobs(logits, batch, temperature, entropy_gradient=entropy_gradient)
 
 
 @torch.no_grad()

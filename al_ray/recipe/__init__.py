@@ -17,7 +17,7 @@ from al_ray.recipe.agent import (
 from al_ray.recipe.health import HealthSection
 from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
 from al_ray.recipe.section import Section, http_url
-from al_ray.recipe.stages import AnyStage, GrpoStage, OptimizerSection, Stage, SupervisedStage
+from al_ray.recipe.stages import AnyStage, OptimizerSection, ReinforcementStage, Stage, SupervisedStage
 from al_ray.recipe.system import (
     CheckpointSection,
     EnginesSection,
@@ -43,7 +43,6 @@ __all__ = [
     "EvaluationSection",
     "ExportSection",
     "GatewaySection",
-    "GrpoStage",
     "HealthSection",
     "Isolation",
     "LearnersSection",
@@ -53,6 +52,7 @@ __all__ = [
     "OptimizerSection",
     "PlacementSection",
     "Recipe",
+    "ReinforcementStage",
     "RetrySection",
     "SamplingSection",
     "SandboxSection",

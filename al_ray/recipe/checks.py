@@ -9,16 +9,26 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from al_ray.errors import Problem, RecipeError
-from al_ray.recipe import AgentSection, GrpoStage, Recipe, SupervisedStage, dotted, model_name
+from al_ray.recipe import (
+    AgentSection,
+    Recipe,
+    ReinforcementStage,
+    SupervisedStage,
+    dotted,
+    model_name,
+)
 from al_ray.types import Signals
 
 SIGNALS: Final = tuple(field.name for field in fields(Signals))
 """What ``transitions.intermediate`` may name."""
+LEAST_TEMPERATURE: Final = 0.01
+"""vLLM's, above greedy sampling."""
 
 
 def problems(recipe: Recipe, sound: Collection[str]) -> Iterator[Problem]:
@@ -168,23 +178,73 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SupervisedStage):
             yield from _callable(f"stages.{index}.demonstrate", stage.demonstrate, ("task",))
-        elif stage.credit == "identical" and stage.discount != 1:
-            cure = "has no effect on credit: identical; set credit to reward_to_go, or leave it out"
-            yield Problem(f"stages.{index}.discount", stage.discount, cure)
+        elif isinstance(stage, ReinforcementStage):
+            yield from _reinforcement(f"stages.{index}", stage)
         if stage.optimizer.warmup_steps >= stage.steps:
             cure = f"is less than the stage's steps, {stage.steps}"
             yield Problem(f"stages.{index}.optimizer.warmup_steps", stage.optimizer.warmup_steps, cure)
 
 
+def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
+    """What of the stage would have no effect, or cannot be had."""
+    if ":" in stage.credit:
+        yield from _callable(f"{place}.credit", stage.credit, ("group",))
+    if stage.credit in ("identical", "final") and stage.discount != 1:
+        cure = f"has no effect on credit: {stage.credit}; set credit to reward_to_go, or leave it out"
+        yield Problem(f"{place}.discount", stage.discount, cure)
+    if stage.loss == "cispo" and stage.clip_dual is not None:
+        cure = "has no effect on loss: cispo, which clips the weight of every token; leave it out"
+        yield Problem(f"{place}.clip_dual", stage.clip_dual, cure)
+    if stage.refills and stage.baseline == "none":
+        cure = "has no effect with baseline: none, where every group has a signal; set it to 0"
+        yield Problem(f"{place}.refills", stage.refills, cure)
+
+
 def _exploration(recipe: Recipe) -> Iterator[Problem]:
-    learns = any(isinstance(stage, GrpoStage) for stage in recipe.stages)
-    temperature = recipe.agent.sampling.temperature
-    if learns and temperature == 0:
+    sampling = recipe.agent.sampling
+    learning = [(i, stage) for i, stage in enumerate(recipe.stages) if isinstance(stage, ReinforcementStage)]
+    for index, stage in learning:
+        if stage.overlong_tokens > sampling.max_tokens:
+            cure = f"at most agent.sampling.max_tokens, {sampling.max_tokens}"
+            yield Problem(f"stages.{index}.overlong_tokens", stage.overlong_tokens, cure)
+    if learning and sampling.temperature == 0:
         cure = "above 0, or the rollouts of a group are all alike and nothing is learnt"
         yield Problem("agent.sampling.temperature", 0, cure)
-    if learns and temperature is None:
+    if learning and 0 < (sampling.temperature or 0) < LEAST_TEMPERATURE:
+        cure = (
+            f"at least {LEAST_TEMPERATURE}, to which engines raise it: the learner would compute with another"
+        )
+        yield Problem("agent.sampling.temperature", sampling.temperature, cure)
+    if learning and sampling.temperature is None:
         cure = "a number: the learner must know the distribution that tokens are drawn from"
-        yield Problem("agent.sampling.temperature", temperature, cure)
+        yield Problem("agent.sampling.temperature", None, cure)
+    if learning and sampling.top_p != 1:
+        cure = "1: the learner computes the whole distribution, and tokens would be drawn from a part of it"
+        yield Problem("agent.sampling.top_p", sampling.top_p, cure)
+
+
+def _trained_alike(recipe: Recipe) -> Iterator[Problem]:
+    """The learner computes with one temperature."""
+    if not any(isinstance(stage, ReinforcementStage) for stage in recipe.stages):
+        return
+    sampling = recipe.agent.sampling
+    for pattern, own in sampling.agents.items():
+        if not any(_may_share_a_name(pattern, trained) for trained in recipe.transitions.train):
+            continue
+        for field in own.model_fields_set & {"temperature", "top_p"}:
+            if getattr(own, field) != getattr(sampling, field):
+                cure = (
+                    f"{getattr(sampling, field)}, as agent.sampling.{field}, with which the learner "
+                    "computes, for transitions.train may name such an agent; or name there who is trained"
+                )
+                yield Problem(f"agent.sampling.agents.{pattern}.{field}", getattr(own, field), cure)
+
+
+def _may_share_a_name(one: str, other: str) -> bool:
+    """Of two patterns: whether a name may match both. Told for certain where one of them is a name."""
+    if not set("*?[") & set(one):
+        return fnmatchcase(one, other)
+    return bool(set("*?[") & set(other)) or fnmatchcase(other, one)
 
 
 def _evaluation(recipe: Recipe) -> Iterator[Problem]:
@@ -266,6 +326,7 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"agent"}, _agent),
     ({"stages"}, _stages),
     ({"stages", "agent"}, _exploration),
+    ({"stages", "agent", "transitions"}, _trained_alike),
     ({"transitions"}, _transitions),
     ({"evaluation"}, _evaluation),
     ({"upstreams", "model"}, _upstreams),

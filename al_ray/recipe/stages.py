@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from al_ray.recipe.section import DottedPath, Fraction, Positive, Section
 
@@ -45,35 +45,140 @@ class SupervisedStage(Stage):
     """What the loss is a mean over."""
 
 
-class GrpoStage(Stage):
-    """Reinforcement learning from groups of rollouts of one task (GRPO and its kin)."""
+NAMED: Final[Mapping[str, Mapping[str, Any]]] = {
+    # DeepSeekMath, arXiv 2402.03300.
+    "grpo": {"baseline": "mean", "scale": "group", "loss": "clipped", "aggregate": "rollout_mean"},
+    # Understanding R1-Zero-like training, arXiv 2503.20783.
+    "dr_grpo": {"baseline": "mean", "scale": "none", "loss": "clipped", "aggregate": "constant"},
+    # Back to basics, arXiv 2402.14740.
+    "rloo": {"baseline": "leave_one_out", "scale": "none", "loss": "clipped", "aggregate": "rollout_mean"},
+    # REINFORCE++ and its form with a baseline, arXiv 2501.03262.
+    "reinforce_pp": {"baseline": "none", "scale": "batch", "loss": "clipped", "aggregate": "token_mean"},
+    "reinforce_pp_baseline": {
+        "baseline": "mean", "scale": "batch", "loss": "clipped", "aggregate": "token_mean",
+        "kl_estimator": "k2",
+    },
+    # DAPO, arXiv 2503.14476.
+    "dapo": {
+        "baseline": "mean", "scale": "group", "loss": "clipped", "aggregate": "token_mean", "clip_high": 0.28,
+        "refills": 3,
+    },
+    # Group Sequence Policy Optimization, arXiv 2507.18071, section 5.1.
+    "gspo": {
+        "baseline": "mean", "scale": "group", "loss": "gspo", "aggregate": "call_mean",
+        "clip_low": 3e-4, "clip_high": 4e-4,
+    },
+    # MiniMax-M1, arXiv 2506.13585: no lower clip.
+    "cispo": {
+        "baseline": "mean", "scale": "group", "loss": "cispo", "aggregate": "token_mean",
+        "clip_low": 1.0, "clip_high": 0.28,
+    },
+}  # fmt: skip
+"""What each algorithm chooses of the fields of ``ReinforcementStage``; a recipe may choose any of them
+otherwise. What an algorithm does not choose is as the fields' defaults say."""
+_COMPARED: Final = {"reward_to_go": "turn"}
+"""By credit, how calls are compared where neither the recipe nor the algorithm says: rewards to go are less
+the later a call is."""
 
-    algorithm: Literal["grpo"]
-    """Names the stage."""
+
+CREDITS: Final = ("identical", "final", "reward_to_go", "group_in_group")
+_PATH: Final = TypeAdapter(DottedPath)
+
+
+def _credit(name: str) -> str:
+    """Raises ``ValueError`` for what is neither one of ours nor looks like a user's own."""
+    if name not in CREDITS:
+        try:
+            _PATH.validate_python(name)
+        except ValidationError:
+            known = ", ".join(CREDITS)
+            raise ValueError(f"one of {known}, or your own as package.module:attribute") from None
+    return name
+
+
+class ReinforcementStage(Stage):
+    """Reinforcement learning from groups of rollouts of one task.
+
+    ``algorithm`` chooses the fields below it as published; each may be chosen otherwise.
+    """
+
+    algorithm: Literal[
+        "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo"
+    ]
+    """Names the stage, and chooses."""
     groups_per_step: Positive = 8
     """Tasks in a batch."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts of each task."""
-    credit: Literal["identical", "reward_to_go"] = "identical"
-    """Level 1: which return each call of a rollout receives. identical: the whole episode's.
-    reward_to_go: what it and the calls after it earned."""
+    credit: Annotated[str, AfterValidator(_credit)] = "identical"
+    """Level 1: which return each call of a rollout receives. identical: the whole episode's. final: that,
+    but the last call alone. reward_to_go: what it and the calls after it earned. group_in_group: identical,
+    and beside it reward_to_go among calls that saw the same (GiGPO). Or a function of your own, written as
+    package.module:attribute (`al_ray.protocols.Credit`)."""
     discount: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """With reward_to_go, what a reward one call later counts."""
-    normalize_std: bool = True
-    """Divide a group's advantages by the standard deviation of its returns. False: Dr. GRPO."""
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """With reward_to_go and group_in_group, what a reward one call later counts."""
+    anchor_weight: Annotated[float, Field(gt=0)] = 1.0
+    """With group_in_group, what the comparison of calls counts beside that of episodes."""
+    compare: Literal["task", "agent", "turn"] = "task"
+    """Level 2: which calls of a group are compared. task: all. agent: those of an agent of the same name.
+    turn: an agent's first call with the others' first, the second with the second, and what nobody else
+    has with all. With reward_to_go, turn is the default."""
+    baseline: Literal["none", "mean", "leave_one_out"] = "mean"
+    """What a return is measured from: nothing, the mean of the rollouts it is compared with, or that of the
+    others."""
+    scale: Literal["none", "group", "batch"] = "group"
+    """In which unit: that of the rewards, the standard deviation of what is compared, or that of the
+    batch."""
+    loss: Literal["clipped", "gspo", "cispo"] = "clipped"
+    """The surrogate: each token clipped (PPO), each call clipped as a whole, or the weight alone clipped."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
     """The probability ratio is clipped at 1 - clip_low."""
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     """... and at 1 + clip_high."""
+    clip_dual: Annotated[float, Field(gt=1)] | None = None
+    """A token of negative advantage costs at most so many times it: 3, say. None: without a bound."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the k3 estimate of KL(policy || weights at the start of the stage). 0: none, and no
-    reference model is kept."""
-    aggregate: Literal["rollout_mean", "token_mean"] = "rollout_mean"
-    """What the loss is a mean over."""
+    """Weight of KL(policy || weights at the start of the stage) in the loss. 0: none, and no reference model
+    is kept."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How it is estimated."""
+    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """What a nat of entropy takes from a token's loss."""
+    correction: Literal["none", "token", "sequence", "geometric"] = "none"
+    """Importance correction between sampler and learner, by the ratio of each token, of each call, or the
+    call's mean a token. none: tokens are clipped around the sampler's own probabilities."""
+    correction_bound: Literal["truncate", "mask", "reject"] = "truncate"
+    """Beyond correction_cap, a ratio is cut down to it, or its tokens are dropped (also below its inverse);
+    reject drops them and leaves the others as they are."""
+    correction_cap: Annotated[float, Field(gt=1)] = 2.0
+    """The largest ratio."""
+    aggregate: Literal["rollout_mean", "call_mean", "token_mean", "constant"] = "rollout_mean"
+    """What the loss is a mean over. constant: each rollout's sum by constant_tokens, so that no length is
+    preferred."""
+    constant_tokens: Positive | None = None
+    """With aggregate: constant. None: agent.sampling.max_tokens."""
+    refills: Annotated[int, Field(ge=0)] = 0
+    """How often a step's groups without a signal, whose rollouts are all worth the same, are replaced by
+    groups of further tasks (dynamic sampling)."""
+    overlong_tokens: Annotated[int, Field(ge=0)] = 0
+    """The last so many tokens below agent.sampling.max_tokens cost up to 1, evenly, at whose end the response
+    is cut off (soft over-long punishment). 0: nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_algorithm_chooses(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        chosen = NAMED.get(str(given.get("algorithm")), {})
+        credit = given.get("credit")
+        compared = {"compare": _COMPARED[credit]} if credit in _COMPARED else {}
+        return {**compared, **chosen, **given}
 
 
-AnyStage = Annotated[SupervisedStage | GrpoStage, Field(discriminator="algorithm")]
+AnyStage = Annotated[SupervisedStage | ReinforcementStage, Field(discriminator="algorithm")]
 STAGES: Mapping[str, type[Stage]] = {
-    get_args(kind.model_fields["algorithm"].annotation)[0]: kind for kind in get_args(get_args(AnyStage)[0])
+    name: kind
+    for kind in get_args(get_args(AnyStage)[0])
+    for name in get_args(kind.model_fields["algorithm"].annotation)
 }
 """The kinds of stages by the name of their algorithm."""

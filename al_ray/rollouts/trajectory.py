@@ -46,6 +46,8 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
     transitions = dict(_transitions(nesting, answers, settings))
     places = list(transitions)
     earned: dict[_Place, list[float]] = {}
+    together: dict[_Place, list[float]] = {}
+    """What a call earned by none of its several choices in particular; its place among them is infinite."""
     terminal: list[float] = []
     dimensions = by_dimension(nesting.spans)
     for span in nesting.spans:
@@ -53,11 +55,18 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
             continue
         primary = rewards_of(span).get(settings.reward, 0.0)
         if (place := _place(nesting, span, places)) is not None:
-            earned.setdefault(place, []).append(primary)
+            (together if place[1] == math.inf else earned).setdefault(place, []).append(primary)
         if nesting.is_terminal(span):
             terminal.append(primary)
     request = rollout.request
-    own = [replace(t, reward=math.fsum(earned.get(place, ()))) for place, t in transitions.items()]
+    own = [
+        replace(
+            t,
+            reward=math.fsum(earned.get(place, ())),
+            call_reward=math.fsum(together.get((place[0], math.inf), ())),
+        )
+        for place, t in transitions.items()
+    ]
     added = intermediate_rewards(own, settings)
     return Trajectory(
         rollout_id=request.id,
@@ -105,6 +114,7 @@ def _transitions(
                 (call.sequence, choice.index),
                 Transition(
                     id=f"{call.id}/{choice.index}",
+                    call=call.id,
                     agent=agent,
                     prompt_ids=prompt_ids,
                     response_ids=tuple(choice.response_ids),
@@ -130,12 +140,16 @@ def _answers(call: Span) -> Iterator[tuple[Choice, str | None]]:
 
 
 def _place(nesting: Nesting, reward: Span, places: Sequence[_Place]) -> _Place | None:
-    """Where the transition stands that gets the reward: the choice that earned it, or the last of the
-    call's choices if only the call is known, so that credit which looks ahead gives it to all of them.
-    If there is no transition there, the one before gets it, and none if there is none."""
+    """Where the transition stands that gets the reward: that of the choice which earned it, the call's only
+    one, or all of them (an infinite place) if only the call is known. If there is no transition there, the
+    one before gets it, or the call before as a whole; and nobody if there is none."""
     earner = nesting.earner(reward)
     if earner is None:
         return None
     choice = math.inf if earner.choice is None else earner.choice
     position = bisect_right(places, (earner.call.sequence, choice))
-    return places[position - 1] if position else None
+    if not position:
+        return None
+    last = places[position - 1]
+    alone = position == 1 or places[position - 2][0] != last[0]
+    return (last[0], math.inf) if earner.choice is None and not alone else last

@@ -45,11 +45,20 @@ class Transition(Value):
     policy_version: int
     """The oldest version that sampled a token of the response."""
     reward: float = 0.0
-    """The rewards that this call earned, intermediate ones among them."""
+    """The rewards that this response earned, intermediate ones among them."""
+    call: str = ""
+    """The id of its call, which the call's other choices share. Empty: it is the only one."""
+    call_reward: float = 0.0
+    """What its call earned as a whole, beside what each choice did; the same in all of them."""
     finish_reason: str = "stop"
     trained: bool = True
     """False: the call of an agent that is not trained; its tokens are at most others' context."""
     signals: Signals = Signals()
+
+    @property
+    def of_call(self) -> str:
+        """The same for the choices of one call, and for no others."""
+        return self.call or self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,8 @@ class Row(Value):
     weights: np.ndarray
     """float32: what this token's loss counts. The loss of a batch is the weighted *sum* over its
     tokens, so it does not depend on how rows are packed, accumulated or spread over learners."""
+    calls: np.ndarray
+    """int64: which of the rollout's transitions the token is of; -1 where not trained."""
 
 
 @dataclass(frozen=True, slots=True)

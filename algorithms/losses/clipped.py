@@ -1,4 +1,4 @@
-"""The clipped surrogate of PPO, with a KL term where one is asked for."""
+"""The clipped surrogate of PPO."""
 
 from __future__ import annotations
 
@@ -8,39 +8,36 @@ import torch
 from torch import Tensor
 
 from al_ray.algorithms.batching import MicroBatch
-from al_ray.algorithms.losses.token import TokenLosses, k3
-from al_ray.types import Row
+from al_ray.algorithms.losses.ratio import bounded_exp
+from al_ray.algorithms.losses.token import TokenLosses
 
 
 @dataclass(frozen=True, slots=True)
-class ClippedPolicyGradient:
-    """PPO's clipped surrogate (arXiv 1707.06347, equation 7) against the sampler's own probabilities,
-    plus ``kl_coefficient`` times the k3 estimate of the KL to the reference (arXiv 2402.03300,
-    equation 4)."""
+class Clipped:
+    """``-min(r A, clip(r, 1 - low, 1 + high) A)`` of each token (PPO, arXiv 1707.06347, equation 7; with a
+    ``high`` of its own, DAPO, arXiv 2503.14476, equation 10).
 
-    clip_low: float
-    clip_high: float
-    kl_coefficient: float = 0.0
-    temperature: float = 1.0
-    """The sampler's: it divides the logits."""
+    With ``dual`` a token of negative advantage costs at most ``dual |A|`` and has no gradient beyond
+    (dual clip, arXiv 1912.09729, equation 5): else one that became far likelier rules the batch.
+    """
 
-    def trains(self, row: Row) -> bool:
-        """Whether the row has a gradient: without an advantage and without a KL term it has none."""
-        return self.kl_coefficient > 0 or bool(row.advantages.any())
+    low: float
+    high: float
+    dual: float | None = None
 
-    def __call__(self, logprobs: Tensor, reference: Tensor | None, batch: MicroBatch) -> TokenLosses:
-        log_ratio = logprobs - batch.logprobs
-        ratio = log_ratio.exp()
-        plain = ratio * batch.advantages
-        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * batch.advantages
-        values = -torch.minimum(plain, clipped)
-        metrics = {
-            "policy/clip_frac": (clipped < plain).float(),
-            "policy/ratio_mean": ratio.detach(),
-            "off_policy/mismatch_kl": k3(-log_ratio.detach()),
-        }
-        if reference is not None:
-            kl = k3(logprobs - reference)
-            values = values + self.kl_coefficient * kl
-            metrics["policy/kl"] = kl.detach()
-        return TokenLosses(values, metrics)
+    def __call__(self, logprobs: Tensor, log_ratio: Tensor, batch: MicroBatch) -> TokenLosses:
+        ratio = bounded_exp(log_ratio)
+        return clip(ratio, batch.advantages, self.low, self.high, self.dual)
+
+
+def clip(ratio: Tensor, advantages: Tensor, low: float, high: float, dual: float | None) -> TokenLosses:
+    """All tensors ``[N]``; ``ratio`` carries the gradient."""
+    plain = ratio * advantages
+    clipped = ratio.clamp(1 - low, 1 + high) * advantages
+    gain = torch.minimum(plain, clipped)
+    bounded = clipped < plain
+    if dual is not None:
+        floor = dual * advantages
+        bounded = bounded | ((advantages < 0) & (gain < floor))
+        gain = torch.where(advantages < 0, torch.maximum(gain, floor), gain)
+    return TokenLosses(-gain, {"policy/clip_frac": bounded.float()})

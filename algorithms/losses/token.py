@@ -37,6 +37,10 @@ class Loss(Protocol):
     def kl_coefficient(self) -> float:
         """Above 0, the loss needs the log-probabilities of the reference."""
 
+    @property
+    def entropy_coefficient(self) -> float:
+        """What a nat of the entropy takes from a token's cost; above 0, it needs the entropy's gradient."""
+
     def trains(self, row: Row) -> bool:
         """Whether the row has a gradient; one without is not computed."""
 
@@ -44,19 +48,16 @@ class Loss(Protocol):
         """From the log-probabilities of the trained tokens, ``[N]``, now and under the reference."""
 
 
-def k3(log_ratio: Tensor) -> Tensor:
-    """Unbiased, non-negative estimate of KL(p || q) at a token drawn from p, where ``log_ratio`` is
-    ``log p - log q`` (Schulman, http://joschu.net/blog/kl-approx.html)."""
-    return torch.expm1(-log_ratio) + log_ratio
-
-
-def token_logprobs(logits: Tensor, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability of each trained token, ``[N]``, and the entropy (detached) of the distribution it
-    was drawn from, ``[N]``; ``logits`` are those of ``batch.predecessors``, ``[P, V]``."""
+def token_logprobs(
+    logits: Tensor, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each trained token, ``[N]``, and the entropy of the distribution it was drawn from,
+    in nats, ``[N]``, detached unless ``entropy_gradient``; ``logits`` are those of ``batch.predecessors``,
+    ``[P, V]``."""
     scaled = logits.float() if temperature == 1 else logits.float() / temperature
     normalizer = scaled.logsumexp(dim=-1)
     logprobs = scaled[batch.sources, batch.targets] - normalizer[batch.sources]
-    with torch.no_grad():
-        probabilities = (scaled - normalizer[:, None]).exp_()
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        probabilities = (scaled - normalizer[:, None]).exp()
         entropy = normalizer - torch.linalg.vecdot(probabilities, scaled)
     return logprobs, entropy[batch.sources]

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from al_ray.actors.learner.spec import LearnerSpec
-from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
+from al_ray.algorithms.losses.clipped import Clipped
+from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row
 
 SECTION = OptimizerSection(learning_rate=1e-3, schedule="cosine", warmup_steps=1, weight_decay=0.1)
-POLICY_GRADIENT = ClippedPolicyGradient(0.2, 0.2, kl_coefficient=0.1)
+POLICY_GRADIENT = PolicyGradient(Clipped(0.2, 0.2), kl_coefficient=0.1)
 PROBE = list(range(3, 40))
 
 
@@ -40,5 +41,7 @@ def rows(seed: int = 0, groups: int = 2, size: int = 3) -> list[Row]:
             sampled = (rng.uniform(-6, -5, len(tokens)) * mask).astype(np.float32)
             advantage = np.float32(rng.normal())
             weights = (mask / mask.sum() / (groups * size)).astype(np.float32)
-            made.append(Row(f"{g}-{k}", str(g), tokens, trained, sampled, advantage * mask, weights))
+            of_call = np.where(trained, 0, -1)
+            drawn = (sampled, advantage * mask, weights)
+            made.append(Row(f"{g}-{k}", str(g), tokens, trained, *drawn, of_call))
     return made

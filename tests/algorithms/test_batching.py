@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from al_ray.algorithms.batching import pack, spread
-from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
+from al_ray.algorithms.losses.clipped import Clipped
+from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import token_logprobs
 from al_ray.types import Row
 
-LOSS = ClippedPolicyGradient(0.2, 0.2, temperature=0.8)
+LOSS = PolicyGradient(Clipped(0.2, 0.2), temperature=0.8)
 
 
 def row(rollout: str, group: str, tokens: Sequence[int], trained: Sequence[bool], seed: int = 0) -> Row:
@@ -29,7 +30,9 @@ def row(rollout: str, group: str, tokens: Sequence[int], trained: Sequence[bool]
     def values(low: float, high: float) -> np.ndarray:
         return np.where(mask, rng.uniform(low, high, len(mask)), 0).astype(np.float32)
 
-    return Row(rollout, group, np.asarray(tokens), mask, values(-6, 0), values(-1, 1), values(0, 0.1))
+    numbers = np.where(mask, np.cumsum(np.diff(mask, prepend=False) & mask), -1)
+    drawn = (values(-6, 0), values(-1, 1), values(0, 0.1))
+    return Row(rollout, group, np.asarray(tokens), mask, *drawn, numbers)
 
 
 def groups_of_rollouts() -> list[Row]:

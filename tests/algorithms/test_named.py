@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from al_ray.algorithms import advantages, credit, losses
-from al_ray.algorithms.named import ALGORITHMS, algorithm
-from al_ray.recipe import AnyStage, GrpoStage, OptimizerSection, SamplingSection, SupervisedStage
+from al_ray.algorithms.advantages import Comparison
+from al_ray.algorithms.batching import pack
+from al_ray.algorithms.losses.cispo import Cispo
+from al_ray.algorithms.losses.clipped import Clipped
+from al_ray.algorithms.losses.correction import Bound, Level
+from al_ray.algorithms.losses.gspo import Gspo
+from al_ray.algorithms.losses.kl import ESTIMATORS
+from al_ray.algorithms.named import Algorithm, algorithm
+from al_ray.algorithms.rows import Aggregate
+from al_ray.recipe import OptimizerSection, ReinforcementStage, SamplingSection, SupervisedStage
+from al_ray.recipe.stages import CREDITS, NAMED
 from al_ray.types import Trajectory, Transition
+from tests.algorithms.forests import BATCHES
 
 OPTIMIZER = OptimizerSection(learning_rate=1e-5)
-GRPO = GrpoStage(algorithm="grpo", steps=1, optimizer=OPTIMIZER)
+GRPO = ReinforcementStage(algorithm="grpo", steps=1, optimizer=OPTIMIZER)
 
 
 def episode(*rewards: float) -> Trajectory:
@@ -23,31 +35,84 @@ def episode(*rewards: float) -> Trajectory:
     return Trajectory(str(rewards), "g", "t", calls, sum(rewards))
 
 
+def choices(field: str) -> list[str]:
+    """The names that a stage may give in this field."""
+    if field == "credit":
+        return list(CREDITS)
+    annotation = ReinforcementStage.model_fields[field].annotation
+    literal = next((each for each in get_args(annotation) if get_args(each)), annotation)
+    return list(get_args(literal))
+
+
 def test_the_tables_have_exactly_the_names_that_the_recipe_allows() -> None:
-    stages = get_args(get_args(AnyStage)[0])
-    named = [get_args(stage.model_fields["algorithm"].annotation) for stage in stages]
-    assert list(ALGORITHMS) == [name for names in named for name in names]
-    assert credit.CREDITS.keys() == set(get_args(GrpoStage.model_fields["credit"].annotation))
+    tables: dict[str, Iterable[str]] = {
+        "credit": credit.CREDITS,
+        "compare": advantages.COMPARE,
+        "baseline": advantages.BASELINES,
+        "scale": advantages.SCALES,
+        "loss": losses.SURROGATES,
+        "kl_estimator": ESTIMATORS,
+        "aggregate": get_args(Aggregate),
+        "correction": ["none", *get_args(Level)],
+        "correction_bound": get_args(Bound),
+        "algorithm": NAMED,
+    }
+    for field, table in tables.items():
+        assert list(table) == choices(field), field
 
 
-@pytest.mark.parametrize(
-    ("room", "table", "shared"),
-    [
-        (credit, credit.CREDITS, set()),
-        (advantages, advantages.ADVANTAGES, set()),
-        (losses, losses.LOSSES, {"token"}),
-    ],
-)
-def test_every_method_of_a_room_is_in_its_table_by_the_name_of_its_file(
-    room: ModuleType, table: dict[str, object], shared: set[str]
-) -> None:
-    files = {path.stem for path in Path(str(room.__file__)).parent.glob("*.py")}
-    assert table.keys() == files - shared - {"__init__"}
+def test_a_named_algorithm_chooses_what_was_published_and_a_recipe_may_choose_otherwise() -> None:
+    def chosen(**given: object) -> Algorithm:
+        stage = {"steps": 1, "optimizer": {"learning_rate": 1e-5}, **given}
+        return algorithm(ReinforcementStage.model_validate(stage), SamplingSection(max_tokens=77))
+
+    found = {name: chosen(algorithm=name) for name in NAMED}
+    assert found["grpo"].comparison == Comparison("task", "mean", "group")
+    assert found["rloo"].comparison == Comparison("task", "leave_one_out", "none")
+    assert found["reinforce_pp"].comparison == Comparison("task", "none", "batch")
+    assert (found["dr_grpo"].aggregate, found["dr_grpo"].tokens) == ("constant", 77)
+    assert found["gspo"].loss == losses.PolicyGradient(Gspo(3e-4, 4e-4))
+    assert found["dapo"].loss == losses.PolicyGradient(Clipped(0.2, 0.28))
+    assert found["cispo"].loss == losses.PolicyGradient(Cispo(1.0, 0.28))
+    assert chosen(algorithm="gspo", clip_high=0.5).loss == losses.PolicyGradient(Gspo(3e-4, 0.5))
+    assert chosen(algorithm="grpo", credit="reward_to_go").comparison.compare == "turn"
+    own = chosen(algorithm="grpo", credit="reward_to_go", compare="task")
+    assert own.comparison.compare == "task"
+
+
+PARTS = ["algorithm", "credit", "compare", "baseline", "scale", "loss", "aggregate", "correction"]
+PARTS += ["correction_bound", "kl_estimator"]
+
+
+@given(BATCHES, st.fixed_dictionaries({part: st.sampled_from(choices(part)) for part in PARTS}))
+@settings(max_examples=300, deadline=None)
+def test_every_choice_fits_every_other(batch: list[tuple[Trajectory, ...]], named: dict[str, str]) -> None:
+    """Rows have an advantage for each trained token and weights as told; the loss is finite and leaves a
+    token without an advantage alone."""
+    stage = ReinforcementStage.model_validate(
+        {"steps": 1, "optimizer": {"learning_rate": 1e-5}, "overlong_tokens": 2, **named}
+    )
+    renamed = [
+        [replace(rollout, rollout_id=f"{g}/{i}", group=str(g)) for i, rollout in enumerate(group)]
+        for g, group in enumerate(batch)
+    ]
+    made = algorithm(stage, SamplingSection(max_tokens=3))
+    rows = made.rows(renamed)
+    trained = sum(len(t.response_ids) for group in batch for r in group for t in r.transitions if t.trained)
+    assert sum(int(row.trained.sum()) for row in rows) == trained
+    if stage.aggregate != "constant":
+        assert sum(float(row.weights.sum()) for row in rows) == pytest.approx(1, rel=1e-4)
+    for micro_batch in pack(rows, 64):
+        logprobs = (micro_batch.logprobs + 0.1).requires_grad_()
+        values = made.loss(logprobs, None, micro_batch).values
+        values.sum().backward()
+        assert logprobs.grad is not None and values.isfinite().all() and logprobs.grad.isfinite().all()
+        assert not logprobs.grad[micro_batch.advantages == 0].any()
 
 
 def test_a_stage_names_the_credit_and_its_discount() -> None:
     pair = [[episode(1.0, 2.0), episode(0.0, 0.0)]]
-    undivided = GRPO.model_copy(update={"normalize_std": False})
+    undivided = GRPO.model_copy(update={"scale": "none"})
     ahead = undivided.model_copy(update={"credit": "reward_to_go", "discount": 0.5})
     found = {
         name: [float(row.advantages[-1]) for row in algorithm(stage, SamplingSection()).rows(pair)]
@@ -56,14 +121,14 @@ def test_a_stage_names_the_credit_and_its_discount() -> None:
     assert found == {"identical": [1.5, 1.5, -1.5, -1.5], "reward_to_go": [1.0, 1.0, -1.0, -1.0]}
 
 
-def test_grpo_scores_tokens_at_the_temperature_they_were_sampled_at() -> None:
+def test_tokens_are_scored_at_the_temperature_they_were_sampled_at() -> None:
     loss = algorithm(GRPO.model_copy(update={"clip_high": 0.3}), SamplingSection(temperature=0.7)).loss
-    assert loss == losses.ClippedPolicyGradient(0.2, 0.3, 0.0, temperature=0.7)
+    assert loss == losses.PolicyGradient(Clipped(0.2, 0.3), temperature=0.7)
 
 
 def test_a_demonstration_is_imitated_as_the_model_is_whatever_calls_are_sampled_with() -> None:
     stage = SupervisedStage(algorithm="supervised", steps=1, optimizer=OPTIMIZER, demonstrate="a:b")
     chosen = algorithm(stage, SamplingSection(temperature=0.7))
-    assert chosen.loss == losses.CrossEntropy(temperature=1.0)
+    assert chosen.loss == losses.CrossEntropy()
     (row,) = chosen.rows([[episode(1.0)]])
     assert row.advantages[row.trained].tolist() == [1.0] and row.weights.sum() == 1

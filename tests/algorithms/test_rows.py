@@ -15,7 +15,7 @@ from al_ray.algorithms.demonstration import demonstration
 from al_ray.algorithms.rows import Aggregate, build_rows
 from al_ray.types import Row, Task, Trajectory, Transition
 
-AGGREGATES: list[Aggregate] = ["rollout_mean", "token_mean"]
+AGGREGATES: list[Aggregate] = ["rollout_mean", "call_mean", "token_mean"]
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=4)
 
 
@@ -68,14 +68,42 @@ def test_weights_sum_to_one_and_are_even_over_what_the_loss_is_a_mean_of(
     batch: tuple[Trajectory, ...], aggregate: Aggregate
 ) -> None:
     rows = build_rows(batch, advantages_of(batch), aggregate)
-    by_rollout: dict[str, list[float]] = defaultdict(list)
+    by_rollout: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        by_rollout[row.rollout_id].extend(row.weights[row.trained].tolist())
+        for call, weight in zip(row.calls[row.trained].tolist(), row.weights[row.trained], strict=True):
+            by_rollout[row.rollout_id][call].append(float(weight))
         assert not row.weights[~row.trained].any()
-    units = list(by_rollout.values()) if aggregate == "rollout_mean" else [[*chain(*by_rollout.values())]]
+    rollouts = [[*chain(*calls.values())] for calls in by_rollout.values()]
+    units = {
+        "token_mean": [[*chain(*rollouts)]],
+        "rollout_mean": rollouts,
+        "call_mean": [weights for calls in by_rollout.values() for weights in calls.values()],
+    }[aggregate]
+    assert sum(map(sum, rollouts)) == pytest.approx(1, rel=1e-5)
+    for weights in rollouts if aggregate != "token_mean" else ():
+        assert sum(weights) == pytest.approx(1 / len(rollouts), rel=1e-5)
+    for calls in by_rollout.values() if aggregate == "call_mean" else ():
+        assert {round(sum(weights) * len(calls) * len(rollouts), 4) for weights in calls.values()} == {1}
     for weights in units:
-        assert sum(weights) == pytest.approx(1 / len(units), rel=1e-5)
         assert len(set(weights)) == 1
+
+
+@given(BATCHES)
+@settings(max_examples=50, deadline=None)
+def test_by_a_constant_every_token_weighs_the_same_whatever_the_lengths_are(
+    batch: tuple[Trajectory, ...],
+) -> None:
+    rows = build_rows(batch, advantages_of(batch), "constant", 64)
+    weights = np.concatenate([row.weights[row.trained] for row in rows])
+    assert weights == pytest.approx(1 / (64 * len(batch)))
+
+
+@given(BATCHES)
+@settings(max_examples=50, deadline=None)
+def test_every_trained_token_knows_its_call(batch: tuple[Trajectory, ...]) -> None:
+    for row in build_rows(batch, advantages_of(batch), "token_mean"):
+        assert ((row.calls >= 0) == row.trained).all()
+        assert (row.calls[row.trained] == row.advantages[row.trained]).all(), "which name the call here"
 
 
 def calls(*pairs: tuple[list[int], list[int]]) -> list[Row]:

@@ -117,7 +117,7 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("agent.timeout", float("inf"), "agent.timeout: inf: Input should be a finite number"),
     ("agent.run", "toy_agent.solve", "agent.run: 'toy_agent.solve': write it as package.module:attribute"),
     ("stages", [], "stages: []: List should have at least 1 item"),
-    ("stages.0.algorithm", "sft", "stages.0.algorithm: 'sft': one of supervised, grpo"),
+    ("stages.0.algorithm", "sft", "stages.0.algorithm: 'sft': one of supervised, grpo, dr_grpo, rloo"),
     ("stages.1.optimizer", {}, "stages.1.optimizer.learning_rate: 'absent': this key is required"),
     ("stages.1.optimizer.betas", [0.9, 1.0], "stages.1.optimizer.betas.1: 1.0: Input should be less than 1"),
     ("model.path", "missing", "model.path: 'missing': no such folder, and no hub name"),
@@ -223,6 +223,25 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         "transitions.intermediate.sql_errors: -0.1: no such signal; there are tool_ok, empty_results, ",
     ),
     ("transitions.intermediate_limit", 0, "transitions.intermediate_limit: 0: "),
+    (
+        "agent.sampling.temperature",
+        0.001,
+        "agent.sampling.temperature: 0.001: at least 0.01, to which",
+    ),
+    (
+        "agent.sampling.top_p",
+        0.9,
+        "agent.sampling.top_p: 0.9: 1: the learner computes the whole",
+    ),
+    ("agent.sampling.top_p", None, "agent.sampling.top_p: None: 1: the learner computes the whole"),
+    (
+        "agent.sampling.agents",
+        {"judge*": {"temperature": 0.5}},
+        "agent.sampling.agents.judge*.temperature: 0.5: 1.0, as agent.sampling.temperature, with which",
+    ),
+    ("stages.1.overlong_tokens", 9999, "stages.1.overlong_tokens: 9999: at most agent.sampling.max_tokens"),
+    ("stages.1.credit", "toy_agent:absent", "stages.1.credit: 'toy_agent:absent': toy_agent has no 'absent'"),
+    ("stages.1.credit", "fair", "stages.1.credit: 'fair': one of identical, final, reward"),
     ("stages.1.discount", 0.9, "stages.1.discount: 0.9: has no effect on credit: identical; set credit to"),
     ("evaluation.samples", 4, "evaluation.sampling.temperature: 0: above 0, or the 4 samples of a task are"),
     (
@@ -406,14 +425,40 @@ VALUES = {
     "seed": st.integers(0, 2**32 - 1),
     "output": st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20),
     "agent.timeout": st.floats(1e-3, 1e9),
-    "agent.sampling.top_p": st.floats(0.01, 1),
+    "agent.sampling.temperature": st.floats(0.01, 2),
     "agent.evaluate": st.sampled_from(["toy_agent:score", None]),
     "stages.1.optimizer.learning_rate": st.floats(1e-12, 1),
     "stages.1.optimizer.betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list),
-    "stages.1.normalize_std": st.booleans(),
+    "stages.1.scale": st.sampled_from(["none", "group", "batch"]),
     "data.options": st.dictionaries(st.just("count"), st.integers() | st.none() | st.text("a1:#-'é ")),
     "placement.cluster": st.none() | st.just([{"count": 2, "cpus": 64, "gpus": 8}]),
 }
+
+
+@pytest.mark.parametrize(
+    ("train", "pattern", "fits"),
+    [
+        (["*"], "judge", False),
+        (["writer"], "judge", True),
+        (["writer"], "w*", False),
+        (["w*"], "judge", True),
+        (["w*"], "*r", False),
+    ],
+)
+def test_another_temperature_is_for_agents_that_are_not_trained(
+    folder: Path, train: list[str], pattern: str, fits: bool
+) -> None:
+    def change(recipe: dict[str, Any]) -> None:
+        recipe["transitions"] = {"train": train}
+        recipe["agent"].setdefault("sampling", {})["agents"] = {pattern: {"temperature": 0.25}}
+
+    if fits:
+        changed = content(folder)
+        change(changed)
+        assert loading.load(toy.write_recipe(folder, changed)).transitions.train == train
+        return
+    (told,) = mistakes(folder, change)
+    assert told.startswith(f"agent.sampling.agents.{pattern}.temperature: 0.25: ")
 
 
 @given(st.fixed_dictionaries({}, optional=VALUES))

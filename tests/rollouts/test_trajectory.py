@@ -89,18 +89,20 @@ def test_every_choice_with_tokens_is_one_transition_and_empty_ones_are_none(
 def test_a_reward_goes_to_the_call_before_it_and_all_of_them_are_the_return(
     recorded: list[Event],
 ) -> None:
+    """Of a call with several choices they are what it earned as a whole, which each of them tells."""
     episode = trajectory(_rollout(_spans(recorded)))
     earned: dict[str, list[float]] = {}
+    choices: dict[str, int] = {}
     last = None
     for sequence, event in enumerate(recorded):
-        if isinstance(event, list):
-            for index, ids in enumerate(event):
-                if ids:
-                    last = f"s{sequence}/{index}"
-                    earned[last] = []
-        elif event is not None and last is not None:
+        if isinstance(event, list) and (spoken := sum(map(bool, event))):
+            last = f"s{sequence}"
+            earned[last], choices[last] = [], spoken
+        elif isinstance(event, float) and last is not None:
             earned[last].append(event)
-    assert {t.id: t.reward for t in episode.transitions} == {id: math.fsum(e) for id, e in earned.items()}
+    for t in episode.transitions:
+        total = math.fsum(earned[t.call])
+        assert (t.reward, t.call_reward) == ((total, 0.0) if choices[t.call] == 1 else (0.0, total))
     total = math.fsum(event for event in recorded if isinstance(event, float))
     assert math.isclose(episode.reward, total, rel_tol=1e-9, abs_tol=1e-6)
 
@@ -133,13 +135,17 @@ def test_a_reward_that_names_its_call_finds_it_whatever_came_between() -> None:
     assert _rewards(spans) == {"s0/0": 2.0, "s1/0": 0.0}
 
 
-@pytest.mark.parametrize(("name", "bearer"), [("s0", "s0/2"), ("s0/1", "s0/1"), ("s0/0", "s0/0")])
-def test_of_several_choices_the_named_one_is_rewarded_and_the_last_where_none_is(
-    name: str, bearer: str
+@pytest.mark.parametrize(
+    ("name", "alone", "together"),
+    [("s0", [], ["s0/0", "s0/1", "s0/2"]), ("s0/1", ["s0/1"], []), ("s0/0", ["s0/0"], [])],
+)
+def test_of_several_choices_the_named_one_is_rewarded_and_their_call_where_none_is(
+    name: str, alone: list[str], together: list[str]
 ) -> None:
     reward = _span(2, SpanKind.REWARD, {semconv.REWARD: 2.0, semconv.REWARD_CALL: name})
-    rewarded = _rewards([_call(0, [[7], [8], [9]]), _call(1, [[8]]), reward])
-    assert {id for id, value in rewarded.items() if value} == {bearer}
+    episode = trajectory(_rollout([_call(0, [[7], [8], [9]]), _call(1, [[8]]), reward]))
+    assert [t.id for t in episode.transitions if t.reward] == alone
+    assert [t.id for t in episode.transitions if t.call_reward] == together
 
 
 def test_a_reward_that_names_a_call_that_never_came_goes_to_the_call_before_it() -> None:

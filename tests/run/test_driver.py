@@ -11,7 +11,7 @@ import pytest
 
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
-from al_ray.recipe import GrpoStage, Recipe, loading
+from al_ray.recipe import Recipe, ReinforcementStage, loading
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.reports.names import EVALUATION, STEP, TIMES
@@ -112,7 +112,7 @@ def requests(recipe: Recipe) -> Sequence[RolloutRequest]:
     """Those of a run that nothing ever disturbed."""
     tasks = [Task(f"train-{i}", {"word": f"word {i}"}) for i in range(8)]
     span = stage_spans(recipe)[1]
-    assert isinstance(span.stage, GrpoStage)
+    assert isinstance(span.stage, ReinforcementStage)
     stage = Reinforcement(recipe, span.stage, span, tasks)
     return [request for step in range(FIRST_RL_STEP, LAST_STEP) for request in stage.requests(step)]
 

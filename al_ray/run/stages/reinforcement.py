@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from al_ray.algorithms.named import algorithm
 from al_ray.data.task_order import tasks_of_step
 from al_ray.errors import UnreadableError
-from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
+from al_ray.recipe import Recipe, ReinforcementStage, TransitionsSection
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.batch_metrics import (
     call_metrics,
@@ -39,7 +39,7 @@ class Reinforcement:
     """A stage whose rollouts are sampled from the policy as the learners have it."""
 
     recipe: Recipe
-    settings: GrpoStage
+    settings: ReinforcementStage
     span: StageSpan
     tasks: Sequence[Task]
 
@@ -54,29 +54,72 @@ class Reinforcement:
     async def batch(
         self, step: int, agents: Agents, policy: Policy, progress: Callable[[int, int], None]
     ) -> Batch:
-        """The rollouts of the step's groups, once all have ended."""
-        requests = self.requests(step)
+        """The rollouts of the step's groups, once all have ended, and of those that are asked for in place of
+        groups that teach nothing."""
         groups: list[Group] = []
-        progress(0, len(requests))
-        async for ended in agents.rollouts(requests):
-            groups += ended
-            progress(sum(len(group.rollouts) for group in groups), len(requests))
+        for refill in range(1 + self.settings.refills):
+            missing = self.settings.groups_per_step - len(self._teaching(groups)) if refill else None
+            if missing == 0:
+                break
+            requests = self.requests(step, refill)[: missing and missing * self.settings.group_size]
+            before = sum(len(group.rollouts) for group in groups)
+            progress(before, before + len(requests))
+            async for ended in agents.rollouts(requests):
+                groups += ended
+                progress(sum(len(group.rollouts) for group in groups), before + len(requests))
         return self.batch_of(groups, policy.served_version)
 
-    def requests(self, step: int) -> list[RolloutRequest]:
-        """The groups of a step; they are functions of the recipe and the step alone."""
-        seed = (self.recipe.seed, self.span.index)
+    def requests(self, step: int, refill: int = 0) -> list[RolloutRequest]:
+        """The groups of a step, or of one of its refills; they are functions of the recipe and of these two
+        alone."""
+        seed = (self.recipe.seed, self.span.index, *((refill,) if refill else ()))
         chosen = tasks_of_step(self.tasks, self.settings.groups_per_step, step - self.span.begin, seed)
-        return rollout_requests(self.recipe, f"step-{step:06d}", chosen, self.settings.group_size, "train")
+        batch = f"step-{step:06d}" + (f"-refill-{refill}" if refill else "")
+        return rollout_requests(self.recipe, batch, chosen, self.settings.group_size, "train")
+
+    def _teaching(self, groups: Sequence[Group]) -> list[Sequence[Trajectory]]:
+        """Those of which a call has an advantage, at most as many as a step has."""
+        chosen = algorithm(self.settings, self.recipe.agent.sampling)
+        teaching = [
+            group
+            for group in self._comparable(groups)[1]
+            if any(row.advantages.any() for row in chosen.rows([group]))
+        ]
+        return teaching[: self.settings.groups_per_step]
 
     def batch_of(self, groups: Sequence[Group], policy_version: int) -> Batch:
-        """Failed rollouts are left out before anything is compared, and counted; so are those that cannot be
-        read, and those without a call that is trained or without the reward that is learnt from."""
+        """What is learnt from the groups; of refilled ones, from those that teach something."""
         transitions = self.recipe.transitions
         ordered = sorted(groups, key=lambda group: group.id)
+        ended, comparable = self._comparable(groups)
+        kept = self._teaching(groups) if self.settings.refills else comparable
+        episodes = [episode for group in kept for episode in group]
+        metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
+        metrics |= dimension_metrics(episodes, transitions.reward)
+        metrics |= intermediate_metrics(episodes, transitions)
+        succeeded = [r for group in groups for r in group.rollouts if r.status is RolloutStatus.SUCCEEDED]
+        metrics["rollout/unreadable"] = len(succeeded) - sum(map(len, ended))
+        metrics["rollout/dropped_groups"] = len(groups) - len(comparable)
+        metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in comparable)
+        chosen = algorithm(self.settings, self.recipe.agent.sampling)
+        rows = chosen.rows(kept)
+        outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
+        metrics |= health_metrics(groups, outcomes, comparable, rows, chosen.loss.trains)
+        examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
+        return Batch(rows, chosen.loss, metrics, examples, outcomes)
+
+    def _comparable(
+        self, groups: Sequence[Group]
+    ) -> tuple[list[list[Trajectory]], list[Sequence[Trajectory]]]:
+        """The episodes of each group that can be read, and the groups that can be compared.
+
+        Failed rollouts are left out before anything is compared, and counted; so are those that cannot be
+        read, and those without a call that is trained or without the reward that is learnt from.
+        """
+        transitions = self.recipe.transitions
         ended = [
             [episode for rollout in group.rollouts if (episode := _episode(rollout, transitions))]
-            for group in ordered
+            for group in sorted(groups, key=lambda group: group.id)
         ]
         require_named(transitions, [episode for group in ended for episode in group])
         comparable = [
@@ -87,21 +130,7 @@ class Reinforcement:
             ]
             for group in ended
         ]
-        kept: list[Sequence[Trajectory]] = [group for group in comparable if len(group) >= MIN_GROUP]
-        episodes = [episode for group in kept for episode in group]
-        metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
-        metrics |= dimension_metrics(episodes, transitions.reward)
-        metrics |= intermediate_metrics(episodes, transitions)
-        succeeded = [r for group in groups for r in group.rollouts if r.status is RolloutStatus.SUCCEEDED]
-        metrics["rollout/unreadable"] = len(succeeded) - sum(map(len, ended))
-        metrics["rollout/dropped_groups"] = len(groups) - len(kept)
-        metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in kept)
-        chosen = algorithm(self.settings, self.recipe.agent.sampling)
-        rows = chosen.rows(kept)
-        outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
-        metrics |= health_metrics(groups, outcomes, kept, rows, chosen.loss.trains)
-        examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(rows, chosen.loss, metrics, examples, outcomes)
+        return ended, [group for group in comparable if len(group) >= MIN_GROUP]
 
 
 def _episode(rollout: Rollout, settings: TransitionsSection) -> Trajectory | None:

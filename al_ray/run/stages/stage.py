@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from al_ray.recipe import GrpoStage, Recipe, SupervisedStage
+from al_ray.recipe import Recipe, ReinforcementStage, SupervisedStage
 from al_ray.recipe.schedule import StageSpan
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
@@ -37,7 +37,7 @@ class Stage(Protocol):
 
 
 STAGES: Mapping[type, Callable[[Recipe, Any, StageSpan, Sequence[Task]], Stage]] = {
-    GrpoStage: Reinforcement,
+    ReinforcementStage: Reinforcement,
     SupervisedStage: Supervision,
 }
 """By the type of the recipe's stage."""

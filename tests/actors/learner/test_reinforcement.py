@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from al_ray.actors.learner.actor import Learner
-from al_ray.algorithms.named import grpo
-from al_ray.recipe import GrpoStage, SamplingSection
+from al_ray.algorithms.named import algorithm as algorithm_of
+from al_ray.recipe import ReinforcementStage, SamplingSection
 from al_ray.types import Trajectory, Transition
 from tests.actors.learner_inputs import learner_spec
 
-STAGE = GrpoStage.model_validate(
+STAGE = ReinforcementStage.model_validate(
     {"algorithm": "grpo", "steps": 12, "optimizer": {"learning_rate": 1e-3}, "group_size": 16}
 )
 PROMPTS = [[1, 70, 71], [1, 80, 81], [1, 90, 91]]
@@ -40,7 +40,7 @@ def test_the_reward_rises(tiny_model: Path) -> None:
     learner = Learner(learner_spec(tiny_model))
     learner.start_stage(STAGE.optimizer, STAGE.steps, keep_reference=False)
     draw = torch.Generator().manual_seed(0)
-    algorithm, rewards = grpo(STAGE, SamplingSection()), []
+    algorithm, rewards = algorithm_of(STAGE, SamplingSection()), []
     for _ in range(STAGE.steps):
         groups = [
             [rollout(learner, group, member, draw) for member in range(STAGE.group_size)]

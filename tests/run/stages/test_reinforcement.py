@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import pytest
 from al_ray.errors import UserError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
-from al_ray.recipe import GrpoStage, Recipe, TransitionsSection
+from al_ray.recipe import Recipe, ReinforcementStage, TransitionsSection
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports.names import BATCH, HEALTH
+from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import (
@@ -37,7 +40,7 @@ TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
 
 def stage(recipe: Recipe = RECIPE, tasks: Sequence[Task] = TASKS) -> Reinforcement:
     span = stage_spans(recipe)[1]
-    assert isinstance(span.stage, GrpoStage)
+    assert isinstance(span.stage, ReinforcementStage)
     return Reinforcement(recipe, span.stage, span, tasks)
 
 
@@ -88,6 +91,60 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
     by_group = {request.group: request.task for request in requests}
     assert all(request.task == by_group[request.group] for request in requests)
     assert {request.retry for request in requests} == {RECIPE.agent.retry.policy}
+
+
+class Simulated:
+    """Agents that solve what ``solves`` says, of which rollout of a group."""
+
+    def __init__(self, solves: Callable[[RolloutRequest], float]) -> None:
+        self.solves = solves
+        self.asked: list[list[RolloutRequest]] = []
+
+    async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
+        self.asked.append(list(requests))
+        for group, of_group in groupby(requests, key=lambda request: request.group):
+            ended = [
+                replace(rollout(group, member, self.solves(request)), request=request)
+                for member, request in enumerate(of_group)
+            ]
+            yield [Group(group, requests[0].batch, ended)]
+
+
+def refilling(times: int) -> Recipe:
+    refilled = RECIPE.stages[1].model_copy(update={"refills": times, "kl_coefficient": 0.0})
+    return RECIPE.model_copy(update={"stages": [RECIPE.stages[0], refilled]})
+
+
+async def batch_of(agents: Simulated, recipe: Recipe) -> tuple[Batch, list[tuple[int, int]]]:
+    told: list[tuple[int, int]] = []
+    policy = SimpleNamespace(served_version=5)
+    batch = await stage(recipe).batch(2, agents, policy, lambda *done: told.append(done))  # type: ignore[arg-type]
+    return batch, told
+
+
+async def test_groups_that_teach_nothing_are_replaced_by_groups_of_further_tasks() -> None:
+    """As many as are missing, from a batch of their own, until the bound; none is trained in vain."""
+    plain, _ = await batch_of(Simulated(lambda request: 1.0), refilling(0))
+    assert plain.metrics["rollout/equal_groups"] == 2
+    agents = Simulated(lambda request: float("refill-2" in request.id and request.id.endswith("/0")))
+    batch, told = await batch_of(agents, refilling(3))
+    assert [[r.id for r in asked] for asked in agents.asked] == [
+        [f"{name}/{g}/{m}" for g in (0, 1) for m in (0, 1)]
+        for name in ("step-000002", "step-000002-refill-1", "step-000002-refill-2")
+    ]
+    assert {row.group for row in batch.rows} == {"step-000002-refill-2/0", "step-000002-refill-2/1"}
+    assert batch.metrics["rollout/equal_groups"] == 4 and batch.metrics["rollout/count"] == 12
+    assert told[-1] == (12, 12)
+    never = Simulated(lambda request: 0.0)
+    batch, _ = await batch_of(never, refilling(2))
+    assert len(never.asked) == 3 and batch.rows == []
+
+
+async def test_only_as_many_groups_are_asked_for_again_as_are_missing() -> None:
+    agents = Simulated(lambda request: float(request.id.endswith(("/1/0", "refill-1/0/0"))))
+    batch, _ = await batch_of(agents, refilling(3))
+    assert [len(asked) for asked in agents.asked] == [4, 2]
+    assert {row.group for row in batch.rows} == {"step-000002/1", "step-000002-refill-1/0"}
 
 
 def test_requests_depend_on_recipe_and_step_alone() -> None:

@@ -1,0 +1,62 @@
+"""The loss of reinforcement: a surrogate, corrected, with what holds the policy back or keeps it open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from al_ray.algorithms.batching import MicroBatch
+from al_ray.algorithms.losses.correction import Correction
+from al_ray.algorithms.losses.kl import ESTIMATORS, k3
+from al_ray.algorithms.losses.ratio import bounded_exp
+from al_ray.algorithms.losses.token import TokenLosses
+from al_ray.types import Row
+
+
+class Surrogate(Protocol):
+    """What stands for the expected return of a token; a file each beside this one."""
+
+    def __call__(self, logprobs: Tensor, log_ratio: Tensor, batch: MicroBatch, /) -> TokenLosses:
+        """From the log-probabilities now, and their difference from those that the token is measured
+        against, ``[N]``, both with gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyGradient:
+    """Without a correction tokens are measured against the sampler's own log-probabilities; with one,
+    against those that the policy had when the update began, and the correction makes up for the difference
+    between these two."""
+
+    surrogate: Surrogate
+    kl_coefficient: float = 0.0
+    kl_estimator: str = "k3"
+    entropy_coefficient: float = 0.0
+    correction: Correction | None = None
+    temperature: float = 1.0
+    """The sampler's: it divides the logits."""
+
+    def trains(self, row: Row) -> bool:
+        """Whether the row has a gradient: without an advantage and without another term it has none."""
+        return self.kl_coefficient > 0 or self.entropy_coefficient > 0 or bool(row.advantages.any())
+
+    def __call__(self, logprobs: Tensor, reference: Tensor | None, batch: MicroBatch) -> TokenLosses:
+        off_policy = (logprobs - batch.logprobs).detach()
+        begun = batch.logprobs if self.correction is None else logprobs.detach()
+        told = self.surrogate(logprobs, logprobs - begun, batch)
+        values = told.values
+        metrics = {
+            **told.metrics,
+            "policy/ratio_mean": bounded_exp(off_policy),
+            "off_policy/mismatch_kl": k3(-off_policy),
+        }
+        if self.correction is not None:
+            weight = self.correction(off_policy, batch.calls)
+            values = values * weight
+            metrics["off_policy/correction_mean"] = weight
+        if reference is not None:
+            kl = ESTIMATORS[self.kl_estimator](logprobs - reference)
+            values = values + self.kl_coefficient * kl
+            metrics["policy/kl"] = kl.detach()
+        return TokenLosses(values, metrics)

@@ -1,0 +1,94 @@
+"""What stands beside the surrogate: divergence, correction, what a token is measured against."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_ray.algorithms.losses.clipped import Clipped
+from al_ray.algorithms.losses.correction import Correction
+from al_ray.algorithms.losses.kl import ESTIMATORS, k2, k3
+from al_ray.algorithms.losses.policy_gradient import PolicyGradient
+from tests.algorithms.losses.inputs import LOGPROB, TOKENS, batch_of, variable
+
+Token = tuple[float, float, float, int]
+PLAIN = Clipped(0.2, 0.3)
+
+
+@given(TOKENS, LOGPROB, st.sampled_from(sorted(ESTIMATORS)))
+@settings(max_examples=100, deadline=None)
+def test_the_divergence_is_added_by_its_weight_as_estimated(
+    tokens: list[Token], reference: float, estimator: str
+) -> None:
+    now, sampled, advantages, calls = map(list, zip(*tokens, strict=True))
+    batch = batch_of(sampled, advantages, calls)
+    logprobs = variable(now)
+    plain = PolicyGradient(PLAIN)(logprobs, None, batch)
+    loss = PolicyGradient(PLAIN, kl_coefficient=0.1, kl_estimator=estimator)
+    found = loss(logprobs, torch.full((len(now),), reference, dtype=torch.float64), batch)
+    for i, (n, s, _, _) in enumerate(tokens):
+        log_ratio = n - reference
+        kl = {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": math.exp(-log_ratio) + log_ratio - 1}[estimator]
+        assert float((found.values - plain.values).detach()[i]) == pytest.approx(0.1 * kl, rel=1e-5, abs=1e-6)
+        drift = math.exp(n - s) - 1 - (n - s)
+        assert float(found.metrics["off_policy/mismatch_kl"][i]) == pytest.approx(drift, rel=1e-5, abs=1e-6)
+
+
+def test_k3_averaged_over_p_is_the_divergence_from_p_to_q() -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    log_ratio = (p / q).log()
+    assert float((p * k3(log_ratio)).sum()) == pytest.approx(float((p * log_ratio).sum()), rel=1e-5)
+
+
+def test_k2_has_the_gradient_of_the_divergence_in_the_mean() -> None:
+    """Over all tokens, each as often as it is drawn; k1's is nothing."""
+    q = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+    logits = variable([0.3, -0.2, 0.1])
+    logp = logits.log_softmax(-1)
+    drawn = logp.exp().detach()
+    (divergence,) = torch.autograd.grad((logp.exp() * (logp - q.log())).sum(), logits, retain_graph=True)
+    (of_k2,) = torch.autograd.grad((drawn * k2(logp - q.log())).sum(), logits, retain_graph=True)
+    (of_k1,) = torch.autograd.grad((drawn * (logp - q.log())).sum(), logits)
+    torch.testing.assert_close(of_k2, divergence)
+    torch.testing.assert_close(of_k1, torch.zeros(3, dtype=torch.float64))
+
+
+@given(
+    TOKENS,
+    st.sampled_from(["token", "sequence", "geometric"]),
+    st.sampled_from(["truncate", "mask", "reject"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_correction_makes_up_for_what_the_sampler_drew_too_rarely(
+    tokens: list[Token], level: str, bound: str
+) -> None:
+    """At the beginning of an update tokens are not clipped: what they cost is the advantage, by the bounded
+    ratio between learner and sampler."""
+    now, sampled, advantages, calls = map(list, zip(*tokens, strict=True))
+    batch = batch_of(sampled, advantages, calls)
+    logprobs = variable(now)
+    correction = Correction(level, bound, 1.5)  # type: ignore[arg-type]
+    found = PolicyGradient(PLAIN, correction=correction)(logprobs, None, batch)
+    found.values.sum().backward()
+    assert logprobs.grad is not None
+    for i, (n, s, a, call) in enumerate(tokens):
+        alike = [m - t for m, t, _, c in tokens if c == call]
+        log = {"token": n - s, "sequence": sum(alike), "geometric": statistics.fmean(alike)}[level]
+        ratio = math.exp(log)
+        if min(abs(ratio - 1.5), abs(ratio - 1 / 1.5)) < 1e-6:
+            continue
+        inside = 1 / 1.5 <= ratio <= 1.5
+        expected = {"truncate": min(ratio, 1.5), "mask": ratio * inside, "reject": float(inside)}[bound]
+        assert float(found.values.detach()[i]) == pytest.approx(-expected * a, rel=1e-5, abs=1e-9)
+        assert float(logprobs.grad[i]) == pytest.approx(-expected * a, rel=1e-5, abs=1e-9)
+
+
+def test_without_a_correction_tokens_are_measured_against_the_sampler() -> None:
+    batch = batch_of([-2.0], [1.0])
+    found = PolicyGradient(PLAIN)(variable([0.0]), None, batch)
+    assert found.values.tolist() == [-1.3]
