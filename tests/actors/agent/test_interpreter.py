@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -38,7 +39,10 @@ def section(requirements: list[str] | str | None, run: str = RUN, python: str | 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``AL_RAY_HOME``; and the uv that is installed beside our Python is found, for pip takes
+    seconds of computing."""
     monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return tmp_path / "home"
 
 
@@ -54,6 +58,13 @@ def test_each_set_of_requirements_has_an_environment_of_its_own(tmp_path: Path) 
     two = interpreter.interpreter(section(str(tmp_path / "requirements.txt")))
     assert (version(one), version(two)) == ("1.0", "2.0")
     assert subprocess.run([one, "-c", "import pydantic"], capture_output=True, check=False).returncode == 1
+
+
+def test_without_uv_an_environment_is_made_by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter.shutil, "which", lambda name: None)
+    made = Path(interpreter.interpreter(section([wheel(tmp_path, "1.0")])))
+    assert version(str(made)) == "1.0"
+    assert (made.parent / "pip").exists()
 
 
 def test_an_environment_is_made_once_also_by_two_at_the_same_time(

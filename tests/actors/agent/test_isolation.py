@@ -329,6 +329,7 @@ async def test_an_agent_with_pins_of_its_own_runs_beside_ours(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # uv's
     run = "tests.actors.wild_agents:act_with_pins"
     for version in ("1.5", "2.5"):
         agent = AgentSection(isolation="process", run=run, requirements=[wheel(tmp_path, version)])

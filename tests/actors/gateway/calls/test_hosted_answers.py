@@ -10,12 +10,15 @@ import anthropic
 import openai
 import orjson
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
 from al_ray.traces import semconv
 from tests.actors.gateway_house import SPEC, TOOLS, House, beside, say
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 USAGE = {
     "prompt_tokens": 30,
@@ -109,15 +112,15 @@ async def answer(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@pytest.fixture
-async def hosting(served: House, engine_a: Any) -> AsyncIterator[House]:
-    """The house with a gateway that knows the server as ``wise``."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hosting(house: House, engine_a: Any) -> AsyncIterator[House]:
+    """The house with a gateway that knows the server as ``wise``. Each test has attempts of its own there."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", answer)
     listening = TestServer(app)
     await listening.start_server()
     hosted = {"wise": HostedModelSpec(str(listening.make_url("/v1")), "wise-1", None)}
-    async with beside(served, engine_a, replace(SPEC, hosted=hosted)) as gateway:
+    async with beside(house, engine_a, replace(SPEC, hosted=hosted)) as gateway:
         yield gateway
     await listening.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import orjson
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -18,6 +19,9 @@ from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
 from tests.actors.gateway_house import SPEC, TOOLS, House, beside, say
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+module_loop = pytest_asyncio.fixture(scope="module", loop_scope="module")
+
 USAGE = {"prompt_tokens": 30, "completion_tokens": 4, "total_tokens": 34}
 
 
@@ -25,9 +29,13 @@ class Server:
     """OpenAI's chat completions without a model; what the last message says is what it does."""
 
     def __init__(self) -> None:
+        self.hung_up = asyncio.Event()
+        self.forget()
+
+    def forget(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
-        self.hung_up = asyncio.Event()
+        self.hung_up.clear()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -61,23 +69,31 @@ class Server:
         return response
 
 
-@pytest.fixture
-async def server() -> Server:
+@module_loop
+async def one_server() -> Server:
     return Server()
 
 
 @pytest.fixture
-async def hosting(served: House, engine_a: Any, server: Server) -> AsyncIterator[House]:
-    """The house with a gateway that knows the server's model as ``wise``, and one that nobody serves."""
+def server(one_server: Server) -> Server:
+    """It has been asked nothing yet."""
+    one_server.forget()
+    return one_server
+
+
+@module_loop
+async def hosting(house: House, engine_a: Any, one_server: Server) -> AsyncIterator[House]:
+    """The house with a gateway that knows the server's model as ``wise``, and one that nobody serves. Each
+    test has attempts of its own there."""
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", server.answer)
+    app.router.add_post("/v1/chat/completions", one_server.answer)
     listening = TestServer(app, handler_cancellation=True)
     await listening.start_server()
     hosted = {
         "wise": HostedModelSpec(str(listening.make_url("/v1")), "wise-1", "sk-secret"),
         "absent": HostedModelSpec("http://127.0.0.1:1/v1", "absent-1", None),
     }
-    async with beside(served, engine_a, replace(SPEC, hosted=hosted)) as gateway:
+    async with beside(house, engine_a, replace(SPEC, hosted=hosted)) as gateway:
         yield gateway
     await listening.close()
 
