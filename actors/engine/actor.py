@@ -200,11 +200,11 @@ class Engine:
         return openai, prompt
 
     def _require_room(self, least: int, what: str) -> None:
-        """The prompt has at least so many tokens."""
+        """The prompt has at least so many tokens. Clients know what is too long by vLLM's own first words."""
         if least >= self._spec.max_length:
             raise ContextLengthError(
-                f"the {least} {what} more than model.max_length, {self._spec.max_length}, leaves beside a "
-                "response"
+                f"prompt: This model's maximum context length is {self._spec.max_length} tokens "
+                f"(model.max_length). However, the {least} {what} more than it leaves beside a response."
             )
 
     def _reply(

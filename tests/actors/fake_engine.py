@@ -23,8 +23,14 @@ from al_ray.types import (
     VersionSpan,
 )
 
+TOO_LONG = (
+    "messages: This model's maximum context length is 400 tokens. However, your prompt contains at least 401 "
+    "input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
+    "input prompt. (parameter=input_tokens, value=401)"
+)
+"""A real engine's words, to the letter: there are clients that know a prompt that is too long by them."""
 ERRORS = {
-    "too long": ContextLengthError("messages: the prompt has 999 tokens"),
+    "too long": ContextLengthError(TOO_LONG),
     "bad": BadRequestError("messages: nobody can render them"),
     "bug": ZeroDivisionError("a bug"),
 }

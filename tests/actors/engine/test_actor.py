@@ -7,6 +7,7 @@ can be relied on.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from al_ray.types import (
     VersionSpan,
 )
 from tests.actors.engine_inputs import engine_spec
+from tests.actors.fake_engine import TOO_LONG
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -416,13 +418,22 @@ async def test_the_stop_sequence_that_ended_an_answer_is_told(engine: ActorHandl
 async def test_what_is_far_too_long_is_refused_as_such_and_holds_nobody_up(
     engine: ActorHandle, request_of: ChatRequest | CompletionRequest
 ) -> None:
-    """Agents know it by its class; the engine is asked meanwhile."""
+    """Agents know it by its class, and some clients by its words; the engine is asked meanwhile."""
     given = ray.put(request_of)
     refused = engine.chat.remote(given)
     answered = engine.chat.remote(ChatRequest("call", GREET, GREEDY))
-    with pytest.raises(ContextLengthError):
+    with pytest.raises(
+        ContextLengthError, match=f"This model's maximum context length is {MAX_LENGTH} tokens"
+    ):
         await refused
     assert (await answered).choices[0].message == GREETING
+
+
+async def test_the_engine_without_a_model_refuses_what_is_too_long_in_this_engines_words(
+    engine: ActorHandle,
+) -> None:
+    with pytest.raises(ContextLengthError, match=re.escape(TOO_LONG)):
+        await engine.chat.remote(ChatRequest("c", [{"role": "user", "content": "x" * MAX_LENGTH}], GREEDY))
 
 
 async def test_a_schema_that_is_not_plain_holds_the_answer_to_it(engine: ActorHandle) -> None:

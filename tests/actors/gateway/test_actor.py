@@ -284,7 +284,7 @@ async def test_what_is_not_served_or_too_large_is_told_in_the_same_shape(served:
 
 
 async def test_a_prompt_that_is_too_long_has_openais_code(served: House) -> None:
-    with pytest.raises(openai.BadRequestError, match="999 tokens") as caught:
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 400 tokens") as caught:
         await served.ask(await served.attempt(), "too long")
     assert caught.value.code == "context_length_exceeded"
 

@@ -53,6 +53,7 @@ class Client:
 
 NODE = ("openai@6.49.0", "@anthropic-ai/sdk@1.14.0")
 VERCEL = ("ai@6.0.326", "@ai-sdk/openai@3.0.141", "@ai-sdk/anthropic@3.0.140", "zod@4.6.7")
+PYDANTIC_AI = ("pydantic-ai-slim[openai]==2.68.0",)
 TOO_LONG = "context_length_exceeded"
 CLIENTS = [
     Client("openai_node.mjs", NODE, ("BadRequestError", 400, TOO_LONG)),
@@ -62,6 +63,16 @@ CLIENTS = [
     Client("vercel_ai.mjs", VERCEL, ("AI_APICallError", 400, TOO_LONG), ("responses",)),
     Client("vercel_ai.mjs", VERCEL, ("AI_APICallError", 400, "invalid_request_error"), ("anthropic",)),
     Client("smolagents_client.py", ("smolagents[openai]==1.26.0",), ("BadRequestError", 400, TOO_LONG)),
+    Client(
+        "pydantic_ai_client.py", PYDANTIC_AI, ("ModelContextWindowExceededError", 400, TOO_LONG), ("chat",)
+    ),
+    Client(
+        "pydantic_ai_client.py",
+        PYDANTIC_AI,
+        ("ModelContextWindowExceededError", 400, TOO_LONG),
+        ("responses",),
+    ),
+    Client("litellm_client.py", ("litellm==1.110.2",), ("ContextWindowExceededError", 400, None)),
 ]
 
 
