@@ -2,7 +2,8 @@
 
 A token's hidden state depends on the tokens before it and on nothing else, so rows that begin alike
 share their beginning exactly, trained or not: the rows form a trie, every token sits at its depth
-and attends to its ancestors only. The result equals computing each row alone.
+and attends to its ancestors only. The result equals computing each row alone in a model whose tokens see all
+before them, and nothing else; ``al_ray.actors.learner.computation`` tries whether one is.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def spread(rows: Iterable[Row], ranks: int) -> list[list[Row]]:
 
 
 def pack(rows: Iterable[Row], micro_batch_tokens: int) -> Iterator[MicroBatch]:
-    """Packs greedily; a micro-batch computes at most ``micro_batch_tokens`` unless one row is longer.
+    """Packs greedily; a micro-batch computes at most ``micro_batch_tokens`` unless one row is longer: with
+    0 each row is one.
 
     Rows are taken in the order of their tokens: then a row's longest common beginning with any row
     before it is the one with its direct predecessor, and rows of a group follow each other.

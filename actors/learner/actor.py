@@ -22,6 +22,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from al_ray.actors.learner import checkpoint
+from al_ray.actors.learner.computation import Computation, computation
 from al_ray.actors.learner.model import load_model, named_tensors, sequence_logprobs, trained_logprobs
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.actors.learner.tally import Tally
@@ -60,6 +61,7 @@ class Learner:
         self._world_size = world_size
         self._device = torch.device(spec.device)
         self._model = load_model(spec.model, self._device)
+        self._how: Computation | None = None
         self._gradient = FlatGradient(self._model)
         self._stage: _Stage | None = None
         self._version = 0
@@ -77,6 +79,16 @@ class Learner:
         store = self._store or dist.TCPStore(host, port, self._world_size, is_master=False)
         backend = "gloo" if self._device.type == "cpu" else "nccl"
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world_size)
+
+    def computes(self) -> str:
+        """How rows are computed, in words. Raises ``RecipeError`` where the model cannot be trained."""
+        return self._computation().told
+
+    def _computation(self) -> Computation:
+        """Tried out with the first weights; it does not depend on them."""
+        if self._how is None:
+            self._how = computation(self._model, self._spec.max_length, self._spec.micro_batch_tokens)
+        return self._how
 
     def policy_version(self) -> int:
         """Weight updates since the model was loaded first, over all stages and resumes."""
@@ -102,7 +114,7 @@ class Learner:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs start_stage(keep_reference=True)")
         self._gradient.vector.zero_()
         tally = Tally()
-        for batch in pack(rows, self._spec.micro_batch_tokens):
+        for batch in pack(rows, self._computation().packed_tokens):
             tally.add(self._backward(batch.to(self._device), loss, stage.reference))
         tally = self._sum_over_ranks(tally)
         grad_norm = self._gradient.clip(stage.section.max_grad_norm)
@@ -123,12 +135,12 @@ class Learner:
 
     def _backward(self, batch: MicroBatch, loss: Loss, reference: PreTrainedModel | None) -> Tally:
         """Adds the micro-batch's gradient to the buffer."""
-        dtype, reference_logprobs = self._spec.dtype, None
+        how, dtype, reference_logprobs = self._computation(), self._spec.dtype, None
         if reference is not None:
             with torch.no_grad():
-                reference_logprobs, _ = trained_logprobs(reference, batch, dtype, loss.temperature)
+                reference_logprobs, _ = trained_logprobs(reference, batch, how, dtype, loss.temperature)
         logprobs, entropy = trained_logprobs(
-            self._model, batch, dtype, loss.temperature, entropy_gradient=loss.entropy_coefficient > 0
+            self._model, batch, how, dtype, loss.temperature, entropy_gradient=loss.entropy_coefficient > 0
         )
         losses = loss(logprobs, reference_logprobs, batch)
         total = ((losses.values - loss.entropy_coefficient * entropy) * batch.weights).sum()

@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import LearnerSpec
+from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.token import Loss
@@ -35,6 +36,12 @@ class LearnerGroup:
         self._publishers = self._learners if self.pushes_weights else self._learners[:1]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
+
+    def computes(self) -> str:
+        """How rows are computed, in words; raises ``RecipeError`` where the model cannot be trained."""
+        with unwrapped():
+            told: str = self._on_all("computes")[0]
+        return told
 
     def policy_version(self) -> int:
         version: int = self._on_first("policy_version")

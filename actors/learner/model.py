@@ -9,33 +9,47 @@ transformers is imported when a model is loaded: whoever only holds a handle doe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from torch import Tensor, nn
 
+from al_ray.actors.learner.computation import Computation
 from al_ray.actors.learner.spec import Dtype
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.token import token_logprobs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_CAP: Final = re.compile(r"att.*(soft_?cap|logits?_(soft_)?cap)")
+"""In the name of a soft cap of attention scores."""
 
 
 def load_model(folder: str, device: torch.device) -> PreTrainedModel:
     """In evaluation mode: sharing prefixes is exact only without dropout."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    capped = caps_attention(AutoConfig.from_pretrained(folder))
     model: nn.Module = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
+        folder, dtype=torch.float32, attn_implementation="eager" if capped else None
     )
     return cast("PreTrainedModel", model.to(device).eval())
+
+
+def caps_attention(config: PreTrainedConfig) -> bool:
+    """Whether attention scores are soft-capped, as Gemma 2's: torch's own attention, which transformers
+    takes where it may, leaves the cap out without a word."""
+    named = config.get_text_config(decoder=True).to_dict()
+    return any(_CAP.search(name) and value for name, value in named.items())
 
 
 def trained_logprobs(
     model: PreTrainedModel,
     batch: MicroBatch,
+    how: Computation,
     dtype: Dtype,
     temperature: float,
     *,
@@ -43,14 +57,8 @@ def trained_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of each trained token, ``[N]``; logits are computed at their
     predecessors only."""
-    logits = _logits(
-        model,
-        dtype,
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=batch.predecessors,
-    )
+    with computed_in(model, dtype):
+        logits = how.logits(model, batch)
     return token_logprobs(logits, batch, temperature, entropy_gradient=entropy_gradient)
 
 
@@ -58,7 +66,8 @@ def trained_logprobs(
 def sequence_logprobs(model: PreTrainedModel, token_ids: Sequence[int], dtype: Dtype) -> list[float]:
     """Of each token but the first, given those before it, at temperature 1."""
     ids = torch.tensor([list(token_ids)], device=model.device)
-    logits = _logits(model, dtype, input_ids=ids)[:-1]
+    with computed_in(model, dtype):
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
     selected = logits.float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
     return [float(value) for value in selected]
 
@@ -69,7 +78,5 @@ def named_tensors(model: PreTrainedModel, dtype: Dtype) -> Iterator[tuple[str, T
         yield name, parameter.detach().to(getattr(torch, dtype))
 
 
-def _logits(model: PreTrainedModel, dtype: Dtype, **inputs: Any) -> Tensor:
-    """Of the one sequence that ``inputs`` are."""
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-        return cast(Tensor, model(**inputs, use_cache=False).logits[0])
+def computed_in(model: PreTrainedModel, dtype: Dtype) -> torch.autocast:
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")

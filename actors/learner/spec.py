@@ -21,6 +21,8 @@ class LearnerSpec:
     device: Literal["cpu", "cuda"]
     threads: int
     """CPU threads of one learner."""
+    max_length: int
+    """Tokens of the longest row."""
     micro_batch_tokens: int
     transport: Transport
     """How weights reach the engines."""

@@ -44,6 +44,7 @@ def validate(recipe: Recipe, path: Path) -> None:
     model: Path | None = tried(lambda: models.check(recipe.model.path))
     if model is not None:
         tried(lambda: models.require_whole(model, recipe.model))
+        tried(lambda: models.require_trainable(model, recipe.model))
     tried(lambda: _planned(recipe))
     if problems:
         raise UserError(*problems)

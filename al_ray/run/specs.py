@@ -59,6 +59,7 @@ def learner_spec(recipe: Recipe, plan: Plan, model: Path) -> LearnerSpec:
         dtype=recipe.model.dtype,
         device="cpu" if plan.device == "cpu" else "cuda",
         threads=plan.learner_threads,
+        max_length=recipe.model.max_length,
         micro_batch_tokens=recipe.learners.micro_batch_tokens,
         chat_template=_chat_template(recipe),
         transport=transport_of(plan),

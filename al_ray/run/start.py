@@ -74,7 +74,8 @@ async def _with_engines(
             learners = LearnerGroup(settings, _options(placement, "learner"))
             stack.push_async_callback(asyncio.to_thread, learners.close)
             await _engines(engines, model.plan, console)  # which start while the learners load
-            await asyncio.to_thread(learners.policy_version)
+            computes = await asyncio.to_thread(learners.computes)
+        console.note(f"the learner {computes}")
     else:
         await _engines(engines, model.plan, console)
     gateways, urls = await _gateways(ready, console, stack)

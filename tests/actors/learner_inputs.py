@@ -23,6 +23,7 @@ def learner_spec(model: Path) -> LearnerSpec:
         dtype="float32",
         device="cpu",
         threads=1,
+        max_length=64,
         micro_batch_tokens=64,
         transport="shared_memory",
     )

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,34 @@ def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path
         models.require_whole(tmp_path, section(longest + 1))
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {"factor": 4.0}}))
     models.require_whole(tmp_path, section(longest + 1))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"is_encoder_decoder": True}, r"model\.path: .*is an encoder with a decoder"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, r"model\.path: .*predicts the next token"),
+        ({"architectures": ["MistralModel"]}, r"model\.path: .*predicts the next token"),
+        (
+            {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096},
+            r"model\.max_length: 8192: .*at most 4096: .*longrope",
+        ),
+        (
+            {"text_config": {"rope_scaling": {"rope_type": "dynamic"}, "max_position_embeddings": 2048}},
+            r"model\.max_length: 8192: .*at most 2048: .*dynamic",
+        ),
+        ({"architectures": ["GPT2LMHeadModel"], "rope_scaling": {"rope_type": "yarn"}}, None),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, None),
+        ({"architectures": ["Qwen3ForCausalLM"], "rope_scaling": None, "rope_parameters": {}}, None),
+    ],
+)
+def test_a_model_whose_calls_no_learner_can_compute_is_refused_by_its_config(
+    tmp_path: Path, config: dict[str, object], told: str | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    section = ModelSection(path=str(tmp_path), max_length=8192)
+    with pytest.raises(RecipeError, match=told) if told else nullcontext():
+        models.require_trainable(tmp_path, section)
 
 
 @pytest.mark.parametrize(
