@@ -1,7 +1,8 @@
 """Scores of an evaluation: from what each rollout was rewarded to estimates over tasks.
 
-Pure functions. A rollout that failed has no score: it is counted by its reason, and is never a 0. Each
-task counts once, by the mean of those of its samples that have a score.
+Pure functions. A rollout that failed has no score and is counted by its reason; where that is the model's
+doing, a second mean counts it as worth ``transitions.failed_reward``, or 0. Each task counts once, by the
+mean of those of its samples that have a score.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 from al_ray.errors import UnreadableError
 from al_ray.evaluation.estimates import Estimate, estimate, pass_at_k
 from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.outcome import Outcome, outcome_of
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Task, Trajectory
@@ -48,6 +50,8 @@ class Result:
     """What the agent returned."""
     failure: str | None = None
     """Why it has no score."""
+    failed_reward: float | None = None
+    """What it is worth although it failed, since that was the model's doing."""
 
     @property
     def rewards(self) -> Mapping[str, float]:
@@ -59,7 +63,9 @@ def result_of(rollout: Rollout, settings: TransitionsSection, model: str) -> Res
     """What counts of an ended rollout; ``model`` is the name of the one that is evaluated."""
     task, group, outcome = rollout.request.task, rollout.request.group, outcome_of(rollout, model)
     if rollout.status is not RolloutStatus.SUCCEEDED:
-        return Result(task, group, None, outcome, failure=_reason(rollout.status, rollout.attempts))
+        worth = (settings.failed_reward or 0.0) if is_the_models_doing(rollout) else None
+        reason = _reason(rollout.status, rollout.attempts)
+        return Result(task, group, None, outcome, failure=reason, failed_reward=worth)
     try:
         episode = trajectory(rollout, settings)
     except UnreadableError as error:
@@ -81,9 +87,21 @@ def scores(results: Sequence[Result], primary: str, samples: int) -> Scores:
     names = sorted({name for given in tasks.values() for rewards in given for name in rewards})
     names.sort(key=lambda name: name != primary)
     found = {name: estimate(_means(tasks.values(), name)) for name in names}
+    if found and any(result.failed_reward is not None for result in results):
+        found |= _with_failed(results, primary)
     if found and samples > 1:
         found |= _of_successes([[rewards[primary] for rewards in given] for given in tasks.values()], samples)
     return found
+
+
+def _with_failed(results: Sequence[Result], primary: str) -> Scores:
+    """The primary reward once more, with what those are worth that failed by the model's doing: without them
+    a policy looks the better the more often it breaks its agent."""
+    tasks: dict[str, list[Mapping[str, float]]] = {}
+    for result in results:
+        if (worth := result.rewards.get(primary, result.failed_reward)) is not None:
+            tasks.setdefault(result.group, []).append({primary: worth})
+    return {f"{primary}_with_failed": estimate(_means(tasks.values(), primary))}
 
 
 def by_key(results: Sequence[Result], key: str, primary: str, samples: int) -> Mapping[str, Scores]:

@@ -142,6 +142,10 @@ class TransitionsSection(Section):
     ``[ab]`` one of these. Calls of other agents are context only, though their rewards count."""
     reward: str = "reward"
     """The dimension of the rewards that is learnt from; the others become metrics, ``rewards/NAME``."""
+    failed_reward: Annotated[float, Field(ge=-1e30, le=1e30)] | None = None
+    """What a rollout is worth that failed by what the model answered: its agent broke, or ran out of time,
+    context or calls. It is not tried again then. None: it is left out like one that broke for another reason,
+    and the policy does not learn to avoid it."""
     intermediate: dict[str, float] = {}
     """Automatic intermediate rewarding: what each event of a signal is worth to the trained call that
     caused it, for example ``{tool_errors: -0.1, empty_results: -0.05}``. Empty: off."""

@@ -48,7 +48,8 @@ class Rule:
 
 
 RULES: Final[Sequence[Rule]] = (
-    Rule("health/failed", "of the rollouts failed and taught nothing", "mend what they died of"),
+    Rule("health/failed", "of the rollouts failed and taught nothing", "mend what they died of, or say "
+         "what they are worth where it is the model's doing (transitions.failed_reward)"),
     Rule("health/without_calls", "of the rollouts had no answer of the model and taught nothing",
          _ASK_THE_ENDPOINT),
     Rule("health/equal_groups", "of the groups have equal rewards, and nothing was learnt from them",

@@ -72,6 +72,8 @@ BATCH: Final[Sequence[Metric]] = (
            column=Column(4, "rollouts", 8), counter="al_ray_rollouts_total"),
     Metric("rollout/failed", "rollouts", "Rollouts of the batch that failed.",
            column=Column(5, "failed", 6), counter="al_ray_rollouts_failed_total"),
+    Metric("rollout/failed_by_model", "rollouts",
+           "Those of them that failed by what the model answered: transitions.failed_reward is for these."),
     Metric("rollout/unreadable", "rollouts", "Rollouts left out: their spans hold what cannot be read."),
     Metric("rollout/attempts_STATUS", "attempts", "Attempts that did not succeed, by how they ended."),
     Metric("rollout/dropped_groups", "groups", "Groups left out: fewer than two rollouts to compare."),

@@ -4,15 +4,25 @@ asking twice is asking once."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from al_ray.recipe import Recipe
-from al_ray.types import Mode, RolloutRequest, Task
+from al_ray.rollouts.blame import AROUND_THE_AGENT
+from al_ray.types import AttemptStatus, Mode, RolloutRequest, Task
 
 
 def rollout_requests(
     recipe: Recipe, batch: str, tasks: Sequence[Task], members: int, mode: Mode
 ) -> list[RolloutRequest]:
-    """A group of ``members`` rollouts of each task."""
+    """A group of ``members`` rollouts of each task.
+
+    Where a failure counts that is the model's doing, only others are tried again: the best of two tries
+    would be another policy's.
+    """
+    retry = recipe.agent.retry.policy
+    if mode == "eval" or recipe.transitions.failed_reward is not None:
+        errors = AROUND_THE_AGENT if retry.errors is None else retry.errors
+        retry = replace(retry, statuses=tuple(set(retry.statuses) & {AttemptStatus.FAILED}), errors=errors)
     return [
         RolloutRequest(
             id=f"{batch}/{position}/{member}",
@@ -20,7 +30,7 @@ def rollout_requests(
             group=f"{batch}/{position}",
             task=task,
             mode=mode,
-            retry=recipe.agent.retry.policy,
+            retry=retry,
         )
         for position, task in enumerate(tasks)
         for member in range(members)

@@ -22,7 +22,7 @@ from al_ray.rollouts.signals import signals
 from al_ray.traces import call_span, semconv
 from al_ray.traces.nesting import Nesting
 from al_ray.traces.reward_span import rewards_of
-from al_ray.types import Choice, Rollout, Signals, Span, SpanKind, Trajectory, Transition
+from al_ray.types import Choice, Rollout, RolloutStatus, Signals, Span, SpanKind, Trajectory, Transition
 
 _DEFAULTS: Final = TransitionsSection()
 _NO_ANSWER: Final = Choice(0, {}, "", (), (), ())
@@ -32,8 +32,9 @@ _Place = tuple[int, float]
 
 
 def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Trajectory:
-    """The transitions of the rollout's deciding attempt, each with the rewards that it earned. Raises
-    ``UnreadableError`` if its spans hold what nobody expected there."""
+    """The transitions of the rollout's deciding attempt, each with the rewards that it earned; of a rollout
+    that failed, ``failed_reward`` in their place. Raises ``UnreadableError`` if its spans hold what nobody
+    expected there."""
     try:
         return _trajectory(rollout, settings)
     except Exception as error:  # agents write spans: whatever they hold is the fault of their rollout alone
@@ -58,6 +59,12 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
             (together if place[1] == math.inf else earned).setdefault(place, []).append(primary)
         if nesting.is_terminal(span):
             terminal.append(primary)
+    if rollout.status is RolloutStatus.FAILED and settings.failed_reward is not None:
+        terminal = [settings.failed_reward]
+        several = len(places) > 1 and places[-2][0] == places[-1][0]
+        earned = {places[-1]: terminal} if places and not several else {}
+        together = {(places[-1][0], math.inf): terminal} if several else {}
+        dimensions = {settings.reward: terminal}
     request = rollout.request
     own = [
         replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -48,6 +49,18 @@ def results(*tasks: Sequence[Sample], data: Sequence[Mapping[str, JSON]] | None 
 
 def rewarded(*values: float) -> list[Sample]:
     return [{"reward": value} for value in values]
+
+
+def test_what_the_model_made_fail_counts_in_a_mean_of_its_own() -> None:
+    """And only where there is such a thing; what else failed counts in neither."""
+    found = results(rewarded(1.0), [None], [None])
+    assert list(scores(found, "reward", 1)) == ["reward"]
+    found[1] = replace(found[1], failed_reward=0.0)
+    both = scores(found, "reward", 1)
+    assert {name: (each.value, each.tasks) for name, each in both.items()} == {
+        "reward": (1.0, 1),
+        "reward_with_failed": (0.5, 2),
+    }
 
 
 @given(TASKS)

@@ -18,6 +18,7 @@ from al_ray.reports.batch_metrics import (
     intermediate_metrics,
     rollout_metrics,
 )
+from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.outcome import outcome_of
 from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named, trajectory
@@ -97,8 +98,12 @@ class Reinforcement:
         metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
         metrics |= dimension_metrics(episodes, transitions.reward)
         metrics |= intermediate_metrics(episodes, transitions)
-        succeeded = [r for group in groups for r in group.rollouts if r.status is RolloutStatus.SUCCEEDED]
-        metrics["rollout/unreadable"] = len(succeeded) - sum(map(len, ended))
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        by_model = sum(map(is_the_models_doing, rollouts))
+        readable = sum(rollout.status is RolloutStatus.SUCCEEDED for rollout in rollouts)
+        readable += by_model if transitions.failed_reward is not None else 0
+        metrics["rollout/unreadable"] = readable - sum(map(len, ended))
+        metrics["rollout/failed_by_model"] = by_model
         metrics["rollout/dropped_groups"] = len(groups) - len(comparable)
         metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in comparable)
         chosen = algorithm(self.settings, self.recipe.agent.sampling)
@@ -113,8 +118,9 @@ class Reinforcement:
     ) -> tuple[list[list[Trajectory]], list[Sequence[Trajectory]]]:
         """The episodes of each group that can be read, and the groups that can be compared.
 
-        Failed rollouts are left out before anything is compared, and counted; so are those that cannot be
-        read, and those without a call that is trained or without the reward that is learnt from.
+        Failed rollouts are left out before anything is compared, and counted, unless the recipe says what
+        those are worth that are the model's doing; so are those that cannot be read, and those without a
+        call that is trained or without the reward that is learnt from.
         """
         transitions = self.recipe.transitions
         ended = [
@@ -134,8 +140,9 @@ class Reinforcement:
 
 
 def _episode(rollout: Rollout, settings: TransitionsSection) -> Trajectory | None:
-    """None: it failed, or cannot be read."""
-    if rollout.status is not RolloutStatus.SUCCEEDED:
+    """None: it failed, and that is not to count; or it cannot be read."""
+    counts = settings.failed_reward is not None and is_the_models_doing(rollout)
+    if rollout.status is not RolloutStatus.SUCCEEDED and not counts:
         return None
     try:
         return trajectory(rollout, settings)

@@ -17,6 +17,7 @@ from al_ray.evaluation.scores import result_of
 from al_ray.recipe import Recipe, ReinforcementStage, TransitionsSection
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports.names import BATCH, HEALTH
+from al_ray.rollouts.blame import AROUND_THE_AGENT
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
@@ -165,6 +166,24 @@ def test_failed_rollouts_are_counted_and_leave_the_baseline_of_their_group_alone
     ]
     assert (with_failed.metrics["rollout/count"], with_failed.metrics["rollout/failed"]) == (3, 1)
     assert with_failed.metrics["reward/mean"] == without.metrics["reward/mean"] == 0.5
+
+
+def test_what_the_model_made_fail_is_worth_what_the_recipe_says_and_is_not_tried_again() -> None:
+    """It is compared like a rollout that was given so much; the others are still left out."""
+    recipe = settled(failed_reward=-1.0)
+    ended = groups([0.0, None, 1.0])
+    batch = stage(recipe).batch_of(ended, 5)
+    given = stage(recipe).batch_of(groups([0.0, -1.0, 1.0]), 5)
+    assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in given.rows]
+    assert batch.metrics["rollout/failed_by_model"] == 1 and batch.metrics["rollout/unreadable"] == 0
+    lost = [replace(a, status=AttemptStatus.UNRESPONSIVE) for a in ended[0].rollouts[1].attempts]
+    ended[0] = replace(
+        ended[0],
+        rollouts=[ended[0].rollouts[0], replace(ended[0].rollouts[1], attempts=lost), ended[0].rollouts[2]],
+    )
+    assert len(stage(recipe).batch_of(ended, 5).rows) == 2
+    policy = stage(recipe).requests(3)[0].retry
+    assert policy.statuses == (AttemptStatus.FAILED,) and policy.errors == AROUND_THE_AGENT
 
 
 def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:

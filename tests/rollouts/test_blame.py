@@ -1,0 +1,77 @@
+"""What broke around an agent is not the model's doing; what broke by its answers is."""
+
+from __future__ import annotations
+
+import pytest
+
+from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.blame import is_the_models_doing
+from al_ray.rollouts.trajectory import trajectory
+from al_ray.traces import semconv
+from al_ray.types import (
+    Attempt,
+    AttemptStatus,
+    Rollout,
+    RolloutRequest,
+    RolloutStatus,
+    Span,
+    SpanKind,
+    Task,
+)
+
+REQUEST = RolloutRequest("r", "b", "g", Task("t", {}))
+
+
+def call(number: int, *choices: list[int]) -> Span:
+    told = [{"ids": ids, "logprobs": [-1.0] * len(ids), "versions": [[0, 0, len(ids)]]} for ids in choices]
+    attributes = {
+        semconv.PROMPT_IDS: [1],
+        semconv.CHOICES: told,
+        semconv.FINISH_REASONS: ["stop"] * len(choices),
+    }
+    return Span(f"c{number}", "r", 1, SpanKind.CALL, "chat", number, number, attributes, number)
+
+
+def ended(status: AttemptStatus, error_class: str | None = None, *spans: Span) -> Rollout:
+    attempt = Attempt("r", 1, "k", status, error_class=error_class)
+    succeeded = status is AttemptStatus.SUCCEEDED
+    return Rollout(
+        REQUEST, RolloutStatus.SUCCEEDED if succeeded else RolloutStatus.FAILED, [attempt], list(spans)
+    )
+
+
+ANSWERED = call(0, [2])
+
+
+@pytest.mark.parametrize(
+    ("rollout", "its_doing"),
+    [
+        (ended(AttemptStatus.FAILED, "builtins.ValueError", ANSWERED), True),
+        (ended(AttemptStatus.FAILED, "openai.BadRequestError", ANSWERED), True),
+        (ended(AttemptStatus.TIMED_OUT, None, ANSWERED), True),
+        (ended(AttemptStatus.FAILED, "openai.APIConnectionError", ANSWERED), False),
+        (ended(AttemptStatus.FAILED, "ConnectionResetError", ANSWERED), False),
+        (ended(AttemptStatus.UNRESPONSIVE, None, ANSWERED), False),
+        (ended(AttemptStatus.CANCELLED, None, ANSWERED), False),
+        (ended(AttemptStatus.FAILED, "builtins.ValueError"), False),
+        (ended(AttemptStatus.TIMED_OUT, None, call(0, [])), False),
+        (ended(AttemptStatus.SUCCEEDED, None, ANSWERED), False),
+    ],
+)
+def test_a_failure_is_the_models_doing_if_it_had_answered_and_nothing_around_it_broke(
+    rollout: Rollout, its_doing: bool
+) -> None:
+    assert is_the_models_doing(rollout) is its_doing
+
+
+@pytest.mark.parametrize("choices", [[[2]], [[2], [3]]])
+def test_what_failed_is_worth_what_the_recipe_says_whatever_it_was_given_before(
+    choices: list[list[int]],
+) -> None:
+    reward = Span("x", "r", 1, SpanKind.REWARD, "reward", 5, 5, {semconv.REWARD: 0.75}, 5)
+    rollout = ended(AttemptStatus.FAILED, "builtins.ValueError", call(0, [7]), call(1, *choices), reward)
+    episode = trajectory(rollout, TransitionsSection(failed_reward=-0.5))
+    assert (episode.reward, episode.terminal_reward, episode.rewards) == (-0.5, -0.5, {"reward": -0.5})
+    first, *last = episode.transitions
+    assert (first.reward, first.call_reward) == (0.0, 0.0)
+    assert {(t.reward, t.call_reward) for t in last} == {(-0.5, 0.0) if len(last) == 1 else (0.0, -0.5)}
