@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -78,6 +79,19 @@ def test_a_named_algorithm_chooses_what_was_published_and_a_recipe_may_choose_ot
     assert chosen(algorithm="grpo", credit="reward_to_go").comparison.compare == "turn"
     own = chosen(algorithm="grpo", credit="reward_to_go", compare="task")
     assert own.comparison.compare == "task"
+
+
+def test_the_page_of_algorithms_tells_what_each_chooses() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    told = {}
+    for line in page.splitlines():
+        name, *cells = (cell.strip().strip("`") for cell in line.strip("|").split("|"))
+        if name in NAMED:
+            more = dict(part.strip("` ").split(": ") for part in cells[4].split(",") if part)
+            told[name] = dict(zip(("baseline", "scale", "loss", "aggregate"), cells, strict=False)) | {
+                key: value if key == "kl_estimator" else float(value) for key, value in more.items()
+            }
+    assert told == NAMED
 
 
 PARTS = ["algorithm", "credit", "compare", "baseline", "scale", "loss", "aggregate", "correction"]
