@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -10,6 +11,12 @@ from torch import Tensor
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.token import TokenLosses, k3
 from al_ray.types import Row
+
+_MOST: Final = 20.0
+"""Log-ratios count as at most this, a ratio of 5e8: ``exp`` of 89 is no number, and one such token would be
+the refusal of its whole batch. Where the advantage is positive the ratio is clipped long before; where it is
+negative, the surrogate has no bound of its own, and a token beyond this one costs what one at it does and
+has no gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,7 @@ class ClippedPolicyGradient:
         return self.kl_coefficient > 0 or bool(row.advantages.any())
 
     def __call__(self, logprobs: Tensor, reference: Tensor | None, batch: MicroBatch) -> TokenLosses:
-        log_ratio = logprobs - batch.logprobs
+        log_ratio = (logprobs - batch.logprobs).clamp(max=_MOST)
         ratio = log_ratio.exp()
         plain = ratio * batch.advantages
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * batch.advantages

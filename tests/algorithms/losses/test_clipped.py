@@ -48,3 +48,26 @@ def test_a_clipped_token_has_no_gradient_and_an_unclipped_one_has_the_advantage_
     result.values.sum().backward()
     assert new.grad is not None
     assert new.grad.tolist() == pytest.approx([0.0, -2 * math.exp(0.1)])
+
+
+def test_a_ratio_beyond_all_numbers_costs_a_number_and_leaves_the_other_tokens_their_gradients() -> None:
+    new = torch.tensor([-1.0, -1.0, -1.0, -1.0], requires_grad=True)
+    result = ClippedPolicyGradient(0.2, 0.2)(
+        new, None, batch_of([-95.0, -95.0, -95.0, -1.1], [1.0, -1.0, 0.0, 2.0])
+    )
+    result.values.sum().backward()
+    assert result.values.tolist() == pytest.approx([-1.2, math.exp(20), 0.0, -2 * math.exp(0.1)])
+    assert new.grad is not None
+    assert new.grad.tolist() == pytest.approx([0.0, 0.0, 0.0, -2 * math.exp(0.1)])
+    assert all(values.isfinite().all() for values in result.metrics.values())
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_ratio_that_is_large_but_below_the_bound_keeps_its_value_and_its_gradient(advantage: float) -> None:
+    new = torch.tensor([-1.0], requires_grad=True)
+    result = ClippedPolicyGradient(0.2, 0.2)(new, None, batch_of([-20.0], [advantage]))
+    result.values.sum().backward()
+    assert new.grad is not None
+    unclipped = advantage < 0
+    assert float(result.values.detach()) == pytest.approx(math.exp(19) if unclipped else -1.2)
+    assert float(new.grad) == pytest.approx(math.exp(19) if unclipped else 0.0)
