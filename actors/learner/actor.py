@@ -106,7 +106,8 @@ class Learner:
         """One optimizer step on all ranks' rows; the report is of all ranks.
 
         Gradients that are not finite move nothing: the report then has ``optim/steps_refused`` 1 and
-        the policy version stays.
+        the policy version stays. So it is where no token has a gradient, with ``optim/steps_empty`` 1:
+        what AdamW remembers of earlier steps must not move the weights alone.
         """
         assert self._stage is not None, "start_stage comes first"
         stage = self._stage
@@ -119,8 +120,8 @@ class Learner:
         tally = self._sum_over_ranks(tally)
         grad_norm = self._gradient.clip(stage.section.max_grad_norm)
         rate = learning_rate(stage.section, stage.step, stage.total_steps)
-        accepted = math.isfinite(grad_norm)
-        if accepted:
+        finite, empty = math.isfinite(grad_norm), grad_norm == 0
+        if finite and not empty:
             for group in stage.optimizer.param_groups:
                 group["lr"] = rate
             stage.optimizer.step()
@@ -129,7 +130,8 @@ class Learner:
         metrics = tally.metrics() | {
             "optim/grad_norm": grad_norm,
             "optim/lr": rate,
-            "optim/steps_refused": float(not accepted),
+            "optim/steps_refused": float(not finite),
+            "optim/steps_empty": float(empty),
         }
         return UpdateReport(self._version, metrics)
 

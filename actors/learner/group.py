@@ -1,15 +1,18 @@
 """The driver's handle on the learners: several processes that act as one learner.
 
-Calls block until every rank has answered; an error of any rank is raised.
+Calls block until every rank has answered. Ranks wait for each other, so the first that fails ends them all:
+its error is raised, and the group is of no more use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import LearnerSpec
@@ -19,6 +22,10 @@ from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.token import Loss
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row, UpdateReport
+
+_OTHERS_SECONDS: Final = 2.0
+"""Until the other ranks may have failed as well: one that lost another may be the first to tell."""
+_CLOSE_SECONDS: Final = 10.0
 
 
 class LearnerGroup:
@@ -39,8 +46,7 @@ class LearnerGroup:
 
     def computes(self) -> str:
         """How rows are computed, in words; raises ``RecipeError`` where the model cannot be trained."""
-        with unwrapped():
-            told: str = self._on_all("computes")[0]
+        told: str = self._on_all("computes")[0]
         return told
 
     def policy_version(self) -> int:
@@ -56,7 +62,7 @@ class LearnerGroup:
         kept = [row for row in rows if loss.trains(row)]
         shares = spread(kept, len(self._learners))
         pairs = zip(self._learners, shares, strict=True)
-        report: UpdateReport = ray.get([learner.update.remote(share, loss) for learner, share in pairs])[0]
+        report: UpdateReport = self._all([learner.update.remote(share, loss) for learner, share in pairs])[0]
         dropped = {
             "learner/rows": float(len(rows)),
             "learner/rows_without_advantage": float(len(rows) - len(kept)),
@@ -65,7 +71,7 @@ class LearnerGroup:
 
     def publish(self, version: int) -> WeightUpdate:
         """Make the weights available to the engines as policy ``version``."""
-        update: WeightUpdate = ray.get([learner.publish.remote(version) for learner in self._publishers])[0]
+        update: WeightUpdate = self._all([each.publish.remote(version) for each in self._publishers])[0]
         return update
 
     def connect_engines(self, engines: Sequence[ActorHandle[Any]], tensor_parallel: int) -> None:
@@ -90,13 +96,51 @@ class LearnerGroup:
         self._on_all("load", folder)
 
     def close(self) -> None:
-        """End the learners and free what they published."""
-        self._on_all("close")
+        """End the learners, also those that hang, and free what they published."""
+        ray.wait(
+            [learner.close.remote() for learner in self._learners],
+            num_returns=len(self._learners),
+            timeout=_CLOSE_SECONDS,
+        )
+        self._end()
+
+    def _end(self) -> None:
         for learner in self._learners:
             ray.kill(learner)
 
     def _on_first(self, method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(self._learners[0], method).remote(*arguments))
+        return self._all([getattr(self._learners[0], method).remote(*arguments)])[0]
 
-    def _on_all(self, method: str, *arguments: Any, **named: Any) -> list[Any]:
-        return ray.get([getattr(learner, method).remote(*arguments, **named) for learner in self._learners])
+    def _on_all(self, method: str, *arguments: Any) -> list[Any]:
+        return self._all([getattr(learner, method).remote(*arguments) for learner in self._learners])
+
+    def _all(self, answers: Sequence[ObjectRef[Any]]) -> list[Any]:
+        """What all ranks answer. When one fails, the others are ended: they may wait for it for good."""
+        waiting, failed = list(answers), False
+        while waiting and not failed:
+            done, waiting = ray.wait(waiting)
+            failed = _error(done[0]) is not None
+        if failed:
+            told, _ = ray.wait(answers, num_returns=len(answers), timeout=_OTHERS_SECONDS)
+            errors = [error for answer in told if (error := _error(answer))]
+            if len(answers) > 1:
+                self._end()
+            with unwrapped():
+                raise min(errors, key=_is_of_another)
+        found: list[Any] = ray.get(list(answers))
+        return found
+
+
+def _error(answer: ObjectRef[Any]) -> RayError | None:
+    """Of an answer that is there."""
+    try:
+        ray.get(answer)
+    except RayError as error:
+        return error
+    return None
+
+
+def _is_of_another(error: RayError) -> bool:
+    """Whether a rank only tells that it lost another."""
+    told = str(error)
+    return isinstance(error, RayTaskError) and any(name in told for name in ("gloo", "NCCL", "ProcessGroup"))

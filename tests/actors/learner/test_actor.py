@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from al_ray.actors.learner.actor import Learner
+from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.algorithms.losses.token import Loss
 from al_ray.recipe import OptimizerSection
@@ -86,6 +87,22 @@ def test_gradients_that_are_not_finite_are_refused_and_counted_and_the_next_step
     report = learner.update(rows(), POLICY_GRADIENT)
     assert report.metrics["optim/steps_refused"] == 0 and report.policy_version == 1
     assert all(tensor.isfinite().all() for tensor in weights(learner).values())
+
+
+def test_a_batch_in_which_no_token_has_a_gradient_moves_nothing_after_steps_that_did(
+    tiny_model: Path,
+) -> None:
+    """AdamW remembers those steps, and would go on in their direction."""
+    learner = started(tiny_model)
+    learner.update(rows(), CrossEntropy())
+    before = weights(learner)
+    idle = [replace(row, advantages=row.advantages * 0) for row in rows()]
+    for batch in (idle, []):
+        report = learner.update(batch, ClippedPolicyGradient(0.2, 0.2))
+        assert report.policy_version == 1
+        assert report.metrics["optim/steps_empty"] == 1 and report.metrics["optim/steps_refused"] == 0
+        assert_equal(before, weights(learner))
+    assert learner.update(rows(), CrossEntropy()).metrics["optim/steps_empty"] == 0
 
 
 def test_the_kl_is_zero_against_the_weights_of_the_stages_start_and_grows_with_steps(

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import ray
+from ray.exceptions import RayActorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.group import LearnerGroup
+from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
+from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.algorithms.losses.token import TokenLosses
 from al_ray.reports.names import LEARNERS
+from al_ray.types import Row
 from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, learner_spec, rows
 
+POISON = 12345.0
 PACKING = {"learner/micro_batches", "learner/computed_tokens", "learner/shared_tokens"}
 """They depend on which rows are together."""
 
@@ -73,9 +83,11 @@ def test_rows_without_advantage_are_neither_computed_nor_felt(pair: LearnerGroup
     assert beside.metrics["learner/rows_without_advantage"] == len(idle)
     assert beside.metrics["learner/trained_tokens"] == alone.metrics["learner/trained_tokens"]
     assert pair.logprobs(PROBE) == expected
-    # A batch of nothing but idle rows is a step of zero gradient, with metrics that can be logged.
+    # A batch of nothing but idle rows moves nothing, with metrics that can be logged.
     nothing = pair.update(idle, loss)
     assert nothing.metrics["learner/trained_tokens"] == 0 and nothing.metrics["optim/grad_norm"] == 0
+    assert nothing.metrics["optim/steps_empty"] == 1 and nothing.metrics["optim/steps_refused"] == 0
+    assert nothing.policy_version == beside.policy_version and pair.logprobs(PROBE) == expected
 
 
 def test_what_is_published_is_what_the_learners_hold(pair: LearnerGroup, tmp_path: Path) -> None:
@@ -85,3 +97,66 @@ def test_what_is_published_is_what_the_learners_hold(pair: LearnerGroup, tmp_pat
     saved, published = load_file(tmp_path / "step" / "model.safetensors"), load_file(update.path)
     assert saved.keys() == published.keys()
     assert all(saved[name].equal(published[name]) for name in saved)
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A loss that one row is too much for."""
+
+    temperature: float = 1.0
+    kl_coefficient: float = 0.0
+
+    def trains(self, row: Row) -> bool:
+        return True
+
+    def __call__(self, logprobs: Tensor, reference: Tensor | None, batch: MicroBatch) -> TokenLosses:
+        if bool((batch.advantages == POISON).any()):
+            raise ValueError("a row too much")
+        return TokenLosses(-logprobs, {})
+
+
+def test_an_error_of_one_rank_ends_the_call_as_itself_and_does_not_leave_the_others_waiting(
+    ray_cluster: None, tiny_model: Path
+) -> None:
+    """The first rank waits for the sum of gradients, to which the last never comes."""
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
+    group.start_stage(SECTION, 6, keep_reference=False)
+    batch = sorted(rows(0), key=lambda row: row.group)
+    batch[-1] = replace(batch[-1], advantages=np.full_like(batch[-1].advantages, POISON))
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="a row too much"):
+        group.update(batch, Poisoned())
+    assert_ended(group, begun)
+
+
+def test_the_death_of_one_rank_ends_the_call_with_its_death_and_closes(
+    ray_cluster: None, tiny_model: Path
+) -> None:
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
+    group.start_stage(SECTION, 6, keep_reference=False)
+    begun = time.monotonic()
+    ray.kill(group._learners[1])
+    with pytest.raises(RayActorError):
+        group.update(rows(0), CrossEntropy())
+    assert_ended(group, begun)
+
+
+def assert_ended(group: LearnerGroup, begun: float) -> None:
+    group.close()
+    assert time.monotonic() - begun < 20
+    for learner in group._learners:
+        with pytest.raises(RayActorError):
+            ray.get(learner.policy_version.remote(), timeout=10)
+
+
+def test_a_group_whose_learner_hangs_can_be_closed(
+    ray_cluster: None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
+    group.start_stage(SECTION, 6, keep_reference=False)
+    monkeypatch.setattr("al_ray.actors.learner.group._CLOSE_SECONDS", 1.0)
+    # Alone, it waits for the other one's gradients for good.
+    hanging = group._learners[0].update.remote(rows(0), CrossEntropy())
+    begun = time.monotonic()
+    ray.wait([hanging], timeout=1.0)
+    assert_ended(group, begun)
