@@ -8,12 +8,15 @@ import numpy as np
 
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.algorithms.losses.clipped import Clipped
+from al_ray.algorithms.losses.correction import Correction
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row
 
 SECTION = OptimizerSection(learning_rate=1e-3, schedule="cosine", warmup_steps=1, weight_decay=0.1)
-POLICY_GRADIENT = PolicyGradient(Clipped(0.2, 0.2), kl_coefficient=0.1)
+POLICY_GRADIENT = PolicyGradient(
+    Clipped(0.2, 0.2), kl_coefficient=0.1, correction=Correction("token", "truncate", 2.0)
+)
 PROBE = list(range(3, 40))
 
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from al_ray.actors.learner.actor import Learner
-from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
+from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import Loss
 from al_ray.recipe import OptimizerSection
 from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, learner_spec, rows
@@ -98,7 +99,7 @@ def test_a_batch_in_which_no_token_has_a_gradient_moves_nothing_after_steps_that
     before = weights(learner)
     idle = [replace(row, advantages=row.advantages * 0) for row in rows()]
     for batch in (idle, []):
-        report = learner.update(batch, ClippedPolicyGradient(0.2, 0.2))
+        report = learner.update(batch, PolicyGradient(Clipped(0.2, 0.2)))
         assert report.policy_version == 1
         assert report.metrics["optim/steps_empty"] == 1 and report.metrics["optim/steps_refused"] == 0
         assert_equal(before, weights(learner))

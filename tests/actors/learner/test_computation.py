@@ -69,7 +69,9 @@ def rows(sizes: Sequence[int] = (60, 37, 25), groups: int = 2) -> list[Row]:
             trained = np.arange(len(tokens)) >= 20
             names = (len(made) * 1000 + np.arange(len(tokens))).astype(np.float32)
             zeros = np.zeros(len(tokens), np.float32)
-            made.append(Row(f"{len(made)}", f"{group}", tokens, trained, zeros, zeros, names * trained))
+            made.append(
+                Row(f"{len(made)}", f"{group}", tokens, trained, zeros, zeros, names * trained, trained - 1)
+            )
     return made
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.group import LearnerGroup
 from al_ray.algorithms.batching import MicroBatch
-from al_ray.algorithms.losses.clipped import ClippedPolicyGradient
+from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import TokenLosses
 from al_ray.reports.names import LEARNERS
 from al_ray.types import Row
@@ -71,7 +72,7 @@ def test_all_learners_hold_the_same_weights_and_resume_together(pair: LearnerGro
 
 
 def test_rows_without_advantage_are_neither_computed_nor_felt(pair: LearnerGroup, tmp_path: Path) -> None:
-    loss = ClippedPolicyGradient(0.2, 0.2)
+    loss = PolicyGradient(Clipped(0.2, 0.2))
     pair.start_stage(SECTION, 6, keep_reference=False)
     pair.save(str(tmp_path / "start"))
     batch = rows(0)
@@ -105,6 +106,7 @@ class Poisoned:
 
     temperature: float = 1.0
     kl_coefficient: float = 0.0
+    entropy_coefficient: float = 0.0
 
     def trains(self, row: Row) -> bool:
         return True
