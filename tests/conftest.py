@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from hypothesis import settings
 
 # What hundreds of imported modules made is looked through for garbage a tenth of the time otherwise.
 gc.set_threshold(50_000, 50, 100)
+# Several workers share the processors: threads of one computation would busily wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -161,8 +163,19 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    # How much of the machine each process takes is for a dashboard: else it is counted every 5 s.
+    os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
     # It follows the logs of every actor that a session starts, for nobody: a fiftieth of all computing.
     ray._private.node.Node.start_log_monitor = lambda self: None
     ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def joining(ray_cluster: None) -> Mapping[str, str]:
+    """The variables with which a command joins that cluster. Starting one of its own, with its dashboard,
+    is a fifth of the computing of a small run."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}

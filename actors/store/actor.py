@@ -14,12 +14,11 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
 from al_ray.actors.store.group_commit import GroupCommit, Operation
-from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter
 from al_ray.database.writer import Ask, Database
 from al_ray.types import (
     JSON,
@@ -33,6 +32,9 @@ from al_ray.types import (
     Worker,
     WorkerStatus,
 )
+
+if TYPE_CHECKING:
+    from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter
 
 STORE_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
 LEASE_SECONDS: Final = 30.0
@@ -59,7 +61,11 @@ class Store:
         self, url: str, lease_seconds: float = LEASE_SECONDS, export: ExportTarget | None = None
     ) -> None:
         self._url = url
-        self._exporter = TraceExporter(export) if export else None
+        self._exporter: TraceExporter | None = None
+        if export is not None:
+            from al_ray.actors.store.trace_exporter import TraceExporter  # with aiohttp: a third of a second
+
+            self._exporter = TraceExporter(export)
         self._lease_seconds = lease_seconds
         self._began = time.time() - time.monotonic()
         self._commits = GroupCommit(lambda: self._database.begin())

@@ -14,7 +14,7 @@ def engine_spec(model: Path, **changed: Any) -> EngineSpec:
         "device": "cpu",
         "dtype": "float32",
         "max_length": 512,
-        "threads": 2,
+        "threads": 1,
         "kv_cache_gib": 0.0625,
         "gpu_memory": 0.1,
         "max_running": 16,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -216,7 +217,9 @@ def test_two_evaluations_are_compared_by_task_as_the_page_tells(done: Done, tmp_
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_was_killed_goes_on_without_the_rollouts_that_had_ended(tmp_path: Path) -> None:
+def test_an_evaluation_that_was_killed_goes_on_without_the_rollouts_that_had_ended(
+    tmp_path: Path, joining: Mapping[str, str]
+) -> None:
     """Killed with all its processes' parents at once; then asked for again, and once more when it is done."""
     content = quiz.recipe(tmp_path / "out", samples=2)
     content["agent"] |= {"run": "tests.quiz:solve_slowly", "concurrency": 2}
@@ -232,7 +235,7 @@ def test_an_evaluation_that_was_killed_goes_on_without_the_rollouts_that_had_end
         folder = RunFolder(tmp_path / "out" / "evaluations" / "quiz" / "a")
         before = {rollout.id: rollout for rollout in _rollouts(folder) if rollout.status.ended}
         calls = sum(server.asked.values())
-        code, output = run([*evaluating, "--resume"], tmp_path)
+        code, output = run([*evaluating, "--resume"], tmp_path, **joining)
         assert code == 0, output
         after = {rollout.id: rollout for rollout in _rollouts(folder)}
         assert 4 < len(before) < 24 == len(after)
@@ -240,9 +243,9 @@ def test_an_evaluation_that_was_killed_goes_on_without_the_rollouts_that_had_end
         # Question 7 is tried twice; what was under way when it was killed, again.
         assert sum(server.asked.values()) - calls <= 24 - len(before) + 2
         calls = sum(server.asked.values())
-        code, again = run([*evaluating, "--resume"], tmp_path)
+        code, again = run([*evaluating, "--resume"], tmp_path, **joining)
         assert sum(server.asked.values()) == calls
-        other, refused = run([*evaluating, "--resume", "--samples", "3"], tmp_path)
+        other, refused = run([*evaluating, "--resume", "--samples", "3"], tmp_path, **joining)
     assert (code, other) == (0, 2), again + refused
     assert "evaluation.samples: 3: the run was started with 2" in refused
     assert _metrics(again) == _metrics(output) and "pass@2" in output

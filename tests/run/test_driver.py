@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,9 +235,11 @@ def test_rollouts_can_be_listed_and_read(place: Place, finished: str) -> None:
     assert code == 0 and re.search(r"word \d", shown) and "reward" in shown
 
 
-def test_a_checkpoint_is_evaluated_as_the_run_evaluated_it(place: Place, finished: str) -> None:
+def test_a_checkpoint_is_evaluated_as_the_run_evaluated_it(
+    place: Place, finished: str, joining: Mapping[str, str]
+) -> None:
     """The same weights and tasks, greedily: the same answers. And the newest run stays the run."""
-    code, output = run(["al_ray", "eval", place.run.checkpoint(LAST_STEP)], place.path)
+    code, output = run(["al_ray", "eval", place.run.checkpoint(LAST_STEP)], place.path, **joining)
     assert code == 0, output
     [folder] = (place.path / "out" / "evaluations" / "toy").iterdir()
     [line] = jsonl_sink.read(folder)

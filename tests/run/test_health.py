@@ -51,7 +51,7 @@ Train = Callable[[Mapping[str, Any]], tuple[int, str, Path]]
 
 
 @pytest.fixture
-def train(tmp_path: Path, tiny_model: Path) -> Train:
+def train(tmp_path: Path, tiny_model: Path, joining: Mapping[str, str]) -> Train:
     """Runs the toy recipe without its imitation, with these keys of ``agent`` and ``data``."""
 
     def train(changes: Mapping[str, Any]) -> tuple[int, str, Path]:
@@ -63,7 +63,7 @@ def train(tmp_path: Path, tiny_model: Path) -> Train:
         if changes.get("run") == "bad_agents:wordy_in_training":
             content["data"] = {"load": "bad_agents:load_named"}
         toy.write_recipe(tmp_path, content)
-        code, output = run(["al_ray", "train", "toy.yaml", "--run", "a"], tmp_path)
+        code, output = run(["al_ray", "train", "toy.yaml", "--run", "a"], tmp_path, **joining)
         return code, output, tmp_path / "out" / "toy" / "a"
 
     return train
@@ -114,7 +114,9 @@ def test_groups_with_equal_rewards_are_a_column_a_warning_and_a_line_at_the_end(
     assert [line["health/wasted_tokens"] for line in steps] == [1.0] * 3
 
 
-def test_an_evaluation_of_an_agent_that_never_asks_the_model_warns_with_the_cure(tmp_path: Path) -> None:
+def test_an_evaluation_of_an_agent_that_never_asks_the_model_warns_with_the_cure(
+    tmp_path: Path, joining: Mapping[str, str]
+) -> None:
     """Its scores are shown all the same; and what its rollouts died of is told with the place."""
     (tmp_path / "toy_agent.py").write_text("from al_ray.types import Task\n")
     (tmp_path / "bad_agents.py").write_text(AGENTS)
@@ -123,9 +125,9 @@ def test_an_evaluation_of_an_agent_that_never_asks_the_model_warns_with_the_cure
     quiz.write_recipe(tmp_path, content)
     with quiz.served() as server:
         evaluating = ["al_ray", "eval", "quiz.yaml", "--url", server.url, "--model", "wise"]
-        code, output = run(evaluating, tmp_path)
+        code, output = run(evaluating, tmp_path, **joining)
         failed_code, failed = run(
-            [*evaluating, "--run", "b", "--set", "agent.run=bad_agents:broken"], tmp_path
+            [*evaluating, "--run", "b", "--set", "agent.run=bad_agents:broken"], tmp_path, **joining
         )
     assert code == 0 and "1.0000" in output, output
     assert "warning: 100% of the rollouts had no answer of the model" in output and "llm.base_url" in output

@@ -18,6 +18,7 @@ from ray.exceptions import ActorDiedError
 from al_ray.actors.runner import pool as runner_pool
 from al_ray.actors.runner.actor import Runner, RunnerSpec
 from al_ray.actors.runner.pool import RunnerPool
+from al_ray.database import retry
 from al_ray.errors import RecipeError
 from al_ray.recipe import AgentSection
 from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
@@ -109,6 +110,11 @@ async def test_a_runner_that_an_agent_blocks_is_replaced(
     assert [attempt.status for attempt in rollout.attempts][-1] is AttemptStatus.SUCCEEDED
 
 
+def _give_up_at_the_second_loss(store: Any) -> None:
+    """Rather than at the fifth (``test_retry``): each costs a runner's start."""
+    retry.LOST_LIMIT = 2
+
+
 @pytest.mark.parametrize("do", ["exit_in_a_task", "exit_the_process", "cancel_everybody", "stop_the_loop"])
 async def test_an_agent_that_takes_its_runner_along_does_not_end_the_run(
     start_store: StartStore, monkeypatch: pytest.MonkeyPatch, do: str
@@ -116,6 +122,7 @@ async def test_an_agent_that_takes_its_runner_along_does_not_end_the_run(
     """It is lost with it, again and again, until its rollout counts as failed; the others are run."""
     monkeypatch.setattr(runner_pool, "LEASE_SECONDS", 2.0)
     store = start_store()
+    await store.__ray_call__.remote(_give_up_at_the_second_loss)
     await enqueue(store, {"do": do}, *[{"do": "give", "value": 1.0}] * 2)
     async with pool_of(store, concurrency=1) as pool:
         bad, *others = await ended(store)
