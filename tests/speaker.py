@@ -137,11 +137,17 @@ class Speaker:
     ) -> ChatReply:
         """The answer to a call of which ``responses`` were sampled: tokens, or text in its usual tokens. With
         ``one_call`` the agent is shown one tool call."""
-        self._calls += 1
         sampling = Sampling(stop=(stop,) if stop else (), n=len(responses))
-        request = ChatRequest(f"c{self._calls}", messages, sampling, tools, attempt=attempt)
+        request = ChatRequest(f"c{self._calls + 1}", messages, sampling, tools, attempt=attempt)
+        return await self.answer(request, *responses, stop=stop, one_call=one_call)
+
+    async def answer(
+        self, request: ChatRequest, *responses: str | Sequence[int], stop: str = "", one_call: bool = False
+    ) -> ChatReply:
+        """Likewise, to a call as an engine is asked it."""
+        self._calls += 1
         place = self.continuation.place(request)
-        text = self.text(place.messages, tools, True)
+        text = self.text(place.messages, request.tools, True)
         prompt = await self.continuation.prompt(request, place, text, self.tokenize(text))
         choices = [self._choice(index, response, stop) for index, response in enumerate(responses)]
         if one_call:
