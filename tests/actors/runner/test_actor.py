@@ -173,10 +173,9 @@ async def test_hundreds_of_rollouts_wait_at_once_in_one_runner(ray_cluster: None
 
 async def test_an_attempt_that_the_store_has_cancelled_ends_its_agent(house: House, tmp_path: Path) -> None:
     """With the next renewal of its lease, long before its time-out would."""
-    await house.store.enqueue.remote(
-        [RolloutRequest("c", "c", "c", Task("t", {"do": "sleep", "mark": str(tmp_path / "cancelled")}))]
-    )
-    await asyncio.sleep(0.2)
+    marks = {"begun": str(tmp_path / "begun"), "mark": str(tmp_path / "cancelled")}
+    await house.store.enqueue.remote([RolloutRequest("c", "c", "c", Task("t", {"do": "sleep", **marks}))])
+    await appears(tmp_path / "begun")
     await house.store.cancel.remote("c")
     await appears(tmp_path / "cancelled")
     (group,) = await finished(house.store, "c", 0.0)
