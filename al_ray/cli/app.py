@@ -153,6 +153,14 @@ def export(
 
 
 @app.command()
+def audit(run: RunArgument) -> None:
+    """Account for every token that a run has sampled: trained once, context only, or dropped for a reason."""
+    from al_ray.cli.auditing import audit
+
+    raise typer.Exit(0 if audit(run) else 1)
+
+
+@app.command()
 def model(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A hub name, or a folder.")],
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import pytest
 
 from al_ray.database.query import Condition, Query
@@ -115,6 +117,22 @@ def requests(recipe: Recipe) -> Sequence[RolloutRequest]:
     assert isinstance(span.stage, ReinforcementStage)
     stage = Reinforcement(recipe, span.stage, span, tasks)
     return [request for step in range(FIRST_RL_STEP, LAST_STEP) for request in stage.requests(step)]
+
+
+def test_every_token_of_the_run_is_accounted_for(place: Place, finished: str) -> None:
+    """Though it was killed and interrupted: what was sampled before counts once. A number that does not fit
+    is found."""
+    code, told = run(["al_ray", "audit", str(place.run.path)], place.path)
+    steps = LAST_STEP - FIRST_RL_STEP
+    assert code == 0 and f"{steps} steps, " in told and "each is trained once" in told, told
+    changed = place.path / "changed"
+    shutil.copytree(place.run.path, changed)
+    lines = [orjson.loads(line) for line in (changed / "metrics.jsonl").read_bytes().splitlines()]
+    last = [line for line in lines if "learner/trained_tokens" in line][-1]
+    last["learner/trained_tokens"] += 1
+    (changed / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    code, told = run(["al_ray", "audit", str(changed)], place.path)
+    assert code == 1 and f"step {LAST_STEP}: " in told and "mistakes: 1" in told, told
 
 
 def test_an_interrupted_run_says_so_without_a_traceback(interrupted: Command) -> None:

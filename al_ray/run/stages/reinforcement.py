@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.named import algorithm
 from al_ray.data.task_order import tasks_of_step
 from al_ray.errors import UnreadableError
@@ -19,13 +20,13 @@ from al_ray.reports.batch_metrics import (
     rollout_metrics,
 )
 from al_ray.rollouts.blame import is_the_models_doing
-from al_ray.rollouts.outcome import outcome_of
+from al_ray.rollouts.outcome import Outcome, outcome_of
 from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
-from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Task, Trajectory
+from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, Task, Trajectory
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,17 @@ MIN_GROUP = 2
 """A group with fewer rollouts that succeeded has nothing to compare."""
 _EXAMPLES = 2
 """Groups that people may look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What is left of a step's groups after each sieve, and what is made of it."""
+
+    readable: Sequence[Sequence[Trajectory]]
+    comparable: Sequence[Sequence[Trajectory]]
+    kept: Sequence[Sequence[Trajectory]]
+    rows: Sequence[Row]
+    loss: Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +87,12 @@ class Reinforcement:
         alone."""
         seed = (self.recipe.seed, self.span.index, *((refill,) if refill else ()))
         chosen = tasks_of_step(self.tasks, self.settings.groups_per_step, step - self.span.begin, seed)
-        batch = f"step-{step:06d}" + (f"-refill-{refill}" if refill else "")
+        batch = self.batch_name(step, refill)
         return rollout_requests(self.recipe, batch, chosen, self.settings.group_size, "train")
+
+    def batch_name(self, step: int, refill: int) -> str:
+        """That of the rollouts of a step, or of one of its refills."""
+        return f"step-{step:06d}" + (f"-refill-{refill}" if refill else "")
 
     def _teaching(self, groups: Sequence[Group]) -> list[Sequence[Trajectory]]:
         """Those of which a call has an advantage, at most as many as a step has."""
@@ -90,28 +106,41 @@ class Reinforcement:
 
     def batch_of(self, groups: Sequence[Group], policy_version: int) -> Batch:
         """What is learnt from the groups; of refilled ones, from those that teach something."""
-        transitions = self.recipe.transitions
+        learnt = self.learnt(groups)
         ordered = sorted(groups, key=lambda group: group.id)
-        ended, comparable = self._comparable(groups)
+        outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
+        metrics = self._metrics(groups, learnt, outcomes, policy_version)
+        examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
+        return Batch(learnt.rows, learnt.loss, metrics, examples, outcomes)
+
+    def learnt(self, groups: Sequence[Group]) -> Learnt:
+        """What becomes of the groups."""
+        readable, comparable = self._comparable(groups)
         kept = self._teaching(groups) if self.settings.refills else comparable
-        episodes = [episode for group in kept for episode in group]
-        metrics = rollout_metrics(groups, episodes, policy_version) | call_metrics(episodes)
-        metrics |= dimension_metrics(episodes, transitions.reward)
-        metrics |= intermediate_metrics(episodes, transitions)
+        chosen = algorithm(self.settings, self.recipe.agent.sampling)
+        return Learnt(readable, comparable, kept, chosen.rows(kept), chosen.loss)
+
+    def _metrics(
+        self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
+    ) -> dict[str, float]:
+        transitions = self.recipe.transitions
+        episodes = [episode for group in learnt.kept for episode in group]
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         by_model = sum(map(is_the_models_doing, rollouts))
         readable = sum(rollout.status is RolloutStatus.SUCCEEDED for rollout in rollouts)
         readable += by_model if transitions.failed_reward is not None else 0
-        metrics["rollout/unreadable"] = readable - sum(map(len, ended))
-        metrics["rollout/failed_by_model"] = by_model
-        metrics["rollout/dropped_groups"] = len(groups) - len(comparable)
-        metrics["rollout/equal_groups"] = sum(len({e.reward for e in group}) == 1 for group in comparable)
-        chosen = algorithm(self.settings, self.recipe.agent.sampling)
-        rows = chosen.rows(kept)
-        outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
-        metrics |= health_metrics(groups, outcomes, comparable, rows, chosen.loss.trains)
-        examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(rows, chosen.loss, metrics, examples, outcomes)
+        equal = [group for group in learnt.comparable if len({each.reward for each in group}) == 1]
+        return {
+            **rollout_metrics(groups, episodes, policy_version),
+            **call_metrics(episodes),
+            **dimension_metrics(episodes, transitions.reward),
+            **intermediate_metrics(episodes, transitions),
+            "rollout/unreadable": readable - sum(map(len, learnt.readable)),
+            "rollout/failed_by_model": by_model,
+            "rollout/dropped_groups": len(groups) - len(learnt.comparable),
+            "rollout/equal_groups": len(equal),
+            **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, learnt.loss.trains),
+        }
 
     def _comparable(
         self, groups: Sequence[Group]
