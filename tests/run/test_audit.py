@@ -1,4 +1,4 @@
-"""Every sampled token is accounted for, and what does not add up is told; ``test_driver`` audits a real run."""
+"""Every sampled token is accounted for, and what does not add up is told; a real run in ``test_driver``."""
 
 from __future__ import annotations
 
