@@ -25,7 +25,7 @@ def test_the_agent_in_the_readme_is_the_agent_of_the_example() -> None:
         ("own_agent", "python3", "64 tasks to train on, 32 held out"),
         ("node_agent", "node", "64 tasks to train on, 32 held out"),
         ("cli_agent", "bwrap", "36 tasks to train on, 8 held out"),
-        ("coding_agent", "bwrap", "30 tasks to train on, 24 held out"),
+        ("coding_agent", "bwrap", "48 tasks to train on, 12 held out"),
     ],
 )
 def test_the_recipe_of_an_example_is_valid_where_the_readme_runs_it(

@@ -1,36 +1,26 @@
-"""Functions to be written, each with its tests: arguments and what is to come of them."""
+"""Functions to be written, each with its tests: arguments and what is to come of them.
+
+Of such kinds that SmolLM2-135M-Instruct writes right now and then: where a group's rewards are all the same,
+there is nothing to learn.
+"""
 
 from al_ray.types import Task
 
 NUMBERS = [0, 1, 7, 12, 25, 120]
-LISTS = [[], [1], [3, 9, 4], [12, 5, 7, 7, 2, 30], [10, 20, 6, 8, 1, 3, 5]]
-TEXTS = ["", "a", "an example of it", "considerable nonsense", "we go on and on", "letters in several words"]
 KINDS = {
-    "returns the greatest multiple of {n} that is not greater than x": (lambda x, n: x // n * n, NUMBERS),
-    "returns the sum of the decimal digits of x, times {n}": (
-        lambda x, n: n * sum(map(int, str(x))),
-        NUMBERS,
-    ),
-    "returns the sum of those numbers from 1 to x, inclusive, that {n} divides": (
-        lambda x, n: sum(range(n, x + 1, n)),
-        NUMBERS,
-    ),
-    "returns those elements of the list x that are greater than {n}, each doubled": (
-        lambda x, n: [2 * each for each in x if each > n],
-        LISTS,
-    ),
-    "returns every element of the list x at an index that {n} divides": (lambda x, n: x[::n], LISTS),
-    "returns how many words of the string x have more than {n} letters": (
-        lambda x, n: sum(len(word) > n for word in x.split()),
-        TEXTS,
-    ),
+    "returns x plus {n}": lambda x, n: x + n,
+    "returns {n} minus x": lambda x, n: n - x,
+    "returns x times {n}, plus 1": lambda x, n: x * n + 1,
+    "returns the square of x, plus {n}": lambda x, n: x * x + n,
+    "returns the remainder when x is divided by {n}": lambda x, n: x % n,
+    "returns the larger one of x and {n}": max,
 }
 
 
 def load(path, split):
-    numbers = range(2, 7) if split == "train" else range(7, 11)
+    numbers = range(2, 10) if split == "train" else range(10, 14)
     return [
-        Task(f"{kind} {n}", {"question": question(kind, n), "tests": tests(kind, n)}, split)
+        Task(f"{kind} {n}", {"question": question(kind, n), "tests": tests(kind, n), "kind": kind}, split)
         for kind in KINDS
         for n in numbers
     ]
@@ -41,5 +31,4 @@ def question(kind, n):
 
 
 def tests(kind, n):
-    function, arguments = KINDS[kind]
-    return [[[x], function(x, n)] for x in arguments]
+    return [[[x], KINDS[kind](x, n)] for x in NUMBERS]

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import anthropic
 import openai
 import orjson
 import pytest
@@ -287,6 +288,22 @@ async def test_a_prompt_that_is_too_long_has_openais_code(served: House) -> None
     with pytest.raises(openai.BadRequestError, match="maximum context length is 400 tokens") as caught:
         await served.ask(await served.attempt(), "too long")
     assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("content", ["too long", "bad"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_may_ask_again_does_not_ask_what_was_refused(
+    served: House, engine_a: Any, content: str, stream: bool
+) -> None:
+    asked = len(await engine_a.requests.remote())
+    attempt = await served.attempt()
+    options: dict[str, Any] = {"messages": say(content), "stream": stream, "model": "any"}
+    async with served.client(attempt) as openais, served.anthropic(attempt) as anthropics:
+        with pytest.raises(openai.BadRequestError):
+            await openais.with_options(max_retries=2).chat.completions.create(**options)
+        with pytest.raises(anthropic.BadRequestError):
+            await anthropics.with_options(max_retries=2).messages.create(**options, max_tokens=9)
+    assert len(await engine_a.requests.remote()) == asked + 2
 
 
 @pytest.mark.parametrize("stream", [False, True])

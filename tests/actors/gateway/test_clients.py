@@ -1,7 +1,8 @@
 """Clients that others write, each a program in an environment of its own, at a real gateway.
 
 A program (``client_programs``) asks for a plain answer, a stream, a tool call whose result it sends back, an
-object of a schema, and for a prompt that is too long; it prints one line of JSON, what its client made of it.
+object of a schema, and for a prompt that is too long, which none asks twice, though each may; it prints one
+line of JSON, what its client made of it.
 """
 
 from __future__ import annotations

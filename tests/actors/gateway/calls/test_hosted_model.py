@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -44,6 +45,9 @@ class Server:
         order = body["messages"][-1]["content"]
         if order == "too often":
             return web.json_response({"error": {"message": "come back later"}}, status=429)
+        if order in ("429", "503") and len(self.bodies) == 1:
+            error = {"error": {"message": "come back in a second"}}
+            return web.json_response(error, status=int(order), headers={"Retry-After": "1"})
         if order == "nonsense":
             return web.json_response([1])
         if body.get("stream"):
@@ -194,6 +198,22 @@ async def test_a_hosted_models_failure_is_told_as_it_is(
             await client.chat.completions.create(model=model, messages=say(order))
     assert caught.value.status_code == status
     assert hosting.calls(attempt) == []
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+async def test_a_client_that_may_ask_again_does_when_the_hosted_model_said(
+    hosting: House, server: Server, status: str
+) -> None:
+    """Not sooner, and it is one call."""
+    attempt = await hosting.attempt()
+    async with hosting.client(attempt) as client:
+        begun = time.monotonic()
+        reply = await client.with_options(max_retries=2).chat.completions.create(
+            model="wise", messages=say(status)
+        )
+    assert reply.choices[0].message.content == "wise"
+    assert len(server.bodies) == 2 and time.monotonic() - begun >= 1
+    assert [span.id for span in hosting.calls(attempt)] == [reply.id]
 
 
 async def test_an_agent_that_hangs_up_hangs_up_on_the_hosted_model(hosting: House, server: Server) -> None:

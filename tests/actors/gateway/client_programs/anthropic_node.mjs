@@ -1,7 +1,7 @@
 // The @anthropic-ai/sdk package: messages.
 import Anthropic from "@anthropic-ai/sdk";
 
-const client = new Anthropic({ maxRetries: 0 });
+const client = new Anthropic();
 const add = { name: "add", input_schema: { type: "object", properties: { x: { type: "number" } } } };
 const say = (content) => [{ role: "user", content }];
 const ask = (messages, more = {}) => client.messages.create({ model: "toy", max_tokens: 32, messages, ...more });

@@ -19,14 +19,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SC
 
 
 def ask(messages, **options):
-    return litellm.completion(
-        "openai/toy",
-        messages,
-        api_base=os.environ["OPENAI_BASE_URL"],
-        num_retries=0,
-        max_retries=0,
-        **options,
-    )
+    return litellm.completion("openai/toy", messages, api_base=os.environ["OPENAI_BASE_URL"], **options)
 
 
 def say(content):

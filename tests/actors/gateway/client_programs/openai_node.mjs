@@ -1,7 +1,7 @@
 // The openai package: chat completions.
 import OpenAI from "openai";
 
-const client = new OpenAI({ maxRetries: 0 });
+const client = new OpenAI();
 const add = { type: "function", function: { name: "add", parameters: { type: "object", properties: { x: { type: "number" } } } } };
 const say = (content) => [{ role: "user", content }];
 const ask = (messages, more = {}) => client.chat.completions.create({ model: "toy", messages, ...more });

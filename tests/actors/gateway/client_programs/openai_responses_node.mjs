@@ -1,7 +1,7 @@
 // The openai package: responses.
 import OpenAI from "openai";
 
-const client = new OpenAI({ maxRetries: 0 });
+const client = new OpenAI();
 const add = { type: "function", name: "add", strict: false, parameters: { type: "object", properties: { x: { type: "number" } } } };
 const ask = (input, more = {}) => client.responses.create({ model: "toy", input, ...more });
 const seen = {};

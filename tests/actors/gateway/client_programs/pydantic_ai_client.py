@@ -2,22 +2,16 @@
 
 import asyncio
 import json
-import os
 import sys
 
-from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
-from pydantic_ai.providers.openai import OpenAIProvider
 
-client = AsyncOpenAI(
-    base_url=os.environ["OPENAI_BASE_URL"], api_key=os.environ["OPENAI_API_KEY"], max_retries=0
-)
 kind = {"chat": OpenAIChatModel, "responses": OpenAIResponsesModel}[sys.argv[1]]
-model = kind("toy", provider=OpenAIProvider(openai_client=client))
+model = kind("toy")
 
 
 class Verdict(BaseModel):

@@ -10,7 +10,6 @@ model = OpenAIModel(
     "toy",
     api_base=os.environ["OPENAI_BASE_URL"],
     api_key=os.environ["OPENAI_API_KEY"],
-    client_kwargs={"max_retries": 0},
     flatten_messages_as_text=True,
 )
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}

@@ -10,13 +10,13 @@ const model = {
   responses: () => openai().responses("toy"),
   anthropic: () => createAnthropic({ baseURL: `${process.env.ANTHROPIC_BASE_URL}/v1` })("toy"),
 }[process.argv[2]]();
-const ask = (prompt, more = {}) => generateText({ model, prompt, maxRetries: 0, ...more });
+const ask = (prompt, more = {}) => generateText({ model, prompt, ...more });
 const seen = {};
 
 seen.answer = (await ask("hello")).text;
 
 seen.stream = "";
-for await (const piece of streamText({ model, prompt: "hello", maxRetries: 0 }).textStream) seen.stream += piece;
+for await (const piece of streamText({ model, prompt: "hello" }).textStream) seen.stream += piece;
 
 const add = tool({
   inputSchema: z.object({ x: z.number() }),
