@@ -80,7 +80,7 @@ class _Target:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Inside:
     """Where in which trace we are."""
 
     trace: str
@@ -88,7 +88,7 @@ class _Place:
 
 
 _target: ContextVar[_Target | None] = ContextVar("al_ray_target", default=None)
-_place: ContextVar[_Place | None] = ContextVar("al_ray_place", default=None)
+_place: ContextVar[_Inside | None] = ContextVar("al_ray_place", default=None)
 
 
 class attempt:
@@ -99,9 +99,9 @@ class attempt:
         headers = (("Authorization", f"Bearer {llm.api_key}"),)
         self._own = (
             _Target(f"{llm.base_url.rstrip('/')}/traces", headers),
-            _Place(secrets.token_hex(16), None),
+            _Inside(secrets.token_hex(16), None),
         )
-        self._outer: tuple[_Target | None, _Place | None] = None, None
+        self._outer: tuple[_Target | None, _Inside | None] = None, None
         self._flush_seconds = flush_seconds
 
     def __enter__(self) -> None:
@@ -226,8 +226,8 @@ def _span(name: str, attributes: dict[str, Any], *, nests: bool = True) -> Itera
         yield attributes
         return
     before = _place.get()
-    outer = before or _Place(secrets.token_hex(16), None)
-    mine = _Place(outer.trace, secrets.token_hex(8))
+    outer = before or _Inside(secrets.token_hex(16), None)
+    mine = _Inside(outer.trace, secrets.token_hex(8))
     if nests:
         _place.set(mine)
     start = time.time_ns()
@@ -291,7 +291,7 @@ def _described(error: BaseException) -> dict[str, Any]:
 
 
 def _encoded(
-    place: _Place, outer: _Place, name: str, start: int, attributes: Mapping[str, Any]
+    place: _Inside, outer: _Inside, name: str, start: int, attributes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """OTLP's ``Span`` in JSON."""
     told = [{"key": key, "value": _value(value)} for key, value in attributes.items() if value is not None]

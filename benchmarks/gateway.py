@@ -177,10 +177,11 @@ def gateways(upstream_url: str, folder: Path, count: int) -> Iterator[tuple[list
     """Real gateways and the store with the mock engine; base URLs, keys, and the database."""
     import ray
 
-    from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway, GatewaySpec
+    from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
     from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
     from al_ray.actors.gateway.calls.routes import CallRules
     from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+    from al_ray.actors.gateway.spec import GatewaySpec
     from al_ray.actors.store.actor import STORE_OPTIONS, Store
     from al_ray.database.backends import sqlite_url
     from al_ray.types import RolloutRequest, Task

@@ -22,7 +22,8 @@ from typing import Any
 import ray
 from aiohttp import web
 
-from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner, RunnerSpec
+from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.recipe import AgentSection

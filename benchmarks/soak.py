@@ -29,12 +29,12 @@ from typing import Any
 
 import ray
 
-from al_ray.actors.gateway.actor import GatewaySpec
 from al_ray.actors.gateway.calls.routes import CallRules
 from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
 from al_ray.actors.gateway.pool import GatewayPool
-from al_ray.actors.runner.actor import RunnerSpec
+from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import postgresql_url, sqlite_url
 from al_ray.database.query import Query

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, cast
 
@@ -21,17 +20,18 @@ from aiohttp import web
 from al_ray.actors.gateway import door, openapi
 from al_ray.actors.gateway.agent_reports import AgentReports
 from al_ray.actors.gateway.attempt_keys import KEY_IN_PATH, AttemptKeys
-from al_ray.actors.gateway.attempt_limits import NO_LIMITS, AttemptLimits, Limits
+from al_ray.actors.gateway.attempt_limits import AttemptLimits
 from al_ray.actors.gateway.calls.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.engine_router import EngineRouter
-from al_ray.actors.gateway.calls.hosted_model import HostedModel, HostedModelSpec
+from al_ray.actors.gateway.calls.hosted_model import HostedModel
 from al_ray.actors.gateway.calls.models import ModelList
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls
-from al_ray.actors.gateway.calls.routes import CallRules, ModelCalls
+from al_ray.actors.gateway.calls.routes import ModelCalls
 from al_ray.actors.gateway.failures import failures_in_shape
 from al_ray.actors.gateway.otlp_receiver import OtlpReceiver
+from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.store.span_recorder import SpanRecorder
-from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter
+from al_ray.actors.store.trace_exporter import TraceExporter
 from al_ray.database.writer import Database
 
 GATEWAY_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 10_000}
@@ -42,23 +42,6 @@ _FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n\r\n"
     b'{"error": {"message": "the gateway has as many connections as it may have", "type": "server_error"}}'
 )
-
-
-@dataclass(frozen=True, slots=True)
-class GatewaySpec:
-    """What a gateway serves."""
-
-    rules: CallRules
-    limits: Limits = NO_LIMITS
-    hosted: Mapping[str, HostedModelSpec] = field(default_factory=dict)
-    collector_key: str | None = None
-    """Of a collector that sends the spans of many attempts; it may name the attempt."""
-    export: ExportTarget | None = None
-    """A tracing backend that gets the spans too."""
-    host: str = "127.0.0.1"
-    max_body_bytes: int = 16 * 2**20
-    max_connections: int = 8192
-    """At once; whoever comes then is told so and turned away."""
 
 
 class Gateway:

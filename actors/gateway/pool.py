@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.gateway.door import DOOR_OPTIONS, Door
+from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.keepers import Keepers
 
 _log = logging.getLogger(__name__)

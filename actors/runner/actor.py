@@ -11,9 +11,9 @@ import asyncio
 import logging
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -28,8 +28,8 @@ from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.runner.failure import failed, is_cancelled
 from al_ray.actors.runner.hooks import Hooks
 from al_ray.actors.runner.scoring import Scoring
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.errors import AttemptEndedError
-from al_ray.recipe import AgentSection
 from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, Start
 
 RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
@@ -38,21 +38,6 @@ _GATEWAY_WAIT: Final = 60.0
 """Far longer than it takes to replace one."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerSpec:
-    """What a runner runs."""
-
-    name: str
-    agent: AgentSection
-    base_urls: Sequence[str]
-    """Of the gateways; each rollout keeps to one."""
-    model: str
-    services: Mapping[str, str] = field(default_factory=dict)
-    """URLs by name."""
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The variables that ``agent.environment`` names, as they are where the driver runs."""
 
 
 class Runner:

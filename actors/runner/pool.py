@@ -16,7 +16,8 @@ from ray.exceptions import RayActorError
 from al_ray.actors.agent.inherited import overridden
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import unwrapped
-from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner, RunnerSpec
+from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import LEASE_SECONDS
 from al_ray.errors import AlRayError
 

@@ -27,7 +27,7 @@ from al_ray.types import Choice, Rollout, RolloutStatus, Signals, Span, SpanKind
 _DEFAULTS: Final = TransitionsSection()
 _NO_ANSWER: Final = Choice(0, {}, "", (), (), ())
 
-_Place = tuple[int, float]
+_Position = tuple[int, float]
 """Of a response in its rollout: its call's sequence number, its index among the call's choices."""
 
 
@@ -46,8 +46,8 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
     answers = [(call, list(_answers(call))) for call in nesting.calls]
     transitions = dict(_transitions(nesting, answers, settings))
     places = list(transitions)
-    earned: dict[_Place, list[float]] = {}
-    together: dict[_Place, list[float]] = {}
+    earned: dict[_Position, list[float]] = {}
+    together: dict[_Position, list[float]] = {}
     """What a call earned by none of its several choices in particular; its place among them is infinite."""
     terminal: list[float] = []
     dimensions = by_dimension(nesting.spans)
@@ -108,7 +108,7 @@ def _transitions(
     nesting: Nesting,
     answers: Iterable[tuple[Span, Sequence[tuple[Choice, str | None]]]],
     settings: TransitionsSection,
-) -> Iterator[tuple[_Place, Transition]]:
+) -> Iterator[tuple[_Position, Transition]]:
     found = signals(nesting)
     for call, given in answers:
         agent = nesting.agent(call)
@@ -146,7 +146,7 @@ def _answers(call: Span) -> Iterator[tuple[Choice, str | None]]:
             yield choice, None if choice.response_ids else "empty"
 
 
-def _place(nesting: Nesting, reward: Span, places: Sequence[_Place]) -> _Place | None:
+def _place(nesting: Nesting, reward: Span, places: Sequence[_Position]) -> _Position | None:
     """Where the transition stands that gets the reward: that of the choice which earned it, the call's only
     one, or all of them (an infinite place) if only the call is known. If there is no transition there, the
     one before gets it, or the call before as a whole; and nobody if there is none."""

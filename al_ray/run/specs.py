@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from al_ray.actors.engine.spec import EngineSpec
-from al_ray.actors.gateway.actor import GatewaySpec
 from al_ray.actors.gateway.attempt_limits import Limits
 from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
 from al_ray.actors.gateway.calls.routes import CallRules
 from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.learner.spec import LearnerSpec
-from al_ray.actors.runner.actor import RunnerSpec
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.trace_exporter import ExportTarget, export_target
 from al_ray.actors.weights.update import BACKENDS, Transport, transport
 from al_ray.machines.plan import Plan

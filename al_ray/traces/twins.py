@@ -23,7 +23,7 @@ _CLOCK_SECONDS: Final = 1.0
 _ANSWER: Final = re.compile(r"llm\.output_messages\.(\d+)\.message\.(.*)")
 _TOOL: Final = re.compile(r"tool_calls\.(\d+)\.tool_call\.function\.(name|arguments)")
 
-_Answer = tuple[str, tuple[tuple[str, str], ...]]
+_Said = tuple[str, tuple[tuple[str, str], ...]]
 """Text and tool calls, as far as two tellings of them agree."""
 
 
@@ -99,7 +99,7 @@ def _during(call: Span, span: Span) -> bool:
     return span.start - _CLOCK_SECONDS <= call.start and call.end <= span.end + _CLOCK_SECONDS
 
 
-def _told_answer(span: Span) -> _Answer | None:
+def _told_answer(span: Span) -> _Said | None:
     """The first answer that the telemetry tells of; None if it tells of none."""
     if answers := _list(span, semconv.OUTPUT_MESSAGES):
         return _answer(answers[0])
@@ -130,7 +130,7 @@ def _list(span: Span, name: str) -> list[Mapping[str, JSON]]:
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
-def _answer(message: Mapping[str, JSON]) -> _Answer:
+def _answer(message: Mapping[str, JSON]) -> _Said:
     """From a message in OpenAI's shape, or in OpenTelemetry's with its parts."""
     content, parts = message.get("content"), message.get("parts")
     pieces = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []

@@ -15,7 +15,7 @@ from al_ray.types import Trajectory
 
 Advantages = list[list[float]]
 """``advantages[rollout][call]`` of a group; 0 for calls that take no part."""
-_Place = tuple[int, int]
+_Call = tuple[int, int]
 """Of a call: rollout, transition."""
 _Scope = tuple[Hashable, ...]
 
@@ -53,15 +53,15 @@ def _of_group(group: Sequence[Trajectory], layers: Sequence[Layer], comparison: 
     return totals
 
 
-def _compared(returns: Returns, keys: Keys, comparison: Comparison, *, widen: bool) -> dict[_Place, float]:
+def _compared(returns: Returns, keys: Keys, comparison: Comparison, *, widen: bool) -> dict[_Call, float]:
     """The advantages of one layer."""
-    scopes: dict[_Scope, dict[int, list[_Place]]] = {}
+    scopes: dict[_Scope, dict[int, list[_Call]]] = {}
     """The calls whose keys begin so, by rollout."""
     for rollout, (given, own) in enumerate(zip(returns, keys, strict=True)):
         for call, (value, key) in enumerate(zip(given, own, strict=True)):
             for length in range(len(key) + 1) if value is not None else ():
                 scopes.setdefault(key[:length], {}).setdefault(rollout, []).append((rollout, call))
-    found: dict[_Place, float] = {}
+    found: dict[_Call, float] = {}
     for scope, members in scopes.items():
         places = [place for of_rollout in members.values() for place in of_rollout]
         own_scope = {(i, j) for i, j in places if _scope_of(keys[i][j], scopes, widen) == scope}

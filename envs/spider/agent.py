@@ -56,7 +56,7 @@ _FENCED = re.compile(
 """A block with the name of its language or without, on one line or several; the last may never end."""
 
 
-class Asked(TypedDict):
+class Given(TypedDict):
     """What the task gives."""
 
     question: str
@@ -68,7 +68,7 @@ class Asked(TypedDict):
     """Queries that are written, at most. The last is not checked: nobody would act on it."""
 
 
-class State(Asked, total=False):
+class State(Given, total=False):
     """... and what the roles add to it."""
 
     query: str
@@ -84,7 +84,7 @@ async def solve(task: Mapping[str, Any], llm: Endpoint) -> str:
         base_url=llm.base_url, api_key=SecretStr(llm.api_key), model=llm.model, timeout=600, max_retries=0
     )
     async with tracing.attempt(llm):
-        return await converse(model, {key: task[key] for key in Asked.__annotations__})
+        return await converse(model, {key: task[key] for key in Given.__annotations__})
 
 
 async def converse(model: ChatOpenAI, asked: Mapping[str, Any]) -> str:
@@ -185,7 +185,7 @@ GRAPH = _graph()
 async def _main(file: str, question: str) -> None:
     model = ChatOpenAI(model=os.environ["OPENAI_MODEL"])
     schema = Database(Path(file)).schema_within(BUDGET)
-    asked = Asked(question=question, schema=schema, database=file, budget=BUDGET, turns=TURNS)
+    asked = Given(question=question, schema=schema, database=file, budget=BUDGET, turns=TURNS)
     print(await converse(model, asked))
 
 

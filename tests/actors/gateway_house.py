@@ -19,9 +19,10 @@ import ray
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway, GatewaySpec
+from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.gateway.calls.routes import CallRules
 from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database

@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from al_ray.actors.gateway.pool import GatewayPool
-from al_ray.actors.runner.actor import RunnerSpec
 from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.reader import Records

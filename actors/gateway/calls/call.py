@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from al_ray.actors.gateway.calls.partial import PartialAnswer
-from al_ray.actors.gateway.dialects.core import Asked, Head, Message
+from al_ray.actors.gateway.dialects.core import Asked, Head
 from al_ray.traces import call_span, semconv
+from al_ray.traces.messages import Message
 from al_ray.types import (
     JSON,
     Attempt,

@@ -10,12 +10,13 @@ from typing import Final
 from aiohttp import web
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
-from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Head, Message, ToldAs
+from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Head, ToldAs
 from al_ray.actors.gateway.dialects.responses import RESPONSES
 from al_ray.actors.http import json_response
 from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError
 from al_ray.traces import call_span, semconv
+from al_ray.traces.messages import Message
 from al_ray.types import JSON, Attempt, Span, SpanKind
 
 RESPONSE: Final = f"{RESPONSES.path}/{{response}}"

@@ -18,10 +18,10 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from al_ray.actors.gateway.calls.call import Call
 from al_ray.actors.gateway.calls.deadly import DeadlyQuestions, Question
-from al_ray.actors.gateway.dialects.core import Message
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.recent import Recent
 from al_ray.errors import EngineUnavailableError
+from al_ray.traces.messages import Message
 from al_ray.types import ChatDelta, ChatReply
 
 ROLLOUTS_REMEMBERED: Final = 10_000

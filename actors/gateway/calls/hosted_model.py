@@ -27,7 +27,7 @@ from al_ray.actors.gateway.calls.hosted_answer import (
     strange,
     usage_of,
 )
-from al_ray.actors.gateway.calls.http_client import Answer, HttpClient
+from al_ray.actors.gateway.calls.http_client import HttpAnswer, HttpClient
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.errors import BadRequestError, HostedModelError
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, Usage
@@ -111,7 +111,7 @@ def _failures_told() -> Iterator[None]:
         raise strange(repr(error)) from error
 
 
-async def _accepted(answer: Answer) -> None:
+async def _accepted(answer: HttpAnswer) -> None:
     """Raises what the server refuses the call with."""
     if answer.status >= HTTPStatus.BAD_REQUEST:
         raw = await answer.read()
@@ -162,7 +162,7 @@ def _as_openai_has_it(message: Mapping[str, JSON]) -> Mapping[str, JSON]:
     return {name: value for name, value in message.items() if name != "status"}
 
 
-async def _chunks(answer: Answer) -> AsyncIterator[Any]:
+async def _chunks(answer: HttpAnswer) -> AsyncIterator[Any]:
     """The JSON objects of server-sent events."""
     if answer.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json":
         checked(orjson.loads(await answer.read()))
@@ -175,7 +175,7 @@ async def _chunks(answer: Answer) -> AsyncIterator[Any]:
         yield checked(orjson.loads(data))
 
 
-async def _lines(answer: Answer) -> AsyncIterator[bytes]:
+async def _lines(answer: HttpAnswer) -> AsyncIterator[bytes]:
     rest = b""
     while piece := await answer.piece():
         *lines, rest = (rest + piece).split(b"\n")

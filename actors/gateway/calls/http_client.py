@@ -50,9 +50,9 @@ class HttpClient:
         self._idle: deque[_Connection] = deque()
         """The one that was used last stands last."""
 
-    def post(self, body: bytes) -> Answer:
+    def post(self, body: bytes) -> HttpAnswer:
         """What comes back, once it is entered."""
-        return Answer(self, b"%sContent-Length: %d\r\n\r\n%s" % (self._head, len(body), body))
+        return HttpAnswer(self, b"%sContent-Length: %d\r\n\r\n%s" % (self._head, len(body), body))
 
     async def connection(self) -> _Connection:
         """One that is free, or a new one. Raises ``OSError`` if the server cannot be reached."""
@@ -82,7 +82,7 @@ class HttpClient:
             self._idle.remove(connection)
 
 
-class Answer:
+class HttpAnswer:
     """A server's answer, from its headers on. Whoever leaves it before its end hangs up.
 
     Entering and reading it raise ``OSError`` if the server cannot be reached, hangs up, is silent for too
@@ -103,7 +103,7 @@ class Answer:
         self._error: OSError | None = None
         self._news: asyncio.Future[None] | None = None
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> HttpAnswer:
         while not self.status:
             self._connection = await self._client.connection()
             self._connection.ask(self, self._request)
@@ -192,11 +192,11 @@ class _Connection(asyncio.Protocol):
         self._client = client
         self._transport: asyncio.Transport
         self._parser: httptools.HttpResponseParser
-        self._answer: Answer | None = None
+        self._answer: HttpAnswer | None = None
         self._ends_by_itself = False
         self._headers: dict[bytes, bytes] = {}
 
-    def ask(self, answer: Answer, request: bytes) -> None:
+    def ask(self, answer: HttpAnswer, request: bytes) -> None:
         self._answer = answer
         self._ends_by_itself = False
         self._headers = {}

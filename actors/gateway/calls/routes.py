@@ -29,7 +29,7 @@ from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
 from al_ray.actors.gateway.calls.sampling import SamplingPolicy
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
-from al_ray.actors.gateway.dialects.core import Asked, Dialect, Message
+from al_ray.actors.gateway.dialects.core import Asked, Dialect
 from al_ray.actors.gateway.dialects.messages import MESSAGES, parse_prompt
 from al_ray.actors.gateway.dialects.readable import unreadable
 from al_ray.actors.gateway.failures import failure
@@ -38,6 +38,7 @@ from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.errors import BadRequestError
 from al_ray.traces import semconv
+from al_ray.traces.messages import Message
 from al_ray.traces.otlp_in import Owner, trace_context
 from al_ray.types import Attempt, ChatReply, Claim, Mode, Span, SpanKind
 

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from al_ray.actors.gateway.dialects.fields import Does, Fields, Treatment
 from al_ray.errors import BadRequestError
+from al_ray.traces.messages import Message
 from al_ray.types import JSON, ChatDelta, ChatReply
 
 MAX_CHOICES = 16
-Message = Mapping[str, JSON]
 
 Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1)]

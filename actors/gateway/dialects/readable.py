@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from al_ray.actors.gateway.dialects.core import Message
 from al_ray.actors.gateway.dialects.fields import NOT_TEXT, Does
 from al_ray.actors.gateway.dialects.fields.chat_completions import CHAT_COMPLETIONS_FIELDS
+from al_ray.traces.messages import Message
 
 _ROLES: Final = CHAT_COMPLETIONS_FIELDS["messages"]
 _TEXTS: Final = frozenset(("text", "refusal", "input_text", "output_text", "thinking"))

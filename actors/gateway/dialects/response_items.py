@@ -17,7 +17,7 @@ from al_ray.errors import BadRequestError
 from al_ray.types import JSON
 
 _ITEMS: Final = RESPONSES_FIELDS["input"]
-Message = dict[str, JSON]
+_Built = dict[str, JSON]
 
 
 class _Text(Body):
@@ -173,7 +173,7 @@ _RESULTS: Final[Mapping[str, Callable[[_Other], JSON]]] = {
 class Conversation:
     """What the items of one request say."""
 
-    messages: list[Message] = field(default_factory=list)
+    messages: list[_Built] = field(default_factory=list)
     answers: list[tuple[int, str]] = field(default_factory=list)
     """Calls whose answers stand among the messages: before which of them, and the call's id."""
     tools: list[Any] = field(default_factory=list)
@@ -197,7 +197,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.told = Conversation()
-        self._turn: Message = {}
+        self._turn: _Built = {}
         """What the assistant has said by now."""
 
     def read(self, item: Any, place: int) -> None:
@@ -230,11 +230,11 @@ class _Reader:
         if turn.get("content") is not None or turn.get("reasoning") or turn.get("tool_calls"):
             self.told.messages.append(turn)
 
-    def _add(self, message: Message) -> None:
+    def _add(self, message: _Built) -> None:
         self.end_turn()
         self.told.messages.append(message)
 
-    def _assistant(self) -> Message:
+    def _assistant(self) -> _Built:
         if not self._turn:
             self._turn = {"role": "assistant", "content": None}
         return self._turn
@@ -264,8 +264,8 @@ class _Reader:
             self.told.tools += item.get("tools") or ()
 
 
-def _tool_message(call_id: str, content: JSON, *, failed: bool = False) -> Message:
-    message: Message = {"role": "tool", "tool_call_id": call_id, "content": content}
+def _tool_message(call_id: str, content: JSON, *, failed: bool = False) -> _Built:
+    message: _Built = {"role": "tool", "tool_call_id": call_id, "content": content}
     return message | {"status": "error"} if failed else message
 
 

@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import ActorDiedError
 
 from al_ray.actors.runner import pool as runner_pool
-from al_ray.actors.runner.actor import Runner, RunnerSpec
+from al_ray.actors.runner.actor import Runner
 from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.database import retry
 from al_ray.errors import RecipeError
 from al_ray.recipe import AgentSection

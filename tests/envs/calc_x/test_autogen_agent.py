@@ -13,8 +13,8 @@ import pytest
 import ray
 
 from al_ray.actors.agent import interpreter
-from al_ray.actors.runner.actor import RunnerSpec
 from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.envs.calc_x.calculator import ARGUMENT, DESCRIPTION
 from al_ray.errors import RecipeError
 from al_ray.recipe import AgentSection, loading

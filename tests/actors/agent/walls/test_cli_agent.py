@@ -16,8 +16,8 @@ import pytest
 import ray
 
 from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
-from al_ray.actors.runner.actor import RunnerSpec
 from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.errors import ContextLengthError
 from al_ray.recipe import loading
 from al_ray.traces import call_span, semconv

@@ -11,8 +11,8 @@ import pytest
 import ray
 
 from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
-from al_ray.actors.runner.actor import RunnerSpec
 from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.recipe import loading
 from al_ray.traces import semconv
 from al_ray.types import RolloutRequest, RolloutStatus, SpanKind, Task
