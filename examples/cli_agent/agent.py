@@ -40,9 +40,13 @@ wire_api = "responses"
 """What a small model has no room for is left out: of 40 kB that Codex tells of itself and its tools, 4 stay.
 It is told no ``model_context_window``: near its end it would go on from a summary, which is a new branch."""
 INSTRUCTIONS = "You mend programs in this folder with the shell. When the program is right, say so."
-REFUSED = ("ran out of room in the model's context window", '"type":"invalid_request_error"')
-"""What Codex says when the gateway refuses a call, for its length or its attempt's limits: that is its own
-doing, and what it has done by then counts. When it ends for any other reason, the attempt has failed."""
+OF_THE_MODEL = (
+    "ran out of room in the model's context window",
+    "Incomplete response returned, reason: max_output_tokens",
+    '"type":"invalid_request_error"',
+)
+"""Codex's words when the conversation is too long, an answer was cut, or the gateway refuses a call, as it
+does beyond the attempt's limits. It ends there, and what it has done counts. Other ends are failures."""
 RUN = """\
 import json, sys
 from program import f
@@ -64,7 +68,7 @@ def mend(task):
     environment = os.environ | {"CODEX_HOME": str(home)}
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     print(done.stdout, done.stderr, file=sys.stderr)
-    if done.returncode and not any(each in done.stderr for each in REFUSED):
+    if done.returncode and not any(each in done.stderr for each in OF_THE_MODEL):
         sys.exit(f"Codex ended with {done.returncode}")
     return passed(task["tests"])
 

@@ -158,8 +158,12 @@ async def test_codex_mends_a_file_and_each_of_its_calls_continues_the_last_token
         assert later.lineage.reused_tokens == len(so_far)
 
 
-async def test_what_codex_has_done_when_its_context_is_full_is_what_counts(rollouts: Rollouts) -> None:
+@pytest.mark.parametrize(("last", "recorded"), [(FULL, 1), ("It is right", 2)], ids=["full", "cut off"])
+async def test_what_codex_has_done_when_the_model_can_say_no_more_is_what_counts(
+    rollouts: Rollouts, last: str, recorded: int
+) -> None:
+    """It ends with an exit code. A call that was refused is not recorded."""
     _, mend, _ = SCRIPTS[PYTHON]
-    rollout = await rollouts.one(SMOLLM2_TOOLS, [mend, FULL])
+    rollout = await rollouts.one(SMOLLM2_TOOLS, [mend, last])
     assert rollout.spans[-1].attributes[semconv.REWARD] == 1.0
-    assert len(calls(rollout)) == 1, "the refused one is not recorded"
+    assert len(calls(rollout)) == recorded
