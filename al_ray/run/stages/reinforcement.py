@@ -71,10 +71,10 @@ class Reinforcement:
         groups that teach nothing."""
         groups: list[Group] = []
         for refill in range(1 + self.settings.refills):
-            missing = self.settings.groups_per_step - len(self._teaching(groups)) if refill else None
+            missing = self.settings.groups_per_step - len(self._teaching(groups))
             if missing == 0:
                 break
-            requests = self.requests(step, refill)[: missing and missing * self.settings.group_size]
+            requests = self.requests(step, refill)[: missing * self.settings.group_size]
             before = sum(len(group.rollouts) for group in groups)
             progress(before, before + len(requests))
             async for ended in agents.rollouts(requests):
@@ -83,10 +83,15 @@ class Reinforcement:
         return self.batch_of(groups, policy.served_version)
 
     def requests(self, step: int, refill: int = 0) -> list[RolloutRequest]:
-        """The groups of a step, or of one of its refills; they are functions of the recipe and of these two
-        alone."""
-        seed = (self.recipe.seed, self.span.index, *((refill,) if refill else ()))
-        chosen = tasks_of_step(self.tasks, self.settings.groups_per_step, step - self.span.begin, seed)
+        """The groups of a step, or of one of its refills, which are of other tasks while there are any; they
+        are functions of the recipe and of these two alone."""
+        chosen: list[Task] = []
+        asked: set[str] = set()
+        for number in range(refill + 1):
+            asked |= {task.id for task in chosen}
+            tasks = [task for task in self.tasks if task.id not in asked] or self.tasks
+            seed = (self.recipe.seed, self.span.index, *[number] * (number > 0))
+            chosen = tasks_of_step(tasks, self.settings.groups_per_step, step - self.span.begin, seed)
         batch = self.batch_name(step, refill)
         return rollout_requests(self.recipe, batch, chosen, self.settings.group_size, "train")
 

@@ -141,6 +141,14 @@ async def test_groups_that_teach_nothing_are_replaced_by_groups_of_further_tasks
     assert len(never.asked) == 3 and batch.rows == []
 
 
+def test_a_refill_is_of_other_tasks_while_there_are_any() -> None:
+    refilled = stage(refilling(3))
+    for step in range(2, 5):
+        asked = [{request.task.id for request in refilled.requests(step, refill)} for refill in range(4)]
+        assert sum(map(len, asked)) == len(set().union(*asked)) == len(TASKS)
+        assert len(refilled.requests(step, 4)) == 4, "then they come again"
+
+
 async def test_only_as_many_groups_are_asked_for_again_as_are_missing() -> None:
     agents = Simulated(lambda request: float(request.id.endswith(("/1/0", "refill-1/0/0"))))
     batch, _ = await batch_of(agents, refilling(3))
