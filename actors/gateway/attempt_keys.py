@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -65,11 +65,22 @@ class AttemptKeys:
 def key_of(request: web.Request) -> str:
     """The key that the request carries, that of its path first; empty if it has none. A client may send a
     key of its own beside an attempt's: that one does not count."""
+    first = ""
+    for told in _KEYS:
+        key = told(request)
+        if key.startswith(KEY_PREFIX):
+            return key
+        first = first or key
+    return first
+
+
+def _bearer(request: web.Request) -> str:
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-    told = (
-        request.match_info.get("key", ""),
-        bearer.strip() if scheme.lower() == "bearer" else "",
-        request.headers.get("x-api-key", "").strip(),
-    )
-    sent = [key for key in told if key]
-    return next((key for key in sent if key.startswith(KEY_PREFIX)), sent[0] if sent else "")
+    return bearer.strip() if scheme.lower() == "bearer" else ""
+
+
+_KEYS: Final[Sequence[Callable[[web.Request], str]]] = (
+    lambda request: request.match_info.get("key", ""),
+    _bearer,
+    lambda request: request.headers.get("x-api-key", "").strip(),
+)

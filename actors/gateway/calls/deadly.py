@@ -8,8 +8,8 @@ after the other from then on, so that the next engine that dies tells.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
@@ -53,15 +53,16 @@ class DeadlyQuestions:
         self._found: Recent[bytes, None] = Recent(_REMEMBERED)
         self._alone = asyncio.Lock()
 
-    @asynccontextmanager
-    async def turn(self, question: Question) -> AsyncIterator[None]:
-        """When it may be asked. Raises ``BadRequestError`` if it may never be."""
-        async with self._alone if question.lost > _MOST else nullcontext():
-            if self._found and question.digest() in self._found:
-                raise BadRequestError(
-                    "engines died, one after the other, while they worked on this call; it is not asked again"
-                )
-            yield
+    def turn(self, question: Question) -> AbstractAsyncContextManager[object]:
+        """To be entered while it is asked, by one that is suspected alone."""
+        return self._alone if question.lost > _MOST else nullcontext()
+
+    def refuse(self, question: Question) -> None:
+        """Raises ``BadRequestError`` if it may never be asked; to be asked when its turn has come."""
+        if self._found and question.digest() in self._found:
+            raise BadRequestError(
+                "engines died, one after the other, while they worked on this call; it is not asked again"
+            )
 
     def engine_died(self, questions: Collection[Question]) -> None:
         """It was working on ``questions``."""

@@ -105,6 +105,7 @@ class EngineRouter:
     async def _engine(self, rollout_id: str, question: Question) -> AsyncIterator[Any]:
         """An engine to ask; what is raised because it is gone ends here."""
         async with self._deadly.turn(question):
+            self._deadly.refuse(question)
             admitted = await self._pick(rollout_id)
             admitted.asked.add(question)
             try:

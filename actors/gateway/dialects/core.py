@@ -60,9 +60,9 @@ class ToldAs:
     namespace: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to set twenty fields of such a one would be a quarter of parsing
 class Asked:
-    """What an agent asks for, in whatever API."""
+    """What an agent asks for, in whatever API. Nobody changes it."""
 
     model: str
     sampling: AskedSampling
@@ -207,6 +207,8 @@ def _place(location: Sequence[int | str]) -> str:
 
 def refused(fields: Fields, sent: Mapping[str, JSON]) -> str | None:
     """What cannot be left unread of the fields that were sent and are not read, and what to do instead."""
+    if not sent:  # as nearly always
+        return None
     told = [
         f"{name}: {fields[name].told}"
         for name in sent.keys() & fields.keys()

@@ -85,12 +85,11 @@ async def test_the_cause_is_whoever_was_alone_in_losing_two_engines() -> None:
     cause, innocent, other = question("cause"), question("innocent"), question("other")
     deadly.engine_died({cause, innocent})
     deadly.engine_died({cause, other})
-    async with deadly.turn(innocent), deadly.turn(other):
-        pass
+    for asked in (innocent, other):
+        deadly.refuse(asked)
     for asked in (cause, question("cause", attempt="another/1")):
         with pytest.raises(BadRequestError):
-            async with deadly.turn(asked):
-                pass
+            deadly.refuse(asked)
 
 
 async def test_several_that_lost_two_engines_together_are_asked_one_after_the_other() -> None:
@@ -113,7 +112,6 @@ async def test_several_that_lost_two_engines_together_are_asked_one_after_the_ot
     await asyncio.gather(*map(asked, suspects))
     assert most == 1
     with pytest.raises(BadRequestError):
-        async with deadly.turn(suspects[1]):
-            pass
-    async with deadly.turn(suspects[0]), deadly.turn(question("new")):
-        pass
+        deadly.refuse(suspects[1])
+    for innocent in (suspects[0], question("new")):
+        deadly.refuse(innocent)
