@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from al_ray.algorithms.advantages import Comparison, advantages
+from al_ray.algorithms.advantages import Advantages, Comparison, advantages
 from al_ray.algorithms.credit import Credit, credit_of
 from al_ray.algorithms.credit.identical import identical
 from al_ray.algorithms.credit.layer import of_each
@@ -35,16 +35,18 @@ class Algorithm:
     """What a rollout's sum is divided by where the aggregate is ``constant``."""
     overlong: Overlong | None = None
 
-    def rows(self, groups: Sequence[Sequence[Trajectory]]) -> list[Row]:
-        """``groups`` are the comparable rollouts of each task. They are compared as they came; nothing is
-        dropped between baseline and update."""
+    def advantages(self, groups: Sequence[Sequence[Trajectory]]) -> list[Advantages]:
+        """Those of the calls of each group, compared as they came."""
         if self.overlong is not None:
             groups = [[self.overlong(trajectory) for trajectory in group] for group in groups]
-        layers = [self.credit(group) for group in groups]
-        values = advantages(groups, layers, self.comparison)
+        return advantages(groups, [self.credit(group) for group in groups], self.comparison)
+
+    def rows(self, groups: Sequence[Sequence[Trajectory]]) -> list[Row]:
+        """``groups`` are the comparable rollouts of each task. Nothing is dropped between baseline and
+        update."""
         return build_rows(
             [trajectory for group in groups for trajectory in group],
-            [of_rollout for of_group in values for of_rollout in of_group],
+            [of_rollout for of_group in self.advantages(groups) for of_rollout in of_group],
             self.aggregate,
             self.tokens,
         )

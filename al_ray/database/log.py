@@ -2,7 +2,8 @@
 
 What is committed stands in the log until it is *brought in*. That waits for the disk and for whoever still
 reads what was there before, so nobody can say how long it takes; but nobody begins to write while the log is
-full, so it is never longer than ``LOG_BYTES`` and what those who had begun add to it.
+full, so it is never longer than ``LOG_BYTES`` and what those add who had begun, or who look only now and then
+(``lone_insert``, a 64th each).
 """
 
 from __future__ import annotations

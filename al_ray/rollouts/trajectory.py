@@ -61,9 +61,7 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
             terminal.append(primary)
     if rollout.status is RolloutStatus.FAILED and settings.failed_reward is not None:
         terminal = [settings.failed_reward]
-        several = len(places) > 1 and places[-2][0] == places[-1][0]
-        earned = {places[-1]: terminal} if places and not several else {}
-        together = {(places[-1][0], math.inf): terminal} if several else {}
+        earned = together = {_as_a_call(places, len(places)): terminal} if places else {}
         dimensions = {settings.reward: terminal}
     request = rollout.request
     own = [
@@ -157,6 +155,12 @@ def _place(nesting: Nesting, reward: Span, places: Sequence[_Position]) -> _Posi
     position = bisect_right(places, (earner.call.sequence, choice))
     if not position:
         return None
-    last = places[position - 1]
-    alone = position == 1 or places[position - 2][0] != last[0]
-    return (last[0], math.inf) if earner.choice is None and not alone else last
+    return _as_a_call(places, position) if earner.choice is None else places[position - 1]
+
+
+def _as_a_call(places: Sequence[_Position], count: int) -> _Position:
+    """Where the last of the first ``count`` transitions stands; if its call has several, where all of them
+    do."""
+    last = places[count - 1]
+    alone = count == 1 or places[count - 2][0] != last[0]
+    return last if alone else (last[0], math.inf)

@@ -71,7 +71,7 @@ class Reinforcement:
         groups that teach nothing."""
         groups: list[Group] = []
         for refill in range(1 + self.settings.refills):
-            missing = self.settings.groups_per_step - len(self._teaching(groups))
+            missing = self.settings.groups_per_step - len(self._teaching(self._comparable(groups)[1]))
             if missing == 0:
                 break
             requests = self.requests(step, refill)[: missing * self.settings.group_size]
@@ -99,14 +99,10 @@ class Reinforcement:
         """That of the rollouts of a step, or of one of its refills."""
         return f"step-{step:06d}" + (f"-refill-{refill}" if refill else "")
 
-    def _teaching(self, groups: Sequence[Group]) -> list[Sequence[Trajectory]]:
+    def _teaching(self, comparable: Sequence[Sequence[Trajectory]]) -> list[Sequence[Trajectory]]:
         """Those of which a call has an advantage, at most as many as a step has."""
         chosen = algorithm(self.settings, self.recipe.agent.sampling)
-        teaching = [
-            group
-            for group in self._comparable(groups)[1]
-            if any(row.advantages.any() for row in chosen.rows([group]))
-        ]
+        teaching = [group for group in comparable if any(map(any, chosen.advantages([group])[0]))]
         return teaching[: self.settings.groups_per_step]
 
     def batch_of(self, groups: Sequence[Group], policy_version: int) -> Batch:
@@ -121,7 +117,7 @@ class Reinforcement:
     def learnt(self, groups: Sequence[Group]) -> Learnt:
         """What becomes of the groups."""
         readable, comparable = self._comparable(groups)
-        kept = self._teaching(groups) if self.settings.refills else comparable
+        kept = self._teaching(comparable) if self.settings.refills else comparable
         chosen = algorithm(self.settings, self.recipe.agent.sampling)
         return Learnt(readable, comparable, kept, chosen.rows(kept), chosen.loss)
 
