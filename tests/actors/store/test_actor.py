@@ -128,11 +128,11 @@ async def test_a_dead_worker_loses_its_attempts_and_the_claims_it_still_waits_fo
 
 
 async def test_an_attempt_whose_lease_is_not_renewed_is_lost_and_tried_again(start_store: StartStore) -> None:
-    store = start_store(lease_seconds=1.2)
+    store = start_store(lease_seconds=5.0)
     await store.enqueue.remote([request("a"), request("b")])
     await store.claim.remote("alive", "c1", 1, 0.0)
     (silent,) = await store.claim.remote("silent", "c2", 1, 0.0)
-    assert silent.lease_seconds == 1.2
+    assert silent.lease_seconds == 5.0
     waiting = asyncio.ensure_future(claimed(store, "c3", wait=30.0))
     while not waiting.done():
         assert await store.renew.remote("alive") == [("a", 1)]
@@ -148,8 +148,11 @@ async def test_an_attempt_whose_lease_is_not_renewed_is_lost_and_tried_again(sta
 async def test_no_attempt_is_lost_or_kept_for_a_clock_that_jumps(
     start_store: StartStore, jump: float
 ) -> None:
-    """By more than a lease, while one runner renews and another is silent."""
-    store = start_store(lease_seconds=1.2)
+    """By more than a lease, while one runner renews and another is silent.
+
+    The lease leaves a busy machine the time to renew it.
+    """
+    store = start_store(lease_seconds=5.0)
     await store.enqueue.remote([request("a"), request("b")])
     await store.claim.remote("alive", "c1", 1, 0.0)
     await store.claim.remote("silent", "c2", 1, 0.0)
