@@ -38,6 +38,8 @@ class MicroBatch:
     """int64 ``[N]``: the trained tokens."""
     logprobs: Tensor
     """float32 ``[N]``, of the sampling distribution."""
+    proximal: Tensor | None
+    """float32 ``[N]``, of the policy that the update began with; None: that is the policy as it is."""
     advantages: Tensor
     """float32 ``[N]``."""
     weights: Tensor
@@ -76,6 +78,11 @@ def spread(rows: Iterable[Row], ranks: int) -> list[list[Row]]:
     return shares
 
 
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """As ``pack`` takes them: trained tokens of its micro-batches follow each other as the rows' do here."""
+    return sorted(rows, key=lambda row: _inputs(row).tolist())
+
+
 def pack(rows: Iterable[Row], micro_batch_tokens: int) -> Iterator[MicroBatch]:
     """Packs greedily; a micro-batch computes at most ``micro_batch_tokens`` unless one row is longer: with
     0 each row is one.
@@ -85,7 +92,7 @@ def pack(rows: Iterable[Row], micro_batch_tokens: int) -> Iterator[MicroBatch]:
     """
     pending: list[Row] = []
     used = 0
-    for row in sorted(rows, key=lambda row: _inputs(row).tolist()):
+    for row in in_order(rows):
         cost = _cost(row, _inputs(pending[-1])) if pending else 0
         if pending and used + cost > micro_batch_tokens:
             yield collate(pending)
@@ -124,6 +131,7 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
         sources=torch.from_numpy(sources),
         targets=_trained(rows, "tokens"),
         logprobs=_trained(rows, "logprobs"),
+        proximal=None if rows[0].proximal is None else _trained(rows, "proximal"),
         advantages=_trained(rows, "advantages"),
         weights=_trained(rows, "weights"),
         calls=_calls(rows),

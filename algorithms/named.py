@@ -7,20 +7,28 @@ algorithms choose; any choice fits any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from al_ray.algorithms.advantages import Advantages, Comparison, advantages
 from al_ray.algorithms.credit import Credit, credit_of
+from al_ray.algorithms.credit.gae import targets
 from al_ray.algorithms.credit.identical import identical
 from al_ray.algorithms.credit.layer import of_each
 from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
 from al_ray.algorithms.losses.token import Loss
-from al_ray.algorithms.overlong import Overlong
+from al_ray.algorithms.measured import CallId, Measured
+from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.algorithms.rows import Aggregate, build_rows
+from al_ray.algorithms.shaping import Shaping
+from al_ray.algorithms.shaping.overlong import Overlong
+from al_ray.algorithms.shaping.potential import Potential
 from al_ray.recipe import AnyStage, ReinforcementStage, SamplingSection, SupervisedStage
 from al_ray.types import Row, Trajectory
+
+Groups = Sequence[Sequence[Trajectory]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +41,49 @@ class Algorithm:
     aggregate: Aggregate
     tokens: int = 0
     """What a rollout's sum is divided by where the aggregate is ``constant``."""
-    overlong: Overlong | None = None
+    passes: Passes = ONCE
+    shapings: Sequence[Shaping] = ()
+    kl_in_reward: float = 0.0
+    """What a nat of a response's divergence from the reference takes from its call's reward."""
 
-    def advantages(self, groups: Sequence[Sequence[Trajectory]]) -> list[Advantages]:
-        """Those of the calls of each group, compared as they came."""
-        if self.overlong is not None:
-            groups = [[self.overlong(trajectory) for trajectory in group] for group in groups]
-        return advantages(groups, [self.credit(group) for group in groups], self.comparison)
+    expected: Callable[[Trajectory], Sequence[float | None]] | None = None
+    """What a critic is to learn of the calls of a rollout, where there is one."""
 
-    def rows(self, groups: Sequence[Sequence[Trajectory]]) -> list[Row]:
+    def advantages(self, groups: Groups, measured: Measured | None = None) -> list[Advantages]:
+        """Those of the calls of each group, compared as they came. ``measured`` is what learners told of
+        them, where ``needs_measured``."""
+        shaped = self._shaped(groups, measured)
+        return advantages(shaped, [self.credit(group) for group in shaped], self.comparison)
+
+    def rows(self, groups: Groups, measured: Measured | None = None) -> list[Row]:
         """``groups`` are the comparable rollouts of each task. Nothing is dropped between baseline and
         update."""
+        made = self.advantages(groups, measured)
         return build_rows(
             [trajectory for group in groups for trajectory in group],
-            [of_rollout for of_group in self.advantages(groups) for of_rollout in of_group],
+            [of_rollout for of_group in made for of_rollout in of_group],
             self.aggregate,
             self.tokens,
         )
+
+    def critic_targets(self, groups: Groups, measured: Measured) -> Mapping[CallId, float]:
+        """What the critic is to learn of each trained call."""
+        assert self.expected is not None, "this algorithm has no critic"
+        return {
+            (trajectory.rollout_id, number): target
+            for group in self._shaped(groups, measured)
+            for trajectory in group
+            for number, target in enumerate(self.expected(trajectory))
+            if target is not None
+        }
+
+    def _shaped(self, groups: Groups, measured: Measured | None) -> Groups:
+        """As credit sees them."""
+        if measured is not None:
+            groups = [[measured.told(each, self.kl_in_reward) for each in group] for group in groups]
+        for shaping in self.shapings:
+            groups = [[shaping(each) for each in group] for group in groups]
+        return groups
 
 
 def imitation(stage: SupervisedStage, sampling: SamplingSection) -> Algorithm:
@@ -69,22 +103,38 @@ def reinforcement(stage: ReinforcementStage, sampling: SamplingSection) -> Algor
     correction = None
     if stage.correction != "none":
         correction = Correction(stage.correction, stage.correction_bound, stage.correction_cap)
-    overlong = Overlong(sampling.max_tokens, stage.overlong_tokens) if stage.overlong_tokens else None
+    in_reward, with_critic = stage.kl_in == "reward", stage.credit == "gae"
     return Algorithm(
         credit=credit_of(stage),
         comparison=Comparison(stage.compare, stage.baseline, stage.scale),
         loss=PolicyGradient(
             SURROGATES[stage.loss](stage),
-            kl_coefficient=stage.kl_coefficient,
+            kl_coefficient=0.0 if in_reward else stage.kl_coefficient,
             kl_estimator=stage.kl_estimator,
             entropy_coefficient=stage.entropy_coefficient,
             correction=correction,
             temperature=sampling.temperature,
+            every_row=needs_measured(stage),
         ),
         aggregate=stage.aggregate,
         tokens=stage.constant_tokens or sampling.max_tokens,
-        overlong=overlong,
+        passes=Passes(stage.epochs, stage.mini_batches),
+        shapings=list(_shapings(stage, sampling)),
+        kl_in_reward=stage.kl_coefficient if in_reward else 0.0,
+        expected=partial(targets, discount=stage.discount, decay=stage.gae_lambda) if with_critic else None,
     )
+
+
+def _shapings(stage: ReinforcementStage, sampling: SamplingSection) -> Iterator[Shaping]:
+    if stage.intermediate == "potential":
+        yield Potential(stage.discount)
+    if stage.overlong_tokens:
+        yield Overlong(sampling.max_tokens, stage.overlong_tokens)
+
+
+def needs_measured(stage: ReinforcementStage) -> bool:
+    """Whether learners must look at a batch before its calls are given credit."""
+    return stage.credit == "gae" or (stage.kl_in == "reward" and stage.kl_coefficient > 0)
 
 
 ALGORITHMS: Mapping[type, Callable[[Any, SamplingSection], Algorithm]] = {

@@ -10,11 +10,13 @@ from __future__ import annotations
 import copy
 import math
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import torch
 import torch.distributed as dist
@@ -24,16 +26,18 @@ from torch import Tensor
 from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.computation import Computation, computation
 from al_ray.actors.learner.model import load_model, named_tensors, sequence_logprobs, trained_logprobs
-from al_ray.actors.learner.spec import LearnerSpec
+from al_ray.actors.learner.observing import Observations, head_of, observe
+from al_ray.actors.learner.spec import LearnerSpec, Reference, StageSpec
 from al_ray.actors.learner.tally import Tally
 from al_ray.actors.weights.publisher import PUBLISHERS
 from al_ray.actors.weights.pushed import PushingPublisher
 from al_ray.actors.weights.update import WeightUpdate
-from al_ray.algorithms.batching import MicroBatch, pack
+from al_ray.algorithms.batching import MicroBatch, in_order, pack
+from al_ray.algorithms.critic import Critic
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import OptimizerSection
+from al_ray.recipe import CriticSection, OptimizerSection
 from al_ray.types import Row, UpdateReport
 
 if TYPE_CHECKING:
@@ -44,10 +48,10 @@ if TYPE_CHECKING:
 class _Stage:
     """The state of a stage; ``step`` counts its updates, also refused ones."""
 
-    section: OptimizerSection
-    total_steps: int
+    spec: StageSpec
     optimizer: torch.optim.AdamW
     reference: PreTrainedModel | None
+    critic: Critic | None
     step: int = 0
 
 
@@ -94,46 +98,115 @@ class Learner:
         """Weight updates since the model was loaded first, over all stages and resumes."""
         return self._version
 
-    def start_stage(self, section: OptimizerSection, total_steps: int, keep_reference: bool) -> None:
-        """A fresh optimizer for ``total_steps`` updates, and a frozen copy of the weights as reference."""
-        self._stage = self._fresh_stage(section, total_steps, keep_reference)
+    def start_stage(self, spec: StageSpec) -> None:
+        """A fresh optimizer, reference and critic."""
+        reference = copy.deepcopy(self._model).requires_grad_(False) if spec.reference else None
+        critic = Critic(head_of(self._model).weight.shape[1], spec.critic) if spec.critic else None
+        self._stage = _Stage(spec, adamw(self._model, spec.optimizer), reference, critic)
 
-    def _fresh_stage(self, section: OptimizerSection, total_steps: int, keep_reference: bool) -> _Stage:
-        reference = copy.deepcopy(self._model).requires_grad_(False) if keep_reference else None
-        return _Stage(section, total_steps, adamw(self._model, section), reference)
+    def observe(
+        self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
+    ) -> Observations:
+        """Of this rank's calls: their divergence from the reference by an ``estimator``, if one is named, and
+        ``features`` for the critic."""
+        assert self._stage is not None, "start_stage comes first"
+        reference = self._stage.reference if estimator else None
+        assert reference is not None or not estimator, "the stage keeps no reference"
+        return observe(
+            self._model,
+            reference,
+            rows,
+            self._computation(),
+            self._spec.dtype,
+            loss.temperature,
+            estimator or "k1",
+            features=features,
+        )
 
-    def update(self, rows: Sequence[Row], loss: Loss) -> UpdateReport:
-        """One optimizer step on all ranks' rows; the report is of all ranks.
+    def critic_values(self, features: np.ndarray) -> np.ndarray:
+        """What the first rank's critic expects, ``[C]``, of calls of these features, ``[C, H]``."""
+        return self._critic.values(features)
 
-        Gradients that are not finite move nothing: the report then has ``optim/steps_refused`` 1 and
-        the policy version stays. So it is where no token has a gradient, with ``optim/steps_empty`` 1:
-        what AdamW remembers of earlier steps must not move the weights alone.
+    def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """Let the first rank's critic learn ``targets``, ``[C]``; returns metrics."""
+        return self._critic.fit(features, targets)
+
+    @property
+    def _critic(self) -> Critic:
+        assert self._stage is not None and self._stage.critic is not None, "the stage has no critic"
+        return self._stage.critic
+
+    def update(self, batches: Sequence[Sequence[Row]], loss: Loss) -> UpdateReport:
+        """An optimizer step for each of ``batches``, this rank's rows of it; the report is of all ranks.
+
+        Gradients that are not finite move nothing, which ``optim/steps_refused`` counts. So it is where no
+        token has a gradient (``optim/steps_empty``): what AdamW remembers of earlier steps must not move the
+        weights alone. The policy version rises by one if anything moved.
         """
         assert self._stage is not None, "start_stage comes first"
         stage = self._stage
         if loss.kl_coefficient > 0 and stage.reference is None:
-            raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs start_stage(keep_reference=True)")
-        self._gradient.vector.zero_()
-        tally = Tally()
-        for batch in pack(rows, self._computation().packed_tokens):
-            tally.add(self._backward(batch.to(self._device), loss, stage.reference))
-        tally = self._sum_over_ranks(tally)
-        grad_norm = self._gradient.clip(stage.section.max_grad_norm)
-        rate = learning_rate(stage.section, stage.step, stage.total_steps)
-        finite, empty = math.isfinite(grad_norm), grad_norm == 0
-        if finite and not empty:
-            for group in stage.optimizer.param_groups:
-                group["lr"] = rate
-            stage.optimizer.step()
-            self._version += 1
+            raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs a stage that keeps a reference")
+        if loss.needs_proximal and len(batches) > 1:
+            batches = self._with_proximal(batches, loss.temperature)
+        rate = learning_rate(stage.spec.optimizer, stage.step, stage.spec.updates)
+        for group in stage.optimizer.param_groups:
+            group["lr"] = rate
+        tally, norms = Tally(), []
+        for rows in batches:
+            norms.append(self._step(rows, loss, stage, tally))
+        moved = [math.isfinite(norm) and norm > 0 for norm in norms]
+        self._version += any(moved)
         stage.step += 1
-        metrics = tally.metrics() | {
-            "optim/grad_norm": grad_norm,
+        self._move_reference(stage)
+        metrics = tally.metrics(len(batches)) | {
+            "optim/grad_norm": math.fsum(norms) / len(norms),
             "optim/lr": rate,
-            "optim/steps_refused": float(not finite),
-            "optim/steps_empty": float(empty),
+            "optim/steps": float(sum(moved)),
+            "optim/steps_refused": float(sum(not math.isfinite(norm) for norm in norms)),
+            "optim/steps_empty": float(norms.count(0.0)),
         }
         return UpdateReport(self._version, metrics)
+
+    def _step(self, rows: Sequence[Row], loss: Loss, stage: _Stage, tally: Tally) -> float:
+        """One optimizer step on all ranks' rows, added to ``tally``; returns the norm of its gradient, which
+        is taken if that is finite and not 0."""
+        self._gradient.vector.zero_()
+        own = Tally()
+        for batch in pack(rows, self._computation().packed_tokens):
+            own.add(self._backward(batch.to(self._device), loss, stage.reference))
+        tally.add(self._sum_over_ranks(own))
+        norm = self._gradient.clip(stage.spec.optimizer.max_grad_norm)
+        if math.isfinite(norm) and norm > 0:
+            stage.optimizer.step()
+        return norm
+
+    @torch.no_grad()
+    def _move_reference(self, stage: _Stage) -> None:
+        """Where it is time to (TR-DPO, arXiv 2404.09656, with hard and soft updates)."""
+        if stage.reference is None or stage.spec.reference is None or not stage.spec.reference.every:
+            return
+        if stage.step % stage.spec.reference.every == 0:
+            pairs = zip(stage.reference.parameters(), self._model.parameters(), strict=True)
+            for kept, moved in pairs:
+                kept.lerp_(moved, stage.spec.reference.mix)
+
+    @torch.no_grad()
+    def _with_proximal(self, batches: Sequence[Sequence[Row]], temperature: float) -> list[list[Row]]:
+        """The same rows, with their log-probabilities under the policy as it is."""
+        rows = in_order({id(row): row for batch in batches for row in batch}.values())
+        how, dtype = self._computation(), self._spec.dtype
+        found = [
+            trained_logprobs(self._model, batch.to(self._device), how, dtype, temperature)[0]
+            for batch in pack(rows, how.packed_tokens)
+        ]
+        values = iter(torch.cat(found).cpu().numpy()) if found else iter(())
+        known = {}
+        for row in rows:
+            proximal = np.zeros(len(row.tokens), np.float32)
+            proximal[row.trained] = list(islice(values, int(row.trained.sum())))
+            known[id(row)] = replace(row, proximal=proximal)
+        return [[known[id(row)] for row in batch] for batch in batches]
 
     def _backward(self, batch: MicroBatch, loss: Loss, reference: PreTrainedModel | None) -> Tally:
         """Adds the micro-batch's gradient to the buffer."""
@@ -198,11 +271,11 @@ class Learner:
     def save(self, folder: str) -> None:
         """A model folder with the resume state beside it, whole or not at all; rank 0 alone is asked."""
         stage = self._stage and {
-            "section": self._stage.section.model_dump(),
-            "total_steps": self._stage.total_steps,
+            "spec": _as_state(self._stage.spec),
             "step": self._stage.step,
             "optimizer": self._stage.optimizer.state_dict(),
             "reference": self._stage.reference and self._stage.reference.state_dict(),
+            "critic": self._stage.critic and self._stage.critic.state(),
         }
         with whole_folder(Path(folder)) as partial:
             source, chat_template = Path(self._spec.model), self._spec.chat_template
@@ -216,10 +289,31 @@ class Learner:
         self._version = state["policy_version"]
         self._stage = None
         if saved := state["stage"]:
-            section = OptimizerSection(**saved["section"])
-            stage = self._fresh_stage(section, saved["total_steps"], saved["reference"] is not None)
+            self.start_stage(_from_state(saved["spec"]))
+            stage = self._stage
+            assert stage is not None
             stage.step = saved["step"]
             stage.optimizer.load_state_dict(saved["optimizer"])
             if stage.reference is not None:
                 stage.reference.load_state_dict(saved["reference"])
-            self._stage = stage
+            if stage.critic is not None:
+                stage.critic.load(saved["critic"])
+
+
+def _as_state(spec: StageSpec) -> dict[str, Any]:
+    """Plain values, which a checkpoint may hold."""
+    return {
+        "optimizer": spec.optimizer.model_dump(),
+        "updates": spec.updates,
+        "reference": spec.reference and asdict(spec.reference),
+        "critic": spec.critic and spec.critic.model_dump(),
+    }
+
+
+def _from_state(state: Mapping[str, Any]) -> StageSpec:
+    return StageSpec(
+        OptimizerSection(**state["optimizer"]),
+        state["updates"],
+        state["reference"] and Reference(**state["reference"]),
+        state["critic"] and CriticSection(**state["critic"]),
+    )

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from al_ray.actors.learner.actor import Learner
-from al_ray.actors.learner.spec import LearnerSpec
+from al_ray.actors.learner.observing import Observations
+from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.token import Loss
-from al_ray.recipe import OptimizerSection
+from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.types import Row, UpdateReport
 
 _OTHERS_SECONDS: Final = 2.0
@@ -53,14 +55,34 @@ class LearnerGroup:
         version: int = self._on_first("policy_version")
         return version
 
-    def start_stage(self, section: OptimizerSection, total_steps: int, keep_reference: bool) -> None:
-        """A fresh optimizer for ``total_steps`` updates; the reference is the weights as they are now."""
-        self._on_all("start_stage", section, total_steps, keep_reference)
+    def start_stage(self, spec: StageSpec) -> None:
+        """A fresh optimizer; the reference is the weights as they are now."""
+        self._on_all("start_stage", spec)
 
-    def update(self, rows: Sequence[Row], loss: Loss) -> UpdateReport:
-        """One optimizer step, whole rollouts spread over the learners."""
+    def observe(
+        self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
+    ) -> Observations:
+        """Of all trained calls; see ``Learner.observe``."""
+        shares = zip(self._learners, spread(rows, len(self._learners)), strict=True)
+        found: list[Observations] = self._all(
+            [learner.observe.remote(share, loss, estimator, features=features) for learner, share in shares]
+        )
+        return Observations.joined(found)
+
+    def critic_values(self, features: np.ndarray) -> np.ndarray:
+        """What the critic expects, ``[C]``."""
+        values: np.ndarray = self._on_first("critic_values", features)
+        return values
+
+    def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
+        """Let the critic learn ``targets``, ``[C]``; returns metrics."""
+        metrics: Mapping[str, float] = self._on_first("fit_critic", features, targets)
+        return metrics
+
+    def update(self, rows: Sequence[Row], loss: Loss, passes: Passes = ONCE) -> UpdateReport:
+        """An optimizer step for each of the passes' batches, its whole rollouts spread over the learners."""
         kept = [row for row in rows if loss.trains(row)]
-        shares = spread(kept, len(self._learners))
+        shares = zip(*(spread(batch, len(self._learners)) for batch in passes(kept)), strict=True)
         pairs = zip(self._learners, shares, strict=True)
         report: UpdateReport = self._all([learner.update.remote(share, loss) for learner, share in pairs])[0]
         dropped = {

@@ -1,4 +1,4 @@
-"""What a learner is started with."""
+"""What a learner, and a stage of it, are started with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from al_ray.actors.weights.update import Transport
+from al_ray.recipe import CriticSection, OptimizerSection
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -28,3 +29,23 @@ class LearnerSpec:
     """How weights reach the engines."""
     chat_template: str | None = None
     """Jinja source saved in place of the model's own template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A copy of the weights as the stage begins, from which divergence is measured."""
+
+    every: int = 0
+    """After so many updates, again and again, it moves to the weights as they are. 0: never."""
+    mix: float = 1.0
+    """How far it moves, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """What learners keep for a stage, all of it fresh at its start."""
+
+    optimizer: OptimizerSection
+    updates: int
+    reference: Reference | None = None
+    critic: CriticSection | None = None

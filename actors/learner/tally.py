@@ -11,8 +11,9 @@ from torch import Tensor
 from al_ray.algorithms.batching import MicroBatch
 
 _TOKENS = "learner/trained_tokens"
+_LOSS = "optim/loss"
 _TOTALS = (
-    "optim/loss",
+    _LOSS,
     _TOKENS,
     "learner/computed_tokens",
     "learner/shared_tokens",
@@ -33,7 +34,7 @@ class Tally:
         ratio = per_token.get("policy/ratio_mean")
         sums = {name: float(values.sum()) for name, values in per_token.items()}
         totals = {
-            "optim/loss": float(loss),
+            _LOSS: float(loss),
             _TOKENS: len(batch.targets),
             "learner/computed_tokens": batch.computed,
             "learner/shared_tokens": batch.saved,
@@ -45,8 +46,10 @@ class Tally:
         self.sums.update(other.sums)
         self.ratio_max = max(self.ratio_max, other.ratio_max)
 
-    def metrics(self) -> dict[str, float]:
-        """Totals as they are, token metrics as means over trained tokens."""
+    def metrics(self, steps: int) -> dict[str, float]:
+        """Of an update of so many optimizer steps: the loss of a step, other totals as they are, token
+        metrics as means over trained tokens."""
         totals = {name: float(self.sums[name]) for name in _TOTALS}
+        totals[_LOSS] /= steps
         means = {name: v / self.sums[_TOKENS] for name, v in self.sums.items() if name not in _TOTALS}
         return totals | means | ({"policy/ratio_max": self.ratio_max} if "policy/ratio_mean" in means else {})

@@ -17,7 +17,14 @@ from al_ray.recipe.agent import (
 from al_ray.recipe.health import HealthSection
 from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
 from al_ray.recipe.section import Section, http_url
-from al_ray.recipe.stages import AnyStage, OptimizerSection, ReinforcementStage, Stage, SupervisedStage
+from al_ray.recipe.stages import (
+    AnyStage,
+    CriticSection,
+    OptimizerSection,
+    ReinforcementStage,
+    Stage,
+    SupervisedStage,
+)
 from al_ray.recipe.system import (
     CheckpointSection,
     EnginesSection,
@@ -38,6 +45,7 @@ __all__ = [
     "AgentSection",
     "AnyStage",
     "CheckpointSection",
+    "CriticSection",
     "DataSection",
     "EnginesSection",
     "EvaluationSection",

@@ -192,12 +192,33 @@ def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
     if stage.credit in ("identical", "final") and stage.discount != 1:
         cure = f"has no effect on credit: {stage.credit}; set credit to reward_to_go, or leave it out"
         yield Problem(f"{place}.discount", stage.discount, cure)
+    for field in _chosen(stage, "gae_lambda", "critic") if stage.credit != "gae" else ():
+        cure = f"has no effect on credit: {stage.credit}; set credit to gae, or leave it out"
+        yield Problem(f"{place}.{field}", getattr(stage, field), cure)
+    for field in _chosen(stage, "kl_in", "reference_every") if stage.kl_coefficient == 0 else ():
+        cure = "has no effect with kl_coefficient: 0; give it a weight, or leave it out"
+        yield Problem(f"{place}.{field}", getattr(stage, field), cure)
+    if not stage.reference_every and stage.reference_mix != 1:
+        cure = "has no effect with reference_every: 0, where the reference stays; leave it out"
+        yield Problem(f"{place}.reference_mix", stage.reference_mix, cure)
+    if stage.mini_batches > stage.groups_per_step:
+        cure = f"at most groups_per_step, {stage.groups_per_step}: groups stay whole"
+        yield Problem(f"{place}.mini_batches", stage.mini_batches, cure)
     if stage.loss == "cispo" and stage.clip_dual is not None:
         cure = "has no effect on loss: cispo, which clips the weight of every token; leave it out"
         yield Problem(f"{place}.clip_dual", stage.clip_dual, cure)
     if stage.refills and stage.baseline == "none":
         cure = "has no effect with baseline: none, where every group has a signal; set it to 0"
         yield Problem(f"{place}.refills", stage.refills, cure)
+    if stage.refills and stage.credit == "gae":
+        cure = "has no effect with credit: gae, which compares no group; set it to 0"
+        yield Problem(f"{place}.refills", stage.refills, cure)
+
+
+def _chosen(stage: ReinforcementStage, *fields: str) -> list[str]:
+    """Those that are not as they are by default."""
+    defaults = type(stage).model_fields
+    return [field for field in fields if getattr(stage, field) != defaults[field].default]
 
 
 def _exploration(recipe: Recipe) -> Iterator[Problem]:

@@ -32,6 +32,15 @@ class Stage(Section):
     """Fresh at the start of the stage."""
 
 
+class CriticSection(Section):
+    """Of a stage with credit: gae: a small network that learns what to expect of each call."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Adam's."""
+    steps: Positive = 20
+    """Optimizer steps a batch, each over all of its calls."""
+
+
 class SupervisedStage(Stage):
     """Imitates demonstrations: cross-entropy on the assistant's tokens."""
 
@@ -52,6 +61,11 @@ NAMED: Final[Mapping[str, Mapping[str, Any]]] = {
     "dr_grpo": {"baseline": "mean", "scale": "none", "loss": "clipped", "aggregate": "constant"},
     # Back to basics, arXiv 2402.14740.
     "rloo": {"baseline": "leave_one_out", "scale": "none", "loss": "clipped", "aggregate": "rollout_mean"},
+    # PPO, arXiv 1707.06347, with the least epochs that it tells of; a step is a call.
+    "ppo": {
+        "baseline": "none", "scale": "batch", "loss": "clipped", "aggregate": "token_mean", "credit": "gae",
+        "epochs": 3,
+    },
     # REINFORCE++ and its form with a baseline, arXiv 2501.03262.
     "reinforce_pp": {"baseline": "none", "scale": "batch", "loss": "clipped", "aggregate": "token_mean"},
     "reinforce_pp_baseline": {
@@ -81,7 +95,7 @@ _COMPARED: Final = {"reward_to_go": "turn"}
 the later a call is."""
 
 
-CREDITS: Final = ("identical", "final", "reward_to_go", "group_in_group")
+CREDITS: Final = ("identical", "final", "reward_to_go", "group_in_group", "gae")
 _PATH: Final = TypeAdapter(DottedPath)
 
 
@@ -103,7 +117,7 @@ class ReinforcementStage(Stage):
     """
 
     algorithm: Literal[
-        "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo"
+        "grpo", "dr_grpo", "rloo", "ppo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo"
     ]
     """Names the stage, and chooses."""
     groups_per_step: Positive = 8
@@ -113,10 +127,18 @@ class ReinforcementStage(Stage):
     credit: Annotated[str, AfterValidator(_credit)] = "identical"
     """Level 1: which return each call of a rollout receives. identical: the whole episode's. final: that,
     but the last call alone. reward_to_go: what it and the calls after it earned. group_in_group: identical,
-    and beside it reward_to_go among calls that saw the same (GiGPO). Or a function of your own, written as
-    package.module:attribute (`al_ray.protocols.Credit`)."""
+    and beside it reward_to_go among calls that saw the same (GiGPO). gae: what it and the calls after it
+    earned beyond what a critic expected. Or a function of your own, written as package.module:attribute
+    (`al_ray.protocols.Credit`)."""
     discount: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """With reward_to_go and group_in_group, what a reward one call later counts."""
+    """With reward_to_go, group_in_group and gae, what a reward one call later counts."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """With gae, what a surprise one call later counts: 1 trusts the rewards alone, 0 the critic."""
+    critic: CriticSection = CriticSection()
+    """With gae."""
+    intermediate: Literal["added", "potential"] = "added"
+    """How the intermediate rewards of transitions.intermediate count: added to what calls earned, or as
+    steps of a potential, which calls after them pay back, so that the best policy stays what it was."""
     anchor_weight: Annotated[float, Field(gt=0)] = 1.0
     """With group_in_group, what the comparison of calls counts beside that of episodes."""
     compare: Literal["task", "agent", "turn"] = "task"
@@ -138,10 +160,17 @@ class ReinforcementStage(Stage):
     clip_dual: Annotated[float, Field(gt=1)] | None = None
     """A token of negative advantage costs at most so many times it: 3, say. None: without a bound."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of KL(policy || weights at the start of the stage) in the loss. 0: none, and no reference model
+    """Weight of KL(policy || reference), the weights at the start of the stage. 0: none, and no reference
     is kept."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """How it is estimated."""
+    """How it is estimated. With kl_in: reward, k1 is the default."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Added to each token's loss, or taken from each call's reward, before credit is given."""
+    reference_every: Annotated[int, Field(ge=0)] = 0
+    """After so many steps, again and again, the reference moves to the weights as they are then. 0: it
+    stays."""
+    reference_mix: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How far: 1 is all the way."""
     entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
     """What a nat of entropy takes from a token's loss."""
     correction: Literal["none", "token", "sequence", "geometric"] = "none"
@@ -157,6 +186,10 @@ class ReinforcementStage(Stage):
     preferred."""
     constant_tokens: Positive | None = None
     """With aggregate: constant. None: agent.sampling.max_tokens."""
+    epochs: Positive = 1
+    """How often an update goes over its batch."""
+    mini_batches: Positive = 1
+    """Optimizer steps of an epoch, each with some of the groups."""
     refills: Annotated[int, Field(ge=0)] = 0
     """How often a step's groups without a signal, whose rollouts are all worth the same, are replaced by
     groups of further tasks (dynamic sampling)."""
@@ -172,7 +205,9 @@ class ReinforcementStage(Stage):
         chosen = NAMED.get(str(given.get("algorithm")), {})
         credit = given.get("credit")
         compared = {"compare": _COMPARED[credit]} if credit in _COMPARED else {}
-        return {**compared, **chosen, **given}
+        # As a reward it is k1 whose gradient is that of the divergence; in a loss it has none.
+        estimated = {"kl_estimator": "k1"} if given.get("kl_in") == "reward" else {}
+        return {**compared, **estimated, **chosen, **given}
 
 
 AnyStage = Annotated[SupervisedStage | ReinforcementStage, Field(discriminator="algorithm")]

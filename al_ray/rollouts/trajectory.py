@@ -77,7 +77,9 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
         rollout_id=request.id,
         group=request.group,
         task_id=request.task.id,
-        transitions=tuple(replace(t, reward=t.reward + more) for t, more in zip(own, added, strict=True)),
+        transitions=tuple(
+            replace(t, reward=t.reward + more, intermediate=more) for t, more in zip(own, added, strict=True)
+        ),
         reward=math.fsum([*dimensions.get(settings.reward, ()), *added]),
         terminal_reward=math.fsum(terminal),
         rewards={name: math.fsum(dimensions[name]) for name in sorted(dimensions)},

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from al_ray.algorithms.losses.token import Loss
 from al_ray.database.reader import Records
 from al_ray.recipe import ReinforcementStage
 from al_ray.recipe.schedule import StageSpan, stage_spans
@@ -68,7 +69,7 @@ def _audit_of(
     records: Records, stage: Reinforcement, groups: Sequence[Group], step: int, logged: float
 ) -> StepAudit:
     learnt = stage.learnt(groups)
-    trained, wrong = _trained(learnt)
+    trained, wrong = _trained(learnt, stage.loss)
     dropped = _dropped(learnt)
     tokens = Counter[tuple[str, int]]()
     for rollout in (rollout for group in groups for rollout in group.rollouts):
@@ -80,19 +81,22 @@ def _audit_of(
             for _, choice in _answers(records.attempt_spans(rollout.id, attempt.number)):
                 tokens.update(_by_version(choice, "dropped: its attempt was tried again"))
     total = sum(count for (fate, _), count in tokens.items() if fate == TRAINED)
-    if total != logged:
-        wrong.append(f"{total} tokens are trained by the rows, {logged:.0f} by what the learners logged")
+    if total * stage.settings.epochs != logged:
+        often = f" {stage.settings.epochs} times" if stage.settings.epochs > 1 else ""
+        wrong.append(
+            f"{total} tokens are trained{often} by the rows, {logged:.0f} by what the learners logged"
+        )
     return StepAudit(step, tokens, wrong)
 
 
-def _trained(learnt: Learnt) -> tuple[dict[str, str], list[str]]:
+def _trained(learnt: Learnt, loss: Loss) -> tuple[dict[str, str], list[str]]:
     """What became of each transition that stands in rows, by rollout and id; and those trained otherwise than
     once."""
     counts = Counter[tuple[str, int]]()
     idle = set[str]()
     for row in learnt.rows:
         counts.update((row.rollout_id, int(call)) for call in row.calls[row.trained])
-        if not learnt.loss.trains(row):
+        if not loss.trains(row):
             idle.update(f"{row.rollout_id} {call}" for call in np.unique(row.calls[row.trained]))
     fates: dict[str, str] = {}
     wrong = []

@@ -71,7 +71,7 @@ class Run:
         """What is left of a stage when ``done`` steps of the run are done."""
         stage = stage_of(self.recipe, span, self.train_tasks)
         if done <= span.begin:
-            await self._enter(span, stage)
+            await self._enter(stage)
         for step in range(max(done, span.begin), span.end):
             await self._step(span, stage, step)
             if checkpoint_due(self.recipe, span, step + 1):
@@ -79,10 +79,9 @@ class Run:
             if evaluation_due(self.recipe, span, step + 1):
                 await self._evaluate(step + 1)
 
-    async def _enter(self, span: StageSpan, stage: Stage) -> None:
+    async def _enter(self, stage: Stage) -> None:
         """Each stage has an optimizer of its own."""
-        settings = span.stage
-        await self.policy.start_stage(settings.optimizer, settings.steps, reference=stage.needs_reference)
+        await self.policy.start_stage(stage.spec)
 
     async def _step(self, span: StageSpan, stage: Stage, step: int) -> None:
         """Weights for the engines, a batch, its update."""
@@ -97,7 +96,7 @@ class Run:
             raise error
         collected = time.perf_counter()
         self.console.phase("update")
-        report = await self.policy.update(batch.rows, batch.loss)
+        report = await self.policy.update(batch.rows, batch.loss, batch.passes)
         updated = time.perf_counter()
         times = {
             "weights": served - started,

@@ -17,13 +17,17 @@ from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.keepers import Keepers
 from al_ray.errors import EngineUnavailableError
 from al_ray.machines import cluster
-from al_ray.recipe import OptimizerSection
 from al_ray.types import JSON, Row, UpdateReport
 
 if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
+    import numpy as np
+
     from al_ray.actors.learner.group import LearnerGroup
+    from al_ray.actors.learner.observing import Observations
+    from al_ray.actors.learner.spec import StageSpec
     from al_ray.algorithms.demonstration import TokenisedCall
     from al_ray.algorithms.losses.token import Loss
+    from al_ray.algorithms.passes import Passes
 
 _WATCH_SECONDS = 2.0
 _MAX_DEATHS = 5
@@ -62,14 +66,28 @@ class Policy:
         """Why the engines could not be kept alive, if that happened."""
         return self._keepers.failure()
 
-    async def start_stage(self, optimizer: OptimizerSection, steps: int, *, reference: bool) -> None:
-        """A fresh optimizer for ``steps`` updates; ``reference``: keep the weights as they are now, to
-        measure the divergence from them."""
-        await asyncio.to_thread(self._learning.start_stage, optimizer, steps, reference)
+    async def start_stage(self, spec: StageSpec) -> None:
+        """What learners keep for a stage is fresh from now on."""
+        await asyncio.to_thread(self._learning.start_stage, spec)
 
-    async def update(self, rows: Sequence[Row], loss: Loss) -> UpdateReport:
-        """One step of the learners. Engines go on with the version that they have, until ``serve``."""
-        return await asyncio.to_thread(self._learning.update, rows, loss)
+    async def observe(
+        self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
+    ) -> Observations:
+        """What the learners tell of calls before they are given credit; see ``Learner.observe``."""
+        return await asyncio.to_thread(self._learning.observe, rows, loss, estimator, features=features)
+
+    async def critic_values(self, features: np.ndarray) -> np.ndarray:
+        """What the critic expects of each call, ``[C]``."""
+        return await asyncio.to_thread(self._learning.critic_values, features)
+
+    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
+        """Let the critic learn ``targets``, ``[C]``; returns metrics."""
+        return await asyncio.to_thread(self._learning.fit_critic, features, targets)
+
+    async def update(self, rows: Sequence[Row], loss: Loss, passes: Passes) -> UpdateReport:
+        """What the learners make of a batch. Engines go on with the version that they have, until
+        ``serve``."""
+        return await asyncio.to_thread(self._learning.update, rows, loss, passes)
 
     async def serve(self) -> None:
         """Let the engines answer, with the learners' weights. Calls wait until then."""

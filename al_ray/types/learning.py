@@ -52,6 +52,10 @@ class Transition(Value):
     """The id of its call, which the call's other choices share. Empty: it is the only one."""
     call_reward: float = 0.0
     """What its call earned as a whole, beside what each choice did; the same in all of them."""
+    intermediate: float = 0.0
+    """The part of ``reward`` that its signals earned."""
+    value: float = 0.0
+    """What a critic expects to be earned from its call on."""
     finish_reason: str = "stop"
     trained: bool = True
     """False: the call of an agent that is not trained; its tokens are at most others' context."""
@@ -106,6 +110,9 @@ class Row(Value):
     tokens, so it does not depend on how rows are packed, accumulated or spread over learners."""
     calls: np.ndarray
     """int64: which of the rollout's transitions the token is of; -1 where not trained."""
+    proximal: np.ndarray | None = None
+    """float32: as ``logprobs``, but under the policy with which an update of several optimizer steps began;
+    None where nothing needs them."""
 
 
 @dataclass(frozen=True, slots=True)

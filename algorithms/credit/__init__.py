@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from al_ray.algorithms.credit.final import final
+from al_ray.algorithms.credit.gae import gae
 from al_ray.algorithms.credit.group_in_group import group_in_group
 from al_ray.algorithms.credit.identical import identical
 from al_ray.algorithms.credit.layer import Credit, Layer, of_each
@@ -29,6 +30,7 @@ CREDITS: Mapping[str, Callable[[ReinforcementStage], Credit]] = {
     "group_in_group": lambda stage: partial(
         group_in_group, discount=stage.discount, weight=stage.anchor_weight
     ),
+    "gae": lambda stage: of_each(partial(gae, discount=stage.discount, decay=stage.gae_lambda)),
 }
 """By the recipe's name (``stages.credit``), with what the stage that names one says of it."""
 

@@ -18,6 +18,7 @@ class CrossEntropy:
     temperature: float = 1.0
     kl_coefficient: float = 0.0
     entropy_coefficient: float = 0.0
+    needs_proximal: bool = False
 
     def trains(self, row: Row) -> bool:
         return True

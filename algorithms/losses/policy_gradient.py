@@ -27,7 +27,7 @@ class Surrogate(Protocol):
 class PolicyGradient:
     """Without a correction tokens are measured against the sampler's own log-probabilities; with one,
     against those that the policy had when the update began, and the correction makes up for the difference
-    between these two."""
+    between these two (decoupled PPO, arXiv 2110.00641)."""
 
     surrogate: Surrogate
     kl_coefficient: float = 0.0
@@ -36,15 +36,23 @@ class PolicyGradient:
     correction: Correction | None = None
     temperature: float = 1.0
     """The sampler's: it divides the logits."""
+    every_row: bool = False
+    """What makes advantages leaves no row without one, but for chance."""
+
+    @property
+    def needs_proximal(self) -> bool:
+        return self.correction is not None
 
     def trains(self, row: Row) -> bool:
         """Whether the row has a gradient: without an advantage and without another term it has none."""
-        return self.kl_coefficient > 0 or self.entropy_coefficient > 0 or bool(row.advantages.any())
+        other_terms = self.kl_coefficient > 0 or self.entropy_coefficient > 0
+        return self.every_row or other_terms or bool(row.advantages.any())
 
     def __call__(self, logprobs: Tensor, reference: Tensor | None, batch: MicroBatch) -> TokenLosses:
         off_policy = (logprobs - batch.logprobs).detach()
-        begun = batch.logprobs if self.correction is None else logprobs.detach()
-        told = self.surrogate(logprobs, logprobs - begun, batch)
+        proximal = logprobs.detach() if batch.proximal is None else batch.proximal
+        old = batch.logprobs if self.correction is None else proximal
+        told = self.surrogate(logprobs, logprobs - old, batch)
         values = told.values
         metrics = {
             **told.metrics,
@@ -52,7 +60,7 @@ class PolicyGradient:
             "off_policy/mismatch_kl": k3(-off_policy),
         }
         if self.correction is not None:
-            weight = self.correction(off_policy, batch.calls)
+            weight = self.correction(proximal - batch.logprobs, batch.calls)
             values = values * weight
             metrics["off_policy/correction_mean"] = weight
         if reference is not None:

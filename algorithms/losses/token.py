@@ -41,6 +41,11 @@ class Loss(Protocol):
     def entropy_coefficient(self) -> float:
         """What a nat of the entropy takes from a token's cost; above 0, it needs the entropy's gradient."""
 
+    @property
+    def needs_proximal(self) -> bool:
+        """Whether, in an update of several optimizer steps, it needs the log-probabilities before the
+        first."""
+
     def trains(self, row: Row) -> bool:
         """Whether the row has a gradient; one without is not computed."""
 

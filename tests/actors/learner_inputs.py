@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from al_ray.actors.learner.spec import LearnerSpec
+from al_ray.actors.learner.spec import LearnerSpec, Reference, StageSpec
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.correction import Correction
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
-from al_ray.recipe import OptimizerSection
+from al_ray.recipe import CriticSection, OptimizerSection
 from al_ray.types import Row
 
-SECTION = OptimizerSection(learning_rate=1e-3, schedule="cosine", warmup_steps=1, weight_decay=0.1)
+OPTIMIZER = OptimizerSection(learning_rate=1e-3, schedule="cosine", warmup_steps=1, weight_decay=0.1)
+SECTION = StageSpec(OPTIMIZER, 6)
+WITH_REFERENCE = replace(SECTION, reference=Reference())
+WITH_CRITIC = replace(WITH_REFERENCE, critic=CriticSection())
 POLICY_GRADIENT = PolicyGradient(
     Clipped(0.2, 0.2), kl_coefficient=0.1, correction=Correction("token", "truncate", 2.0)
 )

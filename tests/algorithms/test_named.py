@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.correction import Bound, Level
 from al_ray.algorithms.losses.gspo import Gspo
 from al_ray.algorithms.losses.kl import ESTIMATORS
-from al_ray.algorithms.named import Algorithm, algorithm
+from al_ray.algorithms.measured import Measured
+from al_ray.algorithms.named import Algorithm, algorithm, needs_measured
 from al_ray.algorithms.rows import Aggregate
 from al_ray.recipe import OptimizerSection, ReinforcementStage, SamplingSection, SupervisedStage
 from al_ray.recipe.stages import CREDITS, NAMED
@@ -88,14 +90,15 @@ def test_the_page_of_algorithms_tells_what_each_chooses() -> None:
         name, *cells = (cell.strip().strip("`") for cell in line.strip("|").split("|"))
         if name in NAMED:
             more = dict(part.strip("` ").split(": ") for part in cells[4].split(",") if part)
+            words = ("kl_estimator", "credit")
             told[name] = dict(zip(("baseline", "scale", "loss", "aggregate"), cells, strict=False)) | {
-                key: value if key == "kl_estimator" else float(value) for key, value in more.items()
+                key: value if key in words else float(value) for key, value in more.items()
             }
     assert told == NAMED
 
 
 PARTS = ["algorithm", "credit", "compare", "baseline", "scale", "loss", "aggregate", "correction"]
-PARTS += ["correction_bound", "kl_estimator"]
+PARTS += ["correction_bound", "kl_estimator", "intermediate", "kl_in"]
 
 
 @given(BATCHES, st.fixed_dictionaries({part: st.sampled_from(choices(part)) for part in PARTS}))
@@ -104,24 +107,61 @@ def test_every_choice_fits_every_other(batch: list[tuple[Trajectory, ...]], name
     """Rows have an advantage for each trained token and weights as told; the loss is finite and leaves a
     token without an advantage alone."""
     stage = ReinforcementStage.model_validate(
-        {"steps": 1, "optimizer": {"learning_rate": 1e-5}, "overlong_tokens": 2, **named}
+        {
+            "steps": 1,
+            "optimizer": {"learning_rate": 1e-5},
+            "overlong_tokens": 2,
+            "kl_coefficient": 0.01,
+            "discount": 0.5,
+            "mini_batches": 2,
+            "epochs": 2,
+            **named,
+        }
     )
     renamed = [
         [replace(rollout, rollout_id=f"{g}/{i}", group=str(g)) for i, rollout in enumerate(group)]
         for g, group in enumerate(batch)
     ]
     made = algorithm(stage, SamplingSection(max_tokens=3))
-    rows = made.rows(renamed)
+    ids = [(r.rollout_id, call) for group in renamed for r in group for call in range(len(r.transitions))]
+    measured = Measured(dict.fromkeys(ids, 0.5), dict.fromkeys(ids, -1.0)) if needs_measured(stage) else None
+    rows = made.rows(renamed, measured)
+    if made.expected is not None and measured is not None:
+        assert all(map(math.isfinite, made.critic_targets(renamed, measured).values()))
     trained = sum(len(t.response_ids) for group in batch for r in group for t in r.transitions if t.trained)
     assert sum(int(row.trained.sum()) for row in rows) == trained
     if stage.aggregate != "constant":
         assert sum(float(row.weights.sum()) for row in rows) == pytest.approx(1, rel=1e-4)
-    for micro_batch in pack(rows, 64):
+    parts = made.passes(rows)
+    assert sum(int(row.trained.sum()) for part in parts for row in part) == 2 * trained
+    for micro_batch in (batch for part in parts for batch in pack(part, 64)):
         logprobs = (micro_batch.logprobs + 0.1).requires_grad_()
-        values = made.loss(logprobs, None, micro_batch).values
+        reference = micro_batch.logprobs + 0.1 if made.loss.kl_coefficient else None
+        values = made.loss(logprobs, reference, micro_batch).values
         values.sum().backward()
         assert logprobs.grad is not None and values.isfinite().all() and logprobs.grad.isfinite().all()
-        assert not logprobs.grad[micro_batch.advantages == 0].any()
+        if reference is None:
+            assert not logprobs.grad[micro_batch.advantages == 0].any()
+
+
+def test_only_a_critic_and_a_divergence_in_the_reward_need_a_look_at_the_batch_first() -> None:
+    assert not needs_measured(GRPO.model_copy(update={"kl_coefficient": 0.1}))
+    for chosen in ({"credit": "gae"}, {"kl_coefficient": 0.1, "kl_in": "reward"}):
+        stage = GRPO.model_copy(update=chosen)
+        assert needs_measured(stage)
+        loss = algorithm(stage, SamplingSection()).loss
+        assert loss.kl_coefficient == 0
+        (row, *_) = algorithm(stage, SamplingSection()).rows([[episode(0.0), episode(0.0)]])
+        assert loss.trains(row), "what is measured gives it an advantage"
+
+
+def test_a_divergence_in_the_reward_is_taken_from_what_is_compared() -> None:
+    """Two rollouts of equal reward: the one that strayed is the worse."""
+    stage = GRPO.model_copy(update={"kl_coefficient": 0.5, "kl_in": "reward", "scale": "none"})
+    pair = [[replace(episode(1.0), rollout_id=name) for name in ("near", "far")]]
+    measured = Measured({("near", 0): 0.0, ("far", 0): 2.0}, {})
+    rows = algorithm(stage, SamplingSection()).rows(pair, measured)
+    assert [float(row.advantages[-1]) for row in rows] == [0.5, -0.5]
 
 
 def test_a_stage_names_the_credit_and_its_discount() -> None:

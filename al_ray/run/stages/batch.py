@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from al_ray.algorithms.losses.token import Loss
+from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.rollouts.outcome import Outcome
 from al_ray.types import Rollout, Row
 
@@ -16,6 +17,7 @@ class Batch:
 
     rows: Sequence[Row]
     loss: Loss
+    passes: Passes = ONCE
     metrics: Mapping[str, float] = field(default_factory=dict)
     examples: Sequence[Rollout] = ()
     """A few of its rollouts, for people to look at."""

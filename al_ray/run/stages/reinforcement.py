@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from al_ray.actors.learner.spec import Reference, StageSpec
 from al_ray.algorithms.losses.token import Loss
-from al_ray.algorithms.named import algorithm
+from al_ray.algorithms.measured import Measured
+from al_ray.algorithms.named import Algorithm, algorithm, needs_measured
 from al_ray.data.task_order import tasks_of_step
 from al_ray.errors import UnreadableError
 from al_ray.recipe import Recipe, ReinforcementStage, TransitionsSection
@@ -44,7 +48,8 @@ class Learnt:
     comparable: Sequence[Sequence[Trajectory]]
     kept: Sequence[Sequence[Trajectory]]
     rows: Sequence[Row]
-    loss: Loss
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of what the learners measured of the calls first, if they were asked to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,19 @@ class Reinforcement:
     tasks: Sequence[Task]
 
     @property
-    def needs_reference(self) -> bool:
-        return self.settings.kl_coefficient > 0
+    def spec(self) -> StageSpec:
+        chosen = self.settings
+        moves = Reference(chosen.reference_every, chosen.reference_mix)
+        return StageSpec(
+            chosen.optimizer,
+            chosen.steps,
+            moves if chosen.kl_coefficient > 0 else None,
+            chosen.critic if chosen.credit == "gae" else None,
+        )
+
+    @property
+    def loss(self) -> Loss:
+        return self._algorithm.loss
 
     @property
     def needs_served_weights(self) -> bool:
@@ -80,7 +96,36 @@ class Reinforcement:
             async for ended in agents.rollouts(requests):
                 groups += ended
                 progress(sum(len(group.rollouts) for group in groups), before + len(requests))
-        return self.batch_of(groups, policy.served_version)
+        learnt = self.learnt(groups)
+        if needs_measured(self.settings):
+            learnt = await self._measured(learnt, policy)
+        return self.batch_of(groups, learnt, policy.served_version)
+
+    async def _measured(self, learnt: Learnt, policy: Policy) -> Learnt:
+        """With rows by what the learners measure of the calls. A critic learns from them at once: their
+        values were asked for before."""
+        chosen, settings = self._algorithm, self.settings
+        estimator = settings.kl_estimator if chosen.kl_in_reward else None
+        with_critic = chosen.expected is not None
+        seen = await policy.observe(learnt.rows, chosen.loss, estimator, features=with_critic)
+        values = await policy.critic_values(seen.features) if with_critic and seen.calls else ()
+        measured = Measured(
+            {call: float(nats) for call, nats in zip(seen.calls, seen.divergences, strict=False)},
+            {call: float(value) for call, value in zip(seen.calls, values, strict=False)},
+        )
+        metrics: dict[str, float] = {}
+        if estimator:
+            tokens = sum(int(row.trained.sum()) for row in learnt.rows)
+            metrics["policy/kl"] = float(seen.divergences.sum()) / max(1, tokens)
+        if measured.values:
+            targets = chosen.critic_targets(learnt.kept, measured)
+            wanted = np.array([targets[call] for call in seen.calls])
+            metrics |= await policy.fit_critic(seen.features, wanted)
+        return replace(learnt, rows=chosen.rows(learnt.kept, measured), measured=metrics)
+
+    @property
+    def _algorithm(self) -> Algorithm:
+        return algorithm(self.settings, self.recipe.agent.sampling)
 
     def requests(self, step: int, refill: int = 0) -> list[RolloutRequest]:
         """The groups of a step, or of one of its refills, which are of other tasks while there are any; they
@@ -101,25 +146,25 @@ class Reinforcement:
 
     def _teaching(self, comparable: Sequence[Sequence[Trajectory]]) -> list[Sequence[Trajectory]]:
         """Those of which a call has an advantage, at most as many as a step has."""
-        chosen = algorithm(self.settings, self.recipe.agent.sampling)
+        chosen = self._algorithm
         teaching = [group for group in comparable if any(map(any, chosen.advantages([group])[0]))]
         return teaching[: self.settings.groups_per_step]
 
-    def batch_of(self, groups: Sequence[Group], policy_version: int) -> Batch:
-        """What is learnt from the groups; of refilled ones, from those that teach something."""
-        learnt = self.learnt(groups)
+    def batch_of(self, groups: Sequence[Group], learnt: Learnt, policy_version: int) -> Batch:
+        """An update by what is left of the groups, and what is reported of all of them."""
         ordered = sorted(groups, key=lambda group: group.id)
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
         metrics = self._metrics(groups, learnt, outcomes, policy_version)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(learnt.rows, learnt.loss, metrics, examples, outcomes)
+        chosen = self._algorithm
+        return Batch(learnt.rows, chosen.loss, chosen.passes, metrics, examples, outcomes)
 
     def learnt(self, groups: Sequence[Group]) -> Learnt:
-        """What becomes of the groups."""
+        """What becomes of the groups; of refilled ones, of those that teach something. Where learners must
+        measure calls, advantages are as if they had found nothing."""
         readable, comparable = self._comparable(groups)
         kept = self._teaching(comparable) if self.settings.refills else comparable
-        chosen = algorithm(self.settings, self.recipe.agent.sampling)
-        return Learnt(readable, comparable, kept, chosen.rows(kept), chosen.loss)
+        return Learnt(readable, comparable, kept, self._algorithm.rows(kept))
 
     def _metrics(
         self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
@@ -140,7 +185,8 @@ class Reinforcement:
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
             "rollout/equal_groups": len(equal),
-            **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, learnt.loss.trains),
+            **learnt.measured,
+            **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, self.loss.trains),
         }
 
     def _comparable(

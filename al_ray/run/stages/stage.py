@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from al_ray.actors.learner.spec import StageSpec
 from al_ray.recipe import Recipe, ReinforcementStage, SupervisedStage
 from al_ray.recipe.schedule import StageSpan
 from al_ray.run.agents import Agents
@@ -20,8 +21,8 @@ class Stage(Protocol):
     do: a run that goes on after a restart makes the same."""
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether the learners keep the weights that it begins with."""
+    def spec(self) -> StageSpec:
+        """What the learners keep for it."""
         ...
 
     @property

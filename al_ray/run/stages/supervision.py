@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.demonstration import demonstration
 from al_ray.algorithms.named import algorithm
 from al_ray.data.task_order import tasks_of_step
@@ -27,8 +28,8 @@ class Supervision:
     tasks: Sequence[Task]
 
     @property
-    def needs_reference(self) -> bool:
-        return False
+    def spec(self) -> StageSpec:
+        return StageSpec(self.settings.optimizer, self.settings.steps)
 
     @property
     def needs_served_weights(self) -> bool:
@@ -55,4 +56,4 @@ class Supervision:
         imitation = algorithm(self.settings, self.recipe.agent.sampling)
         rows = imitation.rows([[episode] for episode in episodes])
         metrics = {"demonstration/too_long": too_long, "health/too_long": too_long / len(chosen)}
-        return Batch(rows, imitation.loss, metrics)
+        return Batch(rows, imitation.loss, metrics=metrics)

@@ -14,17 +14,30 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from al_ray.actors.learner.actor import Learner
+from al_ray.actors.learner.spec import Reference, StageSpec
+from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.clipped import Clipped
+from al_ray.algorithms.losses.correction import Correction
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
-from al_ray.algorithms.losses.token import Loss
+from al_ray.algorithms.losses.token import Loss, TokenLosses
+from al_ray.algorithms.passes import Passes
 from al_ray.recipe import OptimizerSection
-from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, learner_spec, rows
+from tests.actors.learner_inputs import (
+    OPTIMIZER,
+    POLICY_GRADIENT,
+    PROBE,
+    SECTION,
+    WITH_CRITIC,
+    WITH_REFERENCE,
+    learner_spec,
+    rows,
+)
 
 
 def started(model: Path, keep_reference: bool = False) -> Learner:
     learner = Learner(learner_spec(model))
-    learner.start_stage(SECTION, total_steps=6, keep_reference=keep_reference)
+    learner.start_stage(WITH_REFERENCE if keep_reference else SECTION)
     return learner
 
 
@@ -39,7 +52,7 @@ def assert_equal(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Ten
 
 def test_a_step_is_adamws_on_the_clipped_gradient_of_the_weighted_sum(tiny_model: Path) -> None:
     learner = started(tiny_model)
-    metrics = learner.update(rows(), CrossEntropy()).metrics
+    metrics = learner.update([rows()], CrossEntropy()).metrics
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     total = torch.zeros(())
@@ -48,13 +61,13 @@ def test_a_step_is_adamws_on_the_clipped_gradient_of_the_weighted_sum(tiny_model
         trained = np.flatnonzero(row.trained)
         total -= (logprobs[trained - 1, row.tokens[trained]] * torch.from_numpy(row.weights[trained])).sum()
     total.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), SECTION.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.max_grad_norm)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
         lr=1e-3,
-        betas=SECTION.betas,
+        betas=OPTIMIZER.betas,
     ).step()
     assert metrics["optim/loss"] == pytest.approx(total.item(), rel=1e-5)
     assert metrics["optim/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
@@ -68,8 +81,8 @@ def test_the_update_does_not_depend_on_the_size_of_micro_batches(tiny_model: Pat
     gradients = []
     for tokens in (1, 10_000):
         learner = Learner(replace(learner_spec(tiny_model), micro_batch_tokens=tokens))
-        learner.start_stage(SECTION, 6, keep_reference=True)
-        metrics = learner.update(rows(), POLICY_GRADIENT).metrics
+        learner.start_stage(WITH_REFERENCE)
+        metrics = learner.update([rows()], POLICY_GRADIENT).metrics
         assert (metrics["learner/micro_batches"] > 1) == (tokens == 1)
         gradients.append(learner._gradient.vector.clone())
     difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
@@ -82,10 +95,10 @@ def test_gradients_that_are_not_finite_are_refused_and_counted_and_the_next_step
     learner = started(tiny_model, keep_reference=True)
     before = weights(learner)
     poisoned = [replace(row, advantages=row.advantages * np.float32("nan")) for row in rows()]
-    report = learner.update(poisoned, POLICY_GRADIENT)
+    report = learner.update([poisoned], POLICY_GRADIENT)
     assert report.metrics["optim/steps_refused"] == 1 and report.policy_version == 0
     assert_equal(before, weights(learner))
-    report = learner.update(rows(), POLICY_GRADIENT)
+    report = learner.update([rows()], POLICY_GRADIENT)
     assert report.metrics["optim/steps_refused"] == 0 and report.policy_version == 1
     assert all(tensor.isfinite().all() for tensor in weights(learner).values())
 
@@ -95,44 +108,49 @@ def test_a_batch_in_which_no_token_has_a_gradient_moves_nothing_after_steps_that
 ) -> None:
     """AdamW remembers those steps, and would go on in their direction."""
     learner = started(tiny_model)
-    learner.update(rows(), CrossEntropy())
+    learner.update([rows()], CrossEntropy())
     before = weights(learner)
     idle = [replace(row, advantages=row.advantages * 0) for row in rows()]
     for batch in (idle, []):
-        report = learner.update(batch, PolicyGradient(Clipped(0.2, 0.2)))
+        report = learner.update([batch], PolicyGradient(Clipped(0.2, 0.2)))
         assert report.policy_version == 1
         assert report.metrics["optim/steps_empty"] == 1 and report.metrics["optim/steps_refused"] == 0
         assert_equal(before, weights(learner))
-    assert learner.update(rows(), CrossEntropy()).metrics["optim/steps_empty"] == 0
+    assert learner.update([rows()], CrossEntropy()).metrics["optim/steps_empty"] == 0
 
 
 def test_the_kl_is_zero_against_the_weights_of_the_stages_start_and_grows_with_steps(
     tiny_model: Path,
 ) -> None:
     learner = started(tiny_model, keep_reference=True)
-    first = learner.update(rows(), POLICY_GRADIENT).metrics
-    second = learner.update(rows(), POLICY_GRADIENT).metrics
+    first = learner.update([rows()], POLICY_GRADIENT).metrics
+    second = learner.update([rows()], POLICY_GRADIENT).metrics
     assert first["policy/kl"] == 0
     assert second["policy/kl"] > 1e-6
 
 
 def test_a_kl_without_a_reference_to_measure_it_from_is_refused(tiny_model: Path) -> None:
-    with pytest.raises(ValueError, match="keep_reference"):
-        started(tiny_model).update(rows(), POLICY_GRADIENT)
+    with pytest.raises(ValueError, match="reference"):
+        started(tiny_model).update([rows()], POLICY_GRADIENT)
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), POLICY_GRADIENT])
 def test_a_loaded_learner_continues_bit_for_bit(tiny_model: Path, tmp_path: Path, loss: Loss) -> None:
-    learner = started(tiny_model, keep_reference=True)
-    learner.update(rows(0), loss)
+    learner = Learner(learner_spec(tiny_model))
+    learner.start_stage(WITH_CRITIC)
+    features = learner.observe(rows(0), loss, None, features=True).features
+    learner.fit_critic(features, np.ones(len(features)))
+    learner.update([rows(0)], loss)
     learner.save(str(tmp_path / "step_1"))
     resumed = Learner(learner_spec(tiny_model))
     resumed.load(str(tmp_path / "step_1"))
     assert resumed.policy_version() == 1
-    expected, found = (each.update(rows(1), loss) for each in (learner, resumed))
+    expected, found = (each.update([rows(1)], loss) for each in (learner, resumed))
     assert expected.policy_version == 2
     assert expected == found
     assert_equal(weights(learner), weights(resumed))
+    assert (learner.critic_values(features) == resumed.critic_values(features)).all()
+    assert learner.critic_values(features).any()
 
 
 def test_a_checkpoint_is_a_model_folder_with_the_models_own_tokenizer_files(
@@ -184,11 +202,69 @@ def test_published_weights_have_checkpoint_names_the_published_dtype_and_no_tied
 def test_steps_too_small_for_bfloat16_still_add_up(tiny_model: Path) -> None:
     """A bfloat16 weight of 0.2 cannot move by 1e-5; a learner that computes in bfloat16 can."""
     learner = Learner(replace(learner_spec(tiny_model), dtype="bfloat16"))
-    learner.start_stage(OptimizerSection(learning_rate=1e-5), 40, keep_reference=False)
-    before = learner.update(rows(), CrossEntropy()).metrics["optim/loss"]
+    learner.start_stage(StageSpec(OptimizerSection(learning_rate=1e-5), 40))
+    before = learner.update([rows()], CrossEntropy()).metrics["optim/loss"]
     for _ in range(20):
-        after = learner.update(rows(), CrossEntropy()).metrics["optim/loss"]
+        after = learner.update([rows()], CrossEntropy()).metrics["optim/loss"]
     start = AutoModelForCausalLM.from_pretrained(tiny_model).get_input_embeddings().weight.detach()
     moved = (dict(learner._model.named_parameters())["model.embed_tokens.weight"].detach() - start).abs()
     assert float(moved.max()) > 5e-5
     assert after < before
+
+
+def test_each_mini_batch_of_each_epoch_is_a_step_and_an_update_one_version(tiny_model: Path) -> None:
+    """The same steps, one after the other, by a learner that is asked for each."""
+    parts = Passes(2, 2)(rows())
+    together, one_by_one = started(tiny_model), Learner(learner_spec(tiny_model))
+    constant = replace(SECTION, optimizer=OptimizerSection(learning_rate=1e-3))
+    for learner in (together, one_by_one):
+        learner.start_stage(constant)
+    report = together.update(parts, CrossEntropy())
+    reports = [one_by_one.update([part], CrossEntropy()) for part in parts]
+    assert report.policy_version == 1 and reports[-1].policy_version == 4
+    assert report.metrics["optim/steps"] == 4
+    for name in ("optim/loss", "optim/grad_norm"):
+        assert report.metrics[name] == pytest.approx(np.mean([each.metrics[name] for each in reports]))
+    assert report.metrics["learner/trained_tokens"] == 2 * sum(int(row.trained.sum()) for row in rows())
+    assert_equal(weights(together), weights(one_by_one))
+
+
+def test_a_corrected_loss_measures_later_steps_against_the_policy_that_the_update_began_with(
+    tiny_model: Path,
+) -> None:
+    """The first step moves the policy; the second's ratio is to what it was before the first."""
+    learner = started(tiny_model)
+    seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+
+    class Watched(PolicyGradient):
+        def __call__(
+            self, logprobs: torch.Tensor, reference: torch.Tensor | None, batch: MicroBatch
+        ) -> TokenLosses:
+            seen.append((logprobs.detach(), batch.proximal))
+            return super().__call__(logprobs, reference, batch)
+
+    loss = Watched(Clipped(0.2, 0.2), correction=Correction("token", "truncate", 2.0))
+    learner.update(Passes(epochs=2)(rows()), loss)
+    half = len(seen) // 2
+    for (begun, first), (later, second) in zip(seen[:half], seen[half:], strict=True):
+        assert first is not None and second is not None
+        torch.testing.assert_close(first, begun, atol=1e-5, rtol=0)
+        assert torch.equal(first, second) and not torch.allclose(later, begun, atol=1e-4)
+
+
+@pytest.mark.parametrize(("mix", "left"), [(1.0, 0.0), (0.25, 0.75)])
+def test_a_reference_that_moves_follows_the_weights_when_it_is_time(
+    tiny_model: Path, mix: float, left: float
+) -> None:
+    learner = Learner(learner_spec(tiny_model))
+    learner.start_stage(replace(SECTION, reference=Reference(every=2, mix=mix)))
+    before = weights(learner)["model.norm.weight"]
+    for _ in range(2):
+        reference = learner._stage and learner._stage.reference
+        assert reference and torch.equal(reference.get_parameter("model.norm.weight"), before)
+        learner.update([rows()], CrossEntropy())
+    after = weights(learner)["model.norm.weight"]
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(
+        reference.get_parameter("model.norm.weight").detach(), left * before + (1 - left) * after
+    )

@@ -23,7 +23,7 @@ from al_ray.algorithms.batching import pack
 from al_ray.errors import RecipeError
 from al_ray.machines import model_limits
 from al_ray.types import Row
-from tests.actors.learner_inputs import POLICY_GRADIENT, SECTION, learner_spec
+from tests.actors.learner_inputs import POLICY_GRADIENT, WITH_REFERENCE, learner_spec
 from tests.actors.learner_inputs import rows as learner_rows
 from tests.architectures import ARCHITECTURES, NOT_BUILT, tiny_config, tiny_model
 
@@ -253,8 +253,8 @@ def test_a_learner_tells_why_it_computes_rows_one_by_one_and_shares_nothing(tmp_
     assert learner.computes() == (
         "computes rows of lfm2 one by one: packed, they come out otherwise than alone"
     )
-    learner.start_stage(SECTION, 6, keep_reference=True)
-    metrics = learner.update(learner_rows(), POLICY_GRADIENT).metrics
+    learner.start_stage(WITH_REFERENCE)
+    metrics = learner.update([learner_rows()], POLICY_GRADIENT).metrics
     assert metrics["learner/micro_batches"] == len(learner_rows())
     assert metrics["learner/shared_tokens"] == 0
     assert metrics["policy/kl"] == 0

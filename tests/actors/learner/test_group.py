@@ -21,9 +21,18 @@ from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import TokenLosses
+from al_ray.algorithms.passes import Passes
 from al_ray.reports.names import LEARNERS
 from al_ray.types import Row
-from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, SECTION, learner_spec, rows
+from tests.actors.learner_inputs import (
+    POLICY_GRADIENT,
+    PROBE,
+    SECTION,
+    WITH_CRITIC,
+    WITH_REFERENCE,
+    learner_spec,
+    rows,
+)
 
 POISON = 12345.0
 PACKING = {"learner/micro_batches", "learner/computed_tokens", "learner/shared_tokens"}
@@ -41,11 +50,11 @@ def test_two_learners_equal_one_step_for_step_even_when_one_of_them_has_no_rows(
     pair: LearnerGroup, tiny_model: Path, tmp_path: Path
 ) -> None:
     one = Learner(learner_spec(tiny_model))
-    one.start_stage(SECTION, 6, keep_reference=True)
-    pair.start_stage(SECTION, 6, keep_reference=True)
+    one.start_stage(WITH_REFERENCE)
+    pair.start_stage(WITH_REFERENCE)
     batches = [rows(0), rows(1)[:1], rows(2)]
     for batch in batches:
-        expected, found = one.update(batch, POLICY_GRADIENT), pair.update(batch, POLICY_GRADIENT)
+        expected, found = one.update([batch], POLICY_GRADIENT), pair.update(batch, POLICY_GRADIENT)
         assert found.policy_version == expected.policy_version
         for key in expected.metrics.keys() - PACKING:
             assert found.metrics[key] == pytest.approx(expected.metrics[key], rel=1e-3, abs=1e-6), key
@@ -58,8 +67,30 @@ def test_two_learners_equal_one_step_for_step_even_when_one_of_them_has_no_rows(
     assert pair.logprobs(PROBE) == one.logprobs(PROBE)
 
 
+def test_mini_batches_and_measurements_of_two_learners_are_those_of_one(
+    pair: LearnerGroup, tiny_model: Path, tmp_path: Path
+) -> None:
+    one = Learner(learner_spec(tiny_model))
+    pair.start_stage(WITH_CRITIC)
+    pair.save(str(tmp_path / "start"))
+    one.load(str(tmp_path / "start"))
+    passes, batch = Passes(epochs=2, mini_batches=2), rows(0, groups=3)
+    alone = one.observe(batch, POLICY_GRADIENT, "k1", features=True)
+    seen = pair.observe(batch, POLICY_GRADIENT, "k1", features=True)
+    order = [seen.calls.index(call) for call in alone.calls]
+    np.testing.assert_allclose(seen.divergences[order], alone.divergences, rtol=1e-4)
+    np.testing.assert_allclose(seen.features[order], alone.features, atol=1e-4)
+    assert pair.fit_critic(seen.features, np.ones(len(batch)))["critic/loss"] == 1
+    assert (pair.critic_values(seen.features) > 0).all()
+    expected, found = one.update(passes(batch), POLICY_GRADIENT), pair.update(batch, POLICY_GRADIENT, passes)
+    assert found.metrics["optim/steps"] == 4 and found.policy_version == expected.policy_version
+    for key in expected.metrics.keys() - PACKING:
+        assert found.metrics[key] == pytest.approx(expected.metrics[key], rel=1e-3, abs=1e-6), key
+    assert pair.logprobs(PROBE) == pytest.approx(one.logprobs(PROBE), abs=1e-3)
+
+
 def test_all_learners_hold_the_same_weights_and_resume_together(pair: LearnerGroup, tmp_path: Path) -> None:
-    pair.start_stage(SECTION, 6, keep_reference=True)
+    pair.start_stage(WITH_REFERENCE)
     pair.update(rows(0), POLICY_GRADIENT)
     pair.save(str(tmp_path / "step"))
     first = pair.update(rows(1), POLICY_GRADIENT)
@@ -73,7 +104,7 @@ def test_all_learners_hold_the_same_weights_and_resume_together(pair: LearnerGro
 
 def test_rows_without_advantage_are_neither_computed_nor_felt(pair: LearnerGroup, tmp_path: Path) -> None:
     loss = PolicyGradient(Clipped(0.2, 0.2))
-    pair.start_stage(SECTION, 6, keep_reference=False)
+    pair.start_stage(SECTION)
     pair.save(str(tmp_path / "start"))
     batch = rows(0)
     idle = [replace(row, rollout_id="idle", advantages=row.advantages * 0) for row in rows(3)]
@@ -107,6 +138,7 @@ class Poisoned:
     temperature: float = 1.0
     kl_coefficient: float = 0.0
     entropy_coefficient: float = 0.0
+    needs_proximal: bool = False
 
     def trains(self, row: Row) -> bool:
         return True
@@ -122,7 +154,7 @@ def test_an_error_of_one_rank_ends_the_call_as_itself_and_does_not_leave_the_oth
 ) -> None:
     """The first rank waits for the sum of gradients, to which the last never comes."""
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
-    group.start_stage(SECTION, 6, keep_reference=False)
+    group.start_stage(SECTION)
     batch = sorted(rows(0), key=lambda row: row.group)
     batch[-1] = replace(batch[-1], advantages=np.full_like(batch[-1].advantages, POISON))
     begun = time.monotonic()
@@ -135,7 +167,7 @@ def test_the_death_of_one_rank_ends_the_call_with_its_death_and_closes(
     ray_cluster: None, tiny_model: Path
 ) -> None:
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
-    group.start_stage(SECTION, 6, keep_reference=False)
+    group.start_stage(SECTION)
     begun = time.monotonic()
     ray.kill(group._learners[1])
     with pytest.raises(RayActorError):
@@ -155,7 +187,7 @@ def test_a_group_whose_learner_hangs_can_be_closed(
     ray_cluster: None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
-    group.start_stage(SECTION, 6, keep_reference=False)
+    group.start_stage(SECTION)
     monkeypatch.setattr("al_ray.actors.learner.group._CLOSE_SECONDS", 1.0)
     # Alone, it waits for the other one's gradients for good.
     hanging = group._learners[0].update.remote(rows(0), CrossEntropy())

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from al_ray.actors.learner.actor import Learner
+from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.named import algorithm as algorithm_of
 from al_ray.recipe import ReinforcementStage, SamplingSection
 from al_ray.types import Trajectory, Transition
@@ -38,7 +39,7 @@ def rollout(learner: Learner, group: int, member: int, draw: torch.Generator) ->
 def test_the_reward_rises(tiny_model: Path) -> None:
     """A sign, a weight or a mask that is wrong anywhere on the way would keep it down."""
     learner = Learner(learner_spec(tiny_model))
-    learner.start_stage(STAGE.optimizer, STAGE.steps, keep_reference=False)
+    learner.start_stage(StageSpec(STAGE.optimizer, STAGE.steps))
     draw = torch.Generator().manual_seed(0)
     algorithm, rewards = algorithm_of(STAGE, SamplingSection()), []
     for _ in range(STAGE.steps):
@@ -48,6 +49,6 @@ def test_the_reward_rises(tiny_model: Path) -> None:
         ]
         episodes = [episode.reward for group in groups for episode in group]
         rewards.append(sum(episodes) / len(episodes))
-        learner.update(algorithm.rows(groups), algorithm.loss)
+        learner.update([algorithm.rows(groups)], algorithm.loss)
     assert rewards[0] < 0.35
     assert sum(rewards[-3:]) / 3 > 0.55, rewards

@@ -16,6 +16,7 @@ import torch
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.learner.group import LearnerGroup
+from al_ray.actors.learner.spec import Reference, StageSpec
 from al_ray.actors.weights.update import BACKENDS, transport
 from al_ray.recipe import OptimizerSection
 from al_ray.types import ChatRequest, Sampling
@@ -44,7 +45,7 @@ class Pair:
 
     async def start(self) -> None:
         await self.pool.start()
-        self.learners.start_stage(BIG_STEPS, 10, True)
+        self.learners.start_stage(StageSpec(BIG_STEPS, 10, Reference()))
         await asyncio.to_thread(self.learners.connect_engines, self.pool.engines(), 1)
 
     async def transfer(self, version: int) -> None:

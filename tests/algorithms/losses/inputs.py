@@ -26,6 +26,7 @@ def batch_of(
     return MicroBatch(
         *(nothing,) * 6,
         torch.tensor(sampled, dtype=torch.float64),
+        None,
         torch.tensor(advantages, dtype=torch.float64),
         torch.ones(len(sampled)),
         torch.tensor(numbers),

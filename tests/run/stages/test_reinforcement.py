@@ -116,6 +116,10 @@ def refilling(times: int) -> Recipe:
     return RECIPE.model_copy(update={"stages": [RECIPE.stages[0], refilled]})
 
 
+def made(stage: Reinforcement, groups: list[Group], policy_version: int) -> Batch:
+    return stage.batch_of(groups, stage.learnt(groups), policy_version)
+
+
 async def batch_of(agents: Simulated, recipe: Recipe) -> tuple[Batch, list[tuple[int, int]]]:
     told: list[tuple[int, int]] = []
     policy = SimpleNamespace(served_version=5)
@@ -167,8 +171,8 @@ def test_requests_depend_on_recipe_and_step_alone() -> None:
 
 def test_failed_rollouts_are_counted_and_leave_the_baseline_of_their_group_alone() -> None:
     """The others' advantages are as if the failed one had never been asked for."""
-    with_failed = stage().batch_of(groups([0.0, None, 1.0]), 5)
-    without = stage().batch_of(groups([0.0, 1.0]), 5)
+    with_failed = made(stage(), groups([0.0, None, 1.0]), 5)
+    without = made(stage(), groups([0.0, 1.0]), 5)
     assert [list(row.advantages) for row in with_failed.rows] == [
         list(row.advantages) for row in without.rows
     ]
@@ -180,8 +184,8 @@ def test_what_the_model_made_fail_is_worth_what_the_recipe_says_and_is_not_tried
     """It is compared like a rollout that was given so much; the others are still left out."""
     recipe = settled(failed_reward=-1.0)
     ended = groups([0.0, None, 1.0])
-    batch = stage(recipe).batch_of(ended, 5)
-    given = stage(recipe).batch_of(groups([0.0, -1.0, 1.0]), 5)
+    batch = made(stage(recipe), ended, 5)
+    given = made(stage(recipe), groups([0.0, -1.0, 1.0]), 5)
     assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in given.rows]
     assert batch.metrics["rollout/failed_by_model"] == 1 and batch.metrics["rollout/unreadable"] == 0
     lost = [replace(a, status=AttemptStatus.UNRESPONSIVE) for a in ended[0].rollouts[1].attempts]
@@ -189,13 +193,13 @@ def test_what_the_model_made_fail_is_worth_what_the_recipe_says_and_is_not_tried
         ended[0],
         rollouts=[ended[0].rollouts[0], replace(ended[0].rollouts[1], attempts=lost), ended[0].rollouts[2]],
     )
-    assert len(stage(recipe).batch_of(ended, 5).rows) == 2
+    assert len(made(stage(recipe), ended, 5).rows) == 2
     policy = stage(recipe).requests(3)[0].retry
     assert policy.statuses == (AttemptStatus.FAILED,) and policy.errors == AROUND_THE_AGENT
 
 
 def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:
-    batch = stage().batch_of(groups([1.0, None], [0.0, 1.0], [None, None], [1.0, 1.0]), 5)
+    batch = made(stage(), groups([1.0, None], [0.0, 1.0], [None, None], [1.0, 1.0]), 5)
     assert {row.group for row in batch.rows} == {"g1", "g3"}
     assert (batch.metrics["rollout/dropped_groups"], batch.metrics["rollout/equal_groups"]) == (2, 1)
 
@@ -207,14 +211,14 @@ def test_a_batch_tells_the_shares_of_what_taught_nothing() -> None:
     silent = replace(ended[0].rollouts[0], spans=ended[0].rollouts[0].spans[-1:])
     plain = RECIPE.stages[1].model_copy(update={"kl_coefficient": 0.0})
     recipe = RECIPE.model_copy(update={"stages": [RECIPE.stages[0], plain]})
-    batch = stage(recipe).batch_of(ended, 5)
+    batch = made(stage(recipe), ended, 5)
     expected = {"failed": 2 / 9, "without_calls": 0, "equal_groups": 1 / 3, "dropped_groups": 1 / 4}
     for name, share in expected.items():
         assert batch.metrics[f"health/{name}"] == pytest.approx(share), name
     assert batch.metrics["health/wasted_tokens"] == pytest.approx(5 / 9)
     assert [outcome.error is not None for outcome in batch.outcomes].count(True) == 2
     ended[0] = replace(ended[0], rollouts=[silent, *ended[0].rollouts[1:]])
-    assert stage(recipe).batch_of(ended, 5).metrics["health/without_calls"] == pytest.approx(1 / 9)
+    assert made(stage(recipe), ended, 5).metrics["health/without_calls"] == pytest.approx(1 / 9)
 
 
 def test_a_group_is_equal_if_no_call_has_an_advantage_whatever_its_rewards_are_made_of() -> None:
@@ -230,25 +234,25 @@ def test_a_group_is_equal_if_no_call_has_an_advantage_whatever_its_rewards_are_m
     ended = [with_spans(Group("g0", "step-000002", members), earlier)]
     ahead = RECIPE.stages[1].model_copy(update={"credit": "reward_to_go"})
     recipes = [RECIPE, RECIPE.model_copy(update={"stages": [RECIPE.stages[0], ahead]})]
-    found = [stage(recipe).batch_of(ended, 5).metrics["health/equal_groups"] for recipe in recipes]
+    found = [made(stage(recipe), ended, 5).metrics["health/equal_groups"] for recipe in recipes]
     assert found == [1.0, 0.0]
 
 
 def test_groups_give_the_same_batch_in_whatever_order_they_end() -> None:
     ended = groups([0.0, 1.0], [1.0, 0.0], [0.5, 1.0])
-    first, second = (stage().batch_of(order, 5) for order in (ended, ended[::-1]))
+    first, second = (made(stage(), order, 5) for order in (ended, ended[::-1]))
     assert first.metrics == second.metrics
     for a, b in zip(first.rows, second.rows, strict=True):
         assert a.rollout_id == b.rollout_id and np.array_equal(a.tokens, b.tokens)
 
 
 def test_a_batch_in_which_everything_failed_has_no_rows() -> None:
-    batch = stage().batch_of(groups([None, None]), 5)
+    batch = made(stage(), groups([None, None]), 5)
     assert batch.rows == [] and batch.metrics["reward/mean"] == 0.0
 
 
 def test_staleness_is_the_version_now_minus_the_version_that_sampled() -> None:
-    batch = stage().batch_of(groups([0.0, 1.0]), 7)
+    batch = made(stage(), groups([0.0, 1.0]), 7)
     assert batch.metrics["off_policy/staleness_max"] == pytest.approx(2)
 
 
@@ -270,7 +274,7 @@ def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_base
         )
 
     unrewarded = [with_spans(group, another_dimension) for group in groups([0.0, 0.5, 1.0])]
-    batch, without = (stage().batch_of(each, 5) for each in (unrewarded, groups([0.0, None, 1.0])))
+    batch, without = (made(stage(), each, 5) for each in (unrewarded, groups([0.0, None, 1.0])))
     assert [list(row.advantages) for row in batch.rows] == [list(row.advantages) for row in without.rows]
     results = [
         result_of(each, RECIPE.transitions, "model") for group in unrewarded for each in group.rollouts
@@ -287,10 +291,10 @@ def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run() -
 
     ended = [with_spans(replace(g, rollouts=[rollout(g.id, m, float(m), 2) for m in (0, 1)]), named)
              for g in groups([0.0, 1.0])]  # fmt: skip
-    both, one = (stage(settled(train=train)).batch_of(ended, 5) for train in (["*"], ["wr*"]))
+    both, one = (made(stage(settled(train=train)), ended, 5) for train in (["*"], ["wr*"]))
     assert [sum(row.trained.sum() for row in batch.rows) for batch in (both, one)] == [8, 4]
     with pytest.raises(UserError, match="'checker', 'writer'"):
-        stage(settled(train=["editor"])).batch_of(ended, 5)
+        made(stage(settled(train=["editor"])), ended, 5)
 
 
 def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
@@ -307,7 +311,7 @@ def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
 
     members = [rollout("g0", 0, 0.0, 2), rollout("g0", 1, 1.0, 2), rollout("g0", 2, None)]
     ended = [with_spans(Group("g0", "step-000002", members), changed)]
-    metrics = stage(settled(intermediate={"tool_errors": -0.1})).batch_of(ended, 5).metrics
+    metrics = made(stage(settled(intermediate={"tool_errors": -0.1})), ended, 5).metrics
     assert unlisted(metrics) == [] and missing(BATCH, metrics) == {"demonstration/too_long"}
     assert missing(HEALTH, metrics) == {"health/too_long", "health/entropy_fall"}
     assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
@@ -322,7 +326,7 @@ def test_a_rollout_that_cannot_be_read_is_left_out_and_counted(caplog: pytest.Lo
     more = [Span(f"huge {i}", "g/2", 1, SpanKind.REWARD, "reward", 9, 9, told, 9 + i) for i in (0, 1)]
     poisoned = replace(poisoned, spans=[*poisoned.spans, *more])
     group = Group("g", "b", [rollout("g", 0, 0.0), rollout("g", 1, 1.0), poisoned])
-    batch = stage().batch_of([group], 0)
+    batch = made(stage(), [group], 0)
     assert {row.rollout_id for row in batch.rows} == {"g/0", "g/1"}
     assert (batch.metrics["rollout/unreadable"], batch.metrics["rollout/failed"]) == (1, 0)
     assert "left out: the spans of rollout g/2 cannot be read: OverflowError" in caplog.text

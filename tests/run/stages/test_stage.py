@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from al_ray.actors.learner.spec import Reference
 from al_ray.recipe import AnyStage, Recipe
 from al_ray.recipe.schedule import stage_spans
 from al_ray.run.stages.stage import STAGES, stage_of
@@ -21,5 +22,6 @@ def test_only_reinforcement_with_a_divergence_needs_a_reference_and_only_rollout
         content["stages"][1]["kl_coefficient"] = coefficient
         recipe = Recipe.model_validate(content)
         supervised, reinforced = (stage_of(recipe, span, ()) for span in stage_spans(recipe))
-        assert (supervised.needs_reference, supervised.needs_served_weights) == (False, False)
-        assert (reinforced.needs_reference, reinforced.needs_served_weights) == (coefficient > 0, True)
+        assert (supervised.spec.reference, supervised.needs_served_weights) == (None, False)
+        assert reinforced.spec.reference == (Reference() if coefficient else None)
+        assert reinforced.needs_served_weights

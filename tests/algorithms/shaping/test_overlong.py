@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_ray.algorithms.overlong import Overlong
+from al_ray.algorithms.shaping.overlong import Overlong
 from tests.algorithms.forests import call, of
 
 

@@ -1,0 +1,31 @@
+"""What learners measure of the calls of a batch before credit is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from al_ray.types import Trajectory
+
+CallId = tuple[str, int]
+"""Of a call: its rollout's id, and which of the rollout's transitions it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """By trained call. What was not asked for is empty."""
+
+    divergences: Mapping[CallId, float]
+    """Estimates of KL(policy || reference), summed over the tokens of the response, in nats."""
+    values: Mapping[CallId, float]
+    """What the critic expects to be earned from this call on."""
+
+    def told(self, trajectory: Trajectory, kl_coefficient: float) -> Trajectory:
+        """With the values, and each response's divergence taken from its reward and from the return."""
+        ids = [(trajectory.rollout_id, number) for number in range(len(trajectory.transitions))]
+        costs = [kl_coefficient * self.divergences.get(id, 0.0) for id in ids]
+        transitions = [
+            replace(t, reward=t.reward - cost, value=self.values.get(id, 0.0))
+            for id, t, cost in zip(ids, trajectory.transitions, costs, strict=True)
+        ]
+        return replace(trajectory, transitions=transitions, reward=trajectory.reward - sum(costs))
