@@ -7,10 +7,14 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from al_ray.actors.learner.actor import Learner
+from al_ray.actors.learner.observing import Observations
+from al_ray.algorithms.passes import Passes
 from al_ray.errors import UserError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
@@ -33,9 +37,11 @@ from al_ray.types import (
     Task,
 )
 from tests import toy
+from tests.actors.learner_inputs import learner_spec
 from tests.metric_keys import missing, unlisted
 
 RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
+CRITIC = ("critic/loss", "critic/explained_variance")
 TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
 
 
@@ -158,6 +164,49 @@ async def test_only_as_many_groups_are_asked_for_again_as_are_missing() -> None:
     batch, _ = await batch_of(agents, refilling(3))
     assert [len(asked) for asked in agents.asked] == [4, 2]
     assert {row.group for row in batch.rows} == {"step-000002/1", "step-000002-refill-1/0"}
+
+
+class Learning:
+    """A policy whose learner is real and has no engines."""
+
+    served_version = 5
+
+    def __init__(self, model: Path, stage: Reinforcement) -> None:
+        self.learner = Learner(learner_spec(model))
+        self.learner.start_stage(stage.spec)
+
+    async def observe(self, *asked: Any, **more: Any) -> Observations:
+        return self.learner.observe(*asked, **more)
+
+    async def critic_values(self, features: np.ndarray) -> np.ndarray:
+        return self.learner.critic_values(features)
+
+    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        return self.learner.fit_critic(features, targets)
+
+
+async def test_a_critics_values_and_a_divergence_are_in_the_advantages_and_the_critic_learns(
+    tiny_model: Path,
+) -> None:
+    chosen = {"algorithm": "ppo", "kl_in": "reward", "kl_coefficient": 0.05, "scale": "none"}
+    chosen |= {"steps": 4, "groups_per_step": 2, "group_size": 2, "optimizer": {"learning_rate": 1e-3}}
+    ppo = ReinforcementStage.model_validate(chosen)
+    learning = stage(RECIPE.model_copy(update={"stages": [RECIPE.stages[0], ppo]}))
+    policy = Learning(tiny_model, learning)
+    agents = Simulated(lambda request: float(request.id.endswith("/0")))
+    for _ in range(10):
+        batch = await learning.batch(2, agents, policy, lambda *_: None)  # type: ignore[arg-type]
+    assert batch.passes == Passes(epochs=3) and len(batch.rows) == 4
+    seen = policy.learner.observe(batch.rows, batch.loss, "k1", features=False)
+    costs = dict(zip(seen.calls, 0.05 * seen.divergences, strict=True))
+    assert batch.metrics["policy/kl"] == pytest.approx(float(seen.divergences.sum()) / 8)
+    # All prompts are alike, so all calls had one value before.
+    offset = {
+        float(row.advantages[-1]) + costs[row.rollout_id, 0] - row.rollout_id.endswith("/0")
+        for row in batch.rows
+    }
+    assert max(offset) - min(offset) == pytest.approx(0, abs=1e-5)
+    assert -max(offset) == pytest.approx(0.5 - sum(costs.values()) / 4, abs=0.05), "what they are worth"
 
 
 def test_requests_depend_on_recipe_and_step_alone() -> None:
@@ -312,7 +361,7 @@ def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
     members = [rollout("g0", 0, 0.0, 2), rollout("g0", 1, 1.0, 2), rollout("g0", 2, None)]
     ended = [with_spans(Group("g0", "step-000002", members), changed)]
     metrics = made(stage(settled(intermediate={"tool_errors": -0.1})), ended, 5).metrics
-    assert unlisted(metrics) == [] and missing(BATCH, metrics) == {"demonstration/too_long"}
+    assert unlisted(metrics) == [] and missing(BATCH, metrics) == {"demonstration/too_long", *CRITIC}
     assert missing(HEALTH, metrics) == {"health/too_long", "health/entropy_fall"}
     assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
     assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0
