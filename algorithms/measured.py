@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from al_ray.types import Trajectory
@@ -19,6 +19,13 @@ class Measured:
     """Estimates of KL(policy || reference), summed over the tokens of the response, in nats."""
     values: Mapping[CallId, float]
     """What the critic expects to be earned from this call on."""
+
+    @classmethod
+    def of(
+        cls, calls: Sequence[CallId], divergences: Iterable[float] = (), values: Iterable[float] = ()
+    ) -> Measured:
+        """In the order of ``calls``; either may be empty."""
+        return cls(*(dict(zip(calls, map(float, each), strict=False)) for each in (divergences, values)))
 
     def told(self, trajectory: Trajectory, kl_coefficient: float) -> Trajectory:
         """With the values, and each response's divergence taken from its reward and from the return."""

@@ -16,7 +16,7 @@ from al_ray.algorithms.advantages import Advantages, Comparison, advantages
 from al_ray.algorithms.credit import Credit, credit_of
 from al_ray.algorithms.credit.gae import targets
 from al_ray.algorithms.credit.identical import identical
-from al_ray.algorithms.credit.layer import of_each
+from al_ray.algorithms.credit.layer import Layer, of_each
 from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.measured import CallId, Measured
@@ -48,6 +48,10 @@ class Algorithm:
 
     expected: Callable[[Trajectory], Sequence[float | None]] | None = None
     """What a critic is to learn of the calls of a rollout, where there is one."""
+
+    def returns(self, groups: Groups, measured: Measured | None = None) -> list[Sequence[Layer]]:
+        """What credit gives to the calls of each group, for people to look at."""
+        return [self.credit(group) for group in self._shaped(groups, measured)]
 
     def advantages(self, groups: Groups, measured: Measured | None = None) -> list[Advantages]:
         """Those of the calls of each group, compared as they came. ``measured`` is what learners told of

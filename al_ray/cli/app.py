@@ -161,6 +161,19 @@ def audit(run: RunArgument) -> None:
 
 
 @app.command()
+def replay(
+    run: RunArgument,
+    step: Annotated[int, typer.Argument(metavar="STEP", help="As it is logged: the first is 1.")],
+    rollout: Annotated[str | None, typer.Argument(metavar="[ROLLOUT]", help="Show its calls.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Compute a recorded step once more, to the last bit; with --set, where another recipe would differ."""
+    from al_ray.cli.replaying import replay
+
+    raise typer.Exit(0 if replay(run, step, rollout, overrides or []) else 1)
+
+
+@app.command()
 def model(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A hub name, or a folder.")],
 ) -> None:

@@ -51,7 +51,7 @@ def audit(folder: RunFolder) -> Iterator[StepAudit]:
                 continue
             stage = Reinforcement(recipe, span.stage, span, ())
             for step in _steps(span, logged):
-                groups = _groups(records, stage, step - 1)
+                groups = stage.recorded(records, step - 1)
                 yield _audit_of(records, stage, groups, step, logged[step][_TRAINED_TOKENS])
 
 
@@ -59,17 +59,11 @@ def _steps(span: StageSpan, logged: Mapping[int, object]) -> Sequence[int]:
     return [step for step in range(span.begin + 1, span.end + 1) if step in logged]
 
 
-def _groups(records: Records, stage: Reinforcement, step: int) -> list[Group]:
-    """Those of the step and of its refills, as far as there were any."""
-    batches = [stage.batch_name(step, refill) for refill in range(1 + stage.settings.refills)]
-    return [group for batch in batches for group in records.groups(batch, records.finished_groups(batch, ()))]
-
-
 def _audit_of(
     records: Records, stage: Reinforcement, groups: Sequence[Group], step: int, logged: float
 ) -> StepAudit:
     learnt = stage.learnt(groups)
-    trained, wrong = _trained(learnt, stage.loss)
+    trained, wrong = _trained(learnt, stage.algorithm.loss)
     dropped = _dropped(learnt)
     tokens = Counter[tuple[str, int]]()
     for rollout in (rollout for group in groups for rollout in group.rollouts):

@@ -13,6 +13,8 @@ from tests.run.stages.test_reinforcement import RECIPE, groups, rollout, settled
 NO_KL = RECIPE.stages[1].model_copy(update={"kl_coefficient": 0.0})
 PLAIN = RECIPE.model_copy(update={"stages": [RECIPE.stages[0], NO_KL]})
 
+LOSS = stage(PLAIN).algorithm.loss
+
 
 def audit(ended: list[Group], logged: float, recipe: object = PLAIN) -> StepAudit:
     def earlier(rollout_id: str, number: int) -> list[Span]:
@@ -72,8 +74,8 @@ def test_a_total_that_the_learners_did_not_log_is_told() -> None:
 
 def test_a_call_that_stands_in_two_rows_or_in_none_is_told() -> None:
     learnt = stage(PLAIN).learnt(groups([0.0, 1.0]))
-    assert _trained(learnt)[1] == []
+    assert _trained(learnt, LOSS)[1] == []
     twice = replace(learnt, rows=[*learnt.rows, learnt.rows[0]])
-    assert _trained(twice)[1] == ["call g0/0 g0/0/0/0: 4 tokens in rows to be trained of 2"]
+    assert _trained(twice, LOSS)[1] == ["call g0/0 g0/0/0/0: 4 tokens in rows to be trained of 2"]
     missing = replace(learnt, rows=learnt.rows[1:])
-    assert _trained(missing)[1] == ["call g0/0 g0/0/0/0: 0 tokens in rows to be trained of 2"]
+    assert _trained(missing, LOSS)[1] == ["call g0/0 g0/0/0/0: 0 tokens in rows to be trained of 2"]

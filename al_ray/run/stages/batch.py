@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.rollouts.outcome import Outcome
 from al_ray.types import Rollout, Row
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from al_ray.actors.learner.observing import Observations
+
+
+class Measures(Protocol):
+    """What a batch is made with of the policy that learns from it."""
+
+    @property
+    def served_version(self) -> int:
+        """The version that its calls were answered with."""
+
+    async def observe(
+        self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
+    ) -> Observations: ...
+
+    async def critic_values(self, features: np.ndarray) -> np.ndarray: ...
+
+    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True, slots=True)

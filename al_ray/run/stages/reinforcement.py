@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from al_ray.actors.learner.spec import Reference, StageSpec
-from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.measured import Measured
 from al_ray.algorithms.named import Algorithm, algorithm, needs_measured
 from al_ray.data.task_order import tasks_of_step
+from al_ray.database.reader import Records
 from al_ray.errors import UnreadableError
 from al_ray.recipe import Recipe, ReinforcementStage, TransitionsSection
 from al_ray.recipe.schedule import StageSpan
@@ -29,7 +29,7 @@ from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
-from al_ray.run.stages.batch import Batch
+from al_ray.run.stages.batch import Batch, Measures
 from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, Task, Trajectory
 
 _log = logging.getLogger(__name__)
@@ -73,10 +73,6 @@ class Reinforcement:
         )
 
     @property
-    def loss(self) -> Loss:
-        return self._algorithm.loss
-
-    @property
     def needs_served_weights(self) -> bool:
         return True
 
@@ -96,23 +92,36 @@ class Reinforcement:
             async for ended in agents.rollouts(requests):
                 groups += ended
                 progress(sum(len(group.rollouts) for group in groups), before + len(requests))
+        return await self.batch_of(groups, policy)
+
+    async def batch_of(self, groups: Sequence[Group], policy: Measures) -> Batch:
+        """What is learnt from the groups, and what is reported of them."""
         learnt = self.learnt(groups)
         if needs_measured(self.settings):
             learnt = await self._measured(learnt, policy)
-        return self.batch_of(groups, learnt, policy.served_version)
+        ordered = sorted(groups, key=lambda group: group.id)
+        outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
+        metrics = self._metrics(groups, learnt, outcomes, policy.served_version)
+        examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
+        chosen = self.algorithm
+        return Batch(learnt.rows, chosen.loss, chosen.passes, metrics, examples, outcomes)
 
-    async def _measured(self, learnt: Learnt, policy: Policy) -> Learnt:
+    def recorded(self, records: Records, step: int) -> list[Group]:
+        """The groups of a step and of its refills, as far as there were any, that the store has."""
+        batches = [self.batch_name(step, refill) for refill in range(1 + self.settings.refills)]
+        return [
+            group for batch in batches for group in records.groups(batch, records.finished_groups(batch, ()))
+        ]
+
+    async def _measured(self, learnt: Learnt, policy: Measures) -> Learnt:
         """With rows by what the learners measure of the calls. A critic learns from them at once: their
         values were asked for before."""
-        chosen, settings = self._algorithm, self.settings
+        chosen, settings = self.algorithm, self.settings
         estimator = settings.kl_estimator if chosen.kl_in_reward else None
         with_critic = chosen.expected is not None
         seen = await policy.observe(learnt.rows, chosen.loss, estimator, features=with_critic)
         values = await policy.critic_values(seen.features) if with_critic and seen.calls else ()
-        measured = Measured(
-            {call: float(nats) for call, nats in zip(seen.calls, seen.divergences, strict=False)},
-            {call: float(value) for call, value in zip(seen.calls, values, strict=False)},
-        )
+        measured = Measured.of(seen.calls, seen.divergences, values)
         metrics: dict[str, float] = {}
         if estimator:
             tokens = sum(int(row.trained.sum()) for row in learnt.rows)
@@ -124,7 +133,7 @@ class Reinforcement:
         return replace(learnt, rows=chosen.rows(learnt.kept, measured), measured=metrics)
 
     @property
-    def _algorithm(self) -> Algorithm:
+    def algorithm(self) -> Algorithm:
         return algorithm(self.settings, self.recipe.agent.sampling)
 
     def requests(self, step: int, refill: int = 0) -> list[RolloutRequest]:
@@ -146,25 +155,16 @@ class Reinforcement:
 
     def _teaching(self, comparable: Sequence[Sequence[Trajectory]]) -> list[Sequence[Trajectory]]:
         """Those of which a call has an advantage, at most as many as a step has."""
-        chosen = self._algorithm
+        chosen = self.algorithm
         teaching = [group for group in comparable if any(map(any, chosen.advantages([group])[0]))]
         return teaching[: self.settings.groups_per_step]
-
-    def batch_of(self, groups: Sequence[Group], learnt: Learnt, policy_version: int) -> Batch:
-        """An update by what is left of the groups, and what is reported of all of them."""
-        ordered = sorted(groups, key=lambda group: group.id)
-        outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
-        metrics = self._metrics(groups, learnt, outcomes, policy_version)
-        examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        chosen = self._algorithm
-        return Batch(learnt.rows, chosen.loss, chosen.passes, metrics, examples, outcomes)
 
     def learnt(self, groups: Sequence[Group]) -> Learnt:
         """What becomes of the groups; of refilled ones, of those that teach something. Where learners must
         measure calls, advantages are as if they had found nothing."""
         readable, comparable = self._comparable(groups)
         kept = self._teaching(comparable) if self.settings.refills else comparable
-        return Learnt(readable, comparable, kept, self._algorithm.rows(kept))
+        return Learnt(readable, comparable, kept, self.algorithm.rows(kept))
 
     def _metrics(
         self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
@@ -186,7 +186,7 @@ class Reinforcement:
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
             "rollout/equal_groups": len(equal),
             **learnt.measured,
-            **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, self.loss.trains),
+            **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, self.algorithm.loss.trains),
         }
 
     def _comparable(

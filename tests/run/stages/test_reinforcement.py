@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -123,7 +124,8 @@ def refilling(times: int) -> Recipe:
 
 
 def made(stage: Reinforcement, groups: list[Group], policy_version: int) -> Batch:
-    return stage.batch_of(groups, stage.learnt(groups), policy_version)
+    policy: Any = SimpleNamespace(served_version=policy_version)
+    return asyncio.run(stage.batch_of(groups, policy))
 
 
 async def batch_of(agents: Simulated, recipe: Recipe) -> tuple[Batch, list[tuple[int, int]]]:

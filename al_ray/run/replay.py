@@ -1,0 +1,198 @@
+"""A recorded step, computed once more from the store and the last checkpoint before it.
+
+No agent, engine or cluster takes part: rewards, credit, advantages, rows, loss and gradient are functions of
+what is recorded. On the machine and with the number of threads that the step was computed with, they are the
+same bit for bit; a changed recipe shows where it would have differed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from al_ray.database.reader import Records
+from al_ray.errors import Problem, UserError
+from al_ray.machines import models
+from al_ray.machines.plan import plan, this_machine
+from al_ray.recipe import Recipe, ReinforcementStage, SupervisedStage
+from al_ray.recipe.schedule import stage_spans
+from al_ray.reports import jsonl_sink
+from al_ray.run import specs
+from al_ray.run.folder import RunFolder
+from al_ray.run.stages.batch import Batch
+from al_ray.run.stages.reinforcement import Reinforcement
+from al_ray.types import Group, Row, UpdateReport
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from al_ray.actors.learner.actor import Learner
+    from al_ray.actors.learner.observing import Observations
+    from al_ray.algorithms.losses.token import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step as it is computed again; ``number`` counts from 1, as steps are logged."""
+
+    number: int
+    stage: Reinforcement
+    groups: Sequence[Group]
+    batch: Batch
+    report: UpdateReport
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What is logged of a step, but for times."""
+        return {**self.batch.metrics, **self.report.metrics}
+
+
+def logged(folder: RunFolder, step: int) -> Mapping[str, Any]:
+    """What the run logged of the step when it ended. Raises ``UserError`` where it did not."""
+    lines = [line for line in jsonl_sink.read(folder.path) if line["step"] == step and "optim/loss" in line]
+    if not lines:
+        raise UserError(Problem("STEP", step, f"has not ended in {folder.path}"))
+    return lines[-1]
+
+
+def replay(folder: RunFolder, step: int, recipe: Recipe) -> Step:
+    """The step, from the weights that it had, by ``recipe``: the run's own, or a changed one that has the
+    same stages. Raises ``UserError`` where the step is none of reinforcement, or its weights are gone."""
+    own = folder.recipe()
+    _stage(own, step - 1)
+    learner = _learner(own)
+    with closing(Records(folder.store_url)) as records:
+        for before in range(_restore(learner, folder, own, step), step - 1):
+            stage = _stage(own, before)
+            _again(stage, before, stage.recorded(records, before), learner)
+        stage = _stage(recipe, step - 1)
+        return _again(stage, step - 1, stage.recorded(records, step - 1), learner)
+
+
+def _stage(recipe: Recipe, step: int) -> Reinforcement:
+    """That of a step, counted from 0."""
+    for span in stage_spans(recipe):
+        if span.begin <= step < span.end:
+            if not isinstance(span.stage, ReinforcementStage):
+                cure = f"is of stage {span.index}, {span.stage.algorithm}: rollouts alone are recorded"
+                raise UserError(Problem("STEP", step + 1, cure))
+            return Reinforcement(recipe, span.stage, span, ())
+    raise UserError(Problem("STEP", step + 1, f"from 1 to {stage_spans(recipe)[-1].end}"))
+
+
+def _learner(recipe: Recipe) -> Learner:
+    from al_ray.actors.learner.actor import Learner  # with torch
+
+    folder = models.resolve(recipe.model.path)
+    return Learner(specs.learner_spec(recipe, plan(recipe, this_machine()), folder))
+
+
+def _restore(learner: Learner, folder: RunFolder, recipe: Recipe, step: int) -> int:
+    """The last checkpoint before the step; returns the steps that it holds."""
+    begin = max((done for done in folder.checkpoints() if done < step), default=0)
+    for span in stage_spans(recipe):
+        if isinstance(span.stage, SupervisedStage) and span.begin < step - 1 and begin < span.end:
+            cure = f"its weights cannot be made again: no checkpoint is left between step {span.end}, where "
+            cure += "the supervised stage ends, and it; raise checkpoint.keep"
+            raise UserError(Problem("STEP", step, cure))
+    if begin:
+        learner.load(str(folder.checkpoint(begin)))
+    return begin
+
+
+def _again(stage: Reinforcement, step: int, groups: Sequence[Group], learner: Learner) -> Step:
+    """The batch and the update of a step, counted from 0."""
+    if step == stage.span.begin:
+        learner.start_stage(stage.spec)
+    batch = asyncio.run(stage.batch_of(groups, _Alone(learner)))
+    kept = [row for row in batch.rows if batch.loss.trains(row)]
+    report = learner.update(batch.passes(kept), batch.loss)
+    rows = {
+        "learner/rows": float(len(batch.rows)),
+        "learner/rows_without_advantage": float(len(batch.rows) - len(kept)),
+    }
+    told = UpdateReport(report.policy_version, {**report.metrics, **rows})
+    return Step(step + 1, stage, groups, batch, told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """A policy without engines, whose learner is in this process."""
+
+    learner: Learner
+
+    @property
+    def served_version(self) -> int:
+        return self.learner.policy_version()
+
+    async def observe(
+        self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
+    ) -> Observations:
+        return self.learner.observe(rows, loss, estimator, features=features)
+
+    async def critic_values(self, features: np.ndarray) -> np.ndarray:
+        return self.learner.critic_values(features)
+
+    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
+        return self.learner.fit_critic(features, targets)
+
+
+def differences(figures: Mapping[str, float], others: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Those that both have and that are not equal bit for bit: key, here, there."""
+    for key, value in figures.items():
+        if key in others and _as_logged(value) != _as_logged(others[key]):
+            yield key, value, others[key]
+
+
+def _as_logged(value: float | None) -> float | None:
+    """None where it is not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """What a call of a step was worth."""
+
+    rollout: str
+    number: int
+    agent: str
+    tokens: int
+    reward: float
+    """What it earned, before it was shaped."""
+    intermediate: float
+    returned: float | None
+    """By credit, in its first layer."""
+    advantage: float
+    """As its tokens have it: what was measured of it included."""
+    weight: float
+    """Of all its tokens."""
+
+
+def calls(step: Step) -> Iterator[CallRow]:
+    """Of all rollouts that were learnt from."""
+    kept = step.stage.learnt(step.groups).kept
+    of_rows: dict[tuple[str, int], tuple[float, float]] = {}
+    for row in step.batch.rows:
+        for call in set(row.calls[row.trained].tolist()):
+            own = row.calls == call
+            of_rows[row.rollout_id, call] = float(row.advantages[own][0]), float(row.weights[own].sum())
+    returns = step.stage.algorithm.returns(kept)
+    for group, layers in zip(kept, returns, strict=True):
+        for episode, given in zip(group, layers[0].returns, strict=True):
+            for number, (t, returned) in enumerate(zip(episode.transitions, given, strict=True)):
+                advantage, weight = of_rows.get((episode.rollout_id, number), (0.0, 0.0))
+                yield CallRow(
+                    rollout=episode.rollout_id,
+                    number=number,
+                    agent=t.agent,
+                    tokens=len(t.response_ids),
+                    reward=t.reward + t.call_reward,
+                    intermediate=t.intermediate,
+                    returned=returned,
+                    advantage=advantage,
+                    weight=weight,
+                )
