@@ -62,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     toy.write_code(path)
     content = toy.recipe(tiny_model, path / "out")
     content["agent"] |= {"run": "toy_agent:solve_slowly", "concurrency": 1}
-    content["checkpoint"] = {"every": 1}
+    content["checkpoint"] = {"every": 1, "keep": 9}
     toy.write_recipe(path, content)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(path)
@@ -133,6 +133,27 @@ def test_every_token_of_the_run_is_accounted_for(place: Place, finished: str) ->
     (changed / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     code, told = run(["al_ray", "audit", str(changed)], place.path)
     assert code == 1 and f"step {LAST_STEP}: " in told and "mistakes: 1" in told, told
+
+
+def test_a_recorded_step_is_computed_once_more_bit_for_bit(place: Place, finished: str) -> None:
+    """Each figure that was logged of it, though the run was killed and interrupted meanwhile; a figure that
+    was not the step's is told, and where a changed recipe would have differed."""
+    for step in range(FIRST_RL_STEP + 1, LAST_STEP + 1):
+        code, told = run(["al_ray", "replay", str(place.run.path), str(step)], place.path)
+        found = re.search(r"(\d+) of (\d+) figures are equal bit for bit", " ".join(told.split()))
+        assert code == 0 and found and found[1] == found[2] and int(found[1]) > 40, told
+    rollout = f"step-{LAST_STEP - 1:06d}/0/0"
+    changed = ["--set", "stages.1.scale=none", "--set", "stages.1.kl_coefficient=0.1"]
+    code, told = run(["al_ray", "replay", str(place.run.path), str(LAST_STEP), rollout, *changed], place.path)
+    assert code == 0 and "optim/loss: " in told and rollout in told, told
+    code, told = run(["al_ray", "replay", str(place.run.path), "1"], place.path)
+    assert code == 2 and "rollouts alone are recorded" in told, told
+    shutil.copytree(place.run.path, place.path / "pruned")
+    RunFolder(place.path / "pruned").prune_checkpoints(1)
+    code, told = run(["al_ray", "replay", str(place.path / "pruned"), str(LAST_STEP)], place.path)
+    assert code == 2 and "raise checkpoint.keep" in " ".join(told.split()), told
+    code, told = run(["al_ray", "replay", str(place.run.path), "77"], place.path)
+    assert code == 2 and "has not ended" in told, told
 
 
 def test_an_interrupted_run_says_so_without_a_traceback(interrupted: Command) -> None:
