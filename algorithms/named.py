@@ -13,13 +13,19 @@ from typing import Any
 
 from al_ray.algorithms.advantages import Advantages, Comparison, advantages
 from al_ray.algorithms.credit import Credit, credit_of
-from al_ray.algorithms.credit.identical import identical
+from al_ray.algorithms.credit.identical import alike, identical
 from al_ray.algorithms.credit.layer import of_each
 from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.overlong import Overlong
 from al_ray.algorithms.rows import Aggregate, build_rows
-from al_ray.recipe import AnyStage, ReinforcementStage, SamplingSection, SupervisedStage
+from al_ray.recipe import (
+    AnyStage,
+    ReinforcementStage,
+    RejectionSamplingStage,
+    SamplingSection,
+    SupervisedStage,
+)
 from al_ray.types import Row, Trajectory
 
 
@@ -87,9 +93,22 @@ def reinforcement(stage: ReinforcementStage, sampling: SamplingSection) -> Algor
     )
 
 
+def rejection_sampling(stage: RejectionSamplingStage, sampling: SamplingSection) -> Algorithm:
+    """The tokens of the rollouts that were kept are made likelier in the distribution that they were drawn
+    from; each group counts the same."""
+    assert sampling.temperature is not None, "the recipe pins it"
+    return Algorithm(
+        credit=of_each(alike),
+        comparison=Comparison("task", "none", "none"),
+        loss=CrossEntropy(temperature=sampling.temperature),
+        aggregate="group_mean",
+    )
+
+
 ALGORITHMS: Mapping[type, Callable[[Any, SamplingSection], Algorithm]] = {
     SupervisedStage: imitation,
     ReinforcementStage: reinforcement,
+    RejectionSamplingStage: rejection_sampling,
 }
 """By the type of the recipe's stage."""
 

@@ -17,7 +17,15 @@ from al_ray.recipe.agent import (
 from al_ray.recipe.health import HealthSection
 from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
 from al_ray.recipe.section import Section, http_url
-from al_ray.recipe.stages import AnyStage, OptimizerSection, ReinforcementStage, Stage, SupervisedStage
+from al_ray.recipe.stages import (
+    AnyStage,
+    GroupedStage,
+    OptimizerSection,
+    ReinforcementStage,
+    RejectionSamplingStage,
+    Stage,
+    SupervisedStage,
+)
 from al_ray.recipe.system import (
     CheckpointSection,
     EnginesSection,
@@ -43,6 +51,7 @@ __all__ = [
     "EvaluationSection",
     "ExportSection",
     "GatewaySection",
+    "GroupedStage",
     "HealthSection",
     "Isolation",
     "LearnersSection",
@@ -53,6 +62,7 @@ __all__ = [
     "PlacementSection",
     "Recipe",
     "ReinforcementStage",
+    "RejectionSamplingStage",
     "RetrySection",
     "SamplingSection",
     "SandboxSection",

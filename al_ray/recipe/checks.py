@@ -17,8 +17,10 @@ from typing import Any, Final
 from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import (
     AgentSection,
+    GroupedStage,
     Recipe,
     ReinforcementStage,
+    RejectionSamplingStage,
     SupervisedStage,
     dotted,
     model_name,
@@ -180,6 +182,8 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
             yield from _callable(f"stages.{index}.demonstrate", stage.demonstrate, ("task",))
         elif isinstance(stage, ReinforcementStage):
             yield from _reinforcement(f"stages.{index}", stage)
+        elif isinstance(stage, RejectionSamplingStage):
+            yield from _rejection_sampling(f"stages.{index}", stage)
         if stage.optimizer.warmup_steps >= stage.steps:
             cure = f"is less than the stage's steps, {stage.steps}"
             yield Problem(f"stages.{index}.optimizer.warmup_steps", stage.optimizer.warmup_steps, cure)
@@ -200,11 +204,20 @@ def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
         yield Problem(f"{place}.refills", stage.refills, cure)
 
 
+def _rejection_sampling(place: str, stage: RejectionSamplingStage) -> Iterator[Problem]:
+    if stage.keep > stage.group_size:
+        cure = f"is more than a group has: at most group_size, {stage.group_size}"
+        yield Problem(f"{place}.keep", stage.keep, cure)
+    if stage.group_size == 1 and stage.threshold is None:
+        cure = "a number, or a larger group_size: without either, no rollout is better than another"
+        yield Problem(f"{place}.threshold", None, cure)
+
+
 def _exploration(recipe: Recipe) -> Iterator[Problem]:
     sampling = recipe.agent.sampling
-    learning = [(i, stage) for i, stage in enumerate(recipe.stages) if isinstance(stage, ReinforcementStage)]
-    for index, stage in learning:
-        if stage.overlong_tokens > sampling.max_tokens:
+    learning = [stage for stage in recipe.stages if isinstance(stage, GroupedStage)]
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, ReinforcementStage) and stage.overlong_tokens > sampling.max_tokens:
             cure = f"at most agent.sampling.max_tokens, {sampling.max_tokens}"
             yield Problem(f"stages.{index}.overlong_tokens", stage.overlong_tokens, cure)
     if learning and sampling.temperature == 0:
@@ -218,14 +231,14 @@ def _exploration(recipe: Recipe) -> Iterator[Problem]:
     if learning and sampling.temperature is None:
         cure = "a number: the learner must know the distribution that tokens are drawn from"
         yield Problem("agent.sampling.temperature", None, cure)
-    if learning and sampling.top_p != 1:
+    if any(not isinstance(stage, RejectionSamplingStage) for stage in learning) and sampling.top_p != 1:
         cure = "1: the learner computes the whole distribution, and tokens would be drawn from a part of it"
         yield Problem("agent.sampling.top_p", sampling.top_p, cure)
 
 
 def _trained_alike(recipe: Recipe) -> Iterator[Problem]:
     """The learner computes with one temperature."""
-    if not any(isinstance(stage, ReinforcementStage) for stage in recipe.stages):
+    if not any(isinstance(stage, GroupedStage) for stage in recipe.stages):
         return
     sampling = recipe.agent.sampling
     for pattern, own in sampling.agents.items():

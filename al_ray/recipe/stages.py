@@ -32,6 +32,15 @@ class Stage(Section):
     """Fresh at the start of the stage."""
 
 
+class GroupedStage(Stage):
+    """What stages that learn from groups of rollouts have in common."""
+
+    groups_per_step: Positive = 8
+    """Tasks in a batch."""
+    group_size: Positive = 8
+    """Rollouts of each task."""
+
+
 class SupervisedStage(Stage):
     """Imitates demonstrations: cross-entropy on the assistant's tokens."""
 
@@ -96,7 +105,7 @@ def _credit(name: str) -> str:
     return name
 
 
-class ReinforcementStage(Stage):
+class ReinforcementStage(GroupedStage):
     """Reinforcement learning from groups of rollouts of one task.
 
     ``algorithm`` chooses the fields below it as published; each may be chosen otherwise.
@@ -106,8 +115,6 @@ class ReinforcementStage(Stage):
         "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo"
     ]
     """Names the stage, and chooses."""
-    groups_per_step: Positive = 8
-    """Tasks in a batch."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts of each task."""
     credit: Annotated[str, AfterValidator(_credit)] = "identical"
@@ -175,7 +182,24 @@ class ReinforcementStage(Stage):
         return {**compared, **chosen, **given}
 
 
-AnyStage = Annotated[SupervisedStage | ReinforcementStage, Field(discriminator="algorithm")]
+class RejectionSamplingStage(GroupedStage):
+    """Imitates the best of its own rollouts, by cross-entropy on their trained calls (RAFT, expert
+    iteration)."""
+
+    algorithm: Literal["rejection_sampling"]
+    """Names the stage."""
+    keep: Positive = 1
+    """The best of a group that are imitated, at most. Each group counts the same, however many it keeps."""
+    threshold: float | None = None
+    """The least return of a rollout that is imitated. None: it must be better than the worst of its group, so
+    that a group of equals teaches nothing."""
+    refills: Annotated[int, Field(ge=0)] = 0
+    """How often a step's groups of which nothing is kept are replaced by groups of further tasks."""
+
+
+AnyStage = Annotated[
+    SupervisedStage | ReinforcementStage | RejectionSamplingStage, Field(discriminator="algorithm")
+]
 STAGES: Mapping[str, type[Stage]] = {
     name: kind
     for kind in get_args(get_args(AnyStage)[0])

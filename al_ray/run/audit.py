@@ -16,11 +16,11 @@ from typing import Final
 import numpy as np
 
 from al_ray.database.reader import Records
-from al_ray.recipe import ReinforcementStage
 from al_ray.recipe.schedule import StageSpan, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder
-from al_ray.run.stages.reinforcement import Learnt, Reinforcement
+from al_ray.run.stages.grouped import Grouped, Learnt
+from al_ray.run.stages.stage import stage_of
 from al_ray.traces import call_span
 from al_ray.types import Choice, Group, Rollout, RolloutStatus, Span, SpanKind
 
@@ -41,14 +41,14 @@ class StepAudit:
 
 
 def audit(folder: RunFolder) -> Iterator[StepAudit]:
-    """Each step of reinforcement that the run has logged."""
+    """Each step that the run has logged of the stages that learn from groups of rollouts."""
     recipe = folder.recipe()
     logged = {int(line["step"]): line for line in jsonl_sink.read(folder.path) if _TRAINED_TOKENS in line}
     with closing(Records(folder.store_url)) as records:
         for span in stage_spans(recipe):
-            if not isinstance(span.stage, ReinforcementStage):
+            stage = stage_of(recipe, span, ())
+            if not isinstance(stage, Grouped):
                 continue
-            stage = Reinforcement(recipe, span.stage, span, ())
             for step in _steps(span, logged):
                 groups = _groups(records, stage, step - 1)
                 yield _audit_of(records, stage, groups, step, logged[step][_TRAINED_TOKENS])
@@ -58,18 +58,18 @@ def _steps(span: StageSpan, logged: Mapping[int, object]) -> Sequence[int]:
     return [step for step in range(span.begin + 1, span.end + 1) if step in logged]
 
 
-def _groups(records: Records, stage: Reinforcement, step: int) -> list[Group]:
+def _groups(records: Records, stage: Grouped, step: int) -> list[Group]:
     """Those of the step and of its refills, as far as there were any."""
-    batches = [stage.batch_name(step, refill) for refill in range(1 + stage.settings.refills)]
+    batches = stage.batch_names(step)
     return [group for batch in batches for group in records.groups(batch, records.finished_groups(batch, ()))]
 
 
 def _audit_of(
-    records: Records, stage: Reinforcement, groups: Sequence[Group], step: int, logged: float
+    records: Records, stage: Grouped, groups: Sequence[Group], step: int, logged: float
 ) -> StepAudit:
     learnt = stage.learnt(groups)
     trained, wrong = _trained(learnt)
-    dropped = _dropped(learnt)
+    dropped = learnt.reasons
     tokens = Counter[tuple[str, int]]()
     for rollout in (rollout for group in groups for rollout in group.rollouts):
         reason = _reason(rollout, dropped)
@@ -104,21 +104,6 @@ def _trained(learnt: Learnt) -> tuple[dict[str, str], list[str]]:
             if found != len(t.response_ids) * t.trained:
                 wrong.append(f"call {name}: {found} tokens in rows to be trained of {len(t.response_ids)}")
     return fates, wrong
-
-
-def _dropped(learnt: Learnt) -> Mapping[str, str | None]:
-    """Why each rollout that can be read is in no row, by id; None: it is in one."""
-    reasons: dict[str, str | None] = {}
-    for why, groups in (
-        (
-            "dropped: without a reward, a trained call, or others to compare it with",
-            learnt.readable,
-        ),
-        ("dropped: its group teaches nothing and was replaced", learnt.comparable),
-        (None, learnt.kept),
-    ):
-        reasons |= {episode.rollout_id: why for group in groups for episode in group}
-    return reasons
 
 
 def _reason(rollout: Rollout, dropped: Mapping[str, str | None]) -> str | None:

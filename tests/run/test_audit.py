@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
+from al_ray.recipe import Recipe
 from al_ray.run.audit import CONTEXT, TRAINED, StepAudit, _audit_of, _trained
+from al_ray.run.stages.grouped import Grouped
 from al_ray.types import AttemptStatus, Group, Span, SpanKind
 from tests.run.stages.test_reinforcement import RECIPE, groups, rollout, settled, stage
 
@@ -14,12 +16,18 @@ NO_KL = RECIPE.stages[1].model_copy(update={"kl_coefficient": 0.0})
 PLAIN = RECIPE.model_copy(update={"stages": [RECIPE.stages[0], NO_KL]})
 
 
-def audit(ended: list[Group], logged: float, recipe: object = PLAIN) -> StepAudit:
+def audit(ended: list[Group], logged: float, recipe: Recipe = PLAIN) -> StepAudit:
+    return audit_of(stage(recipe), ended, logged)
+
+
+def audit_of(asked: Grouped, ended: list[Group], logged: float) -> StepAudit:
+    """What became of what a stage ``asked`` for."""
+
     def earlier(rollout_id: str, number: int) -> list[Span]:
         return [span for span in rollout("x", 0, None).spans if span.kind is SpanKind.CALL]
 
     records = SimpleNamespace(attempt_spans=earlier)
-    return _audit_of(records, stage(recipe), ended, 3, logged)  # type: ignore[arg-type]
+    return _audit_of(records, asked, ended, 3, logged)  # type: ignore[arg-type]
 
 
 def by_fate(found: StepAudit) -> dict[str, int]:
