@@ -15,10 +15,11 @@ from al_ray.recipe.agent import (
     TransitionsSection,
 )
 from al_ray.recipe.health import HealthSection
-from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
+from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe, SourceSection
 from al_ray.recipe.section import Section, http_url
 from al_ray.recipe.stages import (
     AnyStage,
+    CurriculumSection,
     GroupedStage,
     OptimizerSection,
     ReinforcementStage,
@@ -46,6 +47,7 @@ __all__ = [
     "AgentSection",
     "AnyStage",
     "CheckpointSection",
+    "CurriculumSection",
     "DataSection",
     "EnginesSection",
     "EvaluationSection",
@@ -68,6 +70,7 @@ __all__ = [
     "SandboxSection",
     "Section",
     "ServiceSection",
+    "SourceSection",
     "Stage",
     "StoreSection",
     "SupervisedStage",

@@ -17,6 +17,7 @@ from typing import Any, Final
 from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import (
     AgentSection,
+    DataSection,
     GroupedStage,
     Recipe,
     ReinforcementStage,
@@ -74,18 +75,26 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
-    function, wrong = _function("data.load", recipe.data.load)
+    for place, data in recipe.data.each.items():
+        yield from _source(place, data)
+
+
+def _source(place: str, data: DataSection) -> Iterator[Problem]:
+    if data.load is None:
+        yield Problem(f"{place}.load", None, "name the environment's task loader")
+        return
+    function, wrong = _function(f"{place}.load", data.load)
     yield from wrong
     if function is None:
         return
     parameters = inspect.signature(function).parameters.values()
     by_name = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    unknown = [name for name in recipe.data.options if not takes_all and name not in by_name]
+    unknown = [name for name in data.options if not takes_all and name not in by_name]
     for name in unknown:
-        yield Problem(f"data.options.{name}", recipe.data.options[name], no_such_key(name, by_name[2:]))
-    known = {name: value for name, value in recipe.data.options.items() if name not in unknown}
-    yield from _unfit("data.load", recipe.data.load, function, ("path", "split"), known)
+        yield Problem(f"{place}.options.{name}", data.options[name], no_such_key(name, by_name[2:]))
+    known = {name: value for name, value in data.options.items() if name not in unknown}
+    yield from _unfit(f"{place}.load", data.load, function, ("path", "split"), known)
 
 
 def _agent(recipe: Recipe) -> Iterator[Problem]:

@@ -32,6 +32,17 @@ class Stage(Section):
     """Fresh at the start of the stage."""
 
 
+class CurriculumSection(Section):
+    """Tasks that are solved sometimes are asked more often than those that always or never are. A task is
+    drawn in proportion to the variance of its success, as far as the rollouts of the steps before tell."""
+
+    solved: float = 1.0
+    """The least reward of a rollout that has solved its task."""
+    memory: Positive = 32
+    """Of each task, so many of its last rollouts count. The more, the less a task is asked that was always or
+    never solved: about 1 / memory as often."""
+
+
 class GroupedStage(Stage):
     """What stages that learn from groups of rollouts have in common."""
 
@@ -39,6 +50,8 @@ class GroupedStage(Stage):
     """Tasks in a batch."""
     group_size: Positive = 8
     """Rollouts of each task."""
+    curriculum: CurriculumSection | None = None
+    """Which tasks are asked more often; ``{}`` for the defaults. None: all alike, each once an epoch."""
 
 
 class SupervisedStage(Stage):

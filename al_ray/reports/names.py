@@ -111,6 +111,12 @@ FURTHER: Final[Sequence[Metric]] = (
     Metric("imitation/rollouts", "rollouts", "Rollouts that are imitated: the best of their groups."),
     Metric("imitation/groups", "groups", "Groups of which one is; 0 makes an empty step."),
     Metric("imitation/reward", "reward", "Mean reward of those rollouts."),
+    Metric("curriculum/tried", "share", "Training tasks that were tried before the step."),
+    Metric("curriculum/always_solved", "share", "Training tasks whose last rollouts all solved them."),
+    Metric("curriculum/never_solved", "share", "Training tasks that were tried, and not solved lately."),
+    Metric("reward/source/NAME", "reward", "Mean reward of the rollouts of each source of tasks."),
+    Metric("rollout/source/NAME", "rollouts", "Rollouts of each source of tasks."),
+    Metric("eval/source/NAME", "reward", "Mean reward of the held-out tasks of each source."),
 )
 """What a step tells beside that, by its kind of stage and by what the recipe asks for."""
 

@@ -343,10 +343,10 @@ def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:
         "--set stages.7.steps",
         "--set",
         "model.lenght",
-        "data.load",
         "stages.1.group_size",
         "enginse",
         "model.path",
+        "data.load",
         "agent.run",
     ]
 

@@ -3,14 +3,15 @@ became of each. What is learnt from the groups is each stage's own."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from al_ray.algorithms.losses.token import Loss
-from al_ray.data.task_order import tasks_of_step
+from al_ray.data.mixture import mixed_tasks_of_step, sources_of
 from al_ray.errors import UnreadableError
 from al_ray.recipe import GroupedStage, Recipe, TransitionsSection
 from al_ray.recipe.schedule import StageSpan
@@ -20,6 +21,7 @@ from al_ray.reports.batch_metrics import (
     health_metrics,
     intermediate_metrics,
     rollout_metrics,
+    source_metrics,
 )
 from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.outcome import Outcome, outcome_of
@@ -28,11 +30,13 @@ from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
+from al_ray.run.stages.history import History, Tries, told_of, worth_of
 from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, Task, Trajectory
 
 _log = logging.getLogger(__name__)
 
 Groups = Sequence[Sequence[Trajectory]]
+NO_TRIES: Final[Tries] = {}
 _EXAMPLES: Final = 2
 """Groups that people may look at."""
 _NOT_COMPARABLE: Final = "dropped: without a reward, a trained call, or others to compare it with"
@@ -73,6 +77,7 @@ class Grouped(ABC):
     settings: GroupedStage
     span: StageSpan
     tasks: Sequence[Task]
+    history: History = field(default_factory=History, compare=False)
 
     @property
     def needs_reference(self) -> bool:
@@ -113,10 +118,27 @@ class Grouped(ABC):
         self, step: int, agents: Agents, policy: Policy, progress: Callable[[int, int], None]
     ) -> Batch:
         """What is learnt from the rollouts of a step."""
-        return self.batch_of(await self.groups(step, agents, progress), policy.served_version)
+        tries = await self.tries(step, agents)
+        groups = await self.groups(step, agents, progress, tries)
+        batch = self.told(groups, await self.learn(groups), policy.served_version)
+        curriculum = self.settings.curriculum
+        of_tries = told_of(tries, self.tasks, curriculum) if curriculum is not None else {}
+        return replace(batch, metrics={**batch.metrics, **of_tries})
+
+    async def learn(self, groups: Sequence[Group]) -> Learnt:
+        """What becomes of the groups, where others have to be asked."""
+        return self.learnt(groups)
+
+    async def tries(self, step: int, agents: Agents) -> Tries:
+        """What a curriculum goes by."""
+        curriculum = self.settings.curriculum
+        if curriculum is None:
+            return {}
+        reward = self.recipe.transitions.reward
+        return await asyncio.to_thread(self.history.before, step, agents.records, reward, curriculum.memory)
 
     async def groups(
-        self, step: int, agents: Agents, progress: Callable[[int, int], None]
+        self, step: int, agents: Agents, progress: Callable[[int, int], None], tries: Tries = NO_TRIES
     ) -> Sequence[Group]:
         """Those of the step, once all have ended, and those that were asked for in place of groups that teach
         nothing."""
@@ -125,7 +147,7 @@ class Grouped(ABC):
             missing = self.settings.groups_per_step - len(self.teaching(self.comparable(groups)[1]))
             if missing == 0:
                 break
-            requests = self.requests(step, refill)[: missing * self.settings.group_size]
+            requests = self.requests(step, refill, tries)[: missing * self.settings.group_size]
             before = sum(len(group.rollouts) for group in groups)
             progress(before, before + len(requests))
             async for ended in agents.rollouts(requests):
@@ -133,16 +155,20 @@ class Grouped(ABC):
                 progress(sum(len(group.rollouts) for group in groups), before + len(requests))
         return groups
 
-    def requests(self, step: int, refill: int = 0) -> list[RolloutRequest]:
+    def requests(self, step: int, refill: int = 0, tries: Tries = NO_TRIES) -> list[RolloutRequest]:
         """The groups of a step, or of one of its refills, which are of other tasks while there are any; they
-        are functions of the recipe and of these two alone."""
+        are functions of the recipe, of these two and, where there is a curriculum, of what was tried in the
+        steps before."""
+        curriculum = self.settings.curriculum
+        worth = worth_of(tries, curriculum) if curriculum is not None else None
+        sources = sources_of(self.recipe.data, self.tasks)
         chosen: list[Task] = []
         asked: set[str] = set()
         for number in range(refill + 1):
             asked |= {task.id for task in chosen}
-            tasks = [task for task in self.tasks if task.id not in asked] or self.tasks
             seed = (self.recipe.seed, self.span.index, *[number] * (number > 0))
-            chosen = tasks_of_step(tasks, self.settings.groups_per_step, step - self.span.begin, seed)
+            count, place = self.settings.groups_per_step, step - self.span.begin
+            chosen = mixed_tasks_of_step(sources, count, place, seed, asked, worth)
         batch = self.batch_name(step, refill)
         return rollout_requests(self.recipe, batch, chosen, self.settings.group_size, "train")
 
@@ -182,6 +208,7 @@ class Grouped(ABC):
             **call_metrics(episodes),
             **dimension_metrics(episodes, transitions.reward),
             **intermediate_metrics(episodes, transitions),
+            **(source_metrics(groups, episodes) if self.recipe.data.sources else {}),
             "rollout/unreadable": readable - sum(map(len, learnt.readable)),
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
