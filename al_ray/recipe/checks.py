@@ -109,6 +109,8 @@ def _agent(recipe: Recipe) -> Iterator[Problem]:
         yield from _callable("agent.evaluate", agent.evaluate, ("task", "output"))
         if agent.reward is not None:
             yield Problem("agent.reward", agent.reward, "leave it out: agent.evaluate gives the reward")
+    if agent.judge is not None:
+        yield from _callable("agent.judge", agent.judge, ("task", "candidates", "llm"))
     for where, hook in (("agent.before", agent.before), ("agent.after", agent.after)):
         if hook is not None:
             yield from _callable(where, hook, ("request", "attempt"))

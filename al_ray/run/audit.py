@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -51,7 +51,8 @@ def audit(folder: RunFolder) -> Iterator[StepAudit]:
                 continue
             for step in _steps(span, logged):
                 groups = _groups(records, stage, step - 1)
-                yield _audit_of(records, stage, groups, step, logged[step][_TRAINED_TOKENS])
+                found = _audit_of(records, stage, groups, step, logged[step][_TRAINED_TOKENS])
+                yield replace(found, tokens={**found.tokens, **_of_judges(records, stage, step - 1)})
 
 
 def _steps(span: StageSpan, logged: Mapping[int, object]) -> Sequence[int]:
@@ -62,6 +63,16 @@ def _groups(records: Records, stage: Grouped, step: int) -> list[Group]:
     """Those of the step and of its refills, as far as there were any."""
     batches = stage.batch_names(step)
     return [group for batch in batches for group in records.groups(batch, records.finished_groups(batch, ()))]
+
+
+def _of_judges(records: Records, stage: Grouped, step: int) -> dict[tuple[str, int], int]:
+    """The tokens that judges had from the trained model."""
+    tokens = Counter[tuple[str, int]]()
+    for judge in stage.judges(step, records):
+        for attempt in judge.attempts:
+            for _, choice in _answers(records.attempt_spans(judge.id, attempt.number)):
+                tokens.update(_by_version(choice, "dropped: a judge's"))
+    return dict(tokens)
 
 
 def _audit_of(

@@ -168,6 +168,11 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         "agent.evaluate: 'toy_agent:messages': cannot be called with (task,",
     ),
     (
+        "agent.judge",
+        "toy_agent:score",
+        "agent.judge: 'toy_agent:score': cannot be called with (task, candidates, llm)",
+    ),
+    (
         "stages.0.demonstrate",
         "toy_agent:score",
         "stages.0.demonstrate: 'toy_agent:score': cannot be called with",

@@ -12,7 +12,10 @@ from typing import Final
 
 from al_ray.algorithms.losses.token import Loss
 from al_ray.data.mixture import mixed_tasks_of_step, sources_of
-from al_ray.errors import UnreadableError
+from al_ray.database.judged import judge_batch
+from al_ray.database.query import Condition, Query
+from al_ray.database.reader import Records
+from al_ray.errors import UnreadableError, UselessRunError
 from al_ray.recipe import GroupedStage, Recipe, TransitionsSection
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.batch_metrics import (
@@ -23,6 +26,7 @@ from al_ray.reports.batch_metrics import (
     rollout_metrics,
     source_metrics,
 )
+from al_ray.rollouts.agent_error import agent_error
 from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.outcome import Outcome, outcome_of
 from al_ray.rollouts.requests import rollout_requests
@@ -31,7 +35,7 @@ from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.history import History, Tries, told_of, worth_of
-from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, Task, Trajectory
+from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, SpanKind, Task, Trajectory
 
 _log = logging.getLogger(__name__)
 
@@ -120,10 +124,17 @@ class Grouped(ABC):
         """What is learnt from the rollouts of a step."""
         tries = await self.tries(step, agents)
         groups = await self.groups(step, agents, progress, tries)
+        judges = await asyncio.to_thread(self.judges, step, agents.records) if agents.judges else []
+        of_judges = judge_metrics(step, judges)
         batch = self.told(groups, await self.learn(groups), policy.served_version)
         curriculum = self.settings.curriculum
         of_tries = told_of(tries, self.tasks, curriculum) if curriculum is not None else {}
-        return replace(batch, metrics={**batch.metrics, **of_tries})
+        return replace(batch, metrics={**batch.metrics, **of_tries, **of_judges})
+
+    def judges(self, step: int, records: Records) -> Sequence[Rollout]:
+        """Those of the groups of a step."""
+        batches = [judge_batch(batch) for batch in self.batch_names(step)]
+        return records.find_rollouts(Query([Condition("batch", "in", batches)]), tuple(SpanKind)).items
 
     async def learn(self, groups: Sequence[Group]) -> Learnt:
         """What becomes of the groups, where others have to be asked."""
@@ -239,6 +250,17 @@ class Grouped(ABC):
             for group in ended
         ]
         return ended, [group for group in comparable if len(group) >= self.min_group]
+
+
+def judge_metrics(step: int, judges: Sequence[Rollout]) -> dict[str, float]:
+    """Of the judges of a step; raises ``UselessRunError`` if all have failed."""
+    failed = [judge for judge in judges if judge.status is not RolloutStatus.SUCCEEDED]
+    if judges and len(failed) == len(judges):
+        error = agent_error(failed[0].attempts[-1])
+        raise UselessRunError(
+            f"step {step + 1}: agent.judge failed on all {len(failed)} groups; the first error:\n  {error}"
+        )
+    return {"judge/groups": len(judges), "judge/failed": len(failed)} if judges else {}
 
 
 def _episode(rollout: Rollout, settings: TransitionsSection) -> Trajectory | None:

@@ -97,6 +97,8 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
 class Simulated:
     """Agents that solve what ``solves`` says, of which rollout of a group."""
 
+    judges = None
+
     def __init__(self, solves: Callable[[RolloutRequest], float]) -> None:
         self.solves = solves
         self.asked: list[list[RolloutRequest]] = []
