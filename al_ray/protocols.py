@@ -42,6 +42,45 @@ class Evaluator(Protocol):
     def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float | Mapping[str, float]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedCall:
+    """A call of a rollout, as it is told to a judge; messages are in the OpenAI shape."""
+
+    agent: str
+    """The name of the agent that made it; empty if it has none."""
+    messages: Sequence[Mapping[str, JSON]]
+    """What the model was shown."""
+    answers: Sequence[Mapping[str, JSON]]
+    """What it said: one, or several that were asked for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A rollout that is to be judged beside the others of its group."""
+
+    rollout_id: str
+    output: JSON
+    """What the agent returned."""
+    calls: Sequence[JudgedCall]
+    """In the order in which they were made."""
+    rewards: Mapping[str, float]
+    """What the agent posted on the way."""
+
+
+class Judge(Protocol):
+    """Rewards the rollouts of a group that succeeded, together: by comparing them, say.
+
+    Plain (it then runs in a thread) or async. Returns a reward for each candidate, in their order: a number,
+    or numbers by name, as an ``Evaluator`` does. ``llm`` is an endpoint of its own, at which it may ask the
+    recipe's hosted models, and the trained one; its calls are recorded. Raises where it cannot judge: it is
+    then asked again as ``agent.retry`` says, and in the end the group is left out.
+    """
+
+    def __call__(
+        self, task: Mapping[str, JSON], candidates: Sequence[Candidate], llm: Endpoint, /
+    ) -> Any: ...
+
+
 class WritePredictions(Protocol):
     """Writes what the task's official script reads into ``folder``, from the pairs of task data and output
     of an evaluation; returns the file's path."""

@@ -15,7 +15,7 @@ from typing import Any
 from al_ray.algorithms.advantages import Advantages, Comparison, advantages
 from al_ray.algorithms.credit import Credit, credit_of
 from al_ray.algorithms.credit.gae import targets
-from al_ray.algorithms.credit.identical import identical
+from al_ray.algorithms.credit.identical import alike, identical
 from al_ray.algorithms.credit.layer import Layer, of_each
 from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
 from al_ray.algorithms.losses.token import Loss
@@ -25,7 +25,13 @@ from al_ray.algorithms.rows import Aggregate, build_rows
 from al_ray.algorithms.shaping import Shaping
 from al_ray.algorithms.shaping.overlong import Overlong
 from al_ray.algorithms.shaping.potential import Potential
-from al_ray.recipe import AnyStage, ReinforcementStage, SamplingSection, SupervisedStage
+from al_ray.recipe import (
+    ReinforcementStage,
+    RejectionSamplingStage,
+    SamplingSection,
+    Stage,
+    SupervisedStage,
+)
 from al_ray.types import Row, Trajectory
 
 Groups = Sequence[Sequence[Trajectory]]
@@ -141,13 +147,26 @@ def needs_measured(stage: ReinforcementStage) -> bool:
     return stage.credit == "gae" or (stage.kl_in == "reward" and stage.kl_coefficient > 0)
 
 
+def rejection_sampling(stage: RejectionSamplingStage, sampling: SamplingSection) -> Algorithm:
+    """The tokens of the rollouts that were kept are made likelier in the distribution that they were drawn
+    from; each group counts the same."""
+    assert sampling.temperature is not None, "the recipe pins it"
+    return Algorithm(
+        credit=of_each(alike),
+        comparison=Comparison("task", "none", "none"),
+        loss=CrossEntropy(temperature=sampling.temperature),
+        aggregate="group_mean",
+    )
+
+
 ALGORITHMS: Mapping[type, Callable[[Any, SamplingSection], Algorithm]] = {
     SupervisedStage: imitation,
     ReinforcementStage: reinforcement,
+    RejectionSamplingStage: rejection_sampling,
 }
 """By the type of the recipe's stage."""
 
 
-def algorithm(stage: AnyStage, sampling: SamplingSection) -> Algorithm:
+def algorithm(stage: Stage, sampling: SamplingSection) -> Algorithm:
     """The algorithm of a stage whose calls are drawn with ``sampling``."""
     return ALGORITHMS[type(stage)](stage, sampling)

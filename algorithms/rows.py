@@ -20,7 +20,7 @@ from al_ray.types import Row, Trajectory, Transition
 NO_CALL: Final = -1
 """In ``Row.calls``, of tokens that are not trained."""
 
-Aggregate = Literal["rollout_mean", "call_mean", "token_mean", "constant"]
+Aggregate = Literal["rollout_mean", "call_mean", "token_mean", "constant", "group_mean"]
 
 
 @dataclass(slots=True)
@@ -86,7 +86,8 @@ def build_rows(
 
     ``rollout_mean``: every rollout weighs the same, and so does every trained token within a rollout.
     ``call_mean``: so does every call within a rollout, and every token within a call. ``token_mean``: every
-    trained token weighs the same. Weights then sum to 1. ``constant``: every token weighs
+    trained token weighs the same. ``group_mean``: so does every group, every rollout within a group, and
+    every token within a rollout. Weights then sum to 1. ``constant``: every token weighs
     ``1 / (rollouts * constant)``, whatever the lengths are (Dr. GRPO, arXiv 2503.20783, section 3.1).
     """
     forests = [
@@ -102,9 +103,9 @@ def build_rows(
             trained=branch.trained,
             logprobs=branch.logprobs,
             advantages=branch.advantages,
-            weights=(
-                branch.trained / counts.shares(aggregate, constant, trajectory.rollout_id, branch)
-            ).astype(np.float32),
+            weights=(branch.trained / counts.shares(aggregate, constant, trajectory, branch)).astype(
+                np.float32
+            ),
             calls=branch.calls,
         )
         for trajectory, branches in forests
@@ -118,20 +119,25 @@ class _Counts:
 
     rollouts: Mapping[str, int]
     calls: Mapping[str, Mapping[int, int]]
+    groups: Mapping[str, int]
+    """Rollouts by group."""
 
     @classmethod
     def of(cls, forests: Sequence[tuple[Trajectory, Sequence[_Branch]]]) -> _Counts:
         calls: dict[str, Counter[int]] = {}
+        groups = Counter(trajectory.group for trajectory, branches in forests if branches)
         for trajectory, branches in forests:
             for branch in branches:
                 calls.setdefault(trajectory.rollout_id, Counter()).update(
                     branch.calls[branch.trained].tolist()
                 )
-        return cls({rollout: of.total() for rollout, of in calls.items()}, calls)
+        return cls({rollout: of.total() for rollout, of in calls.items()}, calls, groups)
 
-    def shares(self, aggregate: Aggregate, constant: int, rollout: str, branch: _Branch) -> np.ndarray:
+    def shares(
+        self, aggregate: Aggregate, constant: int, trajectory: Trajectory, branch: _Branch
+    ) -> np.ndarray:
         """What each token's weight is one over, ``[T]``; 1 where nothing is trained."""
-        rollouts = len(self.rollouts)
+        rollouts, rollout = len(self.rollouts), trajectory.rollout_id
         match aggregate:
             case "rollout_mean":
                 share = rollouts * self.rollouts[rollout]
@@ -139,6 +145,8 @@ class _Counts:
                 share = sum(self.rollouts.values())
             case "constant":
                 share = rollouts * constant
+            case "group_mean":
+                share = len(self.groups) * self.groups[trajectory.group] * self.rollouts[rollout]
             case "call_mean":
                 own = self.calls[rollout]
                 of_token = [own.get(call, 1) for call in branch.calls.tolist()]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from al_ray.reports.names import BATCH, EVALUATION, HEALTH, LEARNERS, STEP, TIMES, Metric
+from al_ray.reports.names import BATCH, EVALUATION, FURTHER, HEALTH, LEARNERS, STEP, TIMES, Metric
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 HEAD = """# Metrics
@@ -29,6 +29,7 @@ SECTIONS = (
         "rewards: [architecture.md](architecture.md); signals and their worth: [agents.md](agents.md).",
         BATCH,
     ),
+    ("What a step learns from, by its stage", "Where the recipe has such a stage, or asks for it.", FURTHER),
     ("The update", "As the learners report it. Means are over trained tokens.", LEARNERS),
     (
         "Health",

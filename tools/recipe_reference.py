@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,8 @@ def _section(model: type[BaseModel], title: str) -> Iterator[str]:
 
 def _title(outer: str, name: str, section: type[BaseModel], *, alone: bool) -> str:
     path = name if outer == "recipe" else f"{outer}.{name}"
-    return path if alone else f"{path}: {section.__name__.removesuffix('Stage').lower()}"
+    words = re.findall("[A-Z][a-z]*", section.__name__.removesuffix("Stage"))
+    return path if alone else f"{path}: {' '.join(words).lower()}"
 
 
 def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -27,9 +27,11 @@ from al_ray.actors.agent.printed import Printed, ends_of
 from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.runner.failure import failed, is_cancelled
 from al_ray.actors.runner.hooks import Hooks
+from al_ray.actors.runner.judging import Judging
 from al_ray.actors.runner.scoring import Scoring
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.errors import AttemptEndedError
+from al_ray.traces import semconv
 from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, Start
 
 RUNNER_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 16}
@@ -53,6 +55,7 @@ class Runner:
         """Agents that could not be ended."""
         self._agent: ReadyAgent
         self._scoring: Scoring
+        self._judging: Judging
         self._hooks: Hooks
 
     async def ping(self) -> None:
@@ -92,6 +95,7 @@ class Runner:
         shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])
         self._agent = ISOLATIONS[agent.isolation](agent)
         self._scoring = Scoring(agent, self._store)
+        self._judging = Judging(agent, self._store)
         self._hooks = Hooks(agent)
 
     async def _has_room(self) -> bool:
@@ -119,9 +123,11 @@ class Runner:
             ended, rewards = await self._play_in_time(job)
             ended = await _excused(ended, endpoint.base_url)
         except asyncio.CancelledError:  # the store has ended it already
-            await self._hooks.after(job, replace(job.attempt, status=AttemptStatus.CANCELLED))
+            if job.request.mode != "judge":
+                await self._hooks.after(job, replace(job.attempt, status=AttemptStatus.CANCELLED))
             raise
-        ended = await self._hooks.after(job, ended)
+        if job.request.mode != "judge":
+            ended = await self._hooks.after(job, ended)
         if ended.status is not AttemptStatus.SUCCEEDED:
             rewards = ()
         await self._finish((ended, [*job.printed.spans(ended), *rewards]))
@@ -140,16 +146,18 @@ class Runner:
         # It has expired all the same where somebody suppressed the cancellation.
         if outcome is not None and not deadline.expired():
             return outcome
-        error = f"the agent had not ended after {timeout:g} s"
+        who = "judge" if job.request.mode == "judge" else "agent"
+        error = f"the {who} had not ended after {timeout:g} s"
         return replace(job.attempt, status=AttemptStatus.TIMED_OUT, error=error), ()
 
     async def _play(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
-        """Hook, agent and reward; whatever they raise ends the attempt and is kept with it."""
+        """Hook, agent and reward, or the judge; whatever they raise ends the attempt and is kept with it."""
         attempt = job.attempt
         try:
+            if job.request.mode == "judge":
+                return await self._judged(job)
             await self._hooks.before(job)
-            if not await self._start_agent(Start(attempt.rollout_id, attempt.number)):
-                raise AttemptEndedError("the attempt had ended before its agent began")
+            await self._begin(job)
             output = await self._output(job)
             attempt = replace(attempt, output=_as_json(output))
             rewards = await self._scoring.terminal(job, output)
@@ -158,6 +166,17 @@ class Runner:
                 raise
             return failed(attempt, error), ()
         return replace(attempt, status=AttemptStatus.SUCCEEDED), rewards
+
+    async def _begin(self, job: Job) -> None:
+        if not await self._start_agent(Start(job.attempt.rollout_id, job.attempt.number)):
+            raise AttemptEndedError("the attempt had ended before its agent began")
+
+    async def _judged(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
+        """A judge's attempt, with the rewards of those that it judged."""
+        await self._begin(job)
+        rewards = await self._judging.rewards(job)
+        output = {span.rollout_id: span.attributes[semconv.REWARD] for span in rewards}
+        return replace(job.attempt, status=AttemptStatus.SUCCEEDED, output=output), rewards
 
     async def _output(self, job: Job) -> Any:
         """What the agent returned; by then, or if it is cancelled, the agent has been ended."""

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import replace
 
 from al_ray.actors.agent.job import Job
-from al_ray.actors.agent.outcome import Outcome
 from al_ray.actors.runner.failure import failed, is_cancelled
+from al_ray.actors.runner.user_code import called
 from al_ray.protocols import Hook
 from al_ray.recipe import AgentSection, dotted
 from al_ray.types import Attempt, AttemptStatus
@@ -24,7 +24,7 @@ class Hooks:
     async def before(self, job: Job) -> None:
         """Raises what the hook raises."""
         if self._before is not None:
-            await _call(self._before, job, job.attempt)
+            await called(self._before, job.printed, job.request, job.attempt)
 
     async def after(self, job: Job, ended: Attempt) -> Attempt:
         """The attempt as it ends after its hook; an earlier failure stays the first cause."""
@@ -32,7 +32,7 @@ class Hooks:
             return ended
         try:
             async with asyncio.timeout(self._timeout):
-                await _call(self._after, job, ended)
+                await called(self._after, job.printed, job.request, ended)
         except BaseException as error:
             if is_cancelled(error):
                 raise
@@ -42,12 +42,3 @@ class Hooks:
                 return replace(hook, error=told)
             return replace(ended, error=f"{ended.error}\n\n{told}")
         return ended
-
-
-async def _call(hook: Hook, job: Job, attempt: Attempt) -> None:
-    """In a thread, for a plain function may block; what that returns is awaited here, if need be."""
-    context = job.printed.context()
-    called = await asyncio.to_thread(context.run, Outcome.of, hook, job.request, attempt)
-    waiting = called.get()
-    if waiting is not None:
-        (await asyncio.create_task(Outcome.awaited(waiting), context=context)).get()

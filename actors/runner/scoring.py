@@ -1,6 +1,7 @@
 """The reward of an attempt, from the one source that its recipe names or leaves: never a default.
 
-An evaluator, where one is named. Else what the agent returned or posted, as ``agent.reward`` says; where
+A judge of the whole group, where one is named and the rollout is trained on: it comes later (``judging``). An
+evaluator, where one is named. Else what the agent returned or posted, as ``agent.reward`` says; where
 it says nothing, what the agent returned, and what it posted if it returned no reward. Rewards posted on
 the way stay what they are; what is returned or evaluated comes on top, as the terminal one.
 """
@@ -33,17 +34,19 @@ class Scoring:
         self._evaluate = dotted.load(agent.evaluate, "agent.evaluate") if agent.evaluate else None
 
     async def terminal(self, job: Job, output: Any) -> list[Span]:
-        """The terminal reward; none where those that the agent posted stand alone."""
+        """The terminal reward; none where those that the agent posted stand alone, or a judge is to come."""
+        if self._agent.judge is not None and job.request.mode == "train":
+            return []
         if self._evaluate is not None:
             result = self._evaluate(job.task, output)
             if inspect.isawaitable(result):
                 result = await result
-            return [self._span(job.attempt, result)]
+            return [reward_span(job.attempt, result, self._source)]
         if self._agent.reward == "events" or (self._agent.reward is None and not self._holds_reward(output)):
             if not await self._store.rewarded.remote(job.attempt.rollout_id, job.attempt.number):
                 raise RewardError(self._nothing_found())
             return []
-        return [self._span(job.attempt, output)]
+        return [reward_span(job.attempt, output, self._source)]
 
     def _holds_reward(self, output: Any) -> bool:
         if self._agent.command is not None:
@@ -59,35 +62,41 @@ class Scoring:
             'no reward: standard output does not end with a line such as {"reward": 1.0}, and none was posted'
         )
 
-    def _span(self, attempt: Attempt, result: Any) -> Span:
-        now = time.time()
-        return Span(
-            id=uuid.uuid4().hex,
-            rollout_id=attempt.rollout_id,
-            attempt=attempt.number,
-            kind=SpanKind.REWARD,
-            name="reward",
-            start=now,
-            end=now,
-            attributes=reward_attributes(self._checked(result)),
-        )
+    @property
+    def _source(self) -> str:
+        return self._agent.evaluate or self._agent.run or "the command"
 
-    def _checked(self, result: Any) -> dict[str, float]:
-        """The rewards by name, ``reward`` among them."""
-        given = result if isinstance(result, Mapping) else {"reward": result}
-        source = self._agent.evaluate or self._agent.run or "the command"
-        rewards = {}
-        for name in ("reward", *given):
-            value = _finite(given.get(name))
-            if value is None:
-                shown = reprlib.repr(given.get(name))
-                raise RewardError(
-                    f"{source} returned {shown} as {name}; it must be a finite number, of at most {LARGEST:g}"
-                )
-            rewards[str(name)] = value
-        if unstorable := [name for name in rewards if name != storable(name)]:
-            raise RewardError(f"{source} returned a reward named {unstorable[0]!r}; name it in plain text")
-        return rewards
+
+def reward_span(attempt: Attempt, result: Any, source: str) -> Span:
+    """The terminal reward of the attempt, from what ``source`` gave. Raises ``RewardError`` if it is none."""
+    now = time.time()
+    return Span(
+        id=uuid.uuid4().hex,
+        rollout_id=attempt.rollout_id,
+        attempt=attempt.number,
+        kind=SpanKind.REWARD,
+        name="reward",
+        start=now,
+        end=now,
+        attributes=reward_attributes(_checked(result, source)),
+    )
+
+
+def _checked(result: Any, source: str) -> dict[str, float]:
+    """The rewards by name, ``reward`` among them."""
+    given = result if isinstance(result, Mapping) else {"reward": result}
+    rewards = {}
+    for name in ("reward", *given):
+        value = _finite(given.get(name))
+        if value is None:
+            shown = reprlib.repr(given.get(name))
+            raise RewardError(
+                f"{source} returned {shown} as {name}; it must be a finite number, of at most {LARGEST:g}"
+            )
+        rewards[str(name)] = value
+    if unstorable := [name for name in rewards if name != storable(name)]:
+        raise RewardError(f"{source} returned a reward named {unstorable[0]!r}; name it in plain text")
+    return rewards
 
 
 def _finite(value: Any) -> float | None:

@@ -25,6 +25,7 @@ from al_ray.types import (
     Attempt,
     AttemptStatus,
     Claim,
+    Group,
     Resource,
     RolloutRequest,
     Span,
@@ -110,8 +111,14 @@ class Store:
         """Whether the attempt has a reward."""
         return await asyncio.to_thread(lambda: self._database.rewarded(rollout_id, number))
 
+    async def group(self, batch: str, name: str) -> Group:
+        """A group of ``batch`` with its spans, for whoever judges it."""
+        (found,) = await asyncio.to_thread(lambda: self._database.groups(batch, [name]))
+        return found
+
     async def finish(self, ends: Sequence[tuple[Attempt, Sequence[Span]]]) -> Sequence[bool | Exception]:
-        """End attempts with their status, error, output and last spans; False for one that had ended."""
+        """End attempts with their status, error, output and last spans, a judge's with the rewards that it
+        gave to others; False for one that had ended."""
         now = time.time()
         ended = [(replace(attempt, ended_at=now), spans) for attempt, spans in ends]
         outcomes = await self._write(self._database.finish, ended)

@@ -48,7 +48,11 @@ def tasks_of_step(tasks: Sequence[Task], count: int, step: int, seed: Sequence[i
 
     ``seed`` is a sequence of non-negative integers, for example the run's seed and the stage.
     """
-    first = step * count
+    return tasks_at(tasks, step * count, count, seed)
+
+
+def tasks_at(tasks: Sequence[Task], first: int, count: int, seed: Sequence[int]) -> list[Task]:
+    """Those at ``count`` places of the epochs laid end to end, from the place ``first`` on."""
     permutations: dict[int, np.ndarray] = {}
     chosen = []
     for position in range(first, first + count):

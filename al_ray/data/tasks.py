@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
 
+from al_ray.data.mixture import SOURCE
 from al_ray.data.task_order import held_out, split_by_id
 from al_ray.errors import DataError, Problem, UserError, in_a_line
 from al_ray.protocols import Demonstration
-from al_ray.recipe import Recipe, SupervisedStage, dotted
+from al_ray.recipe import DataSection, Recipe, SupervisedStage, dotted
 from al_ray.types import Task, TaskSet
 
 _SHOWN: Final = 5
@@ -29,60 +30,86 @@ class Tasks:
 
 
 def load_tasks(recipe: Recipe) -> Tasks:
-    """Load both splits, look at every task, and try the first. Raises ``DataError``."""
-    found = _splits(recipe)
-    for split, loaded in found.items():
-        if not loaded.tasks:
-            reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
-            cure = f"no {split} task is left; loosen data.options{reasons}"
-            raise DataError(Problem("data.options", recipe.data.options, cure))
-    if problems := _shared_ids(found):
-        raise DataError(*problems)
-    train = found["train"].tasks
+    """Load both splits of every source, look at every task, and try the first. Raises ``DataError``."""
+    found = [_source(recipe, place, data) for place, data in recipe.data.each.items()]
+    train = [task for source in found for task in source.train]
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SupervisedStage):
-            _try_demonstration(stage, f"stages.{index}.demonstrate", train[0])
-    chosen = held_out(found["validation"].tasks, recipe.evaluation.tasks)
+            for source in found:
+                _try_demonstration(stage, f"stages.{index}.demonstrate", source.train[0])
+    chosen = [task for source in found for task in source.held_out]
     for key in recipe.evaluation.by:
         if not any(key in task.data for task in chosen):
             keys = ", ".join(sorted({key for task in chosen for key in task.data}))
             raise DataError(Problem("evaluation.by", key, f"no held-out task has it; there are {keys}"))
+    return Tasks(train, chosen, [line for source in found for line in source.left_out])
+
+
+def _source(recipe: Recipe, place: str, data: DataSection) -> Tasks:
+    """Those of one source; ``place`` is where the recipe has it."""
+    found = _splits(place, data)
+    for split, loaded in found.items():
+        if not loaded.tasks:
+            reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
+            cure = f"no {split} task is left; loosen {place}.options{reasons}"
+            raise DataError(Problem(f"{place}.options", data.options, cure))
+    if problems := _shared_ids(place, found):
+        raise DataError(*problems)
+    chosen = held_out(found["validation"].tasks, recipe.evaluation.tasks)
     said = [_said(split, loaded.left_out) for split, loaded in found.items() if loaded.left_out]
-    return Tasks(train, chosen, said)
+    if not recipe.data.sources:
+        return Tasks(found["train"].tasks, chosen, said)
+    name = place.removeprefix("data.sources.")
+    train, chosen = (
+        [_named(place, name, task) for task in tasks] for tasks in (found["train"].tasks, chosen)
+    )
+    return Tasks(train, chosen, [f"{name}: {line}" for line in said])
 
 
-def _splits(recipe: Recipe) -> dict[str, TaskSet]:
-    whole = _loaded(recipe, "train")
-    if recipe.data.validation_share is None:
-        return {"train": whole, "validation": _loaded(recipe, "validation")}
-    train, validation = split_by_id(whole.tasks, recipe.data.validation_share)
+def _named(place: str, name: str, task: Task) -> Task:
+    """The task as one of a source: no two sources share an id, and whoever has the task knows the source."""
+    if task.data.get(SOURCE, name) != name:
+        cure = f"is told in the data of task {task.id!r}: that key names the source, {name!r}"
+        raise DataError(Problem(f"{place}.load, {SOURCE}", task.data[SOURCE], cure))
+    return replace(task, id=f"{name}/{task.id}", data={**task.data, SOURCE: name})
+
+
+def _splits(place: str, data: DataSection) -> dict[str, TaskSet]:
+    whole = _loaded(place, data, "train")
+    if data.validation_share is None:
+        return {"train": whole, "validation": _loaded(place, data, "validation")}
+    train, validation = split_by_id(whole.tasks, data.validation_share)
     return {"train": TaskSet(train, whole.left_out), "validation": TaskSet(validation)}
 
 
-def _loaded(recipe: Recipe, split: str) -> TaskSet:
+def _loaded(place: str, data: DataSection, split: str) -> TaskSet:
     """The tasks of a split, each as it must be."""
-    path = recipe.data.load
-    load = dotted.load(path, "data.load")
+    path = data.load
+    assert path is not None, "the recipe was checked"
+    load = dotted.load(path, f"{place}.load")
     try:
-        found = load(recipe.data.path, split, **recipe.data.options)
+        found = load(data.path, split, **data.options)
         left_out = found.left_out if isinstance(found, TaskSet) else {}
         tasks = list(found.tasks if isinstance(found, TaskSet) else found)
     except UserError:
         raise
     except Exception as error:  # whatever the user's loader raises
         cure = f"failed on the split {split!r}: {in_a_line(error)}"
-        raise DataError(Problem("data.load", path, cure)) from error
-    wrong = [problem for index, task in enumerate(tasks) if (problem := _problem(path, split, index, task))]
-    wrong = wrong or _repeated_ids(path, split, tasks)
+        raise DataError(Problem(f"{place}.load", path, cure)) from error
+    where = f"{place}.load {path}"
+    wrong = [problem for index, task in enumerate(tasks) if (problem := _problem(where, split, index, task))]
+    wrong = wrong or _repeated_ids(where, split, tasks)
     if wrong:
-        more = [] if len(wrong) <= _SHOWN else [Problem("data.load", path, f"{len(wrong) - _SHOWN} more so")]
+        more = (
+            [] if len(wrong) <= _SHOWN else [Problem(f"{place}.load", path, f"{len(wrong) - _SHOWN} more so")]
+        )
         raise DataError(*wrong[:_SHOWN], *more)
     return TaskSet(tasks, left_out)
 
 
-def _problem(path: str, split: str, index: int, task: object) -> Problem | None:
+def _problem(loader: str, split: str, index: int, task: object) -> Problem | None:
     """What is wrong with what a loader gave as a task, if anything."""
-    where = f"data.load {path}, task {index} of {split}"
+    where = f"{loader}, task {index} of {split}"
     if not isinstance(task, Task):
         cure = "must be an al_ray.types.Task(id, data, split)"
         return Problem(where, task, f"is of type {type(task).__name__}; it {cure}")
@@ -97,13 +124,13 @@ def _problem(path: str, split: str, index: int, task: object) -> Problem | None:
     return None
 
 
-def _repeated_ids(path: str, split: str, tasks: Sequence[Task]) -> list[Problem]:
+def _repeated_ids(loader: str, split: str, tasks: Sequence[Task]) -> list[Problem]:
     places: dict[str, list[int]] = {}
     for index, task in enumerate(tasks):
         places.setdefault(task.id, []).append(index)
     return [
         Problem(
-            f"data.load {path}, {split}",
+            f"{loader}, {split}",
             name,
             f"is the id of {len(at)} tasks, those at {', '.join(map(str, at[:_SHOWN]))}: each needs its own",
         )
@@ -112,7 +139,7 @@ def _repeated_ids(path: str, split: str, tasks: Sequence[Task]) -> list[Problem]
     ]
 
 
-def _shared_ids(splits: Mapping[str, TaskSet]) -> list[Problem]:
+def _shared_ids(place: str, splits: Mapping[str, TaskSet]) -> list[Problem]:
     """What is both trained on and held out measures nothing."""
     train = {task.id for task in splits["train"].tasks}
     shared = [task.id for task in splits["validation"].tasks if task.id in train]
@@ -120,7 +147,7 @@ def _shared_ids(splits: Mapping[str, TaskSet]) -> list[Problem]:
         return []
     some = ", ".join(map(repr, shared[:_SHOWN])) + (", ..." if len(shared) > _SHOWN else "")
     cure = f"{len(shared)} ids are in both: give each split ids and tasks of its own, or name one split and "
-    return [Problem("data.load, train and validation", some, f"{cure}data.validation_share")]
+    return [Problem(f"{place}.load, train and validation", some, f"{cure}{place}.validation_share")]
 
 
 def _try_demonstration(stage: SupervisedStage, where: str, task: Task) -> None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from al_ray.database import backends
+from al_ray.database.judged import judged_batch
 from al_ray.database.lone_insert import lone_insert
 from al_ray.database.reader import ENDED, Records, chunks
 from al_ray.database.retry import is_retried
@@ -48,6 +49,7 @@ from al_ray.types import (
     RolloutRequest,
     RolloutStatus,
     Span,
+    SpanKind,
     Start,
     Worker,
 )
@@ -70,6 +72,8 @@ _NEW_SPAN: Final = sa.select(*span_parameters()).where(
     )
 )
 """``span_row``, if its attempt has not ended."""
+_GIVEN_SPAN: Final = sa.select(*span_parameters())
+"""... whether it has or not."""
 _BRIEF: Final = 2**18
 """Characters that are written in a moment."""
 _LIVE_OF: Final = sa.select(attempts.c.rollout_id, attempts.c.number).where(
@@ -200,7 +204,8 @@ class Database(Records):
     def finish(self, connection: Connection, ends: Sequence[tuple[Attempt, Sequence[Span]]]) -> list[bool]:
         """End each attempt as told and decide on its rollout; False if it had ended before.
 
-        Its last spans (rewards) become part of it in the same transaction.
+        Its last spans (rewards) become part of it in the same transaction; those of a judge, part of the
+        rollouts of the group that it judged, which have ended.
         """
         live = _live(connection, {attempt.rollout_id for attempt, _ in ends})
         ended: list[Attempt] = []
@@ -212,7 +217,7 @@ class Database(Records):
             if reference in live:
                 live.remove(reference)
                 ended.append(attempt)
-                lasts.append(last)
+                lasts.append(self._own(connection, attempt, last))
         if ended:
             for refused in self.append(connection, lasts):
                 if refused is not None:  # another attempt's spans
@@ -224,6 +229,22 @@ class Database(Records):
             connection.execute(_THIS.values(_OUTCOME), changes)
             self._settle(connection, ended)
         return outcomes
+
+    def _own(self, connection: Connection, attempt: Attempt, last: Sequence[Span]) -> Sequence[Span]:
+        """Those of the attempt itself. What a judge gave to others is written."""
+        given = [span for span in last if span.rollout_id != attempt.rollout_id]
+        if not given:
+            return last
+        this = sa.select(rollouts).where(rollouts.c.id == attempt.rollout_id)
+        judge = request_of(connection.execute(this).one())
+        members = sa.select(rollouts.c.id).where(
+            rollouts.c.batch == judged_batch(judge.batch), rollouts.c.group == judge.group
+        )
+        judged = set(connection.scalars(members)) if judge.mode == "judge" else set()
+        if not all(span.kind is SpanKind.REWARD and span.rollout_id in judged for span in given):
+            return last  # and so they are refused
+        backends.insert_new_from(connection, spans, _GIVEN_SPAN, [span_row(span) for span in given])
+        return [span for span in last if span.rollout_id == attempt.rollout_id]
 
     def limit_leases(self, connection: Connection, latest: float) -> None:
         """Let no lease end later: what a clock that went wrong has written."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from al_ray.data.mixture import SOURCE
 from al_ray.evaluation.scores import Result, Scores, by_key, failures, result_of, scores
 from al_ray.recipe import Recipe
 from al_ray.rollouts.outcome import Outcome
@@ -82,11 +83,12 @@ def summary(recipe: Recipe, results: Sequence[Result]) -> Evaluation:
     settings, section = recipe.transitions, recipe.evaluation
     require_named(settings, [result.episode for result in results if result.episode is not None])
     asked = settings.reward, section.samples
+    keys = dict.fromkeys([*section.by, *[SOURCE] * bool(recipe.data.sources)])
     return Evaluation(
         primary=settings.reward,
         samples=section.samples,
         results=results,
         scores=scores(results, *asked),
-        by={key: by_key(results, key, *asked) for key in section.by},
+        by={key: by_key(results, key, *asked) for key in keys},
         failed=failures(results),
     )

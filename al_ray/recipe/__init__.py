@@ -15,13 +15,16 @@ from al_ray.recipe.agent import (
     TransitionsSection,
 )
 from al_ray.recipe.health import HealthSection
-from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe
+from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe, SourceSection
 from al_ray.recipe.section import Section, http_url
 from al_ray.recipe.stages import (
     AnyStage,
     CriticSection,
+    CurriculumSection,
+    GroupedStage,
     OptimizerSection,
     ReinforcementStage,
+    RejectionSamplingStage,
     Stage,
     SupervisedStage,
 )
@@ -46,11 +49,13 @@ __all__ = [
     "AnyStage",
     "CheckpointSection",
     "CriticSection",
+    "CurriculumSection",
     "DataSection",
     "EnginesSection",
     "EvaluationSection",
     "ExportSection",
     "GatewaySection",
+    "GroupedStage",
     "HealthSection",
     "Isolation",
     "LearnersSection",
@@ -61,11 +66,13 @@ __all__ = [
     "PlacementSection",
     "Recipe",
     "ReinforcementStage",
+    "RejectionSamplingStage",
     "RetrySection",
     "SamplingSection",
     "SandboxSection",
     "Section",
     "ServiceSection",
+    "SourceSection",
     "Stage",
     "StoreSection",
     "SupervisedStage",

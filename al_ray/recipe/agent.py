@@ -114,6 +114,10 @@ class AgentSection(Section):
     reward, the events."""
     evaluate: DottedPath | None = None
     """Turns what the agent returned (a command: printed) into the reward."""
+    judge: DottedPath | None = None
+    """Rewards the rollouts of a training group together, once all have ended, in place of the reward's other
+    sources: a function of the task, the candidates and an endpoint (`al_ray.protocols.Judge`). Evaluations
+    keep the other sources."""
     before: DottedPath | None = None
     """Called before each attempt with its request and the attempt; if it raises, the attempt has failed."""
     after: DottedPath | None = None

@@ -17,8 +17,11 @@ from typing import Any, Final
 from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import (
     AgentSection,
+    DataSection,
+    GroupedStage,
     Recipe,
     ReinforcementStage,
+    RejectionSamplingStage,
     SupervisedStage,
     dotted,
     model_name,
@@ -72,18 +75,26 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
-    function, wrong = _function("data.load", recipe.data.load)
+    for place, data in recipe.data.each.items():
+        yield from _source(place, data)
+
+
+def _source(place: str, data: DataSection) -> Iterator[Problem]:
+    if data.load is None:
+        yield Problem(f"{place}.load", None, "name the environment's task loader")
+        return
+    function, wrong = _function(f"{place}.load", data.load)
     yield from wrong
     if function is None:
         return
     parameters = inspect.signature(function).parameters.values()
     by_name = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    unknown = [name for name in recipe.data.options if not takes_all and name not in by_name]
+    unknown = [name for name in data.options if not takes_all and name not in by_name]
     for name in unknown:
-        yield Problem(f"data.options.{name}", recipe.data.options[name], no_such_key(name, by_name[2:]))
-    known = {name: value for name, value in recipe.data.options.items() if name not in unknown}
-    yield from _unfit("data.load", recipe.data.load, function, ("path", "split"), known)
+        yield Problem(f"{place}.options.{name}", data.options[name], no_such_key(name, by_name[2:]))
+    known = {name: value for name, value in data.options.items() if name not in unknown}
+    yield from _unfit(f"{place}.load", data.load, function, ("path", "split"), known)
 
 
 def _agent(recipe: Recipe) -> Iterator[Problem]:
@@ -98,6 +109,8 @@ def _agent(recipe: Recipe) -> Iterator[Problem]:
         yield from _callable("agent.evaluate", agent.evaluate, ("task", "output"))
         if agent.reward is not None:
             yield Problem("agent.reward", agent.reward, "leave it out: agent.evaluate gives the reward")
+    if agent.judge is not None:
+        yield from _callable("agent.judge", agent.judge, ("task", "candidates", "llm"))
     for where, hook in (("agent.before", agent.before), ("agent.after", agent.after)):
         if hook is not None:
             yield from _callable(where, hook, ("request", "attempt"))
@@ -180,6 +193,8 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
             yield from _callable(f"stages.{index}.demonstrate", stage.demonstrate, ("task",))
         elif isinstance(stage, ReinforcementStage):
             yield from _reinforcement(f"stages.{index}", stage)
+        elif isinstance(stage, RejectionSamplingStage):
+            yield from _rejection_sampling(f"stages.{index}", stage)
         if stage.optimizer.warmup_steps >= stage.steps:
             cure = f"is less than the stage's steps, {stage.steps}"
             yield Problem(f"stages.{index}.optimizer.warmup_steps", stage.optimizer.warmup_steps, cure)
@@ -221,11 +236,20 @@ def _chosen(stage: ReinforcementStage, *fields: str) -> list[str]:
     return [field for field in fields if getattr(stage, field) != defaults[field].default]
 
 
+def _rejection_sampling(place: str, stage: RejectionSamplingStage) -> Iterator[Problem]:
+    if stage.keep > stage.group_size:
+        cure = f"is more than a group has: at most group_size, {stage.group_size}"
+        yield Problem(f"{place}.keep", stage.keep, cure)
+    if stage.group_size == 1 and stage.threshold is None:
+        cure = "a number, or a larger group_size: without either, no rollout is better than another"
+        yield Problem(f"{place}.threshold", None, cure)
+
+
 def _exploration(recipe: Recipe) -> Iterator[Problem]:
     sampling = recipe.agent.sampling
-    learning = [(i, stage) for i, stage in enumerate(recipe.stages) if isinstance(stage, ReinforcementStage)]
-    for index, stage in learning:
-        if stage.overlong_tokens > sampling.max_tokens:
+    learning = [stage for stage in recipe.stages if isinstance(stage, GroupedStage)]
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, ReinforcementStage) and stage.overlong_tokens > sampling.max_tokens:
             cure = f"at most agent.sampling.max_tokens, {sampling.max_tokens}"
             yield Problem(f"stages.{index}.overlong_tokens", stage.overlong_tokens, cure)
     if learning and sampling.temperature == 0:
@@ -239,14 +263,14 @@ def _exploration(recipe: Recipe) -> Iterator[Problem]:
     if learning and sampling.temperature is None:
         cure = "a number: the learner must know the distribution that tokens are drawn from"
         yield Problem("agent.sampling.temperature", None, cure)
-    if learning and sampling.top_p != 1:
+    if any(not isinstance(stage, RejectionSamplingStage) for stage in learning) and sampling.top_p != 1:
         cure = "1: the learner computes the whole distribution, and tokens would be drawn from a part of it"
         yield Problem("agent.sampling.top_p", sampling.top_p, cure)
 
 
 def _trained_alike(recipe: Recipe) -> Iterator[Problem]:
     """The learner computes with one temperature."""
-    if not any(isinstance(stage, ReinforcementStage) for stage in recipe.stages):
+    if not any(isinstance(stage, GroupedStage) for stage in recipe.stages):
         return
     sampling = recipe.agent.sampling
     for pattern, own in sampling.agents.items():

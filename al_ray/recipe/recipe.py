@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,9 +46,24 @@ class ModelSection(Section):
         return Path(self.path).name
 
 
+class SourceSection(Section):
+    """One of several sets of tasks. What is left out is as in ``data``."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How many of its tasks are trained on, beside the others' weights."""
+    load: DottedPath | None = None
+    """Its task loader."""
+    path: str | None = None
+    """Its directory or hub dataset name."""
+    options: dict[str, JsonValue] | None = None
+    """Passed to the loader by name."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """As ``data.validation_share``."""
+
+
 class DataSection(Section):
-    load: DottedPath
-    """The environment's task loader."""
+    load: DottedPath | None = None
+    """The environment's task loader. It may be left out where every one of ``sources`` has its own."""
     path: str | None = None
     """A directory or a hub dataset name. None: ``AL_RAY_DATA``, else the environment's sample rows."""
     options: dict[str, JsonValue] = {}
@@ -55,11 +71,28 @@ class DataSection(Section):
     validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For a dataset without a validation split: about this share of the training tasks is kept out of
     training and is the validation split, chosen by their ids alone. None: the loader has one."""
+    sources: dict[Name, SourceSection] = {}
+    """Several sets of tasks in one training, by name, each by its weight. A task's id then begins with its
+    source's name and a slash, and its data say the name under ``data_source``."""
+
+    @property
+    def each(self) -> Mapping[str, DataSection]:
+        """Every source by the place where the recipe has it, with all that it takes from here; this alone
+        where there are no several."""
+        if not self.sources:
+            return {"data": self}
+        return {
+            f"data.sources.{name}": self.model_copy(
+                update={"sources": {}, **source.model_dump(exclude={"weight"}, exclude_none=True)}
+            )
+            for name, source in self.sources.items()
+        }
 
 
 class EvaluationSection(Section):
     tasks: Positive = 128
-    """Held-out tasks, the first of a fixed shuffle of the validation split."""
+    """Held-out tasks, the first of a fixed shuffle of the validation split; of several sources, so many of
+    each."""
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations within a stage. 0: only before the first stage and after each."""
     sampling: SamplingSection = SamplingSection(temperature=0.0)

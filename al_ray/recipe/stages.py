@@ -41,6 +41,28 @@ class CriticSection(Section):
     """Optimizer steps a batch, each over all of its calls."""
 
 
+class CurriculumSection(Section):
+    """Tasks that are solved sometimes are asked more often than those that always or never are. A task is
+    drawn in proportion to the variance of its success, as far as the rollouts of the steps before tell."""
+
+    solved: float = 1.0
+    """The least reward of a rollout that has solved its task."""
+    memory: Positive = 32
+    """Of each task, so many of its last rollouts count. The more, the less a task is asked that was always or
+    never solved: about 1 / memory as often."""
+
+
+class GroupedStage(Stage):
+    """What stages that learn from groups of rollouts have in common."""
+
+    groups_per_step: Positive = 8
+    """Tasks in a batch."""
+    group_size: Positive = 8
+    """Rollouts of each task."""
+    curriculum: CurriculumSection | None = None
+    """Which tasks are asked more often; ``{}`` for the defaults. None: all alike, each once an epoch."""
+
+
 class SupervisedStage(Stage):
     """Imitates demonstrations: cross-entropy on the assistant's tokens."""
 
@@ -110,7 +132,7 @@ def _credit(name: str) -> str:
     return name
 
 
-class ReinforcementStage(Stage):
+class ReinforcementStage(GroupedStage):
     """Reinforcement learning from groups of rollouts of one task.
 
     ``algorithm`` chooses the fields below it as published; each may be chosen otherwise.
@@ -120,8 +142,6 @@ class ReinforcementStage(Stage):
         "grpo", "dr_grpo", "rloo", "ppo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "cispo"
     ]
     """Names the stage, and chooses."""
-    groups_per_step: Positive = 8
-    """Tasks in a batch."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts of each task."""
     credit: Annotated[str, AfterValidator(_credit)] = "identical"
@@ -210,7 +230,24 @@ class ReinforcementStage(Stage):
         return {**compared, **estimated, **chosen, **given}
 
 
-AnyStage = Annotated[SupervisedStage | ReinforcementStage, Field(discriminator="algorithm")]
+class RejectionSamplingStage(GroupedStage):
+    """Imitates the best of its own rollouts, by cross-entropy on their trained calls (RAFT, expert
+    iteration)."""
+
+    algorithm: Literal["rejection_sampling"]
+    """Names the stage."""
+    keep: Positive = 1
+    """The best of a group that are imitated, at most. Each group counts the same, however many it keeps."""
+    threshold: float | None = None
+    """The least return of a rollout that is imitated. None: it must be better than the worst of its group, so
+    that a group of equals teaches nothing."""
+    refills: Annotated[int, Field(ge=0)] = 0
+    """How often a step's groups of which nothing is kept are replaced by groups of further tasks."""
+
+
+AnyStage = Annotated[
+    SupervisedStage | ReinforcementStage | RejectionSamplingStage, Field(discriminator="algorithm")
+]
 STAGES: Mapping[str, type[Stage]] = {
     name: kind
     for kind in get_args(get_args(AnyStage)[0])

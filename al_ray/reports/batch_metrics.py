@@ -9,6 +9,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from al_ray.data.mixture import SOURCE
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.intermediate import by_signal
 from al_ray.rollouts.outcome import Outcome
@@ -139,6 +140,20 @@ def dimension_metrics(trajectories: Sequence[Trajectory], primary: str) -> dict[
     return {
         f"rewards/{name}": _mean([t.rewards[name] for t in trajectories if name in t.rewards])
         for name in sorted(names)
+    }
+
+
+def source_metrics(groups: Sequence[Group], trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Of each source of tasks, its rollouts and the mean of their rewards as given."""
+    source = {r.id: str(r.request.task.data[SOURCE]) for group in groups for r in group.rollouts}
+    rewards: dict[str, list[float]] = {}
+    for trajectory in trajectories:
+        rewards.setdefault(source[trajectory.rollout_id], []).append(
+            trajectory.reward - trajectory.intermediate
+        )
+    return {
+        **{f"rollout/source/{name}": count for name, count in sorted(Counter(source.values()).items())},
+        **{f"reward/source/{name}": _mean(given) for name, given in sorted(rewards.items())},
     }
 
 

@@ -76,7 +76,7 @@ BATCH: Final[Sequence[Metric]] = (
            "Those of them that failed by what the model answered: transitions.failed_reward is for these."),
     Metric("rollout/unreadable", "rollouts", "Rollouts left out: their spans hold what cannot be read."),
     Metric("rollout/attempts_STATUS", "attempts", "Attempts that did not succeed, by how they ended."),
-    Metric("rollout/dropped_groups", "groups", "Groups left out: fewer than two rollouts to compare."),
+    Metric("rollout/dropped_groups", "groups", "Groups left out: too few rollouts to compare."),
     Metric("rollout/equal_groups", "groups", "Groups whose rollouts all have the same reward."),
     Metric("rollout/calls", "calls", "Mean calls of a rollout that give a transition."),
     Metric("rollout/prompt_tokens", "tokens", "Mean tokens of a call's prompt."),
@@ -108,6 +108,21 @@ BATCH: Final[Sequence[Metric]] = (
     Metric("demonstration/too_long", "tasks", "Demonstrations left out: longer than `model.max_length`."),
 )
 """What a step learns from: rollouts, or demonstrations."""
+
+FURTHER: Final[Sequence[Metric]] = (
+    Metric("imitation/rollouts", "rollouts", "Rollouts that are imitated: the best of their groups."),
+    Metric("imitation/groups", "groups", "Groups of which one is; 0 makes an empty step."),
+    Metric("imitation/reward", "reward", "Mean reward of those rollouts."),
+    Metric("judge/groups", "groups", "Groups that `agent.judge` was asked to reward."),
+    Metric("judge/failed", "groups", "Those of them on which it failed: they are left out."),
+    Metric("curriculum/tried", "share", "Training tasks that were tried before the step."),
+    Metric("curriculum/always_solved", "share", "Training tasks whose last rollouts all solved them."),
+    Metric("curriculum/never_solved", "share", "Training tasks that were tried, and not solved lately."),
+    Metric("reward/source/NAME", "reward", "Mean reward of the rollouts of each source of tasks."),
+    Metric("rollout/source/NAME", "rollouts", "Rollouts of each source of tasks."),
+    Metric("eval/source/NAME", "reward", "Mean reward of the held-out tasks of each source."),
+)
+"""What a step tells beside that, by its kind of stage and by what the recipe asks for."""
 
 LEARNERS: Final[Sequence[Metric]] = (
     Metric("optim/loss", "", "Loss of an optimizer step: a weighted sum over its tokens, on average.",
@@ -180,4 +195,4 @@ TIMES: Final[Sequence[Metric]] = (
 """What each phase took. Ray has one gauge for all, told apart by its tag ``phase``."""
 # fmt: on
 
-METRICS: Final[Sequence[Metric]] = (*EVALUATION, *BATCH, *LEARNERS, *HEALTH, *STEP, *TIMES)
+METRICS: Final[Sequence[Metric]] = (*EVALUATION, *BATCH, *FURTHER, *LEARNERS, *HEALTH, *STEP, *TIMES)

@@ -203,8 +203,11 @@ _TRANSITION: Final = {
 
 
 def _transitions(source: Export) -> Iterator[Row]:
-    """Of each rollout's last attempt; ``return`` is null where nothing was rewarded."""
+    """Of each rollout's last attempt; ``return`` is null where nothing was rewarded. A judge's calls are
+    nobody's to learn from."""
     for rollout in matching(source.records, source.search, with_calls=True):
+        if rollout.request.mode == "judge":
+            continue
         try:
             episode = trajectory(rollout, source.settings)
         except UnreadableError as error:

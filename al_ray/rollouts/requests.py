@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from al_ray.database.judged import judge_batch
 from al_ray.recipe import Recipe
 from al_ray.rollouts.blame import AROUND_THE_AGENT
-from al_ray.types import AttemptStatus, Mode, RolloutRequest, Task
+from al_ray.types import AttemptStatus, Group, Mode, RetryPolicy, RolloutRequest, Task
 
 
 def rollout_requests(
@@ -35,3 +36,15 @@ def rollout_requests(
         for position, task in enumerate(tasks)
         for member in range(members)
     ]
+
+
+def judge_request(group: Group, retry: RetryPolicy) -> RolloutRequest:
+    """The judge of a group that has ended."""
+    return RolloutRequest(
+        id=f"{group.id}/judge",
+        batch=judge_batch(group.batch),
+        group=group.id,
+        task=group.rollouts[0].request.task,
+        mode="judge",
+        retry=retry,
+    )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from al_ray.database.reader import Records
-from al_ray.types import Group, RolloutRequest
+from al_ray.rollouts.requests import judge_request
+from al_ray.types import Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus
 
 _WATCH_SECONDS = 2.0
 _GROUPS_READ = 64
@@ -32,9 +33,31 @@ class Agents:
     needs: Sequence[Kept]
     """The parts without which no rollout ends: runners, gateways, services, the policy."""
 
+    judges: RetryPolicy | None = None
+    """How often the judge of a training group is asked; None: there is none."""
+
     async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
-        """Enqueue the rollouts of one batch and yield its groups as they are complete. Raises what keeps
-        them from ending."""
+        """Enqueue the rollouts of one batch and yield its groups as they are complete, judged where they are
+        to be. Raises what keeps them from ending."""
+        if self.judges is None or requests[0].mode != "train":
+            async for groups in self._ended(requests):
+                yield groups
+            return
+        asked: list[RolloutRequest] = []
+        async for groups in self._ended(requests):
+            hopeless = [group for group in groups if not any(map(_succeeded, group.rollouts))]
+            judges = [judge_request(group, self.judges) for group in groups if group not in hopeless]
+            if judges:  # they work while other groups do
+                await self.store.enqueue.remote(judges)
+            asked += judges
+            if hopeless:
+                yield hopeless
+        if asked:
+            async for judged in self._ended(asked):
+                names = [group.id for group in judged]
+                yield await asyncio.to_thread(self.records.groups, requests[0].batch, names)
+
+    async def _ended(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
         batch = requests[0].batch
         missing = {request.group for request in requests}
         done: list[str] = []
@@ -48,3 +71,7 @@ class Agents:
                 yield await asyncio.to_thread(self.records.groups, batch, some)
             if failure := next(filter(None, (part.failure() for part in self.needs)), None):
                 raise failure
+
+
+def _succeeded(rollout: Rollout) -> bool:
+    return rollout.status is RolloutStatus.SUCCEEDED

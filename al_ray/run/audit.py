@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from al_ray.algorithms.losses.token import Loss
 from al_ray.database.reader import Records
-from al_ray.recipe import ReinforcementStage
 from al_ray.recipe.schedule import StageSpan, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder
-from al_ray.run.stages.reinforcement import Learnt, Reinforcement
+from al_ray.run.stages.grouped import Grouped, Learnt
+from al_ray.run.stages.stage import stage_of
 from al_ray.traces import call_span
 from al_ray.types import Choice, Group, Rollout, RolloutStatus, Span, SpanKind
 
@@ -42,29 +41,40 @@ class StepAudit:
 
 
 def audit(folder: RunFolder) -> Iterator[StepAudit]:
-    """Each step of reinforcement that the run has logged."""
+    """Each step that the run has logged of the stages that learn from groups of rollouts."""
     recipe = folder.recipe()
     logged = {int(line["step"]): line for line in jsonl_sink.read(folder.path) if _TRAINED_TOKENS in line}
     with closing(Records(folder.store_url)) as records:
         for span in stage_spans(recipe):
-            if not isinstance(span.stage, ReinforcementStage):
+            stage = stage_of(recipe, span, ())
+            if not isinstance(stage, Grouped):
                 continue
-            stage = Reinforcement(recipe, span.stage, span, ())
             for step in _steps(span, logged):
                 groups = stage.recorded(records, step - 1)
-                yield _audit_of(records, stage, groups, step, logged[step][_TRAINED_TOKENS])
+                found = _audit_of(records, stage, groups, step, logged[step][_TRAINED_TOKENS])
+                yield replace(found, tokens={**found.tokens, **_of_judges(records, stage, step - 1)})
 
 
 def _steps(span: StageSpan, logged: Mapping[int, object]) -> Sequence[int]:
     return [step for step in range(span.begin + 1, span.end + 1) if step in logged]
 
 
+def _of_judges(records: Records, stage: Grouped, step: int) -> dict[tuple[str, int], int]:
+    """The tokens that judges had from the trained model."""
+    tokens = Counter[tuple[str, int]]()
+    for judge in stage.judges(step, records):
+        for attempt in judge.attempts:
+            for _, choice in _answers(records.attempt_spans(judge.id, attempt.number)):
+                tokens.update(_by_version(choice, "dropped: a judge's"))
+    return dict(tokens)
+
+
 def _audit_of(
-    records: Records, stage: Reinforcement, groups: Sequence[Group], step: int, logged: float
+    records: Records, stage: Grouped, groups: Sequence[Group], step: int, logged: float
 ) -> StepAudit:
     learnt = stage.learnt(groups)
-    trained, wrong = _trained(learnt, stage.algorithm.loss)
-    dropped = _dropped(learnt)
+    trained, wrong = _trained(learnt)
+    dropped = learnt.reasons
     tokens = Counter[tuple[str, int]]()
     for rollout in (rollout for group in groups for rollout in group.rollouts):
         reason = _reason(rollout, dropped)
@@ -75,22 +85,22 @@ def _audit_of(
             for _, choice in _answers(records.attempt_spans(rollout.id, attempt.number)):
                 tokens.update(_by_version(choice, "dropped: its attempt was tried again"))
     total = sum(count for (fate, _), count in tokens.items() if fate == TRAINED)
-    if total * stage.settings.epochs != logged:
-        often = f" {stage.settings.epochs} times" if stage.settings.epochs > 1 else ""
+    if total * learnt.passes.epochs != logged:
+        often = f" {learnt.passes.epochs} times" if learnt.passes.epochs > 1 else ""
         wrong.append(
             f"{total} tokens are trained{often} by the rows, {logged:.0f} by what the learners logged"
         )
     return StepAudit(step, tokens, wrong)
 
 
-def _trained(learnt: Learnt, loss: Loss) -> tuple[dict[str, str], list[str]]:
+def _trained(learnt: Learnt) -> tuple[dict[str, str], list[str]]:
     """What became of each transition that stands in rows, by rollout and id; and those trained otherwise than
     once."""
     counts = Counter[tuple[str, int]]()
     idle = set[str]()
     for row in learnt.rows:
         counts.update((row.rollout_id, int(call)) for call in row.calls[row.trained])
-        if not loss.trains(row):
+        if not learnt.loss.trains(row):
             idle.update(f"{row.rollout_id} {call}" for call in np.unique(row.calls[row.trained]))
     fates: dict[str, str] = {}
     wrong = []
@@ -102,21 +112,6 @@ def _trained(learnt: Learnt, loss: Loss) -> tuple[dict[str, str], list[str]]:
             if found != len(t.response_ids) * t.trained:
                 wrong.append(f"call {name}: {found} tokens in rows to be trained of {len(t.response_ids)}")
     return fates, wrong
-
-
-def _dropped(learnt: Learnt) -> Mapping[str, str | None]:
-    """Why each rollout that can be read is in no row, by id; None: it is in one."""
-    reasons: dict[str, str | None] = {}
-    for why, groups in (
-        (
-            "dropped: without a reward, a trained call, or others to compare it with",
-            learnt.readable,
-        ),
-        ("dropped: its group teaches nothing and was replaced", learnt.comparable),
-        (None, learnt.kept),
-    ):
-        reasons |= {episode.rollout_id: why for group in groups for episode in group}
-    return reasons
 
 
 def _reason(rollout: Rollout, dropped: Mapping[str, str | None]) -> str | None:

@@ -18,13 +18,14 @@ from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.machines import models
 from al_ray.machines.plan import plan, this_machine
-from al_ray.recipe import Recipe, ReinforcementStage, SupervisedStage
+from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run import specs
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.batch import Batch
-from al_ray.run.stages.reinforcement import Reinforcement
+from al_ray.run.stages.grouped import Grouped
+from al_ray.run.stages.stage import stage_of
 from al_ray.types import Group, Row, UpdateReport
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Step:
     """A step as it is computed again; ``number`` counts from 1, as steps are logged."""
 
     number: int
-    stage: Reinforcement
+    stage: Grouped
     groups: Sequence[Group]
     batch: Batch
     report: UpdateReport
@@ -73,14 +74,15 @@ def replay(folder: RunFolder, step: int, recipe: Recipe) -> Step:
         return _again(stage, step - 1, stage.recorded(records, step - 1), learner)
 
 
-def _stage(recipe: Recipe, step: int) -> Reinforcement:
+def _stage(recipe: Recipe, step: int) -> Grouped:
     """That of a step, counted from 0."""
     for span in stage_spans(recipe):
         if span.begin <= step < span.end:
-            if not isinstance(span.stage, ReinforcementStage):
+            stage = stage_of(recipe, span, ())
+            if not isinstance(stage, Grouped):
                 cure = f"is of stage {span.index}, {span.stage.algorithm}: rollouts alone are recorded"
                 raise UserError(Problem("STEP", step + 1, cure))
-            return Reinforcement(recipe, span.stage, span, ())
+            return stage
     raise UserError(Problem("STEP", step + 1, f"from 1 to {stage_spans(recipe)[-1].end}"))
 
 
@@ -104,7 +106,7 @@ def _restore(learner: Learner, folder: RunFolder, recipe: Recipe, step: int) -> 
     return begin
 
 
-def _again(stage: Reinforcement, step: int, groups: Sequence[Group], learner: Learner) -> Step:
+def _again(stage: Grouped, step: int, groups: Sequence[Group], learner: Learner) -> Step:
     """The batch and the update of a step, counted from 0."""
     if step == stage.span.begin:
         learner.start_stage(stage.spec)

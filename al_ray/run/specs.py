@@ -73,6 +73,7 @@ def gateway_spec(recipe: Recipe) -> GatewaySpec:
             sampling={
                 "train": _sampling(recipe.agent.sampling),
                 "eval": _sampling(recipe.evaluation.sampling),
+                "judge": _sampling(recipe.evaluation.sampling),
             },
             seed=recipe.seed,
         ),

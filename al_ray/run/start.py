@@ -84,7 +84,8 @@ async def _with_engines(
     with console.part("the weights' way from learners to engines"):
         await policy.start()
     needs = await _runners(ready.recipe, store, urls, console, stack)
-    return Agents(store, records, [*needs, gateways, policy]), policy
+    judges = ready.recipe.agent.retry.policy if ready.recipe.agent.judge is not None else None
+    return Agents(store, records, [*needs, gateways, policy], judges), policy
 
 
 async def _engines(engines: EnginePool, plan: Plan, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from al_ray.data.mixture import SOURCE
 from al_ray.evaluation.evaluate import Evaluation
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.names import TIME
@@ -35,8 +36,14 @@ def evaluation_values(found: Evaluation, seconds: float) -> dict[str, float]:
     """What is logged of an evaluation: every metric by its name, the primary as the accuracy."""
     named = {f"eval/{name}": each.value for name, each in found.scores.items() if name != found.primary}
     primary = found.scores.get(found.primary)
+    sources = found.by.get(SOURCE, {})
     return {
         **named,
+        **{
+            f"eval/source/{name}": part[found.primary].value
+            for name, part in sources.items()
+            if found.primary in part
+        },
         "eval/accuracy": primary.value if primary else math.nan,
         "eval/stderr": primary.stderr if primary else math.nan,
         "eval/tasks": primary.tasks if primary else 0,

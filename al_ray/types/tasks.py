@@ -8,7 +8,8 @@ from typing import Literal
 
 from al_ray.types.value import JSON, Value
 
-Mode = Literal["train", "eval"]
+Mode = Literal["train", "eval", "judge"]
+"""What a rollout is for; one of a judge rewards those of a group."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,21 @@ def test_by_a_constant_every_token_weighs_the_same_whatever_the_lengths_are(
     assert weights == pytest.approx(1 / (64 * len(batch)))
 
 
+@given(BATCHES, st.lists(st.sampled_from("gh"), min_size=3, max_size=3))
+@settings(max_examples=50, deadline=None)
+def test_groups_weigh_the_same_whatever_rollouts_they_have_and_rollouts_within_a_group(
+    batch: tuple[Trajectory, ...], names: list[str]
+) -> None:
+    grouped = [replace(each, group=name) for each, name in zip(batch, names, strict=False)]
+    by_group: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in build_rows(grouped, advantages_of(batch), "group_mean"):
+        by_group[row.group][row.rollout_id] += row.weights.sum()
+        assert len(set(row.weights[row.trained])) == 1, "and tokens within a rollout"
+    for rollouts in by_group.values():
+        assert rollouts.total() == pytest.approx(1 / len(by_group), rel=1e-5)
+        assert list(rollouts.values()) == pytest.approx([rollouts.total() / len(rollouts)] * len(rollouts))
+
+
 @given(BATCHES)
 @settings(max_examples=50, deadline=None)
 def test_every_trained_token_knows_its_call(batch: tuple[Trajectory, ...]) -> None:

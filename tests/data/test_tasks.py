@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from al_ray.data.mixture import sources_of
 from al_ray.data.tasks import load_tasks
-from al_ray.errors import DataError
-from al_ray.recipe import Recipe, loading
+from al_ray.errors import DataError, RecipeError
+from al_ray.recipe import Recipe, SourceSection, loading
 from tests.processes import ROOT
 
 
@@ -44,6 +45,36 @@ def test_a_dataset_without_a_validation_split_gives_a_share_of_its_training_task
     train, held_out = ({task.id for task in found} for found in (tasks.train, tasks.held_out))
     assert train | held_out == {task.id for task in whole.train} and not train & held_out
     assert {task.split for task in tasks.held_out} == {"validation"}
+
+
+SOURCES = "sources={plain: {weight: 3}, short: {options: {max_question_chars: 60}}}"
+
+
+def test_every_source_names_its_tasks_and_takes_what_it_leaves_out_from_the_whole() -> None:
+    whole, short = load_tasks(loaded()), load_tasks(loaded("options.max_question_chars=60"))
+    recipe = loaded(SOURCES)
+    tasks = load_tasks(recipe)
+    for split in ("train", "held_out"):
+        found = getattr(tasks, split)
+        assert [(task.id, task.data["data_source"]) for task in found] == [
+            *((f"plain/{task.id}", "plain") for task in getattr(whole, split)),
+            *((f"short/{task.id}", "short") for task in getattr(short, split)),
+        ], "of the held out as many of each"
+    assert [line.split(": ")[0] for line in tasks.left_out] == ["plain"] * 2 + ["short"] * 2
+    plain, shorter = sources_of(recipe.data, tasks.train)
+    assert (len(plain.tasks), plain.weight) == (len(whole.train), 3)
+    assert (len(shorter.tasks), shorter.weight) == (len(short.train), 1)
+
+
+def test_a_mistake_in_a_source_is_told_by_its_place() -> None:
+    with pytest.raises(RecipeError, match=r"data\.sources\.a\.options\.max: 3: no such key"):
+        loaded("sources={a: {options: {max: 3}}}")
+    with pytest.raises(RecipeError, match=r"data\.sources\.b\.load: None: name the environment's"):
+        loaded("load=null", "sources={a: {load: 'al_ray.envs.calc_x.data:load'}, b: {}}")
+    with pytest.raises(RecipeError, match=r"data\.load: None: name the environment's task loader"):
+        loaded("load=null")
+    with pytest.raises(DataError, match=r"data\.sources\.a\.options: .*no train task is left"):
+        load_tasks(loaded("sources={a: {options: {sources: [absent]}}}"))
 
 
 LOADERS = """
@@ -88,6 +119,9 @@ def teach_badly(task):
 
 def teach_otherwise(task):
     return [{"role": "user", "content": task["question"]}]
+
+def says_a_source(path, split):
+    return [Task(f"{split}-0", {"data_source": "elsewhere"}, split)]
 """
 
 
@@ -132,6 +166,13 @@ def test_what_a_loader_does_wrong_is_told_by_place_with_the_cure(
 ) -> None:
     with pytest.raises(DataError, match=told):
         load_tasks(own(load))
+
+
+def test_a_source_whose_tasks_name_another_is_refused(own: Callable[..., Recipe]) -> None:
+    recipe = own("says_a_source")
+    data = recipe.data.model_copy(update={"sources": {"a": SourceSection()}})
+    with pytest.raises(DataError, match=r"data.sources.a.load, data_source: 'elsewhere': .*'train-0'.*'a'"):
+        load_tasks(recipe.model_copy(update={"data": data}))
 
 
 def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> None:

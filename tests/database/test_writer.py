@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from sqlalchemy.exc import StatementError
 
 from al_ray.database.backends import sqlite_url
+from al_ray.database.judged import judge_batch
 from al_ray.database.query import Condition, Query
 from al_ray.database.retry import LOST_LIMIT
 from al_ray.database.schema import meta, rollouts
@@ -370,6 +371,29 @@ def test_a_group_is_finished_when_its_last_rollout_is_and_brings_its_spans(datab
         ("b", RolloutStatus.FAILED, 0),
     ]
     assert database.finished_groups("b", {"x"}) == []
+
+
+def test_a_judge_rewards_what_has_ended_once_and_only_what_it_was_asked_to_judge(database: Database) -> None:
+    """Its rewards come with its own end, or not at all; nobody else may add to what has ended."""
+    enqueue(database, request("r"), request("other", group="h"))
+    judged, other = (each.attempt for each in claim(database, "a", 2))
+    for attempt in (judged, other):
+        finish(database, attempt, AttemptStatus.SUCCEEDED)
+    enqueue(database, replace(request("g/judge", batch=judge_batch("b")), mode="judge"), request("agent"))
+    judge, agent = (each.attempt for each in claim(database, "b", 2))
+    reward = span("reward", judged, SpanKind.REWARD)
+    for attempt, foreign in (
+        (agent, reward),
+        (judge, span("x", other, SpanKind.REWARD)),
+        (judge, span("x", judged)),
+    ):
+        with pytest.raises(AttemptEndedError):
+            finish(database, attempt, AttemptStatus.SUCCEEDED, foreign)
+    assert finish(database, judge, AttemptStatus.SUCCEEDED, span("own", judge, SpanKind.EVENT), reward)
+    assert not finish(database, judge, AttemptStatus.SUCCEEDED, span("late", judged, SpanKind.REWARD))
+    (group,) = database.groups("b", ["g"])
+    assert [each.id for each in group.rollouts[0].spans] == ["reward"]
+    assert [each.id for each in database.attempt_spans("g/judge", 1)] == ["own"]
 
 
 def test_cancelled_rollouts_end_with_their_attempts_and_others_go_on(database: Database) -> None:

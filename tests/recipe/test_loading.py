@@ -168,6 +168,11 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         "agent.evaluate: 'toy_agent:messages': cannot be called with (task,",
     ),
     (
+        "agent.judge",
+        "toy_agent:score",
+        "agent.judge: 'toy_agent:score': cannot be called with (task, candidates, llm)",
+    ),
+    (
         "stages.0.demonstrate",
         "toy_agent:score",
         "stages.0.demonstrate: 'toy_agent:score': cannot be called with",
@@ -343,10 +348,10 @@ def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:
         "--set stages.7.steps",
         "--set",
         "model.lenght",
-        "data.load",
         "stages.1.group_size",
         "enginse",
         "model.path",
+        "data.load",
         "agent.run",
     ]
 

@@ -6,22 +6,28 @@ from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
+from al_ray.recipe import Recipe
 from al_ray.run.audit import CONTEXT, TRAINED, StepAudit, _audit_of, _trained
+from al_ray.run.stages.grouped import Grouped
 from al_ray.types import AttemptStatus, Group, Span, SpanKind
 from tests.run.stages.test_reinforcement import RECIPE, groups, rollout, settled, stage
 
 NO_KL = RECIPE.stages[1].model_copy(update={"kl_coefficient": 0.0})
 PLAIN = RECIPE.model_copy(update={"stages": [RECIPE.stages[0], NO_KL]})
 
-LOSS = stage(PLAIN).algorithm.loss
+
+def audit(ended: list[Group], logged: float, recipe: Recipe = PLAIN) -> StepAudit:
+    return audit_of(stage(recipe), ended, logged)
 
 
-def audit(ended: list[Group], logged: float, recipe: object = PLAIN) -> StepAudit:
+def audit_of(asked: Grouped, ended: list[Group], logged: float) -> StepAudit:
+    """What became of what a stage ``asked`` for."""
+
     def earlier(rollout_id: str, number: int) -> list[Span]:
         return [span for span in rollout("x", 0, None).spans if span.kind is SpanKind.CALL]
 
     records = SimpleNamespace(attempt_spans=earlier)
-    return _audit_of(records, stage(recipe), ended, 3, logged)  # type: ignore[arg-type]
+    return _audit_of(records, asked, ended, 3, logged)  # type: ignore[arg-type]
 
 
 def by_fate(found: StepAudit) -> dict[str, int]:
@@ -74,8 +80,8 @@ def test_a_total_that_the_learners_did_not_log_is_told() -> None:
 
 def test_a_call_that_stands_in_two_rows_or_in_none_is_told() -> None:
     learnt = stage(PLAIN).learnt(groups([0.0, 1.0]))
-    assert _trained(learnt, LOSS)[1] == []
+    assert _trained(learnt)[1] == []
     twice = replace(learnt, rows=[*learnt.rows, learnt.rows[0]])
-    assert _trained(twice, LOSS)[1] == ["call g0/0 g0/0/0/0: 4 tokens in rows to be trained of 2"]
+    assert _trained(twice)[1] == ["call g0/0 g0/0/0/0: 4 tokens in rows to be trained of 2"]
     missing = replace(learnt, rows=learnt.rows[1:])
-    assert _trained(missing, LOSS)[1] == ["call g0/0 g0/0/0/0: 0 tokens in rows to be trained of 2"]
+    assert _trained(missing)[1] == ["call g0/0 g0/0/0/0: 0 tokens in rows to be trained of 2"]

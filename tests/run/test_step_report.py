@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.data.mixture import SOURCE
 from al_ray.evaluation.estimates import estimate
 from al_ray.evaluation.evaluate import Evaluation
 from al_ray.evaluation.scores import Result
@@ -14,7 +15,7 @@ from al_ray.recipe.schedule import stage_spans
 from al_ray.reports.names import EVALUATION, STEP
 from al_ray.rollouts.agent_error import AgentError
 from al_ray.rollouts.outcome import Outcome
-from al_ray.run.stages.reinforcement import Batch
+from al_ray.run.stages.batch import Batch
 from al_ray.run.step_report import evaluation_values, step_values
 from al_ray.types import Signals, Task, Trajectory, Transition, UpdateReport
 from tests import toy
@@ -55,6 +56,14 @@ def test_an_evaluation_is_logged_with_every_score_and_its_failures() -> None:
     assert (values["eval/accuracy"], values["eval/em"], values["eval/failed"]) == (0.5, 0.5, 3)
     assert (values["eval/tasks"], values["time/evaluation"]) == (2, 9.0)
     assert (values["eval/without_calls"], values["eval/truncated"]) == (1, 0.25)
+
+
+def test_an_evaluation_of_several_sources_tells_of_each() -> None:
+    of_each = {"a": {"reward": estimate([0.0, 1.0])}, "b": {}}
+    found = Evaluation("reward", 1, [], {"reward": estimate([0.5])}, {SOURCE: of_each}, {})
+    values = evaluation_values(found, 9.0)
+    assert unlisted(values) == []
+    assert {key: value for key, value in values.items() if "source" in key} == {"eval/source/a": 0.5}
 
 
 def test_an_evaluation_in_which_all_failed_is_logged_as_not_a_number() -> None:

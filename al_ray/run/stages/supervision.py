@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.demonstration import demonstration
 from al_ray.algorithms.named import algorithm
-from al_ray.data.task_order import tasks_of_step
+from al_ray.data.mixture import mixed_tasks_of_step, sources_of
 from al_ray.errors import UselessRunError
 from al_ray.recipe import Recipe, SupervisedStage, dotted
 from al_ray.recipe.schedule import StageSpan
@@ -41,7 +41,9 @@ class Supervision:
         """Demonstrations of the step's tasks, tokenised exactly as the engines render calls."""
         demonstrate = dotted.load(self.settings.demonstrate, f"stages.{self.span.index}.demonstrate")
         seed = (self.recipe.seed, self.span.index)
-        chosen = tasks_of_step(self.tasks, self.settings.tasks_per_step, step - self.span.begin, seed)
+        sources = sources_of(self.recipe.data, self.tasks)
+        count, place = self.settings.tasks_per_step, step - self.span.begin
+        chosen = mixed_tasks_of_step(sources, count, place, seed)
         shown = [demonstrate(task.data) for task in chosen]
         calls = [await policy.render_calls(each.messages, each.tools) for each in shown]
         episodes = [

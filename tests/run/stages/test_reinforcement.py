@@ -19,11 +19,12 @@ from al_ray.algorithms.passes import Passes
 from al_ray.errors import UserError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
-from al_ray.recipe import Recipe, ReinforcementStage, TransitionsSection
+from al_ray.recipe import Recipe, ReinforcementStage, SourceSection, TransitionsSection
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports.names import BATCH, HEALTH
 from al_ray.rollouts.blame import AROUND_THE_AGENT
 from al_ray.run.stages.batch import Batch
+from al_ray.run.stages.grouped import Grouped
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import (
@@ -104,6 +105,8 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
 class Simulated:
     """Agents that solve what ``solves`` says, of which rollout of a group."""
 
+    judges = None
+
     def __init__(self, solves: Callable[[RolloutRequest], float]) -> None:
         self.solves = solves
         self.asked: list[list[RolloutRequest]] = []
@@ -123,7 +126,7 @@ def refilling(times: int) -> Recipe:
     return RECIPE.model_copy(update={"stages": [RECIPE.stages[0], refilled]})
 
 
-def made(stage: Reinforcement, groups: list[Group], policy_version: int) -> Batch:
+def made(stage: Grouped, groups: list[Group], policy_version: int) -> Batch:
     policy: Any = SimpleNamespace(served_version=policy_version)
     return asyncio.run(stage.batch_of(groups, policy))
 
@@ -383,3 +386,28 @@ def test_a_rollout_that_cannot_be_read_is_left_out_and_counted(caplog: pytest.Lo
     assert "left out: the spans of rollout g/2 cannot be read: OverflowError" in caplog.text
     result = result_of(poisoned, TransitionsSection(), RECIPE.model.name)
     assert (result.episode, result.failure) == (None, "unreadable spans")
+
+
+def test_a_step_of_several_sources_asks_for_each_in_its_share_and_tells_of_each() -> None:
+    """Failed rollouts count for their source, and have no reward there."""
+    sources = {"a": SourceSection(weight=3), "b": SourceSection()}
+    data = RECIPE.data.model_copy(update={"sources": sources})
+    mixed = RECIPE.model_copy(update={"data": data})
+    tasks = [Task(f"{name}/{i}", {"data_source": name}) for name in "ab" for i in range(4)]
+    asked = [request.task.id[0] for step in range(2, 22) for request in stage(mixed, tasks).requests(step)]
+    assert asked.count("a") == pytest.approx(60, abs=4) and len(asked) == 80
+    ended = [
+        replace(
+            group,
+            rollouts=[replace(r, request=replace(r.request, task=task)) for r in group.rollouts],
+        )
+        for group, task in zip(groups([0.0, 1.0, None], [1.0, 0.5]), (tasks[0], tasks[4]), strict=True)
+    ]
+    metrics = made(stage(mixed, tasks), ended, 5).metrics
+    assert {key: value for key, value in metrics.items() if "source" in key} == {
+        "reward/source/a": 0.5,
+        "reward/source/b": 0.75,
+        "rollout/source/a": 3,
+        "rollout/source/b": 2,
+    }
+    assert unlisted(metrics) == []

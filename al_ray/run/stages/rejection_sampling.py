@@ -1,0 +1,47 @@
+"""Stages of rejection sampling: the best rollouts of each group are imitated, the others rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from al_ray.algorithms.rejection import best
+from al_ray.recipe import RejectionSamplingStage
+from al_ray.rollouts.outcome import Outcome
+from al_ray.run.stages.grouped import Grouped, Groups, Learnt
+from al_ray.types import Group
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionSampling(Grouped):
+    """Learns from what ``al_ray.algorithms.rejection.best`` keeps; that may be nothing."""
+
+    settings: RejectionSamplingStage
+
+    @property
+    def refills(self) -> int:
+        return self.settings.refills
+
+    def teaching(self, comparable: Groups) -> Groups:
+        """The best of each group that has any."""
+        kept = (best(group, self.settings.keep, self.settings.threshold) for group in comparable)
+        return [group for group in kept if group][: self.settings.groups_per_step]
+
+    def learnt(self, groups: Sequence[Group]) -> Learnt:
+        readable, comparable = self.comparable(groups)
+        kept = self.teaching(comparable)
+        imitation = self.algorithm
+        why = "dropped: rejected, being none of the best of its group"
+        return Learnt(readable, comparable, kept, imitation.rows(kept), imitation.loss, why)
+
+    def metrics(
+        self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
+    ) -> dict[str, float]:
+        imitated = [episode for group in learnt.kept for episode in group]
+        rewards = [episode.reward - episode.intermediate for episode in imitated]
+        return {
+            **Grouped.metrics(self, groups, learnt, outcomes, policy_version),
+            "imitation/rollouts": len(imitated),
+            "imitation/groups": len(learnt.kept),
+            "imitation/reward": sum(rewards) / len(rewards) if rewards else 0.0,
+        }
