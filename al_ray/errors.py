@@ -124,6 +124,10 @@ class EngineUnavailableError(AlRayError):
     """An engine could not answer the call, or not to its end."""
 
 
+class LearnerLostError(AlRayError):
+    """The process of a learner died; what the learners held since the last checkpoint is lost."""
+
+
 class ServiceUnavailableError(AlRayError):
     """A service of the recipe died again and again."""
 

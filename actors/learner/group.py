@@ -1,7 +1,8 @@
 """The driver's handle on the learners: several processes that act as one learner.
 
 Calls block until every rank has answered. Ranks wait for each other, so the first that fails ends them all:
-its error is raised, and the group is of no more use.
+its error is raised, and the group is of no more use until ``restart``. ``LearnerLostError`` says that nothing
+was wrong but that a process died.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.observing import Observations
@@ -23,6 +24,7 @@ from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.passes import ONCE, Passes
+from al_ray.errors import LearnerLostError
 from al_ray.types import Row, UpdateReport
 
 _OTHERS_SECONDS: Final = 2.0
@@ -34,15 +36,23 @@ class LearnerGroup:
     """One learner for each entry of ``options``, the Ray options of its actor."""
 
     def __init__(self, spec: LearnerSpec, options: Sequence[Mapping[str, Any]]) -> None:
-        ranks = len(options)
-        actor_class: Any = ray.remote(Learner)
-        self._learners: list[ActorHandle[Any]] = [
-            actor_class.options(**option).remote(spec, rank, ranks) for rank, option in enumerate(options)
-        ]
+        self._spec = spec
+        self._options = options
         self.pushes_weights = pushes(spec.transport)
         """Weights are sent to paused engines, not stored for them."""
-        # What is stored is published once; what is pushed is gathered from all ranks.
-        self._publishers = self._learners if self.pushes_weights else self._learners[:1]
+        self._learners: Sequence[ActorHandle[Any]] = ()
+        self.restart()
+
+    def restart(self) -> None:
+        """Learners in new processes, with the weights of the model's folder: they have no stage, and know no
+        engines."""
+        self._end()
+        ranks = len(self._options)
+        actor_class: Any = ray.remote(Learner)
+        self._learners = [
+            actor_class.options(**option).remote(self._spec, rank, ranks)
+            for rank, option in enumerate(self._options)
+        ]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
 
@@ -93,7 +103,9 @@ class LearnerGroup:
 
     def publish(self, version: int) -> WeightUpdate:
         """Make the weights available to the engines as policy ``version``."""
-        update: WeightUpdate = self._all([each.publish.remote(version) for each in self._publishers])[0]
+        # What is stored is published once; what is pushed is gathered from all ranks.
+        publishers = self._learners if self.pushes_weights else self._learners[:1]
+        update: WeightUpdate = self._all([each.publish.remote(version) for each in publishers])[0]
         return update
 
     def connect_engines(self, engines: Sequence[ActorHandle[Any]], tensor_parallel: int) -> None:
@@ -147,8 +159,11 @@ class LearnerGroup:
             errors = [error for answer in told if (error := _error(answer))]
             if len(answers) > 1:
                 self._end()
+            first = min(errors, key=_is_of_another)
+            if isinstance(first, RayActorError):
+                raise LearnerLostError(f"a learner died: {first}") from first
             with unwrapped():
-                raise min(errors, key=_is_of_another)
+                raise first
         found: list[Any] = ray.get(list(answers))
         return found
 

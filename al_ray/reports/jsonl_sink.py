@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import orjson
 
@@ -22,11 +22,8 @@ class JsonlSink:
     """Appends to the file in ``folder``; what lies after step ``resume_from`` is dropped first."""
 
     def __init__(self, folder: Path, resume_from: int | None) -> None:
-        path = folder / FILE_NAME
-        kept = [] if resume_from is None else [line for line in read(folder) if line["step"] <= resume_from]
-        with whole_file(path) as file:
-            file.writelines(map(_line, kept))
-        self._file = path.open("ab", buffering=0)
+        self._folder = folder
+        self._file = self._beginning([] if resume_from is None else _until(folder, resume_from))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._file.write(_line({"step": step, "time": time.time(), **values}))
@@ -34,8 +31,22 @@ class JsonlSink:
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         """Nothing: the store has them whole."""
 
+    def rewind(self, step: int) -> None:
+        self._file.close()
+        self._file = self._beginning(_until(self._folder, step))
+
     def close(self, ok: bool) -> None:
         self._file.close()
+
+    def _beginning(self, lines: Sequence[Mapping[str, Any]]) -> IO[bytes]:
+        path = self._folder / FILE_NAME
+        with whole_file(path) as file:
+            file.writelines(map(_line, lines))
+        return path.open("ab", buffering=0)
+
+
+def _until(folder: Path, step: int) -> list[dict[str, Any]]:
+    return [line for line in read(folder) if line["step"] <= step]
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -39,5 +39,8 @@ class RaySink:
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         """Nothing: metrics are numbers."""
 
+    def rewind(self, step: int) -> None:
+        """Nothing: gauges show the last step alone."""
+
     def close(self, ok: bool) -> None:
         """Nothing: Ray drops a process's metrics when it ends."""

@@ -21,6 +21,9 @@ class Sink(Protocol):
 
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None: ...
 
+    def rewind(self, step: int) -> None:
+        """What was logged after ``step`` is going to be logged again."""
+
     def close(self, ok: bool) -> None: ...
 
 
@@ -37,6 +40,10 @@ class Sinks:
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         for sink in self._sinks:
             sink.log_rollouts(step, rollouts)
+
+    def rewind(self, step: int) -> None:
+        for sink in self._sinks:
+            sink.rewind(step)
 
     def close(self, ok: bool) -> None:
         """``ok`` is whether the run reached its end."""

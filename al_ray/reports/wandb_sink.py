@@ -65,6 +65,9 @@ class WandbSink:
             self._rollouts.add_data(*_row(step, rollout, self._dimension))
         self._run.log({"step": step, "rollouts": self._rollouts})
 
+    def rewind(self, step: int) -> None:
+        """Nothing: W&B keeps its lines, and draws the later of two of the same step."""
+
     def close(self, ok: bool) -> None:
         self._run.finish(exit_code=0 if ok else 1)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from al_ray.errors import LearnerLostError
 from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
@@ -25,6 +27,9 @@ from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.stage import Stage, stage_of
 from al_ray.run.step_report import evaluation_values, step_values
 from al_ray.types import Task, UpdateReport
+
+_MAX_LOST: Final = 5
+"""Learners lost in a run, after which it is not by chance."""
 
 
 @dataclass(slots=True)
@@ -46,13 +51,28 @@ class Run:
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
         ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt."""
-        done = await self._restore()
+        done, lost = await self._restore(), 0
+        while True:
+            try:
+                await self._go_on(done)
+                break
+            except LearnerLostError as error:
+                lost += 1
+                if lost > _MAX_LOST:
+                    raise
+                self.console.warning(f"{error}; going on from the last checkpoint")
+                await self.policy.restart_learners()
+                done = await self._restore()
+                self.metrics.rewind(done)
+        for line in self.health.summary():
+            self.console.warning(line)
+
+    async def _go_on(self, done: int) -> None:
+        """To the end, when ``done`` steps are done."""
         await self._evaluate_if_missing(done)
         for span in stage_spans(self.recipe):
             if done < span.end:
                 await self._run_stage(span, done)
-        for line in self.health.summary():
-            self.console.warning(line)
 
     async def _restore(self) -> int:
         """Load the last checkpoint, if there is one; returns the steps that it holds."""

@@ -111,6 +111,11 @@ class Policy:
         found: Sequence[TokenisedCall] | None = await engines[0].render_calls.remote(messages, tools)
         return found
 
+    async def restart_learners(self) -> None:
+        """In the place of learners that were lost; ``load`` comes next, or they begin anew."""
+        await asyncio.to_thread(self._learning.restart)
+        await self._connect()
+
     async def save(self, folder: Path) -> None:
         """Write a checkpoint."""
         await asyncio.to_thread(self._learning.save, str(folder))

@@ -39,3 +39,13 @@ def test_a_resumed_run_drops_what_lies_after_its_checkpoint_and_a_line_cut_off(t
 
 def test_a_run_that_has_logged_nothing_has_no_lines(tmp_path: Path) -> None:
     assert read(tmp_path) == []
+
+
+def test_what_is_going_to_be_logged_again_is_dropped_from_a_sink_that_goes_on(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path, None)
+    for step in range(4):
+        sink.log(step, {"a": 1.0})
+    sink.rewind(1)
+    sink.log(2, {"a": 2.0})
+    sink.close(ok=True)
+    assert [(line["step"], line["a"]) for line in read(tmp_path)] == [(0, 1), (1, 1), (2, 2)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import TokenLosses
 from al_ray.algorithms.passes import Passes
+from al_ray.errors import LearnerLostError
 from al_ray.reports.names import LEARNERS
 from al_ray.types import Row
 from tests.actors.learner_inputs import (
@@ -194,3 +197,26 @@ def test_a_group_whose_learner_hangs_can_be_closed(
     begun = time.monotonic()
     ray.wait([hanging], timeout=1.0)
     assert_ended(group, begun)
+
+
+def test_after_a_death_new_learners_go_on_from_a_checkpoint_with_the_same_batch(
+    ray_cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The death is told as what it is, within seconds; the others do not wait for the dead."""
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
+    group.start_stage(SECTION)
+    group.update(rows(0), CrossEntropy())
+    group.save(str(tmp_path / "step_1"))
+    expected = group.update(rows(1), CrossEntropy())
+    probe = group.logprobs(PROBE)
+    pid = ray.get(group._learners[1].__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    begun = time.monotonic()
+    with pytest.raises(LearnerLostError, match="a learner died"):
+        group.update(rows(2), CrossEntropy())
+    assert time.monotonic() - begun < 30
+    group.restart()
+    group.load(str(tmp_path / "step_1"))
+    assert group.update(rows(1), CrossEntropy()) == expected
+    assert group.logprobs(PROBE) == probe
+    group.close()
