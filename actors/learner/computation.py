@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from al_ray.actors.learner.head import HeadForm, head_form, hidden_states
 from al_ray.algorithms.batching import MicroBatch, collate
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines import model_limits
@@ -87,6 +88,8 @@ class Computation:
     """The most tokens of a packed sequence; 0: rows are computed one by one, as ``model(input_ids)``."""
     masks: _Masks = _boolean
     window: int | None = None
+    head: HeadForm | None = None
+    """How logits come of the trunk's last hidden state, where that is tried."""
     keeps: bool = True
     """The model computes the logits of the positions that it is told."""
 
@@ -94,15 +97,25 @@ class Computation:
     def packed(self) -> bool:
         return self.packed_tokens > 0
 
+    def hidden(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+        """The last hidden states of ``batch.predecessors``, ``[P, H]``; only with a ``head``."""
+        return hidden_states(model, self._inputs(batch))[batch.predecessors]
+
     def logits(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
-        """Those of ``batch.predecessors``, ``[P, V]``."""
+        """Those of ``batch.predecessors``, ``[P, V]``, all at once."""
+        if self.head is not None:
+            return self.head.of(model, torch.float32).logits(self.hidden(model, batch))
+        inputs = self._inputs(batch)
+        if self.keeps:
+            return _logits(model, {**inputs, "logits_to_keep": batch.predecessors})
+        return _logits(model, inputs)[batch.predecessors]
+
+    def _inputs(self, batch: MicroBatch) -> Inputs:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
         if self.packed:
             inputs["attention_mask"] = self.masks(batch.attention_mask, batch.position_ids, self.window)
             inputs["position_ids"] = batch.position_ids
-        if self.keeps:
-            return _logits(model, inputs | {"logits_to_keep": batch.predecessors})
-        return _logits(model, inputs)[batch.predecessors]
+        return inputs
 
 
 @torch.no_grad()
@@ -119,7 +132,8 @@ def computation(model: PreTrainedModel, longest: int, micro_batch_tokens: int) -
     if probe.sees_later_tokens():
         cure = "cannot be trained: its tokens see later ones, so it is no causal language model"
         raise RecipeError(Problem("model.path", _name(model), cure))
-    alone = Computation("", keeps=probe.keeps_logits())
+    head = probe.head()
+    alone = Computation("", head=head, keeps=head is None and probe.keeps_logits())
     bounds = [each for each in model_limits.bounds(named) if each.tokens > _SEEN]
     window = getattr(config, "sliding_window", None)
     if not isinstance(window, int) or window >= longest:
@@ -177,6 +191,17 @@ class _Probe:
     def sees_later_tokens(self) -> bool:
         half = _logits(self.model, _ids(self.model, self.rows[0].tokens[:_PROMPT]))
         return not bool((half - self.alone[0][:_PROMPT]).abs().max() <= _SURELY * self.tolerance)
+
+    def head(self) -> HeadForm | None:
+        """By which every row's logits come of its hidden states."""
+        first = _ids(self.model, self.rows[0].tokens)
+        try:
+            form = head_form(self.model, first, self.alone[0], self._same)
+        except Exception as error:
+            logger.info("%s does not give its hidden states so: %r", _name(self.model), error)
+            return None
+        how, batches = Computation("", head=form), [collate([row]) for row in self.rows]
+        return form if form is not None and self._equal(how, self.alone, batches) else None
 
     def keeps_logits(self) -> bool:
         """Whether it computes the logits of the positions that it is told, and no others."""
