@@ -99,6 +99,7 @@ class Learner:
         self._stage = self._fresh_stage(section, total_steps, keep_reference)
 
     def _fresh_stage(self, section: OptimizerSection, total_steps: int, keep_reference: bool) -> _Stage:
+        self._computation()  # which may give the model another attention
         reference = copy.deepcopy(self._model).requires_grad_(False) if keep_reference else None
         return _Stage(section, total_steps, adamw(self._model, section), reference)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from al_ray.actors.learner import attention
 from al_ray.actors.learner.head import HeadForm, head_form, hidden_states
 from al_ray.algorithms.batching import MicroBatch, collate
 from al_ray.errors import Problem, RecipeError
@@ -48,33 +49,40 @@ _REFUSED: Final = {"reformer": "it draws at random which tokens see each other, 
 """By type of model: what neither the probe nor a length tells."""
 
 Inputs = Mapping[str, Any]
-_Masks = Callable[[Tensor, Tensor, int | None], Any]
-"""From the trie's mask and positions, and the tokens that sliding layers see, what the model takes."""
+_Masks = Callable[[MicroBatch, int | None, torch.dtype], Any]
+"""From what is packed, the tokens that sliding layers see and what scores are computed in, to what the model
+takes; made once a micro-batch."""
 
 
-def _boolean(mask: Tensor, positions: Tensor, window: int | None) -> Tensor:
+def _runs(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What attention by runs takes for a mask; a window needs one that is written out."""
+    return batch.runs[None, None] if window is None else _additive(batch, window, dtype)
+
+
+def _boolean(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> Tensor:
+    mask = batch.attention_mask()
     if window is None:
         return mask
-    depth = positions[0]
+    depth = batch.position_ids[0]
     return mask & (depth[:, None] - depth[None, :] < window)
 
 
-def _additive(mask: Tensor, positions: Tensor, window: int | None) -> Tensor:
-    """What attention without a kernel of its own adds to its scores."""
-    seen = _boolean(mask, positions, window)
-    floor = torch.finfo(torch.float32).min
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, floor)
+def _additive(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores: torch's, given a boolean mask, makes this of it in every layer."""
+    seen = _boolean(batch, window, dtype)
+    floor = torch.finfo(dtype).min
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(seen.logical_not_(), floor)
 
 
 def _by_layer_type(kind: _Masks) -> _Masks:
-    def masks(mask: Tensor, positions: Tensor, window: int | None) -> dict[str, Tensor]:
-        full, sliding = kind(mask, positions, None), kind(mask, positions, window)
+    def masks(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> dict[str, Tensor]:
+        full, sliding = kind(batch, None, dtype), kind(batch, window, dtype)
         return {"full_attention": full, "sliding_attention": sliding}
 
     return masks
 
 
-_PLAIN: Final[Sequence[_Masks]] = (_boolean, _additive)
+_PLAIN: Final[Sequence[_Masks]] = (_additive, _boolean)
 _SLIDING: Final[Sequence[_Masks]] = (*map(_by_layer_type, _PLAIN), *_PLAIN)
 
 
@@ -86,7 +94,7 @@ class Computation:
     """How rows are computed, and why, for whoever starts a run."""
     packed_tokens: int = 0
     """The most tokens of a packed sequence; 0: rows are computed one by one, as ``model(input_ids)``."""
-    masks: _Masks = _boolean
+    masks: _Masks = _additive
     window: int | None = None
     head: HeadForm | None = None
     """How logits come of the trunk's last hidden state, where that is tried."""
@@ -113,7 +121,9 @@ class Computation:
     def _inputs(self, batch: MicroBatch) -> Inputs:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
         if self.packed:
-            inputs["attention_mask"] = self.masks(batch.attention_mask, batch.position_ids, self.window)
+            kind = batch.input_ids.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+            inputs["attention_mask"] = self.masks(batch, self.window, dtype)
             inputs["position_ids"] = batch.position_ids
         return inputs
 
@@ -212,10 +222,25 @@ class _Probe:
     def equal_masks(self, packed: Computation) -> _Masks | None:
         """The first with which packed rows equal rows alone."""
         batch = collate(self.rows)
+        if attention.takes_runs(self.model) and self._equal_by_runs(replace(packed, masks=_runs), batch):
+            return _runs
         for masks in _PLAIN:
             if self._equal(replace(packed, masks=masks), self.alone, [batch]):
                 return masks
         return None
+
+    def _equal_by_runs(self, packed: Computation, batch: MicroBatch) -> bool:
+        """Leaves the model with attention by runs if rows are computed well with it, alone too."""
+        try:
+            attention.use(self.model, attention.NAME)
+            if self._equal(packed, self.alone, [batch]) and self._same(
+                torch.cat(_alone(self.model, self.rows)), torch.cat(list(self.alone))
+            ):
+                return True
+        except Exception as error:
+            logger.info("%s does not take another attention: %r", _name(self.model), error)
+        attention.use(self.model, "sdpa")
+        return False
 
     def equal_sliding_masks(self, packed: Computation) -> _Masks | None:
         """The same with a window that the probe is longer than, put into the model in its window's place."""

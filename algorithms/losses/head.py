@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from al_ray.algorithms.batching import MicroBatch
 
-CHUNK_BYTES: Final = 2**26
-"""Of the logits of a chunk, float32; two or three such tensors are alive at a time."""
+CHUNK_BYTES: Final = 2**27
+"""Of the logits of a chunk, float32; up to four such tensors are alive at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +94,18 @@ class _Logprobs(torch.autograd.Function):
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
         positions = len(hidden)
-        normalizer, entropy = hidden.new_empty((2, positions), dtype=torch.float32)
+        entropy = hidden.new_empty(positions, dtype=torch.float32)
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         chunks = list(_chunks(positions, len(weight), sources, targets))
         for chunk in chunks:
             here = slice(chunk.start, chunk.stop)
             logits = head.logits(hidden[here])
-            scaled = logits if temperature == 1 else logits / temperature
-            normalizer[here] = scaled.logsumexp(-1)
-            logprobs[chunk.tokens] = scaled[chunk.place] - normalizer[here][chunk.place[0]]
-            probabilities = (scaled - normalizer[here, None]).exp_()
-            entropy[here] = normalizer[here] - torch.linalg.vecdot(probabilities, scaled)
-        ctx.save_for_backward(hidden, weight, normalizer, entropy)
+            logs = _log_softmax(logits, temperature)
+            logprobs[chunk.tokens] = logs[chunk.place]
+            entropy[here] = -torch.linalg.vecdot(logs.exp(), logs)
+        ctx.save_for_backward(hidden, weight, entropy)
         ctx.head, ctx.temperature, ctx.chunks = head, temperature, chunks
-        ctx.kept = logits if len(chunks) == 1 and any(ctx.needs_input_grad) else None
+        ctx.kept = (logits, logs) if len(chunks) == 1 and any(ctx.needs_input_grad) else None
         ctx.set_materialize_grads(False)
         return logprobs, entropy
 
@@ -115,7 +113,7 @@ class _Logprobs(torch.autograd.Function):
     def backward(
         ctx: Any, of_logprobs: Tensor | None, of_entropy: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, normalizer, entropy = ctx.saved_tensors
+        hidden, weight, entropy = ctx.saved_tensors
         head, dtype = ctx.head, ctx.head.dtype
         wanted = ctx.needs_input_grad
         states, matrix = hidden.to(dtype), weight.to(dtype)
@@ -124,9 +122,17 @@ class _Logprobs(torch.autograd.Function):
         to_bias = torch.zeros_like(head.bias) if wanted[2] else None
         for chunk in ctx.chunks:
             here = slice(chunk.start, chunk.stop)
-            logits = head.logits(hidden[here]) if ctx.kept is None else ctx.kept
-            saved = normalizer[here], entropy[here]
-            gradient = _of_products(head, ctx.temperature, chunk, logits, saved, of_logprobs, of_entropy)
+            if ctx.kept is None:
+                logits = head.logits(hidden[here])
+                logs = _log_softmax(logits, ctx.temperature)
+            else:
+                (logits, logs), ctx.kept = ctx.kept, None  # of this one chunk
+            gradient = _of_scaled(chunk, logs, entropy[here], of_logprobs, of_entropy)
+            if head.cap is not None:
+                gradient.mul_(1 - (logits / head.cap).square_())
+            if head.scale != ctx.temperature:
+                gradient.mul_(head.scale / ctx.temperature)
+            del logits, logs
             turned = gradient.to(dtype)
             if to_hidden is not None:
                 to_hidden[here] = turned @ matrix
@@ -139,31 +145,23 @@ class _Logprobs(torch.autograd.Function):
         return to_hidden, to_weight, to_bias, None, None, None, None
 
 
-def _of_products(
-    head: Head,
-    temperature: float,
-    chunk: _Chunk,
-    logits: Tensor,
-    saved: tuple[Tensor, Tensor],
-    of_logprobs: Tensor | None,
-    of_entropy: Tensor | None,
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+
+def _of_scaled(
+    chunk: _Chunk, logs: Tensor, entropy: Tensor, of_logprobs: Tensor | None, of_entropy: Tensor | None
 ) -> Tensor:
-    """The gradient of ``W h + b``, ``[C, V]``: a log-probability's is ``1 - p`` at its target and ``-p``
-    elsewhere, an entropy's ``-p (log p + entropy)``; ``saved`` are normalizer and entropy, ``[C]``."""
-    normalizer, entropy = saved
-    scaled = logits if temperature == 1 else logits / temperature
-    found = (scaled - normalizer[:, None]).exp_()
-    if of_entropy is not None:
-        weighted = (scaled - normalizer[:, None]).add_(entropy[:, None]).mul_(found)
-        weighted.mul_(-of_entropy[chunk.start : chunk.stop, None])
-    if of_logprobs is not None:
-        own = of_logprobs[chunk.tokens]
-        found.mul_(-torch.zeros_like(normalizer).index_add_(0, chunk.place[0], own)[:, None])
-        found.index_put_(chunk.place, own, accumulate=True)
-    else:
+    """The gradient of what ``logs`` are the log-softmax of, ``[C, V]``, in their place: a log-probability's
+    is ``1 - p`` at its target and ``-p`` elsewhere, an entropy's ``-p (log p + entropy)``."""
+    weighted = None if of_entropy is None else logs + entropy[:, None]
+    found = logs.exp_()
+    if weighted is not None and of_entropy is not None:
+        weighted.mul_(found).mul_(-of_entropy[chunk.start : chunk.stop, None])
+    if of_logprobs is None:
         found.zero_()
-    if of_entropy is not None:
-        found += weighted
-    if head.cap is not None:
-        found.mul_(1 - (logits / head.cap).square_())
-    return found if head.scale == temperature else found.mul_(head.scale / temperature)
+    else:
+        own = of_logprobs[chunk.tokens]
+        found.mul_(-torch.zeros_like(entropy).index_add_(0, chunk.place[0], own)[:, None])
+        found.index_put_(chunk.place, own, accumulate=True)
+    return found if weighted is None else found.add_(weighted)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from al_ray.actors.learner import attention
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.computation import Computation, computation
 from al_ray.actors.learner.head import HeadForm
@@ -243,6 +244,21 @@ def test_how_logits_come_of_hidden_states_is_found_by_trying(
     else:
         assert found is not None and found.cap == form.cap
         assert found.scale == pytest.approx(form.scale, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "by_runs"), [("llama", True), ("qwen3_moe", True), ("gemma2", False), ("gpt_oss", False)]
+)
+def test_a_model_that_takes_attention_by_runs_is_given_no_mask_of_all_pairs(
+    architecture: str, by_runs: bool
+) -> None:
+    """Soft caps and sinks are of transformers' own attention, which stays."""
+    model = built(architecture)
+    how = computation(model, LONGEST, BUDGET)
+    (batch,) = pack(rows(groups=1), BUDGET)
+    masks = how.masks(batch, how.window, torch.float32)
+    assert (masks is not None and getattr(masks, "dtype", None) == torch.int64) == by_runs
+    assert (model.config._attn_implementation == attention.NAME) == by_runs
 
 
 def gradient(model: PreTrainedModel) -> Tensor:
