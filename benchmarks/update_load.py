@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-VOCABULARY: Final = 40_000
+VOCABULARY: Final = 8_000
 """Tokens are drawn below."""
 LEARNING_RATE: Final = 1e-6
 SAMPLED: Final = -10.6
