@@ -8,6 +8,7 @@ before them, and nothing else; ``al_ray.actors.learner.computation`` tries wheth
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
@@ -28,8 +29,9 @@ class MicroBatch:
     """int64 ``[1, T]``."""
     position_ids: Tensor
     """int64 ``[1, T]``: depth in the trie."""
-    attention_mask: Tensor
-    """bool ``[1, 1, T, T]``: True where the row's token attends to the column's."""
+    runs: Tensor
+    """int64 ``[R, 3]``: start, stop and parent. Tokens from start to before stop continue each other, and the
+    first continues the parent, a token of an earlier run (-1: it begins a row)."""
     predecessors: Tensor
     """int64 ``[P]``: where logits are needed, each position once."""
     sources: Tensor
@@ -52,6 +54,15 @@ class MicroBatch:
     @property
     def computed(self) -> int:
         return self.input_ids.shape[1]
+
+    def attention_mask(self) -> Tensor:
+        """bool ``[1, 1, T, T]``, made anew: True where the row's token attends to the column's."""
+        mask = torch.ones(self.computed, self.computed, dtype=torch.bool, device=self.runs.device).tril_()
+        for (start, stop, _), before in zip(self.runs.tolist(), ancestors(self.runs), strict=True):
+            mask[start:stop, :start] = False
+            for first, last in before:
+                mask[start:stop, first:last] = True
+        return mask[None, None]
 
     def to(self, device: torch.device) -> MicroBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -105,28 +116,25 @@ def pack(rows: Iterable[Row], micro_batch_tokens: int) -> Iterator[MicroBatch]:
 
 def collate(rows: Sequence[Row]) -> MicroBatch:
     """One micro-batch of rows that are sorted by their tokens."""
-    tokens, positions, ancestors = [], [], []
+    tokens, positions, runs = [], [], []
     predecessors, before, path = [], np.empty(0, np.int64), np.empty(0, np.int64)
     computed = 0
     for row in rows:
         inputs = _inputs(row)
         shared = _common(before, inputs)
         start, computed = computed, computed + len(inputs) - shared
+        if computed > start:
+            runs.append((start, computed, int(path[shared - 1]) if shared else -1))
         path = np.concatenate([path[:shared], np.arange(start, computed)])
-        ancestors.append((start, computed, path[:shared]))
         tokens.append(inputs[shared:])
         positions.append(np.arange(shared, len(inputs)))
         predecessors.append(path[np.flatnonzero(row.trained) - 1])
         before = inputs
-    mask = torch.ones(computed, computed, dtype=torch.bool).tril_()
-    for start, stop, path in ancestors:
-        mask[start:stop, :start] = False
-        mask[start:stop, path] = True
     unique, sources = np.unique(np.concatenate(predecessors), return_inverse=True)
     return MicroBatch(
         input_ids=torch.from_numpy(np.concatenate(tokens))[None],
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
-        attention_mask=mask[None, None],
+        runs=torch.tensor(runs, dtype=torch.int64),
         predecessors=torch.from_numpy(unique),
         sources=torch.from_numpy(sources),
         targets=_trained(rows, "tokens"),
@@ -137,6 +145,22 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
         calls=_calls(rows),
         saved=sum(len(_inputs(row)) for row in rows) - computed,
     )
+
+
+def ancestors(runs: Tensor) -> list[list[tuple[int, int]]]:
+    """For each of ``MicroBatch.runs`` the ranges of tokens, start and stop, that it continues, in order."""
+    table: list[list[int]] = runs.tolist()
+    starts = [start for start, _, _ in table]
+    found: list[list[tuple[int, int]]] = []
+    for _, _, parent in table:
+        before: list[tuple[int, int]] = []
+        if parent >= 0:
+            run = bisect_right(starts, parent) - 1
+            before = [*found[run], (starts[run], parent + 1)]
+            if len(before) > 1 and before[-2][1] == before[-1][0]:
+                before[-2:] = [(before[-2][0], before[-1][1])]
+        found.append(before)
+    return found
 
 
 def _trained(rows: Sequence[Row], name: str) -> Tensor:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-HELPERS = {"memory", "soak_agent", "store_load", "waiting_agents"}
-OF_A_PEER = {"agentlightning_store"}
+HELPERS = {"memory", "soak_agent", "store_load", "update_load", "waiting_agents"}
+OF_A_PEER = {"agentlightning_store", "trl_update"}
 """Imports packages that only the peer's environment has."""
 NAMES = {path.stem for path in BENCHMARKS.glob("*.py")} - {"__init__"} - HELPERS - OF_A_PEER
 

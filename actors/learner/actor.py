@@ -26,7 +26,7 @@ from torch import Tensor
 from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.computation import Computation, computation
 from al_ray.actors.learner.model import load_model, named_tensors, sequence_logprobs, trained_logprobs
-from al_ray.actors.learner.observing import Observations, head_of, observe
+from al_ray.actors.learner.observing import Observations, observe
 from al_ray.actors.learner.spec import LearnerSpec, Reference, StageSpec
 from al_ray.actors.learner.tally import Tally
 from al_ray.actors.weights.publisher import PUBLISHERS
@@ -36,6 +36,7 @@ from al_ray.algorithms.batching import MicroBatch, in_order, pack
 from al_ray.algorithms.critic import Critic
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
+from al_ray.errors import Problem, RecipeError
 from al_ray.machines.whole import whole_folder
 from al_ray.recipe import CriticSection, OptimizerSection
 from al_ray.types import Row, UpdateReport
@@ -100,8 +101,14 @@ class Learner:
 
     def start_stage(self, spec: StageSpec) -> None:
         """A fresh optimizer, reference and critic."""
+        how = self._computation()  # which may give the model another attention
         reference = copy.deepcopy(self._model).requires_grad_(False) if spec.reference else None
-        critic = Critic(head_of(self._model).weight.shape[1], spec.critic) if spec.critic else None
+        critic = None
+        if spec.critic is not None:
+            if how.head is None:
+                cure = f"needs the last states of the model, which {type(self._model).__name__} does not tell"
+                raise RecipeError(Problem("stages.credit", "gae", cure))
+            critic = Critic(self._model.get_output_embeddings().weight.shape[1], spec.critic)
         self._stage = _Stage(spec, adamw(self._model, spec.optimizer), reference, critic)
 
     def observe(

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from al_ray.actors.learner import attention
+from al_ray.actors.learner.head import HeadForm, head_form, hidden_states
 from al_ray.algorithms.batching import MicroBatch, collate
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines import model_limits
@@ -47,33 +49,40 @@ _REFUSED: Final = {"reformer": "it draws at random which tokens see each other, 
 """By type of model: what neither the probe nor a length tells."""
 
 Inputs = Mapping[str, Any]
-_Masks = Callable[[Tensor, Tensor, int | None], Any]
-"""From the trie's mask and positions, and the tokens that sliding layers see, what the model takes."""
+_Masks = Callable[[MicroBatch, int | None, torch.dtype], Any]
+"""From what is packed, the tokens that sliding layers see and what scores are computed in, to what the model
+takes; made once a micro-batch."""
 
 
-def _boolean(mask: Tensor, positions: Tensor, window: int | None) -> Tensor:
+def _runs(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What attention by runs takes for a mask; a window needs one that is written out."""
+    return batch.runs[None, None] if window is None else _additive(batch, window, dtype)
+
+
+def _boolean(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> Tensor:
+    mask = batch.attention_mask()
     if window is None:
         return mask
-    depth = positions[0]
+    depth = batch.position_ids[0]
     return mask & (depth[:, None] - depth[None, :] < window)
 
 
-def _additive(mask: Tensor, positions: Tensor, window: int | None) -> Tensor:
-    """What attention without a kernel of its own adds to its scores."""
-    seen = _boolean(mask, positions, window)
-    floor = torch.finfo(torch.float32).min
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, floor)
+def _additive(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores: torch's, given a boolean mask, makes this of it in every layer."""
+    seen = _boolean(batch, window, dtype)
+    floor = torch.finfo(dtype).min
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(seen.logical_not_(), floor)
 
 
 def _by_layer_type(kind: _Masks) -> _Masks:
-    def masks(mask: Tensor, positions: Tensor, window: int | None) -> dict[str, Tensor]:
-        full, sliding = kind(mask, positions, None), kind(mask, positions, window)
+    def masks(batch: MicroBatch, window: int | None, dtype: torch.dtype) -> dict[str, Tensor]:
+        full, sliding = kind(batch, None, dtype), kind(batch, window, dtype)
         return {"full_attention": full, "sliding_attention": sliding}
 
     return masks
 
 
-_PLAIN: Final[Sequence[_Masks]] = (_boolean, _additive)
+_PLAIN: Final[Sequence[_Masks]] = (_additive, _boolean)
 _SLIDING: Final[Sequence[_Masks]] = (*map(_by_layer_type, _PLAIN), *_PLAIN)
 
 
@@ -85,8 +94,10 @@ class Computation:
     """How rows are computed, and why, for whoever starts a run."""
     packed_tokens: int = 0
     """The most tokens of a packed sequence; 0: rows are computed one by one, as ``model(input_ids)``."""
-    masks: _Masks = _boolean
+    masks: _Masks = _additive
     window: int | None = None
+    head: HeadForm | None = None
+    """How logits come of the trunk's last hidden state, where that is tried."""
     keeps: bool = True
     """The model computes the logits of the positions that it is told."""
 
@@ -94,15 +105,27 @@ class Computation:
     def packed(self) -> bool:
         return self.packed_tokens > 0
 
+    def hidden(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+        """The last hidden states of ``batch.predecessors``, ``[P, H]``; only with a ``head``."""
+        return hidden_states(model, self._inputs(batch))[batch.predecessors]
+
     def logits(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
-        """Those of ``batch.predecessors``, ``[P, V]``."""
+        """Those of ``batch.predecessors``, ``[P, V]``, all at once."""
+        if self.head is not None:
+            return self.head.of(model, torch.float32).logits(self.hidden(model, batch))
+        inputs = self._inputs(batch)
+        if self.keeps:
+            return _logits(model, {**inputs, "logits_to_keep": batch.predecessors})
+        return _logits(model, inputs)[batch.predecessors]
+
+    def _inputs(self, batch: MicroBatch) -> Inputs:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
         if self.packed:
-            inputs["attention_mask"] = self.masks(batch.attention_mask, batch.position_ids, self.window)
+            kind = batch.input_ids.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+            inputs["attention_mask"] = self.masks(batch, self.window, dtype)
             inputs["position_ids"] = batch.position_ids
-        if self.keeps:
-            return _logits(model, inputs | {"logits_to_keep": batch.predecessors})
-        return _logits(model, inputs)[batch.predecessors]
+        return inputs
 
 
 @torch.no_grad()
@@ -119,7 +142,8 @@ def computation(model: PreTrainedModel, longest: int, micro_batch_tokens: int) -
     if probe.sees_later_tokens():
         cure = "cannot be trained: its tokens see later ones, so it is no causal language model"
         raise RecipeError(Problem("model.path", _name(model), cure))
-    alone = Computation("", keeps=probe.keeps_logits())
+    head = probe.head()
+    alone = Computation("", head=head, keeps=head is None and probe.keeps_logits())
     bounds = [each for each in model_limits.bounds(named) if each.tokens > _SEEN]
     window = getattr(config, "sliding_window", None)
     if not isinstance(window, int) or window >= longest:
@@ -178,6 +202,17 @@ class _Probe:
         half = _logits(self.model, _ids(self.model, self.rows[0].tokens[:_PROMPT]))
         return not bool((half - self.alone[0][:_PROMPT]).abs().max() <= _SURELY * self.tolerance)
 
+    def head(self) -> HeadForm | None:
+        """By which every row's logits come of its hidden states."""
+        first = _ids(self.model, self.rows[0].tokens)
+        try:
+            form = head_form(self.model, first, self.alone[0], self._same)
+        except Exception as error:
+            logger.info("%s does not give its hidden states so: %r", _name(self.model), error)
+            return None
+        how, batches = Computation("", head=form), [collate([row]) for row in self.rows]
+        return form if form is not None and self._equal(how, self.alone, batches) else None
+
     def keeps_logits(self) -> bool:
         """Whether it computes the logits of the positions that it is told, and no others."""
         if "logits_to_keep" not in inspect.signature(self.model.forward).parameters:
@@ -187,10 +222,25 @@ class _Probe:
     def equal_masks(self, packed: Computation) -> _Masks | None:
         """The first with which packed rows equal rows alone."""
         batch = collate(self.rows)
+        if attention.takes_runs(self.model) and self._equal_by_runs(replace(packed, masks=_runs), batch):
+            return _runs
         for masks in _PLAIN:
             if self._equal(replace(packed, masks=masks), self.alone, [batch]):
                 return masks
         return None
+
+    def _equal_by_runs(self, packed: Computation, batch: MicroBatch) -> bool:
+        """Leaves the model with attention by runs if rows are computed well with it, alone too."""
+        try:
+            attention.use(self.model, attention.NAME)
+            if self._equal(packed, self.alone, [batch]) and self._same(
+                torch.cat(_alone(self.model, self.rows)), torch.cat(list(self.alone))
+            ):
+                return True
+        except Exception as error:
+            logger.info("%s does not take another attention: %r", _name(self.model), error)
+        attention.use(self.model, "sdpa")
+        return False
 
     def equal_sliding_masks(self, packed: Computation) -> _Masks | None:
         """The same with a window that the probe is longer than, put into the model in its window's place."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from al_ray.actors.learner.computation import Computation
 from al_ray.actors.learner.spec import Dtype
 from al_ray.algorithms.batching import MicroBatch
+from al_ray.algorithms.losses.head import head_logprobs
 from al_ray.algorithms.losses.token import token_logprobs
 
 if TYPE_CHECKING:
@@ -57,9 +58,14 @@ def trained_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of each trained token, ``[N]``; logits are computed at their
     predecessors only."""
+    if how.head is None:
+        with computed_in(model, dtype):
+            logits = how.logits(model, batch)
+        return token_logprobs(logits, batch, temperature, entropy_gradient=entropy_gradient)
     with computed_in(model, dtype):
-        logits = how.logits(model, batch)
-    return token_logprobs(logits, batch, temperature, entropy_gradient=entropy_gradient)
+        hidden = how.hidden(model, batch)
+    head = how.head.of(model, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    return head_logprobs(hidden, head, batch, temperature, entropy_gradient=entropy_gradient)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from al_ray.actors.learner.computation import Computation
 from al_ray.actors.learner.model import computed_in, trained_logprobs
@@ -18,7 +18,6 @@ from al_ray.algorithms.batching import MicroBatch, in_order, pack
 from al_ray.algorithms.losses.kl import ESTIMATORS
 from al_ray.algorithms.losses.ratio import sum_of_call
 from al_ray.algorithms.measured import CallId
-from al_ray.errors import Problem, RecipeError
 from al_ray.types import Row
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def observe(
             divergences.append(sum_of_call(of_token, moved.calls)[first].cpu())
         if features:
             with computed_in(model, dtype):
-                states.append(_last_states(model, moved, how)[moved.sources[first]].float().cpu())
+                states.append(how.hidden(model, moved)[moved.sources[first]].float().cpu())
     stated = torch.cat(states[1:] or states)
     return Observations(calls, torch.cat(divergences).numpy(), stated.numpy())
 
@@ -80,24 +79,3 @@ def _first_of_calls(batch: MicroBatch) -> Tensor:
     """``[C]``: where each call's first trained token stands, in the order of the calls' numbers."""
     numbers = batch.calls.cpu().numpy()
     return torch.from_numpy(np.unique(numbers, return_index=True)[1]).to(batch.calls.device)
-
-
-def _last_states(model: PreTrainedModel, batch: MicroBatch, how: Computation) -> Tensor:
-    """Those of ``batch.predecessors``, ``[P, H]``: what the model's head is given."""
-    seen: list[Tensor] = []
-    handle = head_of(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        how.logits(model, batch)
-    finally:
-        handle.remove()
-    states = seen[-1].reshape(-1, seen[-1].shape[-1])
-    return states if how.keeps else states[batch.predecessors]
-
-
-def head_of(model: PreTrainedModel) -> nn.Linear:
-    """What makes logits of last states. Raises ``RecipeError`` where the model names none."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        cure = f"needs the state that a model's head sees, and {type(model).__name__} names no linear head"
-        raise RecipeError(Problem("stages.credit", "gae", cure))
-    return head

@@ -94,7 +94,7 @@ def test_logprobs_and_gradients_equal_those_of_each_row_alone(
     for batch in pack(rows, micro_batch_tokens):
         logits = model(
             input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            attention_mask=batch.attention_mask(),
             position_ids=batch.position_ids,
             logits_to_keep=batch.predecessors,
             use_cache=False,
@@ -140,7 +140,7 @@ def test_every_trained_token_is_predicted_from_exactly_its_own_prefix(
     expected = sorted((tuple(r.tokens[:i]), r.tokens[i]) for r in rows for i in range(1, len(r.tokens)))
     found = []
     for batch in pack(rows, micro_batch_tokens):
-        ids, positions, mask = batch.input_ids[0], batch.position_ids[0], batch.attention_mask[0, 0]
+        ids, positions, mask = batch.input_ids[0], batch.position_ids[0], batch.attention_mask()[0, 0]
         for source, target in zip(batch.sources, batch.targets, strict=True):
             visible = mask[batch.predecessors[source]].nonzero()[:, 0]
             seen = sorted((int(positions[i]), int(ids[i])) for i in visible)

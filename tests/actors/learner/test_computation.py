@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from al_ray.actors.learner import attention
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.computation import Computation, computation
+from al_ray.actors.learner.head import HeadForm
 from al_ray.actors.learner.model import caps_attention, load_model, trained_logprobs
 from al_ray.algorithms.batching import pack
 from al_ray.errors import RecipeError
@@ -33,8 +35,8 @@ HIDDEN: Final = 48
 BUDGET: Final = 400
 
 KINDS: Final = (
-    "bert", "bloom", "deepseek_v32", "falcon_h1", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_oss",
-    "lfm2_moe", "llama", "llama4_text", "mamba2", "mistral", "modernbert-decoder", "olmo3", "phi3",
+    "bert", "bloom", "cohere", "deepseek_v32", "falcon_h1", "gemma2", "gemma3_text", "gpt2", "gpt_neo",
+    "gpt_oss", "lfm2_moe", "llama", "llama4_text", "mamba2", "mistral", "modernbert-decoder", "olmo3", "phi3",
     "qwen3_moe", "qwen3_next", "roberta", "xlnet",
 )  # fmt: skip
 """One architecture for each way in which tokens see each other."""
@@ -205,7 +207,8 @@ def test_a_rope_is_let_in_unless_it_turns_with_the_length_of_a_row(kind: str) ->
 
 
 @pytest.mark.parametrize(
-    "architecture", ["gemma2", "gemma3_text", "gpt_oss", "lfm2_moe", "mistral", "qwen3_moe"]
+    "architecture",
+    ["bert", "cohere", "gemma2", "gemma3_text", "gpt2", "gpt_oss", "lfm2_moe", "mistral", "phi", "qwen3_moe"],
 )
 def test_gradients_are_those_of_rows_alone(architecture: str) -> None:
     model = bounded(architecture, HIDDEN) or built(architecture)
@@ -218,6 +221,44 @@ def test_gradients_are_those_of_rows_alone(architecture: str) -> None:
         logprobs, _ = trained_logprobs(model, batch, how, "float32", 1.0)
         (logprobs * batch.weights).sum().backward()
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-4, how.told
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "form"),
+    [
+        ("llama", {}, HeadForm()),
+        ("phi", {}, HeadForm()),
+        ("cohere", {"logit_scale": 0.0625}, HeadForm(0.0625)),
+        ("granite", {"logits_scaling": 4.0}, HeadForm(0.25)),
+        ("gemma2", {"final_logit_softcapping": 2.0}, HeadForm(cap=2.0)),
+        ("bert", {}, None),
+    ],
+)
+def test_how_logits_come_of_hidden_states_is_found_by_trying(
+    architecture: str, changes: dict[str, Any], form: HeadForm | None
+) -> None:
+    """A head that learns more than a matrix and a bias computes its own logits."""
+    found = computation(built(architecture, **changes), LONGEST, BUDGET).head
+    if form is None:
+        assert found is None
+    else:
+        assert found is not None and found.cap == form.cap
+        assert found.scale == pytest.approx(form.scale, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "by_runs"), [("llama", True), ("qwen3_moe", True), ("gemma2", False), ("gpt_oss", False)]
+)
+def test_a_model_that_takes_attention_by_runs_is_given_no_mask_of_all_pairs(
+    architecture: str, by_runs: bool
+) -> None:
+    """Soft caps and sinks are of transformers' own attention, which stays."""
+    model = built(architecture)
+    how = computation(model, LONGEST, BUDGET)
+    (batch,) = pack(rows(groups=1), BUDGET)
+    masks = how.masks(batch, how.window, torch.float32)
+    assert (masks is not None and getattr(masks, "dtype", None) == torch.int64) == by_runs
+    assert (model.config._attn_implementation == attention.NAME) == by_runs
 
 
 def gradient(model: PreTrainedModel) -> Tensor:
