@@ -8,21 +8,15 @@ from dataclasses import replace
 
 from al_ray.recipe import Recipe
 from al_ray.rollouts.blame import AROUND_THE_AGENT
-from al_ray.types import AttemptStatus, Mode, RolloutRequest, Task
+from al_ray.types import AttemptStatus, Mode, RetryPolicy, RolloutRequest, Task
 
 
 def rollout_requests(
     recipe: Recipe, batch: str, tasks: Sequence[Task], members: int, mode: Mode
 ) -> list[RolloutRequest]:
-    """A group of ``members`` rollouts of each task.
-
-    Where a failure counts that is the model's doing, only others are tried again: the best of two tries
-    would be another policy's.
-    """
-    retry = recipe.agent.retry.policy
-    if mode == "eval" or recipe.transitions.failed_reward is not None:
-        errors = AROUND_THE_AGENT if retry.errors is None else retry.errors
-        retry = replace(retry, statuses=tuple(set(retry.statuses) & {AttemptStatus.FAILED}), errors=errors)
+    """A group of ``members`` rollouts of each task."""
+    counts = mode == "eval" or recipe.transitions.failed_reward is not None
+    retry = retry_around_the_agent(recipe) if counts else recipe.agent.retry.policy
     return [
         RolloutRequest(
             id=f"{batch}/{position}/{member}",
@@ -35,3 +29,11 @@ def rollout_requests(
         for position, task in enumerate(tasks)
         for member in range(members)
     ]
+
+
+def retry_around_the_agent(recipe: Recipe) -> RetryPolicy:
+    """Where a failure counts that is the model's doing, only others are tried again: the best of two tries
+    would be another policy's."""
+    retry = recipe.agent.retry.policy
+    errors = AROUND_THE_AGENT if retry.errors is None else retry.errors
+    return replace(retry, statuses=tuple(set(retry.statuses) & {AttemptStatus.FAILED}), errors=errors)

@@ -50,7 +50,7 @@ def audit(folder: RunFolder) -> Iterator[StepAudit]:
                 continue
             stage = Reinforcement(recipe, span.stage, span, ())
             for step in _steps(span, logged):
-                groups = _groups(records, stage, step - 1)
+                groups = step_groups(records, stage, step - 1)
                 yield _audit_of(records, stage, groups, step, logged[step][_TRAINED_TOKENS])
 
 
@@ -58,8 +58,8 @@ def _steps(span: StageSpan, logged: Mapping[int, object]) -> Sequence[int]:
     return [step for step in range(span.begin + 1, span.end + 1) if step in logged]
 
 
-def _groups(records: Records, stage: Reinforcement, step: int) -> list[Group]:
-    """Those of the step and of its refills, as far as there were any."""
+def step_groups(records: Records, stage: Reinforcement, step: int) -> list[Group]:
+    """Those of the step, 0 the first, and of its refills, as far as there were any."""
     batches = [stage.batch_name(step, refill) for refill in range(1 + stage.settings.refills)]
     return [group for batch in batches for group in records.groups(batch, records.finished_groups(batch, ()))]
 

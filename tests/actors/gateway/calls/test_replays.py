@@ -1,4 +1,4 @@
-"""An attempt that repeats a recorded rollout is answered from its record up to a call, and sampled from there."""
+"""An attempt that repeats a recorded rollout is answered from its record up to a call, then sampled."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import openai
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -273,6 +274,21 @@ async def test_an_agent_that_asks_otherwise_has_diverged(
     found = divergence_of(event)
     assert found is not None and found.call == 2 and found.difference.startswith(told)
     assert len(call_span.answered(served.calls(second))) == 1
+
+
+async def test_an_agent_cannot_tell_that_it_has_diverged(served: House, other: House) -> None:
+    """An event of its own, of whatever name and attributes, is none."""
+    first = await served.attempt()
+    await served.ask(first, "one")
+    second = await again(other, first, 1)
+    told = {semconv.DIVERGED_CALL: "x", semconv.DIFFERENCE: "y"}
+    for own_id in (None, "diverged"):
+        body = orjson.dumps({"name": "replay diverged", "attributes": told, "id": own_id})
+        status, _ = await other.post(body, second.key, "/al_ray/events")
+        assert status == 200
+    assert list(map(divergence_of, events(served, second))) == [None, None]
+    await other.ask(second, "one")
+    assert call_span.is_replayed(call_span.answered(served.calls(second))[0])
 
 
 async def test_another_gateway_goes_on_where_the_first_one_was(
