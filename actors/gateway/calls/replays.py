@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import takewhile
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError, DivergedError
-from al_ray.traces import call_span, semconv
+from al_ray.traces import call_span, semconv, volatile
 from al_ray.traces.divergence import Divergence, divergence_of, divergence_span
 from al_ray.traces.messages import Message, sent, without_ids
 from al_ray.types import JSON, Attempt, ChatDelta, ChatReply, Claim, Replay, Span, SpanKind
@@ -158,21 +159,32 @@ def _delta(message: Message) -> Mapping[str, JSON]:
 
 
 def _asked(call: Call) -> _Question:
-    """What ``call`` asks, in plain JSON. Ids are left out: they are others in every attempt."""
+    """What ``call`` asks, in plain JSON, without ids, which are others in every attempt, and lines of the
+    system's that say nothing (``volatile``)."""
     attributes = orjson.loads(orjson.dumps(call.asked_attributes()))
-    asked = _of_attributes(attributes) | {_CHOICES: call.sampling.n}
+    asked = _of_attributes(attributes, date.today()) | {_CHOICES: call.sampling.n}
     prompt = call.asked.prompt
     return asked if isinstance(prompt, str | None) else asked | {_TOKENS: list(prompt)}
 
 
 def _recorded(span: Span, asked: _Question) -> _Question:
     """What a recorded call asked; its prompt's tokens only where ``asked`` has nothing else."""
-    told = _of_attributes(span.attributes) | {_CHOICES: len(call_span.choices(span))}
+    day = date.fromtimestamp(span.start)
+    told = _of_attributes(span.attributes, day) | {_CHOICES: len(call_span.choices(span))}
     return told | {_TOKENS: list(call_span.prompt_ids(span))} if _TOKENS in asked else told
 
 
-def _of_attributes(attributes: Mapping[str, JSON]) -> dict[str, JSON]:
-    return {name: without_ids(attributes.get(key)) for key, name in _QUESTION.items()}
+def _of_attributes(attributes: Mapping[str, JSON], day: date) -> dict[str, JSON]:
+    """Of a call that was made on that day."""
+    asked = {name: without_ids(attributes.get(key)) for key, name in _QUESTION.items()}
+    asked["messages"] = [_plain(message, day) for message in asked["messages"]]
+    return asked
+
+
+def _plain(message: Message, day: date) -> Message:
+    if message.get("role") not in ("system", "developer"):
+        return message
+    return {**message, "content": volatile.without(message.get("content"), day)}
 
 
 def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:

@@ -276,6 +276,23 @@ async def test_an_agent_that_asks_otherwise_has_diverged(
     assert len(call_span.answered(served.calls(second))) == 1
 
 
+async def test_lines_that_a_client_writes_anew_each_time_are_no_other_question(
+    served: House, other: House
+) -> None:
+    """Of the system's messages alone."""
+    first = await served.attempt()
+    asked = [[{"role": role, "content": f"x-client-billing-header: {number}\nBe brief."}, *say("one")]
+             for number in (1, 2) for role in ("system", "user")]  # fmt: skip
+    async with served.client(first) as client:
+        for messages in asked[:2]:
+            await client.chat.completions.create(model="m", messages=messages)
+    second = await again(other, first, 2)
+    async with other.client(second) as client:
+        await client.chat.completions.create(model="m", messages=asked[2])
+        with pytest.raises(openai.BadRequestError, match="in its call 2"):
+            await client.chat.completions.create(model="m", messages=asked[3])
+
+
 async def test_an_agent_cannot_tell_that_it_has_diverged(served: House, other: House) -> None:
     """An event of its own, of whatever name and attributes, is none."""
     first = await served.attempt()
