@@ -52,6 +52,7 @@ async def _run(
     ready: Prepared, subject: Chosen, run: RunFolder, samples: int, console: Console
 ) -> Measurement:
     with console.part("libraries"):
+        from al_ray.database.backends import close_log
         from al_ray.evaluation.measured.values import measure
         from al_ray.machines import cluster
         from al_ray.run.start import started_for_evaluation
@@ -59,6 +60,7 @@ async def _run(
     with ExitStack() as stack:
         with console.part("Ray"):
             stack.enter_context(cluster.running())
+        stack.callback(close_log, run.store_url)  # which gateways read until they were ended
         async with started_for_evaluation(ready, console) as agents:
             return await measure(
                 ready.recipe,
