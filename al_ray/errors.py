@@ -105,6 +105,10 @@ class LimitReachedError(BadRequestError):
     """The attempt has used up what the recipe allows one."""
 
 
+class DivergedError(BadRequestError):
+    """An agent that repeats a recorded rollout asks for what was not asked there."""
+
+
 class HostedModelError(AlRayError):
     """A hosted model refused the call, or did not answer it."""
 

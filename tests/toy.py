@@ -38,6 +38,17 @@ async def solve(task, llm):
     return reply.choices[0].message.content
 
 
+async def converse(task, llm):
+    # Three calls, each of which continues the one before.
+    said = messages(task)
+    async with AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
+        for _ in range(3):
+            reply = await client.chat.completions.create(model=llm.model, messages=said)
+            said.append(reply.choices[0].message.model_dump(exclude_none=True))
+            said.append({"role": "user", "content": "go on"})
+    return said[-2]["content"]
+
+
 async def solve_slowly(task, llm):
     await asyncio.sleep(0.5)
     return await solve(task, llm)

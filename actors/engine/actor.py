@@ -98,6 +98,17 @@ class Engine:
                 yield answers[piece.index].extend(piece)
         yield self._reply(request, openai, prompt, [answer.choice() for answer in answers])
 
+    async def remember(self, request: ModelRequest, reply: ChatReply) -> None:
+        """Takes over a call that was answered elsewhere: one that continues it begins with its tokens."""
+        if isinstance(request, CompletionRequest):
+            return
+        place = self._continuation.place(request)
+        request = replace(request, messages=place.messages)
+        openai = self._rendering.request(request)
+        text, _ = await self._rendering.rendered(openai)
+        prompt = Prompt(reply.prompt_ids, text, place, reply.lineage)
+        self._continuation.remember(request, prompt, reply.choices, self._rendering.hidden(openai))
+
     async def render(
         self,
         messages: Sequence[Mapping[str, JSON]],

@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from al_ray.actors.engine import volatile
 from al_ray.errors import BadRequestError
+from al_ray.traces import volatile
 from al_ray.traces.messages import Message
 from al_ray.types import JSON, ChatRequest, LineageOutcome
 

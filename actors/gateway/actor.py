@@ -26,12 +26,14 @@ from al_ray.actors.gateway.calls.engine_router import EngineRouter
 from al_ray.actors.gateway.calls.hosted_model import HostedModel
 from al_ray.actors.gateway.calls.models import ModelList
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls
+from al_ray.actors.gateway.calls.replays import Replays
 from al_ray.actors.gateway.calls.routes import ModelCalls
 from al_ray.actors.gateway.failures import failures_in_shape
 from al_ray.actors.gateway.otlp_receiver import OtlpReceiver
 from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.actors.store.trace_exporter import TraceExporter
+from al_ray.database.reader import Records
 from al_ray.database.writer import Database
 
 GATEWAY_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 10_000}
@@ -93,7 +95,11 @@ class Gateway:
         limits = AttemptLimits(spec.limits, database, recorder)
         hosted = {name: HostedModel(model) for name, model in spec.hosted.items()}
         repeated, earlier = RepeatedCalls(database), EarlierCalls(keys, database)
-        calls = ModelCalls(spec.rules, keys, limits, recorder, repeated, self._router, earlier, hosted)
+        recorded = None if spec.recorded is None else Records(spec.recorded)
+        replays = Replays(database, recorded, recorder, self._router)
+        calls = ModelCalls(
+            spec.rules, keys, limits, recorder, repeated, replays, self._router, earlier, hosted
+        )
         models = ModelList(keys, list(dict.fromkeys([spec.rules.model, *hosted])))
         reports = AgentReports(keys, recorder, database)
         traces = OtlpReceiver(keys, recorder, spec.collector_key)

@@ -22,6 +22,8 @@ class GatewaySpec:
     """Of a collector that sends the spans of many attempts; it may name the attempt."""
     export: ExportTarget | None = None
     """A tracing backend that gets the spans too."""
+    recorded: str | None = None
+    """The database with the rollouts that are repeated."""
     host: str = "127.0.0.1"
     max_body_bytes: int = 16 * 2**20
     max_connections: int = 8192

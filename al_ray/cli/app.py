@@ -174,6 +174,40 @@ def replay(
 
 
 @app.command()
+def measure(
+    run: RunArgument,
+    step: Annotated[
+        int | None,
+        typer.Option(min=1, help="Its rollouts; of the newest whose weights are kept if not given."),
+    ] = None,
+    rollout: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this one; repeatable, of one step.")
+    ] = None,
+    rollouts: Annotated[int, typer.Option(min=1, help="How many of the step's, group by group.")] = 8,
+    samples: Annotated[int, typer.Option(min=2, help="How often to play on from each state.")] = 8,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Other weights than those that sampled them.")
+    ] = None,
+    overrides: SetOption = None,
+    name: Annotated[
+        str | None, typer.Option("--run", help="Name of the measurement's folder; the time if not given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --run, or with the newest measurement.")
+    ] = False,
+) -> None:
+    """Measure what calls of a run's rollouts were worth, by playing on from them, beside what credits say."""
+    from al_ray.cli import measuring
+    from al_ray.run.folder import RunChoice, RunFolder
+    from al_ray.run.measure import Wanted
+
+    loaded = _load(RunFolder.open(run).recipe_file, overrides, None)
+    wanted = Wanted(step, rollout or (), rollouts, checkpoint)
+    done = asyncio.run(measuring.measure(run, loaded, wanted, samples, RunChoice(name, resume)))
+    raise typer.Exit(0 if done else 1)
+
+
+@app.command()
 def model(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A hub name, or a folder.")],
 ) -> None:

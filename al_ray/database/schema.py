@@ -18,6 +18,7 @@ from al_ray.types import (
     JSON,
     Attempt,
     AttemptStatus,
+    Replay,
     Resource,
     RetryPolicy,
     RolloutRequest,
@@ -28,7 +29,7 @@ from al_ray.types import (
     WorkerStatus,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 """Compared byte by byte on every database."""
 
@@ -64,6 +65,7 @@ rollouts = sa.Table(
     sa.Column("data", _Json, nullable=False),
     sa.Column("mode", Text, nullable=False),
     sa.Column("retry", _Json, nullable=False),
+    sa.Column("replay", _Json),
     sa.Column("status", Text, nullable=False),
     sa.Index("rollouts_by_status", "status", "position"),
     sa.Index("rollouts_by_group", "batch", "group", "status", "position"),
@@ -136,7 +138,8 @@ def claims() -> sa.Select[Any]:
 def request_of(row: Row[Any]) -> RolloutRequest:
     """From a row with the columns of ``rollouts``."""
     task = Task(row.task_id, row.data, row.split)
-    return RolloutRequest(row.id, row.batch, row.group, task, row.mode, retry_of(row.retry))
+    replay = None if row.replay is None else Replay(**row.replay)
+    return RolloutRequest(row.id, row.batch, row.group, task, row.mode, retry_of(row.retry), replay)
 
 
 def request_row(request: RolloutRequest) -> dict[str, Any]:
@@ -150,6 +153,7 @@ def request_row(request: RolloutRequest) -> dict[str, Any]:
         "data": dict(request.task.data),
         "mode": request.mode,
         "retry": asdict(request.retry),
+        "replay": None if request.replay is None else asdict(request.replay),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 RESAMPLES: Final = 10_000
-_Z: Final = 1.959963984540054
+Z: Final = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 _SEED: Final = 0
 """The same for every estimate, so that it can be made again."""
@@ -60,9 +60,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     """The score interval of a share of ``count`` independent trials: those shares p for which
     ``|share - p| <= z sqrt(p (1 - p) / count)`` (Wilson, JASA 22, 1927; recommended by Brown, Cai and
     DasGupta, Statistical Science 16, 2001)."""
-    centre = share + _Z**2 / (2 * count)
-    half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    scale = 1 + _Z**2 / count
+    centre = share + Z**2 / (2 * count)
+    half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    scale = 1 + Z**2 / count
     # At the ends rounding could leave the interval a hair beside what it must contain.
     return min(max((centre - half) / scale, 0.0), share), max(min((centre + half) / scale, 1.0), share)
 

@@ -46,4 +46,5 @@ def is_the_models_doing(rollout: Rollout) -> bool:
         return False
     if (last.error_class or "").rpartition(".")[2] in AROUND_THE_AGENT:
         return False
-    return any(span.kind is SpanKind.CALL and call_span.sampled_tokens(span) for span in rollout.spans)
+    calls = (span for span in rollout.spans if span.kind is SpanKind.CALL)
+    return any(call_span.sampled_tokens(call) or call_span.is_replayed(call) for call in calls)

@@ -15,15 +15,9 @@ from al_ray.types import AttemptStatus, Group, Mode, RetryPolicy, RolloutRequest
 def rollout_requests(
     recipe: Recipe, batch: str, tasks: Sequence[Task], members: int, mode: Mode
 ) -> list[RolloutRequest]:
-    """A group of ``members`` rollouts of each task.
-
-    Where a failure counts that is the model's doing, only others are tried again: the best of two tries
-    would be another policy's.
-    """
-    retry = recipe.agent.retry.policy
-    if mode == "eval" or recipe.transitions.failed_reward is not None:
-        errors = AROUND_THE_AGENT if retry.errors is None else retry.errors
-        retry = replace(retry, statuses=tuple(set(retry.statuses) & {AttemptStatus.FAILED}), errors=errors)
+    """A group of ``members`` rollouts of each task."""
+    counts = mode == "eval" or recipe.transitions.failed_reward is not None
+    retry = retry_around_the_agent(recipe) if counts else recipe.agent.retry.policy
     return [
         RolloutRequest(
             id=f"{batch}/{position}/{member}",
@@ -48,3 +42,11 @@ def judge_request(group: Group, retry: RetryPolicy) -> RolloutRequest:
         mode="judge",
         retry=retry,
     )
+
+
+def retry_around_the_agent(recipe: Recipe) -> RetryPolicy:
+    """Where a failure counts that is the model's doing, only others are tried again: the best of two tries
+    would be another policy's."""
+    retry = recipe.agent.retry.policy
+    errors = AROUND_THE_AGENT if retry.errors is None else retry.errors
+    return replace(retry, statuses=tuple(set(retry.statuses) & {AttemptStatus.FAILED}), errors=errors)

@@ -52,6 +52,8 @@ class ToldCall:
     messages: Sequence[Message]
     """The others."""
     answers: Sequence[ToldAnswer]
+    replayed: bool
+    """It was answered with what was recorded in another rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ def _calls(nesting: Nesting, around: Mapping[str, Sequence[Span]]) -> Iterator[T
             earlier=len(sent(call)) - len(fresh),
             messages=fresh,
             answers=answers,
+            replayed=call_span.is_replayed(call),
         )
 
 

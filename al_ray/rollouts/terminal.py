@@ -120,7 +120,8 @@ def _lines(told: Told) -> list[Text]:
 def _call(call: ToldCall) -> list[Text]:
     title = f"call {call.number}" + (f" of {call.agent}" if call.agent else "")
     prompt = "" if call.prompt_tokens is None else f" {call.prompt_tokens} prompt tokens,"
-    lines = [_heading(f"{title}:{prompt} {call.seconds:.2f} s")]
+    how = "from the record" if call.replayed else f"{call.seconds:.2f} s"
+    lines = [_heading(f"{title}:{prompt} {how}")]
     if call.earlier:
         lines.append(_indented(f"({call.earlier} messages as before)", "dim"))
     for message in call.messages:

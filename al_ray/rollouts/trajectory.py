@@ -138,7 +138,9 @@ def _answers(call: Span) -> Iterator[tuple[Choice, str | None]]:
     """Each answer of the call, with the reason why it gives no transition, if any."""
     choices = call_span.choices(call) or [_NO_ANSWER]
     for choice in choices:
-        if choice.finish_reason == semconv.ABORTED:
+        if call_span.is_replayed(call):
+            yield choice, "replayed"
+        elif choice.finish_reason == semconv.ABORTED:
             yield choice, semconv.ABORTED
         elif not call_span.prompt_ids(call):
             yield choice, "no_token_ids"

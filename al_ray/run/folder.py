@@ -79,7 +79,12 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The recipe that the run was started with, every default written out."""
-        return loading.reload(self.path / _RECIPE)
+        return loading.reload(self.recipe_file)
+
+    @property
+    def recipe_file(self) -> Path:
+        """Where it stands."""
+        return self.path / _RECIPE
 
     def require_tasks(self, digest: str) -> None:
         """Refused if the run was started with other tasks: its order of them would be another."""

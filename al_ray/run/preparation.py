@@ -41,6 +41,8 @@ class Prepared:
     tasks: Tasks
     model: PlacedModel | None
     """None: a hosted model stands in the model's place."""
+    recorded: str | None = None
+    """The database of the run whose rollouts are repeated, if any are."""
 
     @property
     def answered_by(self) -> str:
@@ -51,8 +53,11 @@ class Prepared:
 
 
 @contextmanager
-def prepared(recipe: Recipe, choice: RunChoice, console: Console, *, learn: bool) -> Iterator[Prepared]:
-    """Without ``learn`` only the held-out tasks count. Raises ``UserError`` for whatever keeps the run from
+def prepared(
+    recipe: Recipe, choice: RunChoice, console: Console, *, learn: bool, weights: Path | None = None
+) -> Iterator[Prepared]:
+    """Without ``learn`` only the held-out tasks count. ``weights`` is a folder whose model answers under the
+    name of the recipe's. Raises ``UserError`` for whatever keeps the run from
     its start. Inside, a cluster that ``RAY_ADDRESS`` names is connected; nothing has been started."""
     require_lasting(recipe.output)
     with console.part("tasks"):
@@ -66,7 +71,8 @@ def prepared(recipe: Recipe, choice: RunChoice, console: Console, *, learn: bool
             wall.try_out(recipe.agent)
     hosted = recipe.model.name in recipe.upstreams
     with console.part("model"):
-        model = None if hosted else models.resolve(recipe.model.path, console.phase)
+        path = recipe.model.path if weights is None else str(weights)
+        model = None if hosted else models.resolve(path, console.phase)
     if model is not None:
         models.require_whole(model, recipe.model)
         if learn:

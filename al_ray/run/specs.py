@@ -66,7 +66,8 @@ def learner_spec(recipe: Recipe, plan: Plan, model: Path) -> LearnerSpec:
     )
 
 
-def gateway_spec(recipe: Recipe) -> GatewaySpec:
+def gateway_spec(recipe: Recipe, recorded: str | None) -> GatewaySpec:
+    """``recorded`` is the URL of the database whose rollouts are repeated."""
     return GatewaySpec(
         rules=CallRules(
             model=recipe.model.name,
@@ -84,6 +85,7 @@ def gateway_spec(recipe: Recipe) -> GatewaySpec:
         },
         collector_key=os.environ.get(recipe.traces.collector_key_env),
         export=export_of(recipe),
+        recorded=recorded,
         host=recipe.gateway.host,
         max_body_bytes=recipe.gateway.max_body_bytes,
     )

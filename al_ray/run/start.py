@@ -124,7 +124,8 @@ async def _gateways(
     """The gateways with their base URLs."""
     recipe = ready.recipe
     where = {"scheduling_strategy": "SPREAD"} if specs.gateways_spread(recipe) else beside_the_driver()
-    gateways = GatewayPool(specs.gateway_spec(recipe), recipe.gateway.replicas, ready.folder.store_url, where)
+    spec = specs.gateway_spec(recipe, ready.recorded)
+    gateways = GatewayPool(spec, recipe.gateway.replicas, ready.folder.store_url, where)
     stack.push_async_callback(gateways.stop)
     stack.push_async_callback(gateways.flush_export, _EXPORT_SECONDS)
     with console.part("gateways"):

@@ -6,7 +6,8 @@ writes them: what an agent's own telemetry tells under these names is dropped on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Final
 
@@ -18,6 +19,7 @@ from al_ray.types import (
     Lineage,
     LineageOutcome,
     Span,
+    SpanKind,
     Usage,
     VersionSpan,
 )
@@ -43,6 +45,16 @@ def reply_attributes(reply: ChatReply) -> dict[str, JSON]:
     return told
 
 
+def replayed_attributes(reply: ChatReply, recorded: str) -> dict[str, JSON]:
+    """Of a call that was answered with what was recorded of the call ``recorded``: what the agent was told,
+    without the tokens, which are sampled and trained where they were recorded."""
+    told = reply_attributes(replace(reply, prompt_ids=(), hosted_usage=reply.usage))
+    told[semconv.CHOICES] = [
+        _tokens(replace(choice, response_ids=(), logprobs=(), versions=())) for choice in reply.choices
+    ]
+    return told | {semconv.REPLAYED: recorded}
+
+
 def aborted_attributes(messages: Sequence[Mapping[str, JSON]], tokens: int) -> dict[str, JSON]:
     """Of a call whose agent hung up after ``tokens`` tokens, which are not kept: it is never trained."""
     return {
@@ -57,6 +69,18 @@ def aborted_attributes(messages: Sequence[Mapping[str, JSON]], tokens: int) -> d
 def is_aborted(call: Span) -> bool:
     """Whether its agent hung up."""
     return semconv.ABORTED in call.attributes.get(semconv.FINISH_REASONS, ())
+
+
+def is_replayed(call: Span) -> bool:
+    """Whether it was answered from the record of another attempt."""
+    return semconv.REPLAYED in call.attributes
+
+
+def answered(spans: Iterable[Span]) -> list[Span]:
+    """The calls among the spans of an attempt, but those whose agent hung up, in the order in which they were
+    answered: whatever a call was asked after comes before it."""
+    calls = [span for span in spans if span.kind is SpanKind.CALL and not is_aborted(span)]
+    return sorted(calls, key=lambda call: call.sequence)
 
 
 def reply(call: Span) -> ChatReply:

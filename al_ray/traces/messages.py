@@ -60,5 +60,14 @@ def canonical_arguments(arguments: JSON) -> str | None:
         return None
 
 
+def without_ids(value: JSON) -> JSON:
+    """Messages without the ids of calls and tools, which are others in every run."""
+    if isinstance(value, Mapping):
+        return {k: without_ids(v) for k, v in value.items() if k not in ("id", "tool_call_id")}
+    if isinstance(value, list | tuple):
+        return [without_ids(item) for item in value]
+    return value
+
+
 def _mappings(found: JSON) -> Sequence[Message]:
     return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []

@@ -62,6 +62,17 @@ class RetryPolicy(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Replay(Value):
+    """A recorded rollout that another one repeats up to one of its calls: what the agent is answered until
+    then is what was recorded."""
+
+    rollout_id: str
+    attempt: int
+    calls: int
+    """The first so many, in the order in which they were answered; the calls after them are sampled anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutRequest(Value):
     """A rollout that somebody wants; enqueuing the same ``id`` twice is enqueuing it once."""
 
@@ -73,6 +84,8 @@ class RolloutRequest(Value):
     task: Task
     mode: Mode = "train"
     retry: RetryPolicy = RetryPolicy()
+    replay: Replay | None = None
+    """What it begins as."""
 
 
 @dataclass(frozen=True, slots=True)

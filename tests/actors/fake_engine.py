@@ -49,6 +49,7 @@ class FakeEngine:
         self._name = name
         self._released = asyncio.Event()
         self._requests: list[ChatRequest] = []
+        self._remembered: list[tuple[ModelRequest, ChatReply]] = []
         self._cancelled = 0
 
     async def chat(self, request: ModelRequest) -> ChatReply:
@@ -77,6 +78,13 @@ class FakeEngine:
                 if _order(request) == "wait after a piece":
                     await self._wait()
         yield reply
+
+    async def remember(self, request: ModelRequest, reply: ChatReply) -> None:
+        self._remembered.append((request, reply))
+
+    async def remembered(self) -> list[tuple[ModelRequest, ChatReply]]:
+        """Every call that it was told of."""
+        return self._remembered
 
     async def render(self, messages: Any, tools: Any, add_generation_prompt: bool) -> list[int]:
         return list(range(10 * len(messages) + len(tools or ()) + add_generation_prompt))

@@ -26,7 +26,7 @@ from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
-from al_ray.types import JSON, Attempt, AttemptStatus, Mode, Rollout, RolloutRequest, Span, Task
+from al_ray.types import JSON, Attempt, AttemptStatus, Mode, Replay, Rollout, RolloutRequest, Span, Task
 from tests.actors.fake_engine import FakeEngine
 
 SAMPLING: Mapping[Mode, SamplingPolicy] = {
@@ -65,9 +65,9 @@ class House:
     async def admit(self, *engines: Any) -> None:
         await self.gateway.admit.remote(engines)
 
-    async def attempt(self, mode: Mode = "train") -> Attempt:
+    async def attempt(self, mode: Mode = "train", replay: Replay | None = None) -> Attempt:
         """Of a new rollout."""
-        request = RolloutRequest(f"r{next(self.names)}", "b", "g", Task("t", {}), mode)
+        request = RolloutRequest(f"r{next(self.names)}", "b", "g", Task("t", {}), mode, replay=replay)
         await self.store.enqueue.remote([request])
         while True:  # what others left, to be tried again, comes first
             claim_id = f"claim {next(self.names)} of {request.id}"

@@ -33,6 +33,7 @@ from al_ray.types import (
     Attempt,
     AttemptStatus,
     Claim,
+    Replay,
     Resource,
     RetryPolicy,
     RolloutRequest,
@@ -462,6 +463,7 @@ def test_what_is_written_is_read_as_it_was(database: Database) -> None:
         Task("t", {"q": [1, 2.5, None, "\u00e9\u4e2d"]}, "test"),
         "eval",
         RetryPolicy(2, (AttemptStatus.FAILED,), ("a.B",), ("C",)),
+        Replay("another", 2, 3),
     )
     enqueue(database, wanted)
     (made,) = claim(database, "c")

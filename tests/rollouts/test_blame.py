@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from al_ray.recipe import TransitionsSection
@@ -41,6 +43,7 @@ def ended(status: AttemptStatus, error_class: str | None = None, *spans: Span) -
 
 
 ANSWERED = call(0, [2])
+REPEATED = replace(call(0, []), attributes={semconv.REPLAYED: "recorded"})
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,7 @@ ANSWERED = call(0, [2])
         (ended(AttemptStatus.CANCELLED, None, ANSWERED), False),
         (ended(AttemptStatus.FAILED, "builtins.ValueError"), False),
         (ended(AttemptStatus.TIMED_OUT, None, call(0, [])), False),
+        (ended(AttemptStatus.FAILED, "builtins.ValueError", REPEATED), True),
         (ended(AttemptStatus.SUCCEEDED, None, ANSWERED), False),
     ],
 )

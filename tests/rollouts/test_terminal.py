@@ -105,6 +105,13 @@ def test_a_call_tells_tokens_reason_policy_logprob_and_seconds() -> None:
     assert "(2 tokens, policy 4, mean logprob -0.500, stop)" in text
 
 
+def test_a_call_that_was_answered_from_a_record_says_so() -> None:
+    first, *others = reversed(_rollout().spans)
+    replayed = replace(first, attributes={**first.attributes, semconv.REPLAYED: "another"})
+    text = _printed(rollout_view.show(replace(_rollout(), spans=[replayed, *others])))
+    assert "call 1: 11 prompt tokens, from the record" in text and "call 2: 11 prompt tokens, 1.50 s" in text
+
+
 def test_an_error_is_shown_once_with_the_agents_own_frames() -> None:
     """An agent that fails twice alike says so."""
     failed = [Attempt("r/0", n, "k", AttemptStatus.FAILED, "w", 0.0, 2.0, TRACEBACK) for n in (1, 2)]

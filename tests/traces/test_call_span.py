@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -50,6 +51,24 @@ def test_a_reply_is_read_back_as_it_was_recorded(reply: ChatReply) -> None:
     assert call_span.lineage(call) == (None if reply.hosted_usage else reply.lineage)
     assert call_span.versions(call) == sorted({s.version for c in reply.choices for s in c.versions})
     assert not call_span.is_aborted(call)
+
+
+@given(replies())
+def test_what_was_answered_from_a_record_is_told_without_its_tokens(reply: ChatReply) -> None:
+    """What the agent was told of it is as it was recorded, and can be told again."""
+    call = stored(call_span.replayed_attributes(reply, "recorded"))
+    assert call_span.is_replayed(call) and call.attributes[semconv.REPLAYED] == "recorded"
+    assert call_span.usage(call) == call_span.reply(call).usage == reply.usage
+    bare = [replace(choice, response_ids=[], logprobs=[], versions=[]) for choice in reply.choices]
+    assert call_span.reply(call).choices == bare
+    assert (call_span.prompt_ids(call), call_span.lineage(call)) == ([], None)
+
+
+def test_answered_calls_come_in_the_order_of_their_answers() -> None:
+    aborted = stored(call_span.aborted_attributes([{}], 0))
+    calls = [replace(stored({}), id=f"c{number}", sequence=number) for number in (3, 1)]
+    event = replace(stored({}), kind=SpanKind.EVENT)
+    assert [call.id for call in call_span.answered([*calls, aborted, event])] == ["c1", "c3"]
 
 
 def test_a_call_whose_agent_hung_up_has_what_was_seen_and_no_tokens() -> None:

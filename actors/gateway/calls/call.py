@@ -40,6 +40,8 @@ class Call:
     """The whole conversation: instructions, the call that is continued, what was asked."""
     sampling: Sampling
     hosted: bool = False
+    replayed: str | None = None
+    """The recorded call whose answer it is given."""
     trace: Mapping[str, JSON] = field(default_factory=dict)
     """Where in the agent's own trace it was made."""
     started: float = field(default_factory=time.time)
@@ -68,6 +70,8 @@ class Call:
 
     def span(self, reply: ChatReply) -> Span:
         """The answered call."""
+        if self.replayed is not None:
+            return self._span(call_span.replayed_attributes(reply, self.replayed))
         return self._span(call_span.reply_attributes(reply))
 
     def aborted_span(self, seen: PartialAnswer) -> Span:
@@ -139,7 +143,7 @@ def new_id() -> str:
 
 
 class Answerer(Protocol):
-    """Whoever answers calls: the engines, or a hosted model."""
+    """Whoever answers calls: the engines, a hosted model, or a record."""
 
     async def chat(self, call: Call, /) -> ChatReply: ...
 

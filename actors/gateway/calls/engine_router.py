@@ -64,6 +64,10 @@ class EngineRouter:
         """The answer to a call. One that is cancelled stops its engine's work on it."""
         return await self._ask(call.attempt.rollout_id, "chat", call.request)
 
+    async def remember(self, call: Call, reply: ChatReply) -> None:
+        """Let the rollout's engine know of a call that it did not answer, as if it had."""
+        await self._ask(call.attempt.rollout_id, "remember", call.request, reply)
+
     async def render(
         self, rollout_id: str, messages: Sequence[Message], tools: Sequence[Message] | None
     ) -> Sequence[int]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -26,6 +26,7 @@ from al_ray.actors.gateway.calls.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.engine_router import EngineRouter
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
+from al_ray.actors.gateway.calls.replays import Replays
 from al_ray.actors.gateway.calls.sampling import SamplingPolicy
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
@@ -38,7 +39,7 @@ from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.errors import BadRequestError
 from al_ray.traces import semconv
-from al_ray.traces.messages import Message
+from al_ray.traces.messages import Message, without_ids
 from al_ray.traces.otlp_in import Owner, trace_context
 from al_ray.types import Attempt, ChatReply, Claim, Mode, Span, SpanKind
 
@@ -63,13 +64,14 @@ class CallRules:
 
 @dataclass(slots=True)
 class ModelCalls:
-    """Answers calls by the engines, or by the hosted model that the agent names."""
+    """Answers calls by the engines, by the hosted model that the agent names, or from a record."""
 
     rules: CallRules
     keys: AttemptKeys
     limits: AttemptLimits
     recorder: SpanRecorder
     repeated: RepeatedCalls
+    replays: Replays
     router: EngineRouter
     earlier: EarlierCalls
     hosted: Mapping[str, Answerer]
@@ -99,7 +101,9 @@ class ModelCalls:
         passed_on = call.hosted and dialect is CHAT_COMPLETIONS  # in which a hosted model is asked
         if asked.left_out and not passed_on:
             await self._tell_left_out(call)
-        answerer = self.hosted[call.model] if call.hosted else self.router
+        answerer: Answerer = self.hosted[call.model] if call.hosted else self.router
+        if (recorded := await self.replays.answerer(claim, call)) is not None:
+            call, answerer = replace(call, replayed=recorded.span.id), recorded
         if asked.stream:
             return await self._stream(request, dialect, call, answerer)
         try:
@@ -177,7 +181,7 @@ class ModelCalls:
         """
         said = orjson.dumps([messages, asked.prompt, asked.tools])
         if b'"id"' in said or b'"tool_call_id"' in said:
-            said = orjson.dumps([_without_ids(messages), asked.prompt, asked.tools])
+            said = orjson.dumps([without_ids(messages), asked.prompt, asked.tools])
         key = (attempt.rollout_id, attempt.number, hashlib.blake2b(said, digest_size=16).digest())
         repeat = self._repeats[key] = self._repeats.get(key, -1) + 1
         name = f"{self.rules.seed}/{attempt.rollout_id}/{attempt.number}/{key[2].hex()}/{repeat}"
@@ -228,11 +232,3 @@ async def _write(response: web.StreamResponse, data: bytes) -> None:
     if data:
         async with asyncio.timeout(_WRITE_SECONDS):
             await response.write(data)
-
-
-def _without_ids(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_ids(v) for k, v in value.items() if k not in ("id", "tool_call_id")}
-    if isinstance(value, list | tuple):
-        return [_without_ids(item) for item in value]
-    return value

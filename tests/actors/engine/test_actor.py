@@ -258,6 +258,26 @@ async def test_a_conversation_goes_on_with_the_tokens_that_were_sampled(
     assert unread, "every choice was the usual tokens of its text: sample more of them"
 
 
+async def test_a_conversation_goes_on_with_the_tokens_of_an_answer_that_was_given_elsewhere(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Once the engine was told of it; to another attempt's, it is only text."""
+    asked = [{"role": "user", "content": "zq"}]
+    request = ChatRequest("elsewhere", asked, GREEDY, attempt="elsewhere/1")
+    spelt = [*tokenizer("<|endoftext|>hello", add_special_tokens=False).input_ids[1:], tokenizer.eos_token_id]
+    prompt = [*rendered(tokenizer, asked, add_generation_prompt=True)]
+    choice = Choice(0, GREETING, "stop", spelt, [-1.0] * len(spelt), [VersionSpan(0, 0, len(spelt))])
+    await engine.remember.remote(request, ChatReply(prompt, [choice]))
+    messages = [*asked, GREETING, *GREET]
+    for attempt, outcome in (("elsewhere/1", "continued"), ("elsewhere/2", "other")):
+        reply = await engine.chat.remote(ChatRequest(f"in {attempt}", messages, GREEDY, attempt=attempt))
+        assert reply.lineage.outcome == outcome
+        if outcome == "continued":
+            begun = [*prompt, *spelt]
+            assert reply.lineage == Lineage(LineageOutcome.CONTINUED, "elsewhere/0", len(begun))
+            assert reply.prompt_ids[: len(begun)] == begun
+
+
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_tool_call_goes_on_with_its_own_tokens(engine: ActorHandle, streams: bool) -> None:
     """Though the agent's client writes the call in its own way."""

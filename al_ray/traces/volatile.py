@@ -2,8 +2,8 @@
 its billing, and the clock.
 
 They must not end a lineage: a call that differs in them alone goes on from the earlier one, and the model is
-shown the lines that it was shown there. A date is the clock's only if it is the day's own: that of a
-simulated day is what the agent wants to say.
+shown the lines that it was shown there. Nor do they make another question of one that was recorded. A date is
+the clock's only if it is the day's own: that of a simulated day is what the agent wants to say.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def lines(content: JSON) -> list[str]:
     return found
 
 
-def without(content: JSON) -> JSON:
-    """The content with a mark for each of them."""
-    return _mapped(content, lambda line: _MARK)
+def without(content: JSON, day: date | None = None) -> JSON:
+    """The content, as it was said on that day, with a mark for each of them. None: today."""
+    return _mapped(content, lambda line: _MARK, day)
 
 
 def with_lines(content: JSON, known: Iterator[str]) -> JSON:
@@ -49,25 +49,27 @@ def with_lines(content: JSON, known: Iterator[str]) -> JSON:
     return _mapped(content, lambda line: next(known, line))
 
 
-def _mapped(content: JSON, replace: Callable[[str], str]) -> JSON:
+def _mapped(content: JSON, replace: Callable[[str], str], day: date | None = None) -> JSON:
     if isinstance(content, str):
-        return _CANDIDATE.sub(lambda found: replace(found[0]) if _is_volatile(found) else found[0], content)
+        return _CANDIDATE.sub(
+            lambda found: replace(found[0]) if _is_volatile(found, day) else found[0], content
+        )
     if isinstance(content, list):
-        return [_mapped_part(part, replace) for part in content]
+        return [_mapped_part(part, replace, day) for part in content]
     return content
 
 
-def _mapped_part(part: JSON, replace: Callable[[str], str]) -> JSON:
+def _mapped_part(part: JSON, replace: Callable[[str], str], day: date | None) -> JSON:
     if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        return {**part, "text": _mapped(part["text"], replace)}
+        return {**part, "text": _mapped(part["text"], replace, day)}
     return part
 
 
-def _is_volatile(line: re.Match[str]) -> bool:
-    return line["billing"] is not None or _days(date.today()).search(line[0]) is not None
+def _is_volatile(line: re.Match[str], day: date | None) -> bool:
+    return line["billing"] is not None or _days(day or date.today()).search(line[0]) is not None
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _days(today: date) -> re.Pattern[str]:
     """How the day is written; where the client is, it may be another."""
     found = []

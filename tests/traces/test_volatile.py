@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from al_ray.actors.engine import volatile
 from al_ray.algorithms.rows import build_rows
+from al_ray.traces import volatile
 from al_ray.traces.messages import Message
 from al_ray.types import ChatReply, Trajectory, Transition
 from tests.speaker import CHATML, Speaker, byte_level_tokenizer, said, tokens, user
@@ -107,3 +107,11 @@ def test_lines_are_found_and_put_back_as_they_were(text: str, found: int) -> Non
     parts = [{"type": "text", "text": text}, {"type": "text", "text": text}]
     assert volatile.lines(parts) == [*lines, *lines]
     assert volatile.with_lines(parts, iter([*lines, *lines])) == parts
+
+
+def test_a_date_is_the_clocks_on_the_day_that_it_was_said() -> None:
+    """What was said last year and what is said today are the same without it; that of another day stays."""
+    then, now = date(2025, 3, 9), date(2026, 11, 28)
+    said = [f"Be brief.\nToday's date: {day:%Y-%m-%d}\nEnd." for day in (then, now)]
+    assert volatile.without(said[0], then) == volatile.without(said[1], now) != said[1]
+    assert volatile.without(said[0], now) == said[0]

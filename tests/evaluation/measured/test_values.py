@@ -1,0 +1,182 @@
+"""Measured values are those of the decision process, and what an agent does otherwise is counted; with the
+real store, gateway and runner, and an engine whose policy is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from math import isfinite, isnan
+from pathlib import Path
+
+import pytest
+import ray
+
+from al_ray.actors.gateway.pool import GatewayPool
+from al_ray.actors.runner.pool import RunnerPool
+from al_ray.actors.runner.spec import RunnerSpec
+from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.database.backends import sqlite_url
+from al_ray.database.reader import Records
+from al_ray.evaluation.measured.values import MeasuredCall, Measurement, Recorded, measure
+from al_ray.recipe import Recipe
+from al_ray.rollouts.requests import rollout_requests
+from al_ray.rollouts.trajectory import trajectory
+from al_ray.run.agents import Agents
+from al_ray.types import Rollout, RolloutStatus, Task
+from tests import toy
+from tests.actors.gateway_house import SPEC
+from tests.evaluation.measured import tree
+
+pytestmark = pytest.mark.slow
+
+SAMPLES = 40
+TOLERANCE = 5.0
+"""Standard errors: once in a million values more, if all is as it should be."""
+
+
+def recipe() -> Recipe:
+    content = toy.recipe(Path("toy"), Path("out"))
+    module = "tests.evaluation.measured.tree"
+    content["agent"] |= {"run": f"{module}:solve", "evaluate": f"{module}:score", "concurrency": 16}
+    return Recipe.model_validate(content)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was recorded, what was measured, and the rollouts by which that was."""
+
+    recorded: Sequence[Recorded]
+    paths: Sequence[tree.Path]
+    """Of the recorded rollouts."""
+    measurement: Measurement
+    rollouts: Sequence[Rollout]
+    calls: int
+    """That the engine answered for them."""
+
+    def of(self, index: int) -> Sequence[MeasuredCall]:
+        """Those of one recorded rollout."""
+        name = self.recorded[index].request.id
+        return [call for call in self.measurement.calls if call.rollout == name]
+
+
+@asynccontextmanager
+async def started(folder: Path) -> AsyncIterator[tuple[Agents, Records, object]]:
+    """Whose gateway repeats the rollouts of its own store."""
+    url = sqlite_url(folder / "store.sqlite")
+    store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
+    await store.ping.remote()
+    gateways = GatewayPool(replace(SPEC, recorded=url), 1, url, {})
+    urls = await gateways.start()
+    engine = ray.remote(tree.TreeEngine).options(num_cpus=0, max_concurrency=100).remote()
+    await gateways.admit([engine])
+    runners = RunnerPool(RunnerSpec("runner", recipe().agent, urls, "toy"), 1, store, {})
+    runners.start()
+    records = Records(url)
+    yield Agents(store, records, [runners, gateways]), records, engine
+    records.close()
+    await runners.stop()
+    await gateways.stop()
+    ray.kill(engine)
+    ray.kill(store)
+
+
+async def play(folder: Path, tasks: Sequence[Task], members: int, samples: int) -> Found:
+    """Record ``members`` rollouts of each task, and measure them all."""
+    async with started(folder) as (agents, records, engine):
+        requests = rollout_requests(recipe(), "step-000000", tasks, members, "train")
+        groups = [group async for ended in agents.rollouts(requests) for group in ended]
+        ended = sorted((each for group in groups for each in group.rollouts), key=lambda each: each.id)
+        assert all(each.status is RolloutStatus.SUCCEEDED for each in ended), ended[0].attempts
+        recorded = [Recorded.of(rollout, trajectory(rollout)) for rollout in ended]
+        before = await engine.calls.remote()
+        found = await measure(recipe(), agents, recorded, "measure", samples, lambda done, total: None)
+        again = await measure(recipe(), agents, recorded, "measure", samples, lambda done, total: None)
+        assert again.calls == found.calls or any(isnan(call.advantage) for call in found.calls)
+        calls = await engine.calls.remote() - before
+        groups = records.groups("measure", records.finished_groups("measure", ()))
+    paths = [tuple(map(tree.SAYS.index, rollout.attempts[-1].output)) for rollout in ended]
+    return Found(recorded, paths, found, [each for group in groups for each in group.rollouts], calls)
+
+
+@pytest.fixture(scope="module")
+def found(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+    yield asyncio.run(play(tmp_path_factory.mktemp("tree"), [tree.task("a"), tree.task("b")], 2, SAMPLES))
+
+
+def test_values_are_those_of_the_process_within_their_sampling_error(found: Found) -> None:
+    """Of the beginning, which the rollouts of a task share, and of each state on their way."""
+    assert not found.measurement.diverged and not found.measurement.failed
+    for index, path in enumerate(found.paths):
+        calls = found.of(index)
+        assert [call.number for call in calls] == [1, 2, 3]
+        for step, call in enumerate(calls):
+            state = path[:step]
+            expected, error = tree.value(state), tree.deviation(state) / SAMPLES**0.5
+            assert abs(call.before.mean - expected) <= TOLERANCE * error, (path, step)
+            assert call.before.samples == SAMPLES
+            assert call.before.stderr == pytest.approx(error, rel=0.6)
+        assert calls[-1].after.mean == tree.worth(path) and calls[-1].after.stderr == 0
+        assert [call.before for call in calls[1:]] == [call.after for call in calls[:-1]]
+    begins = {found.of(index)[0].before for index in range(2)}
+    assert len(begins) == 1
+
+
+def test_a_calls_advantage_is_the_difference_of_values_and_they_add_up(found: Found) -> None:
+    for index, path in enumerate(found.paths):
+        calls = found.of(index)
+        total = sum(call.advantage for call in calls)
+        assert total == pytest.approx(tree.worth(path) - calls[0].before.mean)
+        for step, call in enumerate(calls):
+            exact = tree.value(path[: step + 1]) - tree.value(path[:step])
+            assert abs(call.advantage - exact) <= TOLERANCE * max(call.stderr, 0.02)
+
+
+def test_rollouts_begin_as_recorded_and_only_the_rest_is_sampled(found: Found) -> None:
+    """And asking for the same measurement again is asking once."""
+    paths = {each.request.id: path for each, path in zip(found.recorded, found.paths, strict=True)}
+    sampled = 0
+    for rollout in found.rollouts:
+        replay, output = rollout.request.replay, rollout.attempts[-1].output
+        calls = 0 if replay is None else replay.calls
+        if replay is not None:
+            assert tuple(map(tree.SAYS.index, output))[:calls] == paths[replay.rollout_id][:calls]
+        assert len(trajectory(rollout).transitions) == tree.DEPTH - calls
+        sampled += tree.DEPTH - calls
+    states = 2 + 2 * len(found.recorded)
+    assert len(found.rollouts) == found.measurement.rollouts == states * SAMPLES
+    assert found.calls == sampled
+
+
+async def test_an_agent_that_cannot_be_repeated_is_counted_and_not_used(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    """One tells the time in its second question, one ends without asking, one breaks."""
+    habits = ("tells the time", "gives up", "breaks")
+    tasks = [tree.task(habit, habit) for habit in habits]
+    found = await play(tmp_path, tasks, 1, 4)
+    timed, idle, broken = (found.of(index) for index in range(3))
+    assert isfinite(timed[0].advantage) and isnan(timed[1].advantage) and isnan(timed[2].advantage)
+    assert (timed[2].before.samples, timed[2].before.diverged) == (0, 4)
+    for state in (idle[1].before, idle[2].before):
+        assert (state.samples, state.failed, state.diverged) == (0, 0, 4)
+    for state in (broken[1].before, broken[2].before):
+        assert (state.samples, state.failed, state.diverged) == (0, 4, 0)
+    told = {(each.recorded, each.told.call, each.told.difference[:19]) for each in found.measurement.diverged}
+    assert {(name, call) for name, call, _ in told} == {("step-000000/0/0", 2), ("step-000000/1/0", 1)}
+    assert ("step-000000/0/0", 2, "messages[2].content") in told
+    assert ("step-000000/1/0", 1, "the agent ended aft") in told
+    reasons = {reason for reason, _ in found.measurement.failed}
+    assert reasons == {"builtins.LookupError"} and len(found.measurement.failed) == 3 * 4
+
+
+async def test_calls_that_are_made_side_by_side_are_measured_in_the_order_of_their_answers(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    found = await play(tmp_path, [tree.task("parallel", "side by side")], 2, 12)
+    assert not found.measurement.diverged
+    for each in found.recorded:
+        calls = [call for call in found.measurement.calls if call.rollout == each.request.id]
+        assert [call.call for call in calls] == list(each.calls) and len(calls) == 3
+        assert all(call.before.samples == 12 and isfinite(call.advantage) for call in calls)
