@@ -13,6 +13,8 @@ from al_ray.evaluation.estimates import RESAMPLES, Z
 
 _SEED: Final = 0
 """The same for every interval, so that it can be made again."""
+_FEW: Final = 3
+"""Calls that tell nothing of a correlation's error."""
 
 Pairs = Sequence[tuple[float, float]]
 """Of the calls of a rollout: what a credit says, what was measured."""
@@ -26,7 +28,7 @@ class Agreement:
     """Pearson's; NaN where either says the same of all calls."""
     low: float
     high: float
-    """The 95 % interval; NaN where none can be told."""
+    """The 95 % interval; NaN where none can be told: of few calls, or where all lie on a line."""
     same_sign: int
     """Calls of which both say that they did well, or both that they did badly."""
     signed: int
@@ -42,7 +44,8 @@ def agreement(rollouts: Sequence[Pairs]) -> Agreement:
     pairs = [pair for of_rollout in rollouts for pair in of_rollout]
     sums = np.array([_sums(of_rollout) for of_rollout in rollouts], np.float64).reshape(-1, 6)
     correlation = float(_correlation(sums.sum(axis=0)[None])[0]) if pairs else math.nan
-    intervals = [*_fishers(correlation, len(pairs)), *_bootstrap(sums)]
+    told = abs(correlation) < 1 - 1e-9 and len(pairs) > _FEW  # also false of NaN
+    intervals = [_fishers(correlation, len(pairs)), *_bootstrap(sums)] if told else []
     signs = [(one > 0, other > 0) for one, other in pairs if one and other]
     return Agreement(
         correlation=correlation,
@@ -66,12 +69,9 @@ def noise(measured: Pairs) -> float:
     return min(float(np.square(errors).mean()) / variance, 1.0) if variance else math.nan
 
 
-def _fishers(correlation: float, count: int) -> Sequence[tuple[float, float]]:
-    """None of few calls, or where there is no correlation to speak of."""
-    if math.isnan(correlation) or abs(correlation) == 1 or count <= 3:
-        return ()
-    centre, half = math.atanh(correlation), Z / math.sqrt(count - 3)
-    return [(math.tanh(centre - half), math.tanh(centre + half))]
+def _fishers(correlation: float, count: int) -> tuple[float, float]:
+    centre, half = math.atanh(correlation), Z / math.sqrt(count - _FEW)
+    return math.tanh(centre - half), math.tanh(centre + half)
 
 
 def _bootstrap(sums: np.ndarray) -> Sequence[tuple[float, float]]:

@@ -53,6 +53,12 @@ def test_few_rollouts_tell_little() -> None:
     assert min(widths) > 0.4 and np.mean(widths) > 0.9
 
 
+def test_of_few_calls_or_of_calls_on_a_line_no_interval_can_be_told() -> None:
+    for rollouts in ([[(0.0, 0.0)], [(0.0, 0.0), (0.1, 0.3)], [(1.0, 3.0), (2.0, 6.0)]], [drawn(1, 3)[0]]):
+        found = agreement(rollouts)
+        assert math.isfinite(found.correlation) and math.isnan(found.low) and math.isnan(found.high)
+
+
 def test_where_either_is_the_same_for_all_calls_there_is_no_correlation() -> None:
     for rollouts in ([], [[]], [[(0.1, 1.0), (0.1, 2.0)], [(0.1, 3.0)]], [[(1.0, 0.7)], [(2.0, 0.7)]]):
         found = agreement(rollouts)
