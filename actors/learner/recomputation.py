@@ -22,5 +22,5 @@ def recompute_layers(model: PreTrainedModel) -> int:
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     for layer in layers:
         again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        layer.forward = again  # type: ignore[method-assign]
+        layer.forward = again
     return len(layers)

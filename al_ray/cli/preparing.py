@@ -71,7 +71,7 @@ def dry_run(recipe: Recipe) -> None:
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
     rows.append((", ".join(beside), "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
-    if (model := models.check(recipe.model.path)) is not None:
+    if (model := models.at_hand(recipe.model.path)) is not None:
         console.header(memory_lines(recipe, placed, model))
 
 

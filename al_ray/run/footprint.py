@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from al_ray.machines import devices, memory
@@ -11,14 +12,22 @@ from al_ray.recipe import Recipe
 
 
 def memory_of(recipe: Recipe, plan: Plan, model: Path) -> memory.Estimate | None:
-    """``model`` is its folder; None where that does not tell the model's sizes. Of a cluster's machines this
-    one is known. Raises ``PlacementError`` where a learner cannot fit."""
+    """``model`` is its folder; None where that does not tell the model's sizes. Raises ``PlacementError``
+    where a learner cannot fit."""
     sizes = memory.sizes_of(model)
     if sizes is None:
         return None
-    on_gpu = plan.device == "gpu"
-    here = min((gpu.memory for gpu in devices.gpus()), default=0) if on_gpu else devices.memory()
-    return memory.estimate(recipe, plan, sizes, dtype_of(recipe, plan.device), here)
+    return memory.estimate(recipe, plan, sizes, dtype_of(recipe, plan.device), _memory(recipe, plan))
+
+
+def _memory(recipe: Recipe, plan: Plan) -> int:
+    """Bytes of a GPU, as those of this machine are, or of this machine, where learners will be on it; 0: of
+    what nobody here can see."""
+    if recipe.placement.cluster:
+        return 0
+    if plan.device == "gpu":
+        return min((gpu.memory for gpu in devices.gpus()), default=0)
+    return 0 if os.environ.get("RAY_ADDRESS") else devices.memory()
 
 
 def memory_lines(recipe: Recipe, plan: Plan, model: Path) -> list[str]:
