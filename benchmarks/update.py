@@ -25,7 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from al_ray.actors.learner.actor import Learner
-from al_ray.actors.learner.spec import LearnerSpec
+from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.algorithms.batching import pack
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
@@ -56,10 +56,9 @@ def ours(model: Path, shape: str, micro_batch_tokens: int, threads: int) -> Call
         str(model), "float32", "cpu", threads, 2048, micro_batch_tokens, transport="shared_memory"
     )
     learner = Learner(spec)
-    section = OptimizerSection(learning_rate=LEARNING_RATE)
-    learner.start_stage(section, total_steps=1000, keep_reference=False)
+    learner.start_stage(StageSpec(OptimizerSection(learning_rate=LEARNING_RATE), 1000))
     rows = _rows(samples(shape))
-    return lambda: learner.update(rows, PolicyGradient(Clipped(0.2, 0.2)))
+    return lambda: learner.update([rows], PolicyGradient(Clipped(0.2, 0.2)))
 
 
 def _rows(told: Sequence[Sample]) -> list[Row]:

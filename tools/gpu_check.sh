@@ -81,7 +81,7 @@ for line in lines:
     if line.get("eval/accuracy") is not None:
         print(f"after step {line['step']}: accuracy {line['eval/accuracy']:.3f} ± {line['eval/stderr']:.3f}")
     for key in line:
-        if key.startswith("memory/"):
+        if key.endswith("_gib"):
             print(f"step {line['step']}: {key} {line[key]:.4g}")
 END
 exit "$failed"

@@ -25,8 +25,15 @@ from torch import Tensor
 
 from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.computation import Computation, computation
-from al_ray.actors.learner.model import load_model, named_tensors, sequence_logprobs, trained_logprobs
+from al_ray.actors.learner.model import (
+    load_model,
+    named_tensors,
+    peak_bytes,
+    sequence_logprobs,
+    trained_logprobs,
+)
 from al_ray.actors.learner.observing import Observations, observe
+from al_ray.actors.learner.recomputation import recompute_layers
 from al_ray.actors.learner.spec import LearnerSpec, Reference, StageSpec
 from al_ray.actors.learner.tally import Tally
 from al_ray.actors.weights.publisher import PUBLISHERS
@@ -66,6 +73,8 @@ class Learner:
         self._world_size = world_size
         self._device = torch.device(spec.device)
         self._model = load_model(spec.model, self._device)
+        if spec.recompute:
+            recompute_layers(self._model)
         self._how: Computation | None = None
         self._gradient = FlatGradient(self._model)
         self._stage: _Stage | None = None
@@ -167,6 +176,8 @@ class Learner:
         stage.step += 1
         self._move_reference(stage)
         metrics = tally.metrics(len(batches)) | {
+            "learner/peak_gib": peak_bytes(self._device) / 2**30,
+            "learner/estimated_gib": self._spec.estimated / 2**30,
             "optim/grad_norm": math.fsum(norms) / len(norms),
             "optim/lr": rate,
             "optim/steps": float(sum(moved)),

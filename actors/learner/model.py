@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from al_ray.actors.learner.computation import Computation
-from al_ray.actors.learner.spec import Dtype
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.head import head_logprobs
 from al_ray.algorithms.losses.token import token_logprobs
+from al_ray.machines.precision import Dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -86,3 +87,11 @@ def named_tensors(model: PreTrainedModel, dtype: Dtype) -> Iterator[tuple[str, T
 
 def computed_in(model: PreTrainedModel, dtype: Dtype) -> torch.autocast:
     return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that torch has held of a GPU, or this process of the machine's memory, since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from al_ray.actors.learner.computation import Computation
 from al_ray.actors.learner.model import computed_in, trained_logprobs
-from al_ray.actors.learner.spec import Dtype
 from al_ray.algorithms.batching import MicroBatch, in_order, pack
 from al_ray.algorithms.losses.kl import ESTIMATORS
 from al_ray.algorithms.losses.ratio import sum_of_call
 from al_ray.algorithms.measured import CallId
+from al_ray.machines.precision import Dtype
 from al_ray.types import Row
 
 if TYPE_CHECKING:

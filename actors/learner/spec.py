@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from al_ray.actors.weights.update import Transport
+from al_ray.machines.precision import Dtype
 from al_ray.recipe import CriticSection, OptimizerSection
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,10 @@ class LearnerSpec:
     micro_batch_tokens: int
     transport: Transport
     """How weights reach the engines."""
+    recompute: bool = False
+    """Decoder layers keep their inputs alone for the backward pass."""
+    estimated: int = 0
+    """Bytes that one learner is expected to hold; 0: nobody knows."""
     chat_template: str | None = None
     """Jinja source saved in place of the model's own template."""
 

@@ -17,6 +17,7 @@ from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
 from al_ray.reports.console import Console
 from al_ray.run.folder import require_lasting
+from al_ray.run.footprint import memory_lines
 from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import nodes, services
 
@@ -45,13 +46,17 @@ def validate(recipe: Recipe, path: Path) -> None:
     if model is not None:
         tried(lambda: models.require_whole(model, recipe.model))
         tried(lambda: models.require_trainable(model, recipe.model))
-    tried(lambda: _planned(recipe))
+    placed: Plan | None = tried(lambda: _planned(recipe))
+    reckoned: list[str] = []
+    if model is not None and placed is not None:
+        folder, where = model, placed
+        reckoned = tried(lambda: memory_lines(recipe, where, folder)) or []
     if problems:
         raise UserError(*problems)
     assert tasks is not None
     print(f"{path}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
     lengths = [] if model is None else warnings_of_lengths(recipe, model, tasks)
-    for line in (*tasks.left_out, *lengths):
+    for line in (*tasks.left_out, *lengths, *reckoned):
         print(line)
 
 
@@ -66,6 +71,8 @@ def dry_run(recipe: Recipe) -> None:
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
     rows.append((", ".join(beside), "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
+    if (model := models.at_hand(recipe.model.path)) is not None:
+        console.header(memory_lines(recipe, placed, model))
 
 
 def _planned(recipe: Recipe) -> Plan:

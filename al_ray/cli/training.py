@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice, RunFolder
+from al_ray.run.footprint import memory_lines
 from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import Prepared, prepared
 
@@ -21,6 +22,7 @@ async def train(recipe: Recipe, choice: RunChoice) -> None:
             console.header([f"run {folder.path}", f"model {ready.answered_by}", counts, *tasks.left_out])
             if ready.model is not None:
                 console.header(warnings_of_lengths(recipe, ready.model.folder, tasks))
+                console.header(memory_lines(recipe, ready.model.plan, ready.model.folder))
             with folder.locked():
                 await _run(ready, console)
     finally:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from al_ray.machines.devices import nvidia_gpus
+from al_ray.machines.devices import cpu_flags, gpus, nvidia_gpus
 from al_ray.machines.home import home
+from al_ray.machines.precision import natural_dtype
 
 _GIB = 2**30
 _PATIENCE = 2.0
@@ -44,6 +45,7 @@ def checks() -> list[Check]:
         _vllm(),
         _torch_companions(),
         _cores(),
+        _precision(),
         _memory(),
         _room("shared memory", Path("/dev/shm"), 1, "start the container with --shm-size=2g or more"),
         _room("disk", Path.cwd(), 5, "free some, or set `output` in the recipe to a folder elsewhere"),
@@ -108,6 +110,12 @@ def _torch_companions() -> Check:
 def _cores() -> Check:
     found = len(os.sched_getaffinity(0))
     return _needed("cores", found >= 2, str(found), "a run needs two or more")
+
+
+def _precision() -> Check:
+    """What ``model.dtype: auto`` is here."""
+    dtype, why = natural_dtype("gpu" if nvidia_gpus() else "cpu", cpu_flags(), gpus())
+    return Check("precision", True, f"{dtype} is model.dtype: auto here: {why}")
 
 
 def _memory() -> Check:

@@ -74,6 +74,21 @@ def check(name: str) -> Path | None:
         raise RecipeError(Problem("model.path", name, _cure(name))) from error
 
 
+def at_hand(name: str) -> Path | None:
+    """The model's folder where it is on this machine; neither the hub nor the recipe's mistakes are asked
+    after."""
+    if model_name.is_folder(name):
+        folder = Path(name).expanduser().absolute()
+        return folder if (folder / "config.json").is_file() else None
+    prepared = _prepared(name)
+    if (prepared / "config.json").is_file():
+        return prepared
+    try:
+        return _cached(name)
+    except (OSError, ValueError):  # not there, or no name of the hub's
+        return None
+
+
 def require_whole(folder: Path, section: ModelSection) -> None:
     """Raises ``RecipeError`` where the folder lacks what engines and learners load, or is of a model that
     sees fewer tokens than the recipe says."""

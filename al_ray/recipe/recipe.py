@@ -29,8 +29,10 @@ from al_ray.recipe.system import (
 class ModelSection(Section):
     path: str
     """A model folder, or a hub name such as ``HuggingFaceTB/SmolLM2-135M-Instruct``."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights, in engines and learners alike. Use float32 on a CPU without bfloat16 units."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What engines and learners compute in; a learner's own weights and its optimizer are float32 always.
+    auto: bfloat16 where the device multiplies it natively (NVIDIA GPUs since Ampere, CPUs with amx_bf16 or
+    avx512_bf16), else float32; `al-ray doctor` says which."""
     max_length: Positive = 2048
     """Prompt and response tokens of one call together, at most."""
     chat_template: str | None = None

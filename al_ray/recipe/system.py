@@ -63,6 +63,10 @@ class LearnersSection(Section):
     """CPU threads of one learner. 0: the cores of the machine, shared out among the replicas."""
     micro_batch_tokens: Positive = 2048
     """Tokens of one forward and backward, at most (one rollout may exceed it)."""
+    recompute: Literal["auto", "always", "never"] = "auto"
+    """Whether decoder layers keep their inputs alone and are computed again in the backward pass: a third
+    more of computing, and a small part of the memory. auto: where what they keep would else not fit, as far
+    as that can be reckoned."""
 
 
 class NodeShape(Section):

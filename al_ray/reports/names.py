@@ -150,6 +150,8 @@ LEARNERS: Final[Sequence[Metric]] = (
     Metric("learner/trained_tokens", "tokens", "Tokens that were trained, in every epoch."),
     Metric("learner/computed_tokens", "tokens", "Tokens that were computed, context included."),
     Metric("learner/shared_tokens", "tokens", "Tokens that were not computed again: rows begin alike."),
+    Metric("learner/peak_gib", "GiB", "Memory that the first learner has held at most, since it began."),
+    Metric("learner/estimated_gib", "GiB", "What the start of the run reckoned for that; 0 if it could not."),
 )
 """The update, as the learners report it: means are over trained tokens."""
 

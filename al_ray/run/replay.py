@@ -48,8 +48,9 @@ class Step:
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """What is logged of a step, but for times."""
-        return {**self.batch.metrics, **self.report.metrics}
+        """What is logged of a step, but for times and memory."""
+        found = {**self.batch.metrics, **self.report.metrics}
+        return {key: value for key, value in found.items() if not key.endswith("_gib")}
 
 
 def logged(folder: RunFolder, step: int) -> Mapping[str, Any]:

@@ -21,7 +21,9 @@ from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.trace_exporter import ExportTarget, export_target
 from al_ray.actors.weights.update import BACKENDS, Transport, transport
 from al_ray.machines.plan import Plan
+from al_ray.machines.precision import dtype_of
 from al_ray.recipe import Recipe, SamplingSection, UpstreamSection
+from al_ray.run.footprint import memory_of
 
 
 def transport_of(plan: Plan) -> Transport:
@@ -38,7 +40,7 @@ def engine_spec(recipe: Recipe, plan: Plan, model: Path) -> EngineSpec:
     return EngineSpec(
         model_path=str(model),
         device=plan.device,
-        dtype=section.dtype,
+        dtype=dtype_of(recipe, plan.device),
         max_length=section.max_length,
         threads=plan.engine_threads,
         kv_cache_gib=engines.kv_cache_gib,
@@ -54,15 +56,18 @@ def engine_spec(recipe: Recipe, plan: Plan, model: Path) -> EngineSpec:
 
 
 def learner_spec(recipe: Recipe, plan: Plan, model: Path) -> LearnerSpec:
+    estimate = memory_of(recipe, plan, model)
     return LearnerSpec(
         model=str(model),
-        dtype=recipe.model.dtype,
+        dtype=dtype_of(recipe, plan.device),
         device="cpu" if plan.device == "cpu" else "cuda",
         threads=plan.learner_threads,
         max_length=recipe.model.max_length,
         micro_batch_tokens=recipe.learners.micro_batch_tokens,
         chat_template=_chat_template(recipe),
         transport=transport_of(plan),
+        recompute=estimate.recompute if estimate else recipe.learners.recompute == "always",
+        estimated=estimate.learner if estimate else 0,
     )
 
 

@@ -12,7 +12,7 @@ from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.correction import Correction
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.recipe import CriticSection, OptimizerSection
-from al_ray.types import Row
+from al_ray.types import Row, UpdateReport
 
 OPTIMIZER = OptimizerSection(learning_rate=1e-3, schedule="cosine", warmup_steps=1, weight_decay=0.1)
 SECTION = StageSpec(OPTIMIZER, 6)
@@ -53,3 +53,9 @@ def rows(seed: int = 0, groups: int = 2, size: int = 3) -> list[Row]:
             drawn = (sampled, advantage * mask, weights)
             made.append(Row(f"{g}-{k}", str(g), tokens, trained, *drawn, of_call))
     return made
+
+
+def settled(report: UpdateReport) -> UpdateReport:
+    """Without what the process happens to hold."""
+    figures = {key: value for key, value in report.metrics.items() if key != "learner/peak_gib"}
+    return replace(report, metrics=figures)

@@ -14,6 +14,7 @@ import pytest
 
 from al_ray.cli import app
 from al_ray.database.writer import Database
+from al_ray.machines import devices
 from al_ray.recipe import Recipe
 from al_ray.run.folder import RunFolder
 from al_ray.types import RolloutRequest, Task
@@ -175,7 +176,20 @@ def test_validate_tells_all_that_would_end_a_run_at_once(invoke: Invoke, folder:
 def test_a_recipe_for_a_described_cluster_is_valid_on_any_machine(invoke: Invoke) -> None:
     cluster = "--set placement.device=gpu --set 'placement.cluster=[{cpus: 16, gpus: 1}]'"
     code, output = invoke(f"validate toy.yaml {cluster}")
-    assert (code, output) == (0, "toy.yaml: valid; 8 tasks to train on, 2 held out\n")
+    valid, computing, memory = output.splitlines()
+    assert (code, valid) == (0, "toy.yaml: valid; 8 tasks to train on, 2 held out")
+    assert computing == "computing in bfloat16 on gpu, layers computed again in the backward pass"
+    assert memory.startswith("memory, estimated: a learner 1.0 GiB (weights 0.0, ")
+
+
+def test_what_a_run_will_hold_is_told_before_it_starts_and_refused_where_that_cannot_be(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, output = invoke("train toy.yaml --dry-run")
+    assert code == 0 and "a learner 0.8 of " in output and "activations" in output
+    monkeypatch.setattr(devices, "memory", lambda: 2**30)
+    code, output = invoke("validate toy.yaml")
+    assert code == 2 and "model.path: '0.8 GiB': is what a learner of this model holds at least" in output
 
 
 def test_prompts_that_cannot_fit_are_warned_of(invoke: Invoke) -> None:

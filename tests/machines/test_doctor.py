@@ -56,6 +56,11 @@ def test_it_says_how_many_agents_the_limit_of_open_files_allows(monkeypatch: pyt
     assert check.found == "1024, at most 4096: up to 974 agents that are processes in a runner"
 
 
+def test_it_says_what_a_model_computes_in_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset({"avx2", "amx_bf16"}))
+    assert found("precision").found == "bfloat16 is model.dtype: auto here: the CPU has amx_bf16"
+
+
 def test_whatever_is_not_ok_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where everything that can be uninstalled is."""
     install(monkeypatch, {})

@@ -111,7 +111,7 @@ def set_in(path: str, value: object) -> Change:
 
 VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("model.max_length", "long", "model.max_length: 'long': Input should be a valid integer"),
-    ("model.dtype", "int8", "model.dtype: 'int8': Input should be 'float32', 'bfloat16' or 'float16'"),
+    ("model.dtype", "int8", "model.dtype: 'int8': Input should be 'auto', 'float32', 'bfloat16' or"),
     ("name", "a/b", "name: 'a/b': letters, digits and _.- are allowed"),
     ("seed", -1, "seed: -1: Input should be greater than or equal to 0"),
     ("agent.timeout", float("inf"), "agent.timeout: inf: Input should be a finite number"),
