@@ -15,12 +15,15 @@ from al_ray.algorithms.advantages import Advantages, Comparison, advantages
 from al_ray.algorithms.credit import Credit, credit_of
 from al_ray.algorithms.credit.identical import alike, identical
 from al_ray.algorithms.credit.layer import of_each
+from al_ray.algorithms.distillation import TeachersGradient
 from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
+from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.overlong import Overlong
 from al_ray.algorithms.rows import Aggregate, build_rows
 from al_ray.recipe import (
     AnyStage,
+    OnPolicyDistillationStage,
     ReinforcementStage,
     RejectionSamplingStage,
     SamplingSection,
@@ -105,10 +108,21 @@ def rejection_sampling(stage: RejectionSamplingStage, sampling: SamplingSection)
     )
 
 
+def on_policy_distillation(stage: OnPolicyDistillationStage, sampling: SamplingSection) -> Algorithm:
+    """Its advantages are those of the rewards; ``distillation`` adds what the teacher says."""
+    return Algorithm(
+        credit=of_each(identical),
+        comparison=Comparison("task", "mean", "none"),
+        loss=TeachersGradient(Clipped(0.2, 0.2)),
+        aggregate=stage.aggregate,
+    )
+
+
 ALGORITHMS: Mapping[type, Callable[[Any, SamplingSection], Algorithm]] = {
     SupervisedStage: imitation,
     ReinforcementStage: reinforcement,
     RejectionSamplingStage: rejection_sampling,
+    OnPolicyDistillationStage: on_policy_distillation,
 }
 """By the type of the recipe's stage."""
 

@@ -19,6 +19,7 @@ from al_ray.reports.console import Console
 from al_ray.run.folder import require_lasting
 from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import nodes, services
+from al_ray.run.teacher import require_teachers
 
 
 def validate(recipe: Recipe, path: Path) -> None:
@@ -45,6 +46,7 @@ def validate(recipe: Recipe, path: Path) -> None:
     if model is not None:
         tried(lambda: models.require_whole(model, recipe.model))
         tried(lambda: models.require_trainable(model, recipe.model))
+        tried(lambda: require_teachers(recipe, model))
     tried(lambda: _planned(recipe))
     if problems:
         raise UserError(*problems)

@@ -55,8 +55,10 @@ class Learnt:
     kept: Groups
     rows: Sequence[Row]
     loss: Loss
-    left_out: str
+    left_out: str = ""
     """Why a comparable rollout is not among those kept."""
+    told: Mapping[str, float] = field(default_factory=dict)
+    """What else there is to tell of it, by the keys of ``al_ray.reports.names``."""
 
     @property
     def reasons(self) -> Mapping[str, str | None]:
@@ -219,6 +221,7 @@ class Grouped(ABC):
             **call_metrics(episodes),
             **dimension_metrics(episodes, transitions.reward),
             **intermediate_metrics(episodes, transitions),
+            **learnt.told,
             **(source_metrics(groups, episodes) if self.recipe.data.sources else {}),
             "rollout/unreadable": readable - sum(map(len, learnt.readable)),
             "rollout/failed_by_model": by_model,
