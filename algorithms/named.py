@@ -18,6 +18,7 @@ from al_ray.algorithms.credit.gae import targets
 from al_ray.algorithms.credit.identical import alike, identical
 from al_ray.algorithms.credit.layer import Layer, of_each
 from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
+from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.measured import CallId, Measured
 from al_ray.algorithms.passes import ONCE, Passes
@@ -26,6 +27,7 @@ from al_ray.algorithms.shaping import Shaping
 from al_ray.algorithms.shaping.overlong import Overlong
 from al_ray.algorithms.shaping.potential import Potential
 from al_ray.recipe import (
+    OnPolicyDistillationStage,
     ReinforcementStage,
     RejectionSamplingStage,
     SamplingSection,
@@ -159,10 +161,21 @@ def rejection_sampling(stage: RejectionSamplingStage, sampling: SamplingSection)
     )
 
 
+def on_policy_distillation(stage: OnPolicyDistillationStage, sampling: SamplingSection) -> Algorithm:
+    """Its advantages are those of the rewards; ``distillation`` adds what the teacher says."""
+    return Algorithm(
+        credit=of_each(identical),
+        comparison=Comparison("task", "mean", "none"),
+        loss=PolicyGradient(Clipped(0.2, 0.2), every_row=True),
+        aggregate=stage.aggregate,
+    )
+
+
 ALGORITHMS: Mapping[type, Callable[[Any, SamplingSection], Algorithm]] = {
     SupervisedStage: imitation,
     ReinforcementStage: reinforcement,
     RejectionSamplingStage: rejection_sampling,
+    OnPolicyDistillationStage: on_policy_distillation,
 }
 """By the type of the recipe's stage."""
 

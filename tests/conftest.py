@@ -21,6 +21,7 @@ settings.load_profile("untimed")
 
 SLOWEST_FIRST = (
     "run/test_driver.py",
+    "run/test_stages.py",
     "run/test_health.py",
     "cli/test_job_submit.py",
     "run/test_measure.py",

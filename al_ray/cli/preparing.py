@@ -20,6 +20,7 @@ from al_ray.run.folder import require_lasting
 from al_ray.run.footprint import memory_lines
 from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import nodes, services
+from al_ray.run.teacher import require_teachers
 
 
 def validate(recipe: Recipe, path: Path) -> None:
@@ -46,6 +47,7 @@ def validate(recipe: Recipe, path: Path) -> None:
     if model is not None:
         tried(lambda: models.require_whole(model, recipe.model))
         tried(lambda: models.require_trainable(model, recipe.model))
+        tried(lambda: require_teachers(recipe, model))
     placed: Plan | None = tried(lambda: _planned(recipe))
     reckoned: list[str] = []
     if model is not None and placed is not None:

@@ -19,6 +19,7 @@ from al_ray.recipe import (
     AgentSection,
     DataSection,
     GroupedStage,
+    OnPolicyDistillationStage,
     Recipe,
     ReinforcementStage,
     RejectionSamplingStage,
@@ -245,6 +246,24 @@ def _rejection_sampling(place: str, stage: RejectionSamplingStage) -> Iterator[P
         yield Problem(f"{place}.threshold", None, cure)
 
 
+def _distillation(recipe: Recipe) -> Iterator[Problem]:
+    """The teacher's server tells log-probabilities at temperature 1."""
+    temperature = recipe.agent.sampling.temperature
+    for index, stage in enumerate(recipe.stages):
+        if not isinstance(stage, OnPolicyDistillationStage):
+            continue
+        if stage.teacher not in recipe.upstreams:
+            there = ", ".join(recipe.upstreams) or "none"
+            cure = f"is no hosted model; name one of upstreams, of which there are: {there}"
+            yield Problem(f"stages.{index}.teacher", stage.teacher, cure)
+        if stage.reward_weight > 0 and stage.group_size == 1:
+            cure = "has no effect with group_size: 1, where nothing is better than the mean; set it to 0"
+            yield Problem(f"stages.{index}.reward_weight", stage.reward_weight, cure)
+        if temperature not in (None, 0, 1):
+            cure = f"1: a teacher (stages.{index}) tells the log-probabilities of that temperature"
+            yield Problem("agent.sampling.temperature", temperature, cure)
+
+
 def _exploration(recipe: Recipe) -> Iterator[Problem]:
     sampling = recipe.agent.sampling
     learning = [stage for stage in recipe.stages if isinstance(stage, GroupedStage)]
@@ -370,6 +389,7 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"data"}, _data),
     ({"agent"}, _agent),
     ({"stages"}, _stages),
+    ({"stages", "agent", "upstreams"}, _distillation),
     ({"stages", "agent"}, _exploration),
     ({"stages", "agent", "transitions"}, _trained_alike),
     ({"transitions"}, _transitions),

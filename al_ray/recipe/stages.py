@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from al_ray.recipe.section import DottedPath, Fraction, Positive, Section
+from al_ray.recipe.section import DottedPath, Fraction, Name, Positive, Section
 
 
 class OptimizerSection(Section):
@@ -245,8 +245,25 @@ class RejectionSamplingStage(GroupedStage):
     """How often a step's groups of which nothing is kept are replaced by groups of further tasks."""
 
 
+class OnPolicyDistillationStage(GroupedStage):
+    """Learns from another model, the teacher, what each of its own tokens is worth: the difference of their
+    log-probabilities, teacher less policy, so that the divergence of the policy from the teacher falls."""
+
+    algorithm: Literal["on_policy_distillation"]
+    """Names the stage."""
+    group_size: Positive = 1
+    """Rollouts of each task."""
+    teacher: Name
+    """Of `upstreams`: a vLLM server of a model that has the same tokenizer."""
+    reward_weight: Annotated[float, Field(ge=0)] = 0.0
+    """What a rollout's reward, less the mean of its group, counts beside that. 0: rewards are only told."""
+    aggregate: Literal["rollout_mean", "token_mean"] = "token_mean"
+    """What the loss is a mean over."""
+
+
 AnyStage = Annotated[
-    SupervisedStage | ReinforcementStage | RejectionSamplingStage, Field(discriminator="algorithm")
+    SupervisedStage | ReinforcementStage | RejectionSamplingStage | OnPolicyDistillationStage,
+    Field(discriminator="algorithm"),
 ]
 STAGES: Mapping[str, type[Stage]] = {
     name: kind

@@ -113,6 +113,8 @@ FURTHER: Final[Sequence[Metric]] = (
     Metric("imitation/rollouts", "rollouts", "Rollouts that are imitated: the best of their groups."),
     Metric("imitation/groups", "groups", "Groups of which one is; 0 makes an empty step."),
     Metric("imitation/reward", "reward", "Mean reward of those rollouts."),
+    Metric("teacher/kl", "nats", "Mean log-probability of a trained token, the policy's less the teacher's.",
+           gauge="al_ray_teacher_kl"),
     Metric("judge/groups", "groups", "Groups that `agent.judge` was asked to reward."),
     Metric("judge/failed", "groups", "Those of them on which it failed: they are left out."),
     Metric("curriculum/tried", "share", "Training tasks that were tried before the step."),

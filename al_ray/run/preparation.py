@@ -22,6 +22,7 @@ from al_ray.protocols import Service
 from al_ray.recipe import NodeShape, Recipe, dotted
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice, RunFolder, require_lasting
+from al_ray.run.teacher import require_teachers
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ def prepared(
         models.require_whole(model, recipe.model)
         if learn:
             models.require_trainable(model, recipe.model)
+            with console.part("teachers"):
+                require_teachers(recipe, model)
     with nodes(console) as found:
         placed = None if model is None else PlacedModel(model, plan(recipe, found))
         folder = choice.open(recipe)

@@ -19,11 +19,20 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"algorithm": "rejection_sampling", "group_size": 1},
         "stages.0.threshold: None: a number, or a larger group_size",
     ),
+    (
+        {"algorithm": "on_policy_distillation", "teacher": "wiser"},
+        "stages.0.teacher: 'wiser': is no hosted model; name one of upstreams, of which there are: wise",
+    ),
+    (
+        {"algorithm": "on_policy_distillation", "teacher": "wise", "reward_weight": 0.1},
+        "stages.0.reward_weight: 0.1: has no effect with group_size: 1",
+    ),
 ]
+UPSTREAMS = {"wise": {"base_url": "http://127.0.0.1:8000/v1", "model": "large"}}
 
 
-def problems(stage: dict[str, Any], **sections: Any) -> list[str]:
-    content = toy.recipe(Path("model"), Path("out")) | sections
+def problems(stage: dict[str, Any]) -> list[str]:
+    content = toy.recipe(Path("model"), Path("out")) | {"upstreams": UPSTREAMS}
     content["stages"] = [{"steps": 2, "optimizer": {"learning_rate": 1e-3}, **stage}]
     recipe = Recipe.model_validate(content)
     sound = {"stages", "agent", "transitions", "upstreams"}
@@ -44,3 +53,13 @@ def test_what_was_sampled_from_a_part_of_the_distribution_may_be_imitated() -> N
         content["stages"] = [{"algorithm": algorithm, "steps": 2, "optimizer": {"learning_rate": 1e-3}}]
         found = checks.problems(Recipe.model_validate(content), {"stages", "agent"})
         assert any(problem.where == "agent.sampling.top_p" for problem in found) == refused
+
+
+def test_a_teacher_is_of_temperature_1() -> None:
+    content = toy.recipe(Path("model"), Path("out")) | {"upstreams": UPSTREAMS}
+    content["agent"]["sampling"]["temperature"] = 0.5
+    stage = {"algorithm": "on_policy_distillation", "teacher": "wise", "steps": 2}
+    content["stages"] = [{**stage, "optimizer": {"learning_rate": 1e-3}}]
+    every = checks.problems(Recipe.model_validate(content), {"stages", "agent", "upstreams"})
+    (found,) = (problem for problem in every if problem.where.startswith("agent.sampling"))
+    assert str(found).startswith("agent.sampling.temperature: 0.5: 1: a teacher (stages.0) tells")

@@ -58,11 +58,11 @@ class Learnt:
     kept: Groups
     rows: Sequence[Row]
     loss: Loss
-    left_out: str
+    left_out: str = ""
     """Why a comparable rollout is not among those kept."""
+    told: Mapping[str, float] = field(default_factory=dict)
+    """What else there is to tell of it, by the keys of ``al_ray.reports.names``."""
     passes: Passes = ONCE
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of what was asked of others."""
 
     @property
     def reasons(self) -> Mapping[str, str | None]:
@@ -238,7 +238,7 @@ class Grouped(ABC):
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
             "rollout/equal_groups": len(equal),
-            **learnt.metrics,
+            **learnt.told,
             **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, learnt.loss.trains),
         }
 

@@ -61,7 +61,7 @@ class Reinforcement(Grouped):
         kept = self.teaching(comparable) if self.refills else comparable
         chosen = self.algorithm
         why = "dropped: its group teaches nothing and was replaced"
-        return Learnt(readable, comparable, kept, chosen.rows(kept), chosen.loss, why, chosen.passes)
+        return Learnt(readable, comparable, kept, chosen.rows(kept), chosen.loss, why, passes=chosen.passes)
 
     async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         """By what the learners measure of the calls, where that is needed. A critic learns from them at once:
@@ -82,4 +82,4 @@ class Reinforcement(Grouped):
             targets = chosen.critic_targets(learnt.kept, measured)
             wanted = np.array([targets[call] for call in seen.calls])
             metrics |= await policy.fit_critic(seen.features, wanted)
-        return replace(learnt, rows=chosen.rows(learnt.kept, measured), metrics=metrics)
+        return replace(learnt, rows=chosen.rows(learnt.kept, measured), told=metrics)

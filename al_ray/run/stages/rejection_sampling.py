@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from al_ray.algorithms.rejection import best
 from al_ray.recipe import RejectionSamplingStage
-from al_ray.rollouts.outcome import Outcome
 from al_ray.run.stages.grouped import Grouped, Groups, Learnt
 from al_ray.types import Group
 
@@ -31,17 +30,11 @@ class RejectionSampling(Grouped):
         readable, comparable = self.comparable(groups)
         kept = self.teaching(comparable)
         imitation = self.algorithm
-        why = "dropped: rejected, being none of the best of its group"
-        return Learnt(readable, comparable, kept, imitation.rows(kept), imitation.loss, why)
-
-    def metrics(
-        self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
-    ) -> dict[str, float]:
-        imitated = [episode for group in learnt.kept for episode in group]
-        rewards = [episode.reward - episode.intermediate for episode in imitated]
-        return {
-            **Grouped.metrics(self, groups, learnt, outcomes, policy_version),
-            "imitation/rollouts": len(imitated),
-            "imitation/groups": len(learnt.kept),
+        rewards = [episode.reward - episode.intermediate for group in kept for episode in group]
+        told = {
+            "imitation/rollouts": len(rewards),
+            "imitation/groups": len(kept),
             "imitation/reward": sum(rewards) / len(rewards) if rewards else 0.0,
         }
+        why = "dropped: rejected, being none of the best of its group"
+        return Learnt(readable, comparable, kept, imitation.rows(kept), imitation.loss, why, told)

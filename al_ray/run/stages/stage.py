@@ -6,11 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from al_ray.actors.learner.spec import StageSpec
-from al_ray.recipe import Recipe, ReinforcementStage, RejectionSamplingStage, SupervisedStage
+from al_ray.recipe import (
+    OnPolicyDistillationStage,
+    Recipe,
+    ReinforcementStage,
+    RejectionSamplingStage,
+    SupervisedStage,
+)
 from al_ray.recipe.schedule import StageSpan
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
+from al_ray.run.stages.distillation import Distillation
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.run.stages.rejection_sampling import RejectionSampling
 from al_ray.run.stages.supervision import Supervision
@@ -41,6 +48,7 @@ class Stage(Protocol):
 STAGES: Mapping[type, Callable[[Recipe, Any, StageSpan, Sequence[Task]], Stage]] = {
     ReinforcementStage: Reinforcement,
     RejectionSamplingStage: RejectionSampling,
+    OnPolicyDistillationStage: Distillation,
     SupervisedStage: Supervision,
 }
 """By the type of the recipe's stage."""

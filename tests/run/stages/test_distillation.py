@@ -1,0 +1,78 @@
+"""A step of on-policy distillation trains every token by what the teacher says of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from al_ray.recipe import Recipe
+from al_ray.recipe.schedule import stage_spans
+from al_ray.run.audit import TRAINED
+from al_ray.run.stages.distillation import Distillation
+from al_ray.run.stages.stage import stage_of
+from tests.metric_keys import unlisted
+from tests.run.stages.test_reinforcement import RECIPE, TASKS, groups
+from tests.run.test_audit import audit_of
+from tests.run.test_teacher import Server, serving
+
+
+def stage(upstream: Any = None, **fields: Any) -> Distillation:
+    content = RECIPE.model_dump()
+    content["upstreams"] = {"wise": upstream or {"base_url": "http://127.0.0.1:1/v1", "model": "large"}}
+    content["stages"][1] = {
+        "algorithm": "on_policy_distillation",
+        "teacher": "wise",
+        "steps": 3,
+        "optimizer": {"learning_rate": 1e-3},
+        **fields,
+    }
+    recipe = Recipe.model_validate(content)
+    made = stage_of(recipe, stage_spans(recipe)[1], TASKS)
+    assert isinstance(made, Distillation)
+    return made
+
+
+SERVED: Any = SimpleNamespace(served_version=5)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("TEACHERS_KEY", "secret")
+    return Server(Path("none"))
+
+
+async def test_a_tokens_worth_is_the_teachers_log_probability_less_the_policys(server: Server) -> None:
+    """Tokens 3 and 4 of each call were drawn with -1, and the teacher says -0.03 and -0.04. Rewards do not
+    matter, nor that a group has one rollout."""
+    async with serving(server) as upstream:
+        made = stage(upstream.model_dump())
+        ended = groups([0.0], [1.0], [None])
+        batch = await made.batch_of(ended, SERVED)
+    assert [row.rollout_id for row in batch.rows] == ["g0/0", "g1/0"]
+    for row in batch.rows:
+        assert row.advantages[row.trained] == pytest.approx(np.array([0.005, -0.005]), abs=1e-6)
+    assert batch.metrics["teacher/kl"] == pytest.approx(-1 + 0.035)
+    assert batch.metrics["reward/mean"] == 0.5, "told all the same"
+    assert unlisted(batch.metrics) == []
+
+
+async def test_rewards_count_beside_the_teacher_where_they_have_a_weight(server: Server) -> None:
+    """Each less the mean of its group, which must have two."""
+    async with serving(server) as upstream:
+        made = stage(upstream.model_dump(), reward_weight=0.5, group_size=2)
+        learnt = await made.learn(groups([0.0, 1.0], [1.0, None]), SERVED)
+    found = {row.rollout_id: row.advantages[row.trained].mean() for row in learnt.rows}
+    assert found == {"g0/0": pytest.approx(-0.25), "g0/1": pytest.approx(0.25)}
+
+
+def test_the_audit_needs_no_teacher() -> None:
+    found = audit_of(stage(), groups([0.0], [1.0], [None]), 4)
+    counts = Counter[str]()
+    for (fate, _), tokens in found.tokens.items():
+        counts[fate] += tokens
+    assert counts == {TRAINED: 4, "dropped: it failed": 2} and found.wrong == []
