@@ -36,10 +36,11 @@ TOLERANCE = 5.0
 """Standard errors: once in a million values more, if all is as it should be."""
 
 
-def recipe() -> Recipe:
+def recipe(isolation: str = "async") -> Recipe:
     content = toy.recipe(Path("toy"), Path("out"))
     module = "tests.evaluation.measured.tree"
     content["agent"] |= {"run": f"{module}:solve", "evaluate": f"{module}:score", "concurrency": 16}
+    content["agent"] |= {"isolation": isolation}
     return Recipe.model_validate(content)
 
 
@@ -62,7 +63,7 @@ class Found:
 
 
 @asynccontextmanager
-async def started(folder: Path) -> AsyncIterator[tuple[Agents, Records, object]]:
+async def started(folder: Path, isolation: str) -> AsyncIterator[tuple[Agents, Records, object]]:
     """Whose gateway repeats the rollouts of its own store."""
     url = sqlite_url(folder / "store.sqlite")
     store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
@@ -71,7 +72,7 @@ async def started(folder: Path) -> AsyncIterator[tuple[Agents, Records, object]]
     urls = await gateways.start()
     engine = ray.remote(tree.TreeEngine).options(num_cpus=0, max_concurrency=100).remote()
     await gateways.admit([engine])
-    runners = RunnerPool(RunnerSpec("runner", recipe().agent, urls, "toy"), 1, store, {})
+    runners = RunnerPool(RunnerSpec("runner", recipe(isolation).agent, urls, "toy"), 1, store, {})
     runners.start()
     records = Records(url)
     yield Agents(store, records, [runners, gateways]), records, engine
@@ -82,9 +83,11 @@ async def started(folder: Path) -> AsyncIterator[tuple[Agents, Records, object]]
     ray.kill(store)
 
 
-async def play(folder: Path, tasks: Sequence[Task], members: int, samples: int) -> Found:
+async def play(
+    folder: Path, tasks: Sequence[Task], members: int, samples: int, isolation: str = "async"
+) -> Found:
     """Record ``members`` rollouts of each task, and measure them all."""
-    async with started(folder) as (agents, records, engine):
+    async with started(folder, isolation) as (agents, records, engine):
         requests = rollout_requests(recipe(), "step-000000", tasks, members, "train")
         groups = [group async for ended in agents.rollouts(requests) for group in ended]
         ended = sorted((each for group in groups for each in group.rollouts), key=lambda each: each.id)
@@ -180,3 +183,14 @@ async def test_calls_that_are_made_side_by_side_are_measured_in_the_order_of_the
         calls = [call for call in found.measurement.calls if call.rollout == each.request.id]
         assert [call.call for call in calls] == list(each.calls) and len(calls) == 3
         assert all(call.before.samples == 12 and isfinite(call.advantage) for call in calls)
+
+
+async def test_an_agent_in_a_process_of_its_own_is_measured_too(ray_cluster: None, tmp_path: Path) -> None:
+    """It is given no more than a URL and a key."""
+    found = await play(tmp_path, [tree.task("child")], 1, 3, "process")
+    assert not found.measurement.diverged and not found.measurement.failed
+    assert all(call.before.samples == 3 and isfinite(call.advantage) for call in found.of(0))
+    for rollout in found.rollouts:
+        if (replay := rollout.request.replay) is not None:
+            path = tuple(map(tree.SAYS.index, rollout.attempts[-1].output))
+            assert path[: replay.calls] == found.paths[0][: replay.calls]
