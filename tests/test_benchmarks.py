@@ -8,7 +8,10 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from benchmarks import decision_process
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 HELPERS = {"memory", "soak_agent", "store_load", "update_load", "waiting_agents"}
@@ -46,3 +49,26 @@ def test_the_table_names_every_benchmark_and_the_page_every_helper() -> None:
     page = (BENCHMARKS / "README.md").read_text()
     assert set(re.findall(r"^\| `python -m benchmarks\.(\w+)", page, re.MULTILINE)) == NAMES
     assert {name for name in HELPERS | OF_A_PEER if f"`{name}`" not in page} == set()
+
+
+@pytest.mark.parametrize("process", decision_process.PROCESSES, ids=lambda process: process.name)
+def test_the_values_of_a_known_decision_process_are_what_episodes_earn(
+    process: decision_process.Process,
+) -> None:
+    """Of a policy that answers at random but for the second call, and by what is left after each call."""
+    chances = np.full((4, 6, 2, decision_process.VOCABULARY), 0.0)
+    chances[..., : decision_process.TOKENS] = 1 / decision_process.TOKENS
+    chances[:, decision_process.KEY] *= 0.5
+    for task in range(4):
+        right = decision_process.is_right(task)
+        chances[task, decision_process.KEY][:, right] += 0.5 / right.sum()
+    policy = decision_process.Policy(chances, process)
+    draw = np.random.default_rng(0)
+    episodes = [decision_process.rollout(policy, i % 4, str(i), draw) for i in range(4000)]
+    earned = np.array([episode.reward for episode in episodes])
+    error = earned.std() / len(earned) ** 0.5
+    assert abs(earned.mean() - policy.expected_return) < 4 * error
+    gains = np.array([decision_process.true_advantages(policy, episode) for episode in episodes])
+    # What calls contributed and what was expected before the first come to what was earned.
+    np.testing.assert_allclose(gains.sum(1) + policy.expected_return, earned, atol=1e-9)
+    assert (np.abs(gains.mean(0)) < 4 * gains.std(0) / len(gains) ** 0.5 + 1e-12).all()
