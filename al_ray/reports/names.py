@@ -145,6 +145,7 @@ LEARNERS: Final[Sequence[Metric]] = (
     Metric("policy/ratio_max", "", "The largest of these ratios."),
     Metric("off_policy/mismatch_kl", "nats", "Mean k3 estimate of the KL from the sampler to the learner.",
            column=Column(14, "mismatch", 8), gauge="al_ray_mismatch_kl"),
+    Metric("off_policy/certain", "share", "Trained tokens that the sampler could not have drawn otherwise."),
     Metric("off_policy/correction_mean", "", "Mean weight that corrects for the sampler, where one does."),
     Metric("learner/rows", "rows", "Rows of the batch."),
     Metric("learner/rows_without_advantage", "rows", "Rows without a gradient: not computed."),

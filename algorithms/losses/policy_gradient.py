@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from al_ray.algorithms.batching import MicroBatch
@@ -52,15 +53,20 @@ class PolicyGradient:
         off_policy = (logprobs - batch.logprobs).detach()
         proximal = logprobs.detach() if batch.proximal is None else batch.proximal
         old = batch.logprobs if self.correction is None else proximal
-        told = self.surrogate(logprobs, logprobs - old, batch)
+        # Where nothing else could be drawn, for a grammar left nothing else (a tool that is demanded, a quote
+        # that must come), the sampler's distribution has no gradient, though the learner's has.
+        drawn = batch.logprobs < 0
+        own = torch.where(drawn, logprobs, logprobs.detach())
+        told = self.surrogate(own, torch.where(drawn, own - old, 0.0), batch)
         values = told.values
         metrics = {
             **told.metrics,
             "policy/ratio_mean": bounded_exp(off_policy),
             "off_policy/mismatch_kl": k3(-off_policy),
+            "off_policy/certain": (~drawn).float(),
         }
         if self.correction is not None:
-            weight = self.correction(proximal - batch.logprobs, batch.calls)
+            weight = self.correction(torch.where(drawn, proximal - batch.logprobs, 0.0), batch.calls)
             values = values * weight
             metrics["off_policy/correction_mean"] = weight
         if reference is not None:

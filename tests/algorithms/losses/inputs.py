@@ -11,8 +11,10 @@ from torch import Tensor
 from al_ray.algorithms.batching import MicroBatch
 
 LOGPROB = st.floats(-8, 0, width=32)
+SAMPLED = st.floats(-8, -(2**-10), width=32)
+"""Of what might have been drawn otherwise."""
 TOKENS = st.lists(
-    st.tuples(LOGPROB, LOGPROB, st.floats(-2, 2, width=32), st.integers(0, 2)), min_size=1, max_size=8
+    st.tuples(LOGPROB, SAMPLED, st.floats(-2, 2, width=32), st.integers(0, 2)), min_size=1, max_size=8
 )
 """Of each token: its log-probability now and when it was sampled, its advantage, its call."""
 

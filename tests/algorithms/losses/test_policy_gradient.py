@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from al_ray.algorithms.losses.cispo import Cispo
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.correction import Correction
+from al_ray.algorithms.losses.gspo import Gspo
 from al_ray.algorithms.losses.kl import ESTIMATORS, k2, k3
-from al_ray.algorithms.losses.policy_gradient import PolicyGradient
+from al_ray.algorithms.losses.policy_gradient import PolicyGradient, Surrogate
 from tests.algorithms.losses.inputs import LOGPROB, TOKENS, batch_of, variable
 
 Token = tuple[float, float, float, int]
@@ -86,6 +88,24 @@ def test_a_correction_makes_up_for_what_the_sampler_drew_too_rarely(
         expected = {"truncate": min(ratio, 1.5), "mask": ratio * inside, "reject": float(inside)}[bound]
         assert float(found.values.detach()[i]) == pytest.approx(-expected * a, rel=1e-5, abs=1e-9)
         assert float(logprobs.grad[i]) == pytest.approx(-expected * a, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("surrogate", [PLAIN, Gspo(0.2, 0.3), Cispo(0.9, 0.3)])
+@pytest.mark.parametrize("correction", [None, Correction("sequence", "truncate", 2.0)])
+def test_a_token_that_could_not_be_drawn_otherwise_has_no_gradient_and_changes_no_others(
+    surrogate: Surrogate, correction: Correction | None
+) -> None:
+    """As if it had been sampled and learnt from with probability 1, whatever the learner gives it."""
+    gradients = []
+    for forced in (-3.0, -0.1):
+        logprobs = variable([-1.0, forced, -2.0])
+        batch = batch_of([-1.1, 0.0, -1.9], [0.5, 0.5, 0.5], [0, 0, 0])
+        found = PolicyGradient(surrogate, correction=correction)(logprobs, None, batch)
+        found.values.sum().backward()
+        assert logprobs.grad is not None and logprobs.grad[1] == 0
+        assert found.metrics["off_policy/certain"].tolist() == [0, 1, 0]
+        gradients.append(logprobs.grad.tolist())
+    assert gradients[0] == pytest.approx(gradients[1]) and gradients[0][0] < 0
 
 
 def test_without_a_correction_tokens_are_measured_against_the_sampler() -> None:
