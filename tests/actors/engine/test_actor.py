@@ -392,6 +392,15 @@ async def test_an_answer_has_the_format_that_is_asked_for(engine: ActorHandle) -
     assert_whole(choice)
 
 
+async def test_a_token_to_which_a_grammar_leaves_no_other_has_probability_1(engine: ActorHandle) -> None:
+    """Exactly, by which the loss knows it; here all but the first letter."""
+    wanted = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": {"enum": ["yes", "no"]}}}
+    request = ChatRequest("call", GREET, replace(GREEDY, temperature=1.0), response_format=wanted)
+    [choice] = (await engine.chat.remote(request)).choices
+    assert choice.finish_reason == "stop"
+    assert [logprob < 0 for logprob in choice.logprobs] == [i == 1 for i in range(len(choice.logprobs))]
+
+
 async def test_likely_tokens_are_told_without_disturbing_what_is_recorded(engine: ActorHandle) -> None:
     [plain] = (await engine.chat.remote(ChatRequest("call", GREET, GREEDY))).choices
     request = ChatRequest("call", GREET, GREEDY, top_logprobs=3)
