@@ -114,7 +114,7 @@ def recipe(model: Path, output: Path) -> dict[str, Any]:
         "evaluation": {"tasks": 2, "sampling": {"temperature": 0, "max_tokens": 8}},
         "engines": {"kv_cache_gib": 0.0625, "max_running": 8, "threads": 1},
         "learners": {"threads": 1},
-        "placement": {"device": "cpu"},
+        "placement": {"device": "cpu", "dashboard": False},
     }
 
 

@@ -56,7 +56,7 @@ async def _run(ready: Prepared, console: Console) -> Evaluation:
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks.held_out
     with ExitStack() as stack:
         with console.part("Ray"):
-            stack.enter_context(cluster.running())
+            stack.enter_context(cluster.running(dashboard=False))
         begun = time.perf_counter()
         async with started_for_evaluation(ready, console) as agents:
             found = await evaluate(

@@ -59,7 +59,7 @@ async def _run(
 
     with ExitStack() as stack:
         with console.part("Ray"):
-            stack.enter_context(cluster.running())
+            stack.enter_context(cluster.running(dashboard=False))
         stack.callback(close_log, run.store_url)  # which gateways read until they were ended
         async with started_for_evaluation(ready, console) as agents:
             return await measure(

@@ -49,7 +49,7 @@ async def _run(ready: Prepared, console: Console) -> None:
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks
     with ExitStack() as stack:
         with console.part("Ray"):
-            stack.enter_context(cluster.running())
+            stack.enter_context(cluster.running(dashboard=recipe.placement.dashboard))
         steps = folder.checkpoints()
         with console.part("metrics"):
             metrics = open_sinks(folder.path.name, folder.path, recipe, steps[-1] if steps else None)

@@ -44,8 +44,9 @@ def joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def running() -> Iterator[None]:
-    """Inside, there is a cluster: the one that was joined, else one on this machine, which ends with it.
+def running(*, dashboard: bool) -> Iterator[None]:
+    """Inside, there is a cluster: the one that was joined, else one on this machine, which ends with it, with
+    or without Ray's dashboard.
 
     Whoever speaks to Ray runs code. So a cluster of our own listens on this machine alone, and asks for a
     token that only its processes know; ``RAY_AUTH_TOKEN`` may give it, ``RAY_AUTH_MODE`` disables it.
@@ -61,7 +62,15 @@ def running() -> Iterator[None]:
     [here] = this_machine()
     # What a plan was made for is what there is.
     resources = {"num_cpus": here.cpus, "num_gpus": here.gpus}
-    with _on_loopback(), _initialised(address="local", object_store_memory=_OBJECT_STORE_BYTES, **resources):
+    with (
+        _on_loopback(),
+        _initialised(
+            address="local",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=None if dashboard else False,
+            **resources,
+        ),
+    ):
         yield
 
 

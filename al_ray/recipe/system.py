@@ -86,6 +86,9 @@ class PlacementSection(Section):
     layout: Literal["auto", "colocated", "disaggregated"] = "auto"
     """colocated: engines and learners take turns on the same devices. disaggregated: each has its
     own. auto: disaggregated where there are GPUs enough for both."""
+    dashboard: bool = True
+    """Whether a training that starts a cluster of its own starts Ray's dashboard with it; it takes some
+    seconds."""
     cluster: list[NodeShape] | None = None
     """For ``--dry-run`` and ``validate``: plan for these nodes instead of looking at the machine or the
     cluster."""

@@ -15,7 +15,7 @@ from tests.processes import ROOT, Command
 CLUSTER = """
 import time, ray
 from al_ray.machines import cluster
-with cluster.running():
+with cluster.running(dashboard=True):
     @ray.remote
     def answer():
         return 42

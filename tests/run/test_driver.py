@@ -15,6 +15,7 @@ import pytest
 
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
+from al_ray.errors import UserError
 from al_ray.recipe import Recipe, ReinforcementStage, loading
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
@@ -22,6 +23,7 @@ from al_ray.reports.names import EVALUATION, STEP, TIMES
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
+from al_ray.run.replay import calls, differences, logged, replay
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
@@ -141,23 +143,34 @@ def test_every_token_of_the_run_is_accounted_for(place: Place, finished: str) ->
 
 
 def test_a_recorded_step_is_computed_once_more_bit_for_bit(place: Place, finished: str) -> None:
-    """Each figure that was logged of it, though the run was killed and interrupted meanwhile; a figure that
-    was not the step's is told, and where a changed recipe would have differed."""
+    """Each figure that was logged of it, though the run was killed and interrupted meanwhile; and where a
+    changed recipe would have differed."""
     shutil.rmtree(place.run.checkpoint(LAST_STEP - 1))  # so that the last step needs the one before it
+    recipe = place.run.recipe()
     for step in (LAST_STEP - 1, LAST_STEP):
-        code, told = run(["al_ray", "replay", str(place.run.path), str(step)], place.path)
-        found = re.search(r"(\d+) of (\d+) figures are equal bit for bit", " ".join(told.split()))
-        assert code == 0 and found and found[1] == found[2] and int(found[1]) > 40, told
+        again, told = replay(place.run, step, recipe), logged(place.run, step)
+        assert list(differences(again.figures, told)) == []
+        assert len(again.figures.keys() & told.keys()) > 40
+    unscaled = recipe.stages[1].model_copy(update={"scale": "none"})
+    changed = replay(place.run, LAST_STEP, recipe.model_copy(update={"stages": [recipe.stages[0], unscaled]}))
+    assert [call.reward for call in calls(changed)] == [call.reward for call in calls(again)]
+    if any(call.advantage for call in calls(again)):
+        assert [call.advantage for call in calls(changed)] != [call.advantage for call in calls(again)]
+    for number, cure in ((1, "rollouts alone are recorded"), (FIRST_RL_STEP + 1, "raise checkpoint.keep")):
+        with pytest.raises(UserError, match=cure):
+            replay(place.run, number, recipe)
+    with pytest.raises(UserError, match="has not ended"):
+        logged(place.run, 77)
+
+
+def test_a_replay_tells_what_calls_were_worth_and_what_would_be_otherwise(
+    place: Place, finished: str
+) -> None:
     rollout = f"step-{LAST_STEP - 1:06d}/0/0"
-    changed = ["--set", "stages.1.scale=none", "--set", "stages.1.kl_coefficient=0.1"]
+    changed = ["--set", "stages.1.kl_coefficient=0.1"]
     code, told = run(["al_ray", "replay", str(place.run.path), str(LAST_STEP), rollout, *changed], place.path)
-    assert code == 0 and "optim/loss: " in told and rollout in told, told
-    code, told = run(["al_ray", "replay", str(place.run.path), "1"], place.path)
-    assert code == 2 and "rollouts alone are recorded" in told, told
-    code, told = run(["al_ray", "replay", str(place.run.path), str(FIRST_RL_STEP + 1)], place.path)
-    assert code == 2 and "raise checkpoint.keep" in " ".join(told.split()), told
-    code, told = run(["al_ray", "replay", str(place.run.path), "77"], place.path)
-    assert code == 2 and "has not ended" in told, told
+    assert code == 0 and rollout in told and "are equal bit for bit" in " ".join(told.split()), told
+    assert "optim/loss: " in told and ", changed " in told, told
 
 
 def test_a_run_whose_learner_is_killed_goes_on_from_the_last_checkpoint(finished: str) -> None:

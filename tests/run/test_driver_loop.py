@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 
+from al_ray.errors import LearnerLostError
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.health import Health
@@ -43,8 +45,8 @@ def events_of_a_run(restored: int, monkeypatch: pytest.MonkeyPatch) -> list[str]
     async def restore(run: Run) -> int:
         return restored
 
-    async def enter(run: Run, span: StageSpan, stage: Stage) -> None:
-        events.append(f"enter {span.stage.algorithm} at {span.stage.optimizer.learning_rate}")
+    async def enter(run: Run, stage: Any) -> None:
+        events.append(f"enter {stage.settings.algorithm} at {stage.spec.optimizer.learning_rate}")
 
     async def step(run: Run, span: StageSpan, stage: Stage, number: int) -> None:
         events.append(f"step {number}")
@@ -102,3 +104,40 @@ def test_an_evaluation_without_a_score_is_none_when_a_run_is_resumed(tmp_path: P
 
 def test_a_run_resumed_between_stages_enters_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     assert events_of_a_run(2, monkeypatch)[:3] == ["evaluate 2", "enter grpo at 0.001", "step 2"]
+
+
+def test_a_run_whose_learners_are_lost_goes_on_from_the_last_checkpoint_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lost in step 1, which is done again; a step in which they are lost each time ends the run."""
+    lost, always = iter([True]), iter(lambda: True, False)
+    for losses, expected in ((lost, ["step 0", "step 1", "restart", "step 0", "step 1"]), (always, None)):
+        events: list[str] = []
+
+        async def step(run: Run, span: StageSpan, stage: Stage, number: int) -> None:
+            events.append(f"step {number}")  # noqa: B023
+            if number == 1 and next(losses, False):  # noqa: B023
+                raise LearnerLostError("a learner died")
+
+        async def nothing(*_: Any) -> int:
+            return 0
+
+        async def restart() -> None:
+            events.append("restart")  # noqa: B023
+
+        for name in ("_restore", "_enter", "_save", "_evaluate", "_evaluate_if_missing"):
+            monkeypatch.setattr(Run, name, nothing)
+        monkeypatch.setattr(Run, "_step", step)
+        policy: Any = SimpleNamespace(restart_learners=restart)
+        metrics: Any = SimpleNamespace(rewind=lambda step: None)
+        console: Any = SimpleNamespace(warning=lambda text: None)
+        health = Health(RECIPE.health, Path("run"))
+        none: Any = None
+        run = Run(RECIPE, none, none, policy, metrics, console, (), (), health)
+        if expected is not None:
+            asyncio.run(run.train())
+            assert events[: len(expected)] == expected
+        else:
+            with pytest.raises(LearnerLostError):
+                asyncio.run(run.train())
+            assert events.count("restart") == 5

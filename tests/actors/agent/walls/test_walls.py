@@ -195,7 +195,7 @@ async def test_what_it_leaves_behind_ends_with_it(walled: House) -> None:
 async def test_one_whose_time_is_up_may_clean_up_and_is_gone(
     ray_cluster: None, tmp_path: Path, sandbox: dict[str, Any]
 ) -> None:
-    house = next(houses := house_of(tmp_path, timeout=4.0, **agent_of(sandbox)))
+    house = next(houses := house_of(tmp_path, timeout=8.0, **agent_of(sandbox)))
     for rollout in await house.rollouts({"do": "clean_up"}, {"do": "hang"}):
         assert rollout.attempts[0].status is AttemptStatus.TIMED_OUT
         assert alive(rollout.id) == []
