@@ -56,7 +56,7 @@ RULES: Final[Sequence[Rule]] = (
          "give tasks that are solved sometimes, neither always nor never, a reward with more steps between "
          "nothing and all, a larger group_size, or a higher agent.sampling.temperature"),
     Rule("health/dropped_groups", "of the groups have fewer than two rollouts that can be compared",
-         "rollout/failed, rollout/left_out_REASON and judge/failed in metrics.jsonl tell what became of the others"),
+         "rollout/failed, rollout/left_out_REASON and judge/failed in metrics.jsonl tell why"),
     Rule("health/too_long", "of the demonstrations were left out, being longer than model.max_length",
          "raise it, or leave such tasks out"),
     Rule("signals/truncated", "of the answers were cut off for want of room",
