@@ -53,7 +53,6 @@ class Algorithm:
     shapings: Sequence[Shaping] = ()
     kl_in_reward: float = 0.0
     """What a nat of a response's divergence from the reference takes from its call's reward."""
-
     expected: Callable[[Trajectory], Sequence[float | None]] | None = None
     """What a critic is to learn of the calls of a rollout, where there is one."""
 

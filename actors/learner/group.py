@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.observing import Observations
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
+from al_ray.actors.learner.tally import worth_computing
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
@@ -91,15 +92,11 @@ class LearnerGroup:
 
     def update(self, rows: Sequence[Row], loss: Loss, passes: Passes = ONCE) -> UpdateReport:
         """An optimizer step for each of the passes' batches, its whole rollouts spread over the learners."""
-        kept = [row for row in rows if loss.trains(row)]
+        kept, told = worth_computing(rows, loss)
         shares = zip(*(spread(batch, len(self._learners)) for batch in passes(kept)), strict=True)
         pairs = zip(self._learners, shares, strict=True)
         report: UpdateReport = self._all([learner.update.remote(share, loss) for learner, share in pairs])[0]
-        dropped = {
-            "learner/rows": float(len(rows)),
-            "learner/rows_without_advantage": float(len(rows) - len(kept)),
-        }
-        return UpdateReport(report.policy_version, {**report.metrics, **dropped})
+        return UpdateReport(report.policy_version, {**report.metrics, **told})
 
     def publish(self, version: int) -> WeightUpdate:
         """Make the weights available to the engines as policy ``version``."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from al_ray.algorithms.batching import MicroBatch
+from al_ray.algorithms.losses.token import Loss
+from al_ray.types import Row
 
 _TOKENS = "learner/trained_tokens"
 _LOSS = "optim/loss"
@@ -19,6 +21,16 @@ _TOTALS = (
     "learner/shared_tokens",
     "learner/micro_batches",
 )
+
+
+def worth_computing(rows: Sequence[Row], loss: Loss) -> tuple[list[Row], dict[str, float]]:
+    """The rows of a batch that have a gradient, and metrics of how many have."""
+    kept = [row for row in rows if loss.trains(row)]
+    told = {
+        "learner/rows": float(len(rows)),
+        "learner/rows_without_advantage": float(len(rows) - len(kept)),
+    }
+    return kept, told
 
 
 @dataclass(slots=True)

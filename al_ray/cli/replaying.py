@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -23,10 +23,11 @@ def replay(run: Path, step: int, rollout: str | None, overrides: Sequence[str]) 
     ``overrides``, where a recipe so changed would have differed."""
     folder = RunFolder.open(run)
     told = logged(folder, step)
-    recipe = loading.load(folder.path / "recipe.yaml", overrides) if overrides else None
+    recipe = loading.load(folder.recipe_file, overrides) if overrides else None
     own = replayed(folder, step, folder.recipe())
     changed = replayed(folder, step, recipe) if recipe else None
-    _show_calls(own, changed, rollout)
+    here, there = _by_call(own), _by_call(changed) if changed else None
+    _show_calls(step, here, there, rollout)
     wrong = list(differences(own.figures, told))
     shared = len(own.figures.keys() & told.keys())
     for key, here, there in wrong:
@@ -34,25 +35,36 @@ def replay(run: Path, step: int, rollout: str | None, overrides: Sequence[str]) 
     loss, norm = own.figures["optim/loss"], own.figures["optim/grad_norm"]
     equal = f"{shared - len(wrong)} of {shared} figures are equal bit for bit to what the run logged"
     terminal().print(f"step {step}: loss {loss:.6g}, gradient norm {norm:.6g}; {equal}")
-    if changed is not None:
-        _show_differences(own, changed)
+    if changed is not None and there is not None:
+        _show_differences(here, there)
+        for key, ours, theirs in differences(own.figures, changed.figures):
+            terminal().print(f"  {key}: {ours:.6g}, changed {theirs:.6g}")
     return not wrong
 
 
-def _show_calls(own: Step, changed: Step | None, rollout: str | None) -> None:
+_Calls = Mapping[tuple[str, int], CallRow]
+
+
+def _by_call(step: Step) -> _Calls:
+    return {(call.rollout, call.number): call for call in calls(step)}
+
+
+def _show_calls(step: int, here: _Calls, there: _Calls | None, rollout: str | None) -> None:
     """Of one rollout, or the largest advantages of all."""
-    found = list(calls(own))
+    found = list(here.values())
     if rollout is not None:
         found = [call for call in found if call.rollout == rollout]
         if not found:
-            raise UserError(Problem("ROLLOUT", rollout, f"is not learnt from in step {own.number}"))
+            raise UserError(Problem("ROLLOUT", rollout, f"is not learnt from in step {step}"))
     else:
         found = sorted(found, key=lambda call: -abs(call.advantage))[:_SHOWN]
-    others = {(call.rollout, call.number): call for call in calls(changed)} if changed else {}
-    table = Table(*_COLUMNS, *(["changed"] if changed else []))
+    table = Table(*_COLUMNS, *(["changed"] if there is not None else []))
     for call in found:
-        other = others.get((call.rollout, call.number))
-        table.add_row(*_cells(call), *([f"{other.advantage:+.4f}" if other else "none"] if changed else []))
+        cells = [*_cells(call)]
+        if there is not None:
+            other = there.get((call.rollout, call.number))
+            cells.append(f"{other.advantage:+.4f}" if other else "none")
+        table.add_row(*cells)
     terminal().print(table)
 
 
@@ -70,9 +82,7 @@ def _cells(call: CallRow) -> Sequence[str]:
     )
 
 
-def _show_differences(own: Step, changed: Step) -> None:
-    here = {(call.rollout, call.number): call for call in calls(own)}
-    there = {(call.rollout, call.number): call for call in calls(changed)}
+def _show_differences(here: _Calls, there: _Calls) -> None:
     both = here.keys() & there.keys()
     rewards = sum(here[call].reward != there[call].reward for call in both)
     advantages = sum(here[call].advantage != there[call].advantage for call in both)
@@ -81,5 +91,3 @@ def _show_differences(own: Step, changed: Step) -> None:
         f"changed: {rewards} calls have another reward, {advantages} another advantage, {gone} would not "
         f"be learnt from, {new} would beside them"
     )
-    for key, ours, theirs in differences(own.figures, changed.figures):
-        terminal().print(f"  {key}: {ours:.6g}, changed {theirs:.6g}")

@@ -26,7 +26,7 @@ from al_ray.run.folder import RunFolder
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.grouped import Grouped
 from al_ray.run.stages.stage import stage_of
-from al_ray.types import Group, Row, UpdateReport
+from al_ray.types import Group, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,12 +44,13 @@ class Step:
     stage: Grouped
     groups: Sequence[Group]
     batch: Batch
-    report: UpdateReport
+    of_update: Mapping[str, float]
+    """What the learner tells."""
 
     @property
     def figures(self) -> Mapping[str, float]:
         """What is logged of a step, but for times and memory."""
-        found = {**self.batch.metrics, **self.report.metrics}
+        found = {**self.batch.metrics, **self.of_update}
         return {key: value for key, value in found.items() if not key.endswith("_gib")}
 
 
@@ -109,17 +110,14 @@ def _restore(learner: Learner, folder: RunFolder, recipe: Recipe, step: int) -> 
 
 def _again(stage: Grouped, step: int, groups: Sequence[Group], learner: Learner) -> Step:
     """The batch and the update of a step, counted from 0."""
+    from al_ray.actors.learner.tally import worth_computing  # with torch
+
     if step == stage.span.begin:
         learner.start_stage(stage.spec)
     batch = asyncio.run(stage.batch_of(groups, _Alone(learner)))
-    kept = [row for row in batch.rows if batch.loss.trains(row)]
+    kept, of_rows = worth_computing(batch.rows, batch.loss)
     report = learner.update(batch.passes(kept), batch.loss)
-    rows = {
-        "learner/rows": float(len(batch.rows)),
-        "learner/rows_without_advantage": float(len(batch.rows) - len(kept)),
-    }
-    told = UpdateReport(report.policy_version, {**report.metrics, **rows})
-    return Step(step + 1, stage, groups, batch, told)
+    return Step(step + 1, stage, groups, batch, {**report.metrics, **of_rows})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from al_ray.algorithms.distillation import taught
+from al_ray.algorithms.named import Groups
 from al_ray.recipe import OnPolicyDistillationStage
 from al_ray.run.stages.batch import Measures
-from al_ray.run.stages.grouped import Grouped, Groups, Learnt
+from al_ray.run.stages.grouped import Grouped, Learnt
 from al_ray.run.stages.reinforcement import MIN_GROUP
 from al_ray.run.teacher import Teacher
 from al_ray.types import Group

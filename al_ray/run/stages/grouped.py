@@ -12,7 +12,7 @@ from typing import Final
 
 from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.losses.token import Loss
-from al_ray.algorithms.named import Algorithm, algorithm
+from al_ray.algorithms.named import Algorithm, Groups, algorithm
 from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.data.mixture import mixed_tasks_of_step, sources_of
 from al_ray.database.judged import judge_batch
@@ -42,7 +42,6 @@ from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, Spa
 
 _log = logging.getLogger(__name__)
 
-Groups = Sequence[Sequence[Trajectory]]
 NO_TRIES: Final[Tries] = {}
 _EXAMPLES: Final = 2
 """Groups that people may look at."""

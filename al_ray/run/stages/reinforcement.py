@@ -10,10 +10,10 @@ import numpy as np
 
 from al_ray.actors.learner.spec import Reference, StageSpec
 from al_ray.algorithms.measured import Measured
-from al_ray.algorithms.named import needs_measured
+from al_ray.algorithms.named import Groups, needs_measured
 from al_ray.recipe import ReinforcementStage
 from al_ray.run.stages.batch import Measures
-from al_ray.run.stages.grouped import Grouped, Groups, Learnt
+from al_ray.run.stages.grouped import Grouped, Learnt
 from al_ray.types import Group
 
 MIN_GROUP: Final = 2

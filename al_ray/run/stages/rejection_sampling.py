@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from al_ray.algorithms.named import Groups
 from al_ray.algorithms.rejection import best
 from al_ray.recipe import RejectionSamplingStage
-from al_ray.run.stages.grouped import Grouped, Groups, Learnt
+from al_ray.run.stages.grouped import Grouped, Learnt
 from al_ray.types import Group
 
 
