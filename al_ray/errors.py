@@ -132,6 +132,10 @@ class LearnerLostError(AlRayError):
     """The process of a learner died; what the learners held since the last checkpoint is lost."""
 
 
+class UnresponsiveError(AlRayError):
+    """A process did not answer in time: it is stopped, stuck or out of reach."""
+
+
 class ServiceUnavailableError(AlRayError):
     """A service of the recipe died again and again."""
 

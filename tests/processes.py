@@ -108,6 +108,20 @@ def process_name(pid: int) -> str:
     return _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def has_ended(pid: int) -> bool:
+    """It is gone, or a zombie."""
+    told = _read(Path(f"/proc/{pid}/stat"))
+    return not told or b") Z " in told
+
+
+def wait_until_ended(*pids: int, seconds: float = 20) -> None:
+    """The end of a process that is killed is on its way."""
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in pids if not has_ended(pid)]:
+        assert time.monotonic() < deadline, f"left after {seconds} s: {[*map(process_name, left)]}"
+        time.sleep(0.1)
+
+
 def _environment() -> dict[str, str]:
     """This process's, with al_ray importable and nothing that would lead to another cluster or to data."""
     dropped = {"RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "WANDB_MODE", "PYTHONDONTWRITEBYTECODE"}

@@ -9,11 +9,12 @@ vLLM is imported when the engine starts, so whoever only holds a handle does not
 
 from __future__ import annotations
 
+import asyncio
 import gc
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from al_ray.actors.engine.continuation import Continuation, Prompt
 from al_ray.actors.engine.lineage import LineageMemory
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from al_ray.actors.engine.rendering import ChatRendering
 
 
+_Answer = TypeVar("_Answer")
+
+_LOOK_SECONDS: Final = 0.5
+"""After which it is seen, at the latest, that vLLM's core has died."""
 _MAX_STOPS: Final = 64
 _MAX_STOP_LENGTH: Final = 2**13
 
@@ -141,11 +146,11 @@ class Engine:
 
     async def pause(self) -> None:
         """Freezes the calls under way and holds new ones."""
-        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        await self._of_core(self._llm.pause_generation(mode="keep", clear_cache=False))
 
     async def resume(self) -> None:
         """Goes on with every call."""
-        await self._llm.resume_generation()
+        await self._of_core(self._llm.resume_generation())
 
     async def load(self, update: WeightUpdate) -> None:
         """Replaces the weights by those that ``update`` points to."""
@@ -153,7 +158,7 @@ class Engine:
 
         await self.start_weight_update()
         async for path in local_files(update):
-            await self._llm.update_weights(WeightTransferUpdateRequest({"path": path}))
+            await self.update_weights(WeightTransferUpdateRequest({"path": path}))
         await self.finish_weight_update()
         await self.admit(update.version)
 
@@ -161,17 +166,18 @@ class Engine:
         """Declares the weights just loaded to be policy ``version``."""
         # Keys and values of the old weights are worthless, those of frozen calls included: these are
         # computed anew from their tokens when the engine resumes.
-        if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+        if not await self._of_core(self._llm.reset_prefix_cache(reset_running_requests=True)):
             raise AlRayError(f"policy version {version}: vLLM could not drop the prefix cache")
-        await self._llm.update_weight_version(str(version))
+        await self._of_core(self._llm.update_weight_version(str(version)))
         self._version = version
 
     async def policy_version(self) -> int:
         return self._version
 
     async def ping(self) -> None:
-        """Raises unless the engine can compute."""
-        await self._llm.check_health()
+        """Raises unless the engine can compute. vLLM's core answers between two steps of the model: one that
+        is stopped or stuck does not, though vLLM calls it healthy."""
+        await self._of_core(self._llm.is_paused())
 
     async def shutdown(self) -> None:
         """Ends the engine's processes."""
@@ -183,15 +189,28 @@ class Engine:
         await self._llm.init_weight_transfer_engine(request)
 
     async def start_weight_update(self) -> None:
-        if not await self._llm.is_paused():
+        if not await self._of_core(self._llm.is_paused()):
             raise AlRayError("the weights of a running engine cannot be changed; pause it first")
-        await self._llm.start_weight_update()
+        await self._of_core(self._llm.start_weight_update())
 
     async def update_weights(self, request: WeightTransferUpdateRequest) -> None:
-        await self._llm.update_weights(request)
+        await self._of_core(self._llm.update_weights(request))
 
     async def finish_weight_update(self) -> None:
-        await self._llm.finish_weight_update()
+        await self._of_core(self._llm.finish_weight_update())
+
+    async def _of_core(self, asked: Coroutine[Any, Any, _Answer]) -> _Answer:
+        """What vLLM's core answers. Of its death, vLLM does not tell whoever waits for it."""
+        answer = asyncio.ensure_future(asked)
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=_LOOK_SECONDS)
+            if not answer.done():
+                try:
+                    await self._llm.check_health()
+                except BaseException:
+                    answer.cancel()
+                    raise
+        return answer.result()
 
     # ---------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""The engines of a run, as the driver holds them: started, updated and replaced together.
+"""The engines of a run, as the driver holds them: started, updated and kept alive together.
 
-An engine is *admitted*, that is, may be given calls, while it holds the weights of the last update.
-One that fails to load an update is ended, since its weights are then neither old nor new; its calls
-fail over to other engines, and ``replace_dead`` starts a new one in its place.
+An engine is *admitted*, that is, may be given calls, while it holds the weights of the last update. One that
+dies, does not answer in time or fails to load an update is ended: its weights may be neither old nor new. Its
+calls fail over to other engines, and its keeper starts another in its place, which is admitted with the
+weights of then. Whatever is waited for has an end, so no engine can keep a run waiting for good.
 """
 
 from __future__ import annotations
@@ -11,53 +12,100 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
 
 from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
+from al_ray.actors.keepers import Keepers
+from al_ray.actors.waiting import answered
 from al_ray.actors.weights.update import WeightUpdate
-from al_ray.errors import EngineUnavailableError
+from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError
+from al_ray.machines import cluster
 
 _log = logging.getLogger(__name__)
 
-CALLS_AT_ONCE = 1000
+CALLS_AT_ONCE: Final = 1000
 """Calls an engine actor accepts at once; vLLM queues what exceeds ``max_running``."""
+_PROBE_SECONDS: Final = 2.0
+"""Between two looks at an engine."""
+ANSWER_SECONDS: Final = 60.0
+"""In which an engine answers that need not load anything: it does between two steps of its model."""
+_LOADED_PER_SECOND: Final = 50 * 2**20
+"""Bytes of weights that an engine loads at least, over a slow network."""
+_START_SECONDS: Final = 3600.0
+_SHUTDOWN_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.1
+_MAX_LOST: Final = 5
+"""Engines lost since the weights changed last, after which it is not by chance: some call kills whichever
+answers it."""
 
 
 @dataclass(slots=True)
 class _Slot:
     """A place for an engine, with the actor options it is created with."""
 
+    number: int
     options: Mapping[str, Any]
+    starting: ActorHandle | None = None
+    """It does not answer yet."""
     engine: ActorHandle | None = None
     admitted: bool = False
 
+    def end(self) -> None:
+        for actor in (self.starting, self.engine):
+            if actor is not None:
+                ray.kill(actor)
+        self.starting, self.engine, self.admitted = None, None, False
+
 
 class EnginePool:
-    """One engine for each of ``options``: the resources and scheduling strategy of its actor."""
+    """One engine for each of ``options``: the resources and scheduling strategy of its actor, which is of
+    ``engine_class``."""
 
-    def __init__(self, spec: EngineSpec, options: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        options: Sequence[Mapping[str, Any]],
+        engine_class: type = Engine,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self._spec = spec
+        self._engine_class = engine_class
+        self._answer_seconds = answer_seconds
         self.tensor_parallel = spec.tensor_parallel
         environment = {"env_vars": engine_environment(spec)}
         self._slots = [
-            _Slot({**chosen, "max_concurrency": CALLS_AT_ONCE, "runtime_env": environment})
-            for chosen in options
+            _Slot(number, {**chosen, "max_concurrency": CALLS_AT_ONCE, "runtime_env": environment})
+            for number, chosen in enumerate(options)
         ]
         self._update: WeightUpdate | None = None
         self._changing = asyncio.Lock()
+        """Held while weights change: an engine that comes up loads them before or after, not meanwhile."""
+        self._lost = 0
+        self._keepers = Keepers()
 
     async def start(self) -> None:
-        """Starts all engines at once and admits them; ends them all if one cannot start."""
-        async with self._changing:
-            try:
-                await self._fill_empty()
-            except BaseException:
-                _end(*self._slots)
-                raise
+        """Start all engines at once, admit them, and keep them alive from now on; end them all if one cannot
+        start."""
+        starting = [asyncio.create_task(self._fill(slot)) for slot in self._slots]
+        try:
+            await asyncio.gather(*starting)
+        except BaseException:
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            self._end()
+            raise
+        self._keepers.start(self._keep(slot) for slot in self._slots)
+
+    def failure(self) -> BaseException | None:
+        """Why an engine could not be kept alive, if that happened."""
+        return self._keepers.failure()
 
     def engines(self) -> list[ActorHandle]:
         """The engines that were alive when last looked at: whom the learner connects to."""
@@ -67,92 +115,170 @@ class EnginePool:
         """The engines that may be given calls."""
         return [slot.engine for slot in self._slots if slot.engine is not None and slot.admitted]
 
-    async def update(self, update: WeightUpdate, send: Callable[[], Awaitable[object]] | None = None) -> None:
-        """Gives every engine the weights of ``update``, holding its calls meanwhile, and admits it.
+    async def one(self) -> ActorHandle:
+        """An engine that may be given calls, waited for while none is there. Raises why none can be kept."""
+        while not (admitted := self.admitted()):
+            await self._look()
+        return admitted[0]
 
-        ``send`` makes all learner ranks send, where the update is not stored. Raises
-        ``EngineUnavailableError`` when no engine is left; the current weights then stay what they were.
+    async def update(self, update: WeightUpdate, send: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Give every engine the weights of ``update``, holding its calls meanwhile, and admit it.
+
+        ``send`` makes all learner ranks send, where the update is not stored. When all engines are lost on
+        the way, waits for those that come in their place, which hold the weights if they are stored. Raises
+        ``EngineUnavailableError`` when live engines cannot load the weights, and the current ones stay; or
+        when no engine can be kept alive.
         """
         if update.stored == (send is not None):
             raise ValueError(f"policy version {update.version}: give send if and only if it is not stored")
         async with self._changing:
-            slots = self._occupied()
+            slots = [slot for slot in self._slots if slot.engine is not None]
+            refused: list[BaseException] = []
             try:
-                slots = await _each(slots, "pause")
+                slots = await self._each(slots, "pause")
                 if send is None:
-                    slots = await _each(slots, "load", update)
+                    slots = await self._each(slots, "load", update, refused=refused)
                 else:
-                    await send()
-                    slots = await _each(slots, "admit", update.version)
-                slots = await _each(slots, "resume")
+                    await self._sent(send, update.version)
+                    slots = await self._each(slots, "admit", update.version)
+                slots = await self._each(slots, "resume")
             except BaseException:
-                _end(*slots)
+                for slot in slots:
+                    slot.end()
                 raise
-            if not slots:
-                raise EngineUnavailableError(f"policy version {update.version}: no engine could load it")
+            if refused and not slots:
+                told = f"policy version {update.version}: no engine could load it"
+                raise EngineUnavailableError(f"{told}: {_brief(refused[0])}") from refused[0]
             for slot in slots:
                 slot.admitted = True
             self._update = update
-
-    async def replace_dead(self) -> list[ActorHandle]:
-        """Starts an engine in place of each dead one; returns the new ones.
-
-        They hold the current weights and are admitted. Only where weights are sent rather than
-        stored do they still hold version 0: connect the learner to ``engines()`` again, and update.
-        """
-        async with self._changing:
-            await _each(self._occupied(), "ping")
-            return [slot.engine for slot in await self._fill_empty() if slot.engine is not None]
+            if slots:
+                self._lost = 0
+        while not (self.admitted() if update.stored else self.engines()):
+            await self._look()
 
     async def shutdown(self) -> None:
-        """Ends every engine."""
-        async with self._changing:
-            await _each(self._occupied(), "shutdown")
-            _end(*self._slots)
+        """End every engine, also those that do not answer."""
+        await self._keepers.stop()
+        asked = [asyncio.ensure_future(engine.shutdown.remote()) for engine in self.engines()]
+        if asked:
+            await asyncio.wait(asked, timeout=_SHUTDOWN_SECONDS)
+        for answer in asked:
+            answer.cancel()
+        self._end()
 
-    def _occupied(self) -> list[_Slot]:
-        return [slot for slot in self._slots if slot.engine is not None]
+    async def _look(self) -> None:
+        """Whoever waits for the keepers ends with them."""
+        if error := self.failure():
+            raise error
+        await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _fill_empty(self) -> list[_Slot]:
-        empty = [slot for slot in self._slots if slot.engine is None]
-        outcomes = await asyncio.gather(*(self._fill(slot) for slot in empty), return_exceptions=True)
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
-        return empty
+    def _end(self) -> None:
+        for slot in self._slots:
+            slot.end()
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Replace the slot's engine whenever it is lost. Raises ``EngineUnavailableError`` when that does not
+        help, and what an engine raises that starts."""
+        while True:
+            if (engine := slot.engine) is not None:
+                await asyncio.sleep(_PROBE_SECONDS)
+                if self._changing.locked():  # an engine that loads weights answers nothing else
+                    continue
+                try:
+                    await self._ask(slot, engine, "ping")
+                    continue
+                except _LOST as error:
+                    if slot.engine is engine:
+                        _log.warning("%s is replaced: %s", _name(slot), _brief(error))
+                        slot.end()
+            self._lost += 1
+            if self._lost > _MAX_LOST:
+                version = 0 if self._update is None else self._update.version
+                raise EngineUnavailableError(
+                    f"{self._lost} engines died since policy version {version} was admitted; "
+                    f"their logs are in {cluster.log_folder()}"
+                )
+            try:
+                await self._fill(slot)
+            except _LOST as error:
+                if isinstance(error, RayTaskError):  # its own word: it will not do better
+                    raise
+                _log.warning("%s did not come up: %s", _name(slot), _brief(error))
 
     async def _fill(self, slot: _Slot) -> None:
-        engine = ray.remote(Engine).options(**slot.options).remote(self._spec)
-        slot.engine = engine
+        """Start an engine. It is admitted with the current weights, unless these are sent: connect the
+        learner to ``engines()`` again, and update."""
+        engine = slot.starting = ray.remote(self._engine_class).options(**slot.options).remote(self._spec)
         try:
-            await engine.start.remote()
-            if self._update is not None and self._update.stored:
-                await engine.pause.remote()
-                await engine.load.remote(self._update)
-                await engine.resume.remote()
-            slot.admitted = self._update is None or self._update.stored
+            await answered(engine.start.remote(), _START_SECONDS, f"{_name(slot)}, which starts,")
+            async with self._changing:
+                if self._update is not None and self._update.stored:
+                    for method, *arguments in (("pause",), ("load", self._update), ("resume",)):
+                        await self._ask(slot, engine, method, *arguments)
+                slot.starting, slot.engine = None, engine
+                slot.admitted = self._update is None or self._update.stored
         except BaseException:
-            _end(slot)
+            slot.end()
             raise
 
+    async def _each(
+        self,
+        slots: Sequence[_Slot],
+        method: str,
+        *args: object,
+        refused: list[BaseException] | None = None,
+    ) -> list[_Slot]:
+        """Call ``method`` on all engines at once and end those that fail; returns the other slots. What a
+        live engine raises goes to ``refused``."""
+        engines = [slot.engine for slot in slots]
+        calls = (self._ask(slot, engine, method, *args) for slot, engine in zip(slots, engines, strict=True))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        well = []
+        for slot, engine, outcome in zip(slots, engines, outcomes, strict=True):
+            if not isinstance(outcome, BaseException):
+                well.append(slot)
+                continue
+            _log.warning("%s failed to %s and is replaced: %s", _name(slot), method, _brief(outcome))
+            if refused is not None and isinstance(outcome, RayTaskError) and not _of_dead_core(outcome):
+                refused.append(outcome)
+            if slot.engine is engine:  # else its keeper was quicker
+                slot.end()
+        return well
 
-async def _each(slots: Sequence[_Slot], method: str, *args: object) -> list[_Slot]:
-    """Calls ``method`` on all engines at once and ends those that raise; returns the other slots."""
-    calls = (getattr(slot.engine, method).remote(*args) for slot in slots)
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    well = []
-    for slot, outcome in zip(slots, outcomes, strict=True):
-        if isinstance(outcome, BaseException):
-            _log.warning("an engine failed to %s and is ended: %s", method, outcome)
-            _end(slot)
-        else:
-            well.append(slot)
-    return well
+    async def _ask(self, slot: _Slot, engine: Any, method: str, *args: object) -> None:
+        seconds = self._answer_seconds
+        if method == "load":
+            seconds += _size(self._spec.model_path) / _LOADED_PER_SECOND
+        await answered(getattr(engine, method).remote(*args), seconds, f"{_name(slot)}, asked to {method},")
+
+    async def _sent(self, send: Callable[[], Awaitable[object]], version: int) -> None:
+        """An engine that dies as weights are sent keeps learners waiting for it for good."""
+        seconds = self._answer_seconds + _size(self._spec.model_path) / _LOADED_PER_SECOND
+        try:
+            await answered(send(), seconds, f"a learner or an engine, sending policy version {version},")
+        except UnresponsiveError as error:
+            raise LearnerLostError(str(error)) from error
 
 
-def _end(*slots: _Slot) -> None:
-    for slot in slots:
-        if slot.engine is not None:
-            ray.kill(slot.engine)
-        slot.engine = None
-        slot.admitted = False
+_LOST: Final = (RayError, UnresponsiveError)
+"""By which an engine tells, or does not, that it is of no more use."""
+
+
+def _name(slot: _Slot) -> str:
+    return f"engine {slot.number}"
+
+
+def _brief(error: BaseException) -> str:
+    """Its last line: the traceback is in the engine's log."""
+    return str(error).strip().splitlines()[-1]
+
+
+def _of_dead_core(error: RayTaskError) -> bool:
+    """vLLM's own process behind the actor died: whatever it was asked for is not to blame."""
+    return type(error.cause).__name__ == "EngineDeadError"
+
+
+def _size(folder: str) -> int:
+    """Bytes of a model's files; 0 for one that is not on this node."""
+    return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))

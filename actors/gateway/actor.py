@@ -80,6 +80,9 @@ class Gateway:
         """Returns never: whoever waits for it learns of this gateway's death."""
         await asyncio.Event().wait()
 
+    async def ping(self) -> None:
+        """Answers unless the process is stopped."""
+
     async def admit(self, engines: Sequence[Any]) -> None:
         """Send calls to these engines from now on; with none, calls wait."""
         self._router.admit(engines)

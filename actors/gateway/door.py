@@ -21,6 +21,7 @@ import ray
 DOOR_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 BACKLOG: Final = 1024
 """Connections that may wait."""
+_HATCH_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,15 @@ def listener(host: str, port: int = 0) -> socket.socket:
 
 
 def at(door: Address) -> socket.socket:
-    """The listening socket of a door on this node. Raises ``ConnectionError`` if the door has died."""
+    """The listening socket of a door on this node. Raises ``ConnectionError`` if the door has died, or does
+    not answer."""
     with socket.socket(socket.AF_UNIX) as hatch:
-        hatch.connect(door.hatch)
-        _, descriptors, _, _ = socket.recv_fds(hatch, 1, 1)
+        hatch.settimeout(_HATCH_SECONDS)
+        try:
+            hatch.connect(door.hatch)
+            _, descriptors, _, _ = socket.recv_fds(hatch, 1, 1)
+        except TimeoutError:
+            raise ConnectionError(f"the door at port {door.port} does not answer") from None
     if not descriptors:
         raise ConnectionError(f"the door at port {door.port} gave no socket")
     return socket.socket(fileno=descriptors[0])

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.exceptions import RayActorError
@@ -20,8 +20,14 @@ from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.gateway.door import DOOR_OPTIONS, Door
 from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.keepers import Keepers
+from al_ray.actors.waiting import answered, while_answering
+from al_ray.errors import UnresponsiveError
 
 _log = logging.getLogger(__name__)
+
+_PING_EVERY: Final = 5.0
+_ANSWER_SECONDS: Final = 30.0
+"""In which a gateway or a door answers, unless it is stopped."""
 
 
 class GatewayPool:
@@ -70,7 +76,12 @@ class _Post:
     async def open(self) -> str:
         """Start a gateway; returns its base URL, which is always the same."""
         while True:
-            door = await self._door.open.remote(self._port)
+            try:
+                door = await answered(self._door.open.remote(self._port), _ANSWER_SECONDS, "it")
+            except UnresponsiveError as error:
+                _log.warning("the door at port %d is opened anew: %s", self._port, error)
+                ray.kill(self._door, no_restart=False)
+                door = await self._door.open.remote(self._port)
             self._port = door.port
             beside = NodeAffinitySchedulingStrategy(door.node, soft=False)
             actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS, scheduling_strategy=beside)
@@ -88,8 +99,10 @@ class _Post:
         """Replace the gateway whenever its process ends."""
         while True:
             try:
-                await self._gateway.stay.remote()
-            except RayActorError as error:
+                await while_answering(
+                    self._gateway.stay.remote(), self._gateway.ping.remote, _PING_EVERY, _ANSWER_SECONDS, "it"
+                )
+            except (RayActorError, UnresponsiveError) as error:
                 _log.warning("the gateway at port %d is replaced: %s", self._port, error)
             ray.kill(self._gateway)  # it may only have been out of reach
             with suppress(RayActorError):  # dead again: staying tells
@@ -98,13 +111,13 @@ class _Post:
     async def admit(self, engines: Sequence[Any]) -> None:
         self._engines = engines
         if self._gateway is not None:
-            with suppress(RayActorError):  # its replacement will be told
-                await self._gateway.admit.remote(engines)
+            with suppress(RayActorError, UnresponsiveError):  # its replacement will be told
+                await answered(self._gateway.admit.remote(engines), _ANSWER_SECONDS, "a gateway")
 
     async def flush_export(self, seconds: float) -> None:
         if self._gateway is not None:
-            with suppress(RayActorError):  # what waited in it is gone
-                await self._gateway.flush_export.remote(seconds)
+            with suppress(RayActorError, UnresponsiveError):  # what waited in it is gone
+                await answered(self._gateway.flush_export.remote(seconds), seconds + 1, "a gateway")
 
     def close(self) -> None:
         for actor in (self._gateway, self._door):

@@ -104,6 +104,9 @@ class Learner:
             self._how = computation(self._model, self._spec.max_length, self._spec.micro_batch_tokens)
         return self._how
 
+    def alive(self) -> None:
+        """Answers, in a thread of its own, unless the process is stopped."""
+
     def policy_version(self) -> int:
         """Weight updates since the model was loaded first, over all stages and resumes."""
         return self._version

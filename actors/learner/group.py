@@ -31,6 +31,10 @@ from al_ray.types import Row, UpdateReport
 _OTHERS_SECONDS: Final = 2.0
 """Until the other ranks may have failed as well: one that lost another may be the first to tell."""
 _CLOSE_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 10.0
+"""After which it is asked whether the learners are alive."""
+_ANSWER_SECONDS: Final = 60.0
+_ALIVE: Final = "alive"
 
 
 class LearnerGroup:
@@ -42,6 +46,8 @@ class LearnerGroup:
         self.pushes_weights = pushes(spec.transport)
         """Weights are sent to paused engines, not stored for them."""
         self._learners: Sequence[ActorHandle[Any]] = ()
+        self._up = False
+        """All have answered: their models are loaded."""
         self.restart()
 
     def restart(self) -> None:
@@ -49,9 +55,13 @@ class LearnerGroup:
         engines."""
         self._end()
         ranks = len(self._options)
-        actor_class: Any = ray.remote(Learner)
+        # Where there is a second group, all methods run in threads that are not the first; to these only the
+        # variable tells how many there are to be.
+        actor_class: Any = ray.remote(concurrency_groups={_ALIVE: 1})(Learner)
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(self._spec.threads)}}
+        self._up = False
         self._learners = [
-            actor_class.options(**option).remote(self._spec, rank, ranks)
+            actor_class.options(**option, runtime_env=environment).remote(self._spec, rank, ranks)
             for rank, option in enumerate(self._options)
         ]
         if ranks > 1:
@@ -143,14 +153,18 @@ class LearnerGroup:
         return self._all([getattr(self._learners[0], method).remote(*arguments)])[0]
 
     def _on_all(self, method: str, *arguments: Any) -> list[Any]:
-        return self._all([getattr(learner, method).remote(*arguments) for learner in self._learners])
+        answers = self._all([getattr(learner, method).remote(*arguments) for learner in self._learners])
+        self._up = True
+        return answers
 
     def _all(self, answers: Sequence[ObjectRef[Any]]) -> list[Any]:
         """What all ranks answer. When one fails, the others are ended: they may wait for it for good."""
         waiting, failed = list(answers), False
         while waiting and not failed:
-            done, waiting = ray.wait(waiting)
-            failed = _error(done[0]) is not None
+            done, waiting = ray.wait(waiting, timeout=_LOOK_SECONDS)
+            failed = any(_error(answer) is not None for answer in done)
+            if not done:
+                self._require_answering()
         if failed:
             told, _ = ray.wait(answers, num_returns=len(answers), timeout=_OTHERS_SECONDS)
             errors = [error for answer in told if (error := _error(answer))]
@@ -163,6 +177,17 @@ class LearnerGroup:
                 raise first
         found: list[Any] = ray.get(list(answers))
         return found
+
+    def _require_answering(self) -> None:
+        """Raises once a process does not answer that has loaded its model."""
+        if not self._up:
+            return
+        asked = [each.alive.options(concurrency_group=_ALIVE).remote() for each in self._learners]
+        _, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
+        if silent:
+            self._end()
+            told = "it is stopped, stuck or out of reach"
+            raise LearnerLostError(f"a learner did not answer for {_ANSWER_SECONDS:g} s: {told}")
 
 
 def _error(answer: ObjectRef[Any]) -> RayError | None:

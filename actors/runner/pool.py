@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import uuid
@@ -19,7 +18,8 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import LEASE_SECONDS
-from al_ray.errors import AlRayError
+from al_ray.actors.waiting import while_answering
+from al_ray.errors import UnresponsiveError
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class RunnerPool:
             runner = self._runners[spec.name] = self._actor.remote(named, self._store)
             try:
                 _log.warning("runner %s is replaced: %s", named.name, await _watch(runner))
-            except (RayActorError, _Unresponsive) as error:
+            except (RayActorError, UnresponsiveError) as error:
                 if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise
                 _log.warning("runner %s is replaced: %s", named.name, error)
@@ -66,34 +66,13 @@ class RunnerPool:
             await self._store.lose.remote(named.name)
 
 
-class _Unresponsive(AlRayError):
-    """An agent has kept the event loop of its runner to itself until the leases ran out."""
-
-
 async def _watch(runner: Any) -> str:
     """Why it gives itself up. Raises what else ends it."""
     await runner.ping.remote()  # there is no lease before it is there: it may have to wait for a node
-    running = asyncio.ensure_future(_run(runner))
-    try:
-        while not running.done():
-            await asyncio.wait({running}, timeout=LEASE_SECONDS)
-            if not running.done():
-                await _ping(runner)
-        return await running
-    finally:
-        running.cancel()
+    who = "it, of whose event loop an agent may not let go,"
+    return await while_answering(_run(runner), runner.ping.remote, LEASE_SECONDS, LEASE_SECONDS, who)
 
 
 async def _run(runner: Any) -> str:
     with unwrapped():
         return await runner.run.remote()
-
-
-async def _ping(runner: Any) -> None:
-    try:
-        async with asyncio.timeout(LEASE_SECONDS):
-            await runner.ping.remote()
-    except TimeoutError:
-        raise _Unresponsive(
-            f"it did not answer for {LEASE_SECONDS:g} s: an agent blocks its event loop"
-        ) from None

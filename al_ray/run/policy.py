@@ -10,13 +10,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from al_ray.actors.engine.pool import EnginePool
+from ray.exceptions import RayActorError
+
+from al_ray.actors.engine.pool import ANSWER_SECONDS, EnginePool
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.keepers import Keepers
-from al_ray.errors import EngineUnavailableError
-from al_ray.machines import cluster
+from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.waiting import answered
+from al_ray.errors import EngineUnavailableError, UnresponsiveError
 from al_ray.types import JSON, Row, UpdateReport
 
 if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
@@ -29,8 +32,9 @@ if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     from al_ray.algorithms.losses.token import Loss
     from al_ray.algorithms.passes import Passes
 
-_WATCH_SECONDS = 2.0
-_MAX_DEATHS = 5
+_WATCH_SECONDS: Final = 2.0
+_RENDERINGS: Final = 5
+"""Engines that are asked to render a conversation, one after the loss of the other."""
 
 
 class Policy:
@@ -44,8 +48,7 @@ class Policy:
         self._learners = learners
         self._served_version = 0
         self._serving = False
-        self._deaths = 0
-        """Engines replaced since their weights changed last."""
+        self._transferring = asyncio.Lock()
         self._keepers = Keepers()
 
     @property
@@ -54,7 +57,7 @@ class Policy:
         return self._served_version
 
     async def start(self) -> None:
-        """Keep the engines alive from now on."""
+        """Tell the gateways of engines that come and go, from now on."""
         await self._connect()
         self._keepers.start([self._watch()])
 
@@ -64,7 +67,7 @@ class Policy:
 
     def failure(self) -> BaseException | None:
         """Why the engines could not be kept alive, if that happened."""
-        return self._keepers.failure()
+        return self._keepers.failure() or self._engines.failure()
 
     async def start_stage(self, spec: StageSpec) -> None:
         """What learners keep for a stage is fresh from now on."""
@@ -94,8 +97,8 @@ class Policy:
         if self._learners is not None:
             version = await asyncio.to_thread(self._learners.policy_version)
             if version != self._served_version:
-                await self._transfer(self._learners, version)
-                self._deaths = 0
+                async with self._transferring:
+                    await self._transfer(self._learners, version)
         if not self._serving:
             self._serving = True
             await self._admit()
@@ -105,11 +108,20 @@ class Policy:
     ) -> Sequence[TokenisedCall] | None:
         """The tokens of every assistant message of a conversation, exactly as if they had been sampled;
         None if the conversation is longer than the model can see."""
-        engines = self._engines.admitted()
-        if not engines:
-            raise EngineUnavailableError("no engine is there to render a conversation")
-        found: Sequence[TokenisedCall] | None = await engines[0].render_calls.remote(messages, tools)
-        return found
+        for _ in range(_RENDERINGS):
+            engine = await self._engines.one()
+            try:
+                with unwrapped():
+                    found: Sequence[TokenisedCall] | None = await answered(
+                        engine.render_calls.remote(messages, tools),
+                        ANSWER_SECONDS,
+                        "an engine, asked to render,",
+                    )
+                return found
+            except (RayActorError, UnresponsiveError) as error:  # it is being replaced
+                lost = error
+                await asyncio.sleep(_WATCH_SECONDS)
+        raise EngineUnavailableError(f"no engine could render a conversation: {lost}") from lost
 
     async def restart_learners(self) -> None:
         """In the place of learners that were lost; ``load`` comes next, or they begin anew."""
@@ -130,23 +142,16 @@ class Policy:
         return self._learners
 
     async def _watch(self) -> None:
-        """Replace engines that die, and tell the gateways.
-
-        Raises ``EngineUnavailableError`` when that does not help: some call kills whichever answers it.
-        """
+        """Give new engines the weights, where these are sent, and tell the gateways."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            replaced = await self._engines.replace_dead()
-            self._deaths += len(replaced)
-            if self._deaths > _MAX_DEATHS:
-                raise EngineUnavailableError(
-                    f"{self._deaths} engines died since policy version {self._served_version} was admitted; "
-                    f"their logs are in {cluster.log_folder()}"
-                )
-            if replaced and self._learners is not None and self._learners.pushes_weights:
-                await self._connect()
-                await self._transfer(self._learners, self._served_version)
-            # Also without a replacement: the gateway drops an engine that failed a call but lives.
+            learners, engines = self._learners, self._engines
+            if learners is not None and learners.pushes_weights:
+                async with self._transferring:
+                    if len(engines.admitted()) < len(engines.engines()):
+                        await self._connect()
+                        await self._transfer(learners, self._served_version)
+            # Also without a new one: the gateway drops an engine that failed a call but lives.
             await self._admit()
 
     async def _transfer(self, learners: LearnerGroup, version: int) -> None:

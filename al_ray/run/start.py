@@ -8,14 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import ray
-
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.gateway.pool import GatewayPool
-from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.service.pool import ServicePool
-from al_ray.actors.store.actor import STORE_OPTIONS, Store
+from al_ray.actors.store.keeper import StoreKeeper
 from al_ray.database.backends import close_log
 from al_ray.database.reader import Records
 from al_ray.machines.placement import Placement, beside_the_driver
@@ -49,10 +46,10 @@ async def started_for_evaluation(ready: Prepared, console: Console) -> AsyncIter
             agents, policy = await _with_engines(ready, ready.model, console, stack, learn=False)
             await policy.serve()
         else:
-            store, records = await _store(ready, console, stack)
+            keeper, records = await _store(ready, console, stack)
             gateways, urls = await _gateways(ready, console, stack)
-            needs = await _runners(ready.recipe, store, urls, console, stack)
-            agents = Agents(store, records, [*needs, gateways])
+            needs = await _runners(ready.recipe, keeper.store, urls, console, stack)
+            agents = Agents(keeper.store, records, [keeper, *needs, gateways])
         yield agents
 
 
@@ -61,7 +58,7 @@ async def _with_engines(
 ) -> tuple[Agents, Policy]:
     placement = Placement(model.plan)
     stack.callback(placement.release)
-    store, records = await _store(ready, console, stack)
+    keeper, records = await _store(ready, console, stack)
     spec = specs.engine_spec(ready.recipe, model.plan, model.folder)
     engines = EnginePool(spec, _options(placement, "engine"))
     stack.push_async_callback(engines.shutdown)
@@ -83,9 +80,9 @@ async def _with_engines(
     stack.push_async_callback(policy.stop)
     with console.part("the weights' way from learners to engines"):
         await policy.start()
-    needs = await _runners(ready.recipe, store, urls, console, stack)
+    needs = await _runners(ready.recipe, keeper.store, urls, console, stack)
     judges = ready.recipe.agent.retry.policy if ready.recipe.agent.judge is not None else None
-    return Agents(store, records, [*needs, gateways, policy], judges), policy
+    return Agents(keeper.store, records, [keeper, *needs, gateways, policy], judges), policy
 
 
 async def _engines(engines: EnginePool, plan: Plan, console: Console) -> None:
@@ -102,20 +99,17 @@ async def _engines(engines: EnginePool, plan: Plan, console: Console) -> None:
             starting.cancel()
 
 
-async def _store(ready: Prepared, console: Console, stack: AsyncExitStack) -> tuple[Any, Records]:
+async def _store(ready: Prepared, console: Console, stack: AsyncExitStack) -> tuple[StoreKeeper, Records]:
     """The run's store, and its records to be read here."""
-    options = {**STORE_OPTIONS, **beside_the_driver()}
     url, export = ready.folder.store_url, specs.export_of(ready.recipe)
     stack.callback(close_log, url)  # last, when all who write have ended
     with console.part("store"):
-        store = ray.remote(Store).options(**options).remote(url, export=export)
-        stack.callback(ray.kill, store)
-        stack.push_async_callback(_flushed, store)
-        with unwrapped():
-            await store.ping.remote()
+        keeper = StoreKeeper(url, export, beside_the_driver())
+        stack.push_async_callback(keeper.stop, _EXPORT_SECONDS)
+        await keeper.start()
     records = Records(url)
     stack.callback(records.close)
-    return store, records
+    return keeper, records
 
 
 async def _gateways(
@@ -145,10 +139,6 @@ async def _runners(
     runners.start()
     stack.push_async_callback(runners.stop)
     return [runners, services]
-
-
-async def _flushed(store: Any) -> None:
-    await store.flush_export.remote(_EXPORT_SECONDS)
 
 
 def _options(placement: Placement, role: str) -> list[dict[str, Any]]:

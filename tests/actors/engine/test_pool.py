@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from signal import SIGKILL, SIGSTOP
 
+import psutil
 import pytest
 import pytest_asyncio
 import ray
@@ -79,6 +82,11 @@ async def test_tools_are_refused_where_no_parser_would_find_their_calls(pool: En
         await engine.chat.remote(ChatRequest("call", USER, Sampling(), tools=[tool]))
 
 
+async def test_an_update_that_nobody_sends_is_refused(pool: EnginePool) -> None:
+    with pytest.raises(ValueError, match="give send"):
+        await pool.update(WeightUpdate(99))
+
+
 async def test_weights_of_a_running_engine_cannot_be_changed(
     pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
@@ -129,22 +137,38 @@ async def test_a_call_under_way_goes_on_with_the_new_weights_and_says_where(
     await assert_holds(pool, model)
 
 
-async def test_a_killed_engine_is_replaced_with_the_current_weights(
-    pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
+def core_of(engine: psutil.Process) -> psutil.Process:
+    """vLLM's own process, which computes for the engine's actor."""
+    [core] = [child for child in engine.children() if child.name().startswith("VLLM")]
+    return core
+
+
+@pytest.mark.parametrize("signal", [SIGSTOP, SIGKILL])
+async def test_an_engine_whose_core_ends_as_weights_change_is_replaced_and_has_them(
+    pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path, signal: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Dead, which vLLM tells nobody who waits for it, or stopped, which its own check calls healthy. Nothing
+    is left of the old one."""
     publisher = SharedMemoryPublisher(tmp_path)
     version = version_of(pool) + 1
-    await pool.update(publisher.publish(changed(model, version).named_parameters(), version))
     [engine] = pool.admitted()
-    ray.kill(engine)
-    with pytest.raises(ray.exceptions.RayActorError):
-        while True:
-            await engine.ping.remote()
-    [replacement] = await pool.replace_dead()
-    assert pool.admitted() == [replacement]
+    actor = psutil.Process(await engine.__ray_call__.remote(lambda self: os.getpid()))
+    core = core_of(actor)
+    core.send_signal(signal)
+    if signal == SIGSTOP:
+        monkeypatch.setattr(pool, "_answer_seconds", 3.0)
+    update = publisher.publish(changed(model, version).named_parameters(), version)
+    asked = asyncio.create_task(pool.update(update))
+    async with asyncio.timeout(20):
+        while engine in pool.engines():
+            await asyncio.sleep(0.1)
+    monkeypatch.undo()
+    await asked
+    [replacement] = pool.admitted()
     assert await replacement.policy_version.remote() == version
     await assert_holds(pool, model)
-    assert await pool.replace_dead() == []
+    _, left = psutil.wait_procs([actor, core], timeout=20)
+    assert left == []
     publisher.close()
 
 
@@ -162,8 +186,3 @@ async def test_an_engine_that_cannot_load_an_update_answers_no_more(
         with pytest.raises(ray.exceptions.RayActorError):
             while True:  # its end is on its way
                 await engine.ping.remote()
-
-
-async def test_an_update_that_nobody_sends_is_refused(pool: EnginePool) -> None:
-    with pytest.raises(ValueError, match="give send"):
-        await pool.update(WeightUpdate(99))

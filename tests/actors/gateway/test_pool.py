@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -20,6 +19,7 @@ from al_ray.actors.gateway import door
 from al_ray.actors.gateway import pool as gateway_pool
 from al_ray.actors.gateway.pool import GatewayPool
 from tests.actors.gateway_house import SPEC, House
+from tests.processes import has_ended, wait_until_ended
 
 
 @asynccontextmanager
@@ -38,9 +38,8 @@ async def kill(actor: Any) -> None:
     """Returns when it is dead: until then it may take a connection."""
     pid = await actor.__ray_call__.remote(lambda _: os.getpid())
     os.kill(pid, signal.SIGKILL)
-    stat = Path(f"/proc/{pid}/stat")
     async with asyncio.timeout(20):
-        while stat.exists() and " Z " not in stat.read_text():
+        while not has_ended(pid):
             await asyncio.sleep(0.01)
 
 
@@ -61,6 +60,35 @@ async def test_who_calls_while_a_gateway_is_replaced_waits_for_the_next(house: H
             assert {answer.choices[0].message.content for answer in answers} == {"a0"}
         assert {span.id for span in served.calls(attempt)} >= {answer.id for answer in answers}
         assert pool.failure() is None
+
+
+async def test_a_gateway_that_is_stopped_is_replaced_as_a_dead_one_is(
+    house: House, engine_a: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take connections for ever and answer none. A door that is stopped is opened anew."""
+    monkeypatch.setattr(gateway_pool, "_PING_EVERY", 0.5)
+    monkeypatch.setattr(gateway_pool, "_ANSWER_SECONDS", 3.0)
+    async with pool_of(house, engine_a) as (pool, [served]):
+        attempt = await served.attempt()
+        stopped = [await stop(pool._posts[0]._gateway)]
+        async with asyncio.timeout(60):
+            assert (await served.ask(attempt)).choices[0].message.content == "a0"
+        before = pool._posts[0]._gateway
+        stopped += [await stop(pool._posts[0]._door), await stop(before)]
+        async with asyncio.timeout(60):
+            await pool.admit([engine_a])
+        await replaced(pool, 0, before)
+        async with served.client(attempt).with_options(max_retries=5) as client:
+            assert (await client.models.list()).data[0].id == "toy"
+        assert pool.failure() is None
+        wait_until_ended(*stopped)
+
+
+async def stop(actor: Any) -> int:
+    """As a debugger does, or a machine that swaps; returns the id of its process."""
+    pid: int = await actor.__ray_call__.remote(lambda _: os.getpid())
+    os.kill(pid, signal.SIGSTOP)
+    return pid
 
 
 async def test_a_call_whose_gateway_dies_is_asked_again_by_its_clients_sdk(house: House) -> None:

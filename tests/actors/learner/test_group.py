@@ -37,6 +37,7 @@ from tests.actors.learner_inputs import (
     rows,
     settled,
 )
+from tests.processes import wait_until_ended
 
 POISON = 12345.0
 PACKING = {"learner/micro_batches", "learner/computed_tokens", "learner/shared_tokens", "learner/peak_gib"}
@@ -189,17 +190,17 @@ def test_a_group_whose_learner_hangs_can_be_closed(
 
 
 def test_after_a_death_new_learners_go_on_from_a_checkpoint_with_the_same_batch(
-    ray_cluster: None, tiny_model: Path, tmp_path: Path
+    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The death is told as what it is, within seconds; the others do not wait for the dead."""
+    """The death is told as what it is, within seconds; the others do not wait for the dead. One that is only
+    stopped is lost as well."""
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
     group.start_stage(SECTION)
     group.update(rows(0), CrossEntropy())
     group.save(str(tmp_path / "step_1"))
     expected = group.update(rows(1), CrossEntropy())
     probe = group.logprobs(PROBE)
-    pid = ray.get(group._learners[1].__ray_call__.remote(lambda self: os.getpid()))
-    os.kill(pid, signal.SIGKILL)
+    signal_last(group, signal.SIGKILL)
     begun = time.monotonic()
     with pytest.raises(LearnerLostError, match="a learner died"):
         group.update(rows(2), CrossEntropy())
@@ -208,4 +209,18 @@ def test_after_a_death_new_learners_go_on_from_a_checkpoint_with_the_same_batch(
     group.load(str(tmp_path / "step_1"))
     assert settled(group.update(rows(1), CrossEntropy())) == settled(expected)
     assert group.logprobs(PROBE) == probe
-    group.close()
+    monkeypatch.setattr("al_ray.actors.learner.group._LOOK_SECONDS", 1.0)
+    monkeypatch.setattr("al_ray.actors.learner.group._ANSWER_SECONDS", 3.0)
+    stopped = signal_last(group, signal.SIGSTOP)
+    begun = time.monotonic()
+    with pytest.raises(LearnerLostError, match="a learner did not answer for 3 s"):
+        group.update(rows(2), CrossEntropy())
+    assert_ended(group, begun)
+    wait_until_ended(stopped)
+
+
+def signal_last(group: LearnerGroup, number: int) -> int:
+    """Send the process of the last learner a signal; returns its id."""
+    pid: int = ray.get(group._learners[-1].__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(pid, number)
+    return pid

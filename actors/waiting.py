@@ -1,0 +1,46 @@
+"""Waits that end: who is asked answers in time, or an error names who did not.
+
+A process that is stopped, or whose machine is cut off, keeps its connections for long: of itself, no error
+ever comes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from al_ray.errors import UnresponsiveError
+
+_Answer = TypeVar("_Answer")
+
+
+async def answered(asked: Awaitable[_Answer], seconds: float, who: str) -> _Answer:
+    """The answer. Raises ``UnresponsiveError`` after ``seconds``; whatever comes later is nobody's."""
+    answer = asyncio.ensure_future(asked)
+    # No ``asyncio.timeout``: what an actor raises may be a TimeoutError too.
+    try:
+        done, _ = await asyncio.wait({answer}, timeout=seconds)
+    finally:
+        answer.cancel()
+    if not done:
+        raise UnresponsiveError(
+            f"{who} did not answer for {seconds:g} s: it is stopped, stuck or out of reach"
+        )
+    return answer.result()
+
+
+async def while_answering(
+    running: Awaitable[_Answer], ping: Callable[[], Awaitable[object]], every: float, seconds: float, who: str
+) -> _Answer:
+    """What ``running`` comes to, as long as ``ping``, asked ``every`` so many seconds, is answered within
+    ``seconds``; raises ``UnresponsiveError`` once it is not."""
+    waiting = asyncio.ensure_future(running)
+    try:
+        while True:
+            await asyncio.wait({waiting}, timeout=every)
+            if waiting.done():
+                return waiting.result()
+            await answered(ping(), seconds, who)
+    finally:
+        waiting.cancel()

@@ -1,0 +1,61 @@
+"""An engine without a model, on which a fault can be laid: at a method of its, one of the pool dies, is
+stopped, hangs or raises."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from al_ray.actors.engine.spec import EngineSpec
+from al_ray.actors.weights.update import WeightUpdate
+
+
+class FaultyEngine:
+    """Faults are files in the model's folder, ``METHOD.FAULT``: whichever engine finds it first obeys it."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._faults = Path(spec.model_path)
+        self._version = 0
+
+    async def start(self) -> None:
+        await self._obey("start")
+
+    async def ping(self) -> None:
+        await self._obey("ping")
+
+    async def pause(self) -> None:
+        await self._obey("pause")
+
+    async def load(self, update: WeightUpdate) -> None:
+        await self._obey("load")
+        self._version = update.version
+
+    async def resume(self) -> None:
+        await self._obey("resume")
+
+    async def shutdown(self) -> None:
+        await self._obey("shutdown")
+
+    async def policy_version(self) -> int:
+        return self._version
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def _obey(self, method: str) -> None:
+        for fault in sorted(self._faults.glob(f"{method}.*")):
+            try:
+                fault.unlink()
+            except FileNotFoundError:
+                continue  # another's
+            match fault.suffix:
+                case ".dies":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case ".is_stopped":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                case ".hangs":
+                    await asyncio.Event().wait()
+                case ".raises":
+                    raise ValueError(f"{method} will not do")
