@@ -7,14 +7,14 @@ with all rows, however rows are packed and spread.
 
 from __future__ import annotations
 
-import copy
 import math
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -25,16 +25,14 @@ from torch import Tensor
 
 from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.computation import Computation, computation
-from al_ray.actors.learner.model import (
-    load_model,
-    named_tensors,
-    peak_bytes,
-    sequence_logprobs,
-    trained_logprobs,
-)
+from al_ray.actors.learner.holding import adapter
+from al_ray.actors.learner.holding.kept import Kept
+from al_ray.actors.learner.holding.whole import Whole
+from al_ray.actors.learner.model import load_model, peak_bytes, sequence_logprobs, trained_logprobs
 from al_ray.actors.learner.observing import Observations, observe
 from al_ray.actors.learner.recomputation import recompute_layers
-from al_ray.actors.learner.spec import LearnerSpec, Reference, StageSpec
+from al_ray.actors.learner.spec import LearnerSpec, StageSpec
+from al_ray.actors.learner.stage import Stage, spec_of
 from al_ray.actors.learner.tally import Tally
 from al_ray.actors.weights.publisher import PUBLISHERS
 from al_ray.actors.weights.pushed import PushingPublisher
@@ -42,25 +40,10 @@ from al_ray.actors.weights.update import WeightUpdate
 from al_ray.algorithms.batching import MicroBatch, in_order, pack
 from al_ray.algorithms.critic import Critic
 from al_ray.algorithms.losses.token import Loss
-from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
+from al_ray.algorithms.optimization import adamw, learning_rate
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import CriticSection, OptimizerSection
 from al_ray.types import Row, UpdateReport
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-@dataclass(slots=True)
-class _Stage:
-    """The state of a stage; ``step`` counts its updates, also refused ones."""
-
-    spec: StageSpec
-    optimizer: torch.optim.AdamW
-    reference: PreTrainedModel | None
-    critic: Critic | None
-    step: int = 0
 
 
 class Learner:
@@ -72,12 +55,14 @@ class Learner:
         self._rank = rank
         self._world_size = world_size
         self._device = torch.device(spec.device)
-        self._model = load_model(spec.model, self._device)
+        model = load_model(spec.model, self._device)
+        if spec.lora is not None:
+            adapter.add_adapter(model, spec.lora, spec.seed)
         if spec.recompute:
-            recompute_layers(self._model)
+            recompute_layers(model)
+        self._held = Whole(model, world_size)
         self._how: Computation | None = None
-        self._gradient = FlatGradient(self._model)
-        self._stage: _Stage | None = None
+        self._stage: Stage | None = None
         self._version = 0
         self._publisher = PUBLISHERS[spec.transport](rank)
         self._store: dist.TCPStore | None = None
@@ -99,9 +84,12 @@ class Learner:
         return self._computation().told
 
     def _computation(self) -> Computation:
-        """Tried out with the first weights; it does not depend on them."""
+        """Tried out with the first weights, in float32; it does not depend on them."""
         if self._how is None:
-            self._how = computation(self._model, self._spec.max_length, self._spec.micro_batch_tokens)
+            model = self._held.model
+            self._how = computation(model, self._spec.max_length, self._spec.micro_batch_tokens)
+            if self._spec.lora is not None:
+                adapter.freeze_in(model, self._spec.dtype)
         return self._how
 
     def policy_version(self) -> int:
@@ -111,14 +99,15 @@ class Learner:
     def start_stage(self, spec: StageSpec) -> None:
         """A fresh optimizer, reference and critic."""
         how = self._computation()  # which may give the model another attention
-        reference = copy.deepcopy(self._model).requires_grad_(False) if spec.reference else None
+        model = self._held.model
+        reference = Kept(self._held, spec.reference) if spec.reference else None
         critic = None
         if spec.critic is not None:
             if how.head is None:
-                cure = f"needs the last states of the model, which {type(self._model).__name__} does not tell"
+                cure = f"needs the last states of the model, which {type(model).__name__} does not tell"
                 raise RecipeError(Problem("stages.credit", "gae", cure))
-            critic = Critic(self._model.get_output_embeddings().weight.shape[1], spec.critic)
-        self._stage = _Stage(spec, adamw(self._model, spec.optimizer), reference, critic)
+            critic = Critic(model.get_output_embeddings().weight.shape[1], spec.critic)
+        self._stage = Stage(spec, adamw(model, spec.optimizer), reference, critic)
 
     def observe(
         self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
@@ -129,7 +118,7 @@ class Learner:
         reference = self._stage.reference if estimator else None
         assert reference is not None or not estimator, "the stage keeps no reference"
         return observe(
-            self._model,
+            self._held,
             reference,
             rows,
             self._computation(),
@@ -174,7 +163,8 @@ class Learner:
         moved = [math.isfinite(norm) and norm > 0 for norm in norms]
         self._version += any(moved)
         stage.step += 1
-        self._move_reference(stage)
+        if stage.reference is not None:
+            stage.reference.move(stage.step)
         metrics = tally.metrics(len(batches)) | {
             "learner/peak_gib": peak_bytes(self._device) / 2**30,
             "learner/estimated_gib": self._spec.estimated / 2**30,
@@ -186,37 +176,55 @@ class Learner:
         }
         return UpdateReport(self._version, metrics)
 
-    def _step(self, rows: Sequence[Row], loss: Loss, stage: _Stage, tally: Tally) -> float:
+    def _step(self, rows: Sequence[Row], loss: Loss, stage: Stage, tally: Tally) -> float:
         """One optimizer step on all ranks' rows, added to ``tally``; returns the norm of its gradient, which
         is taken if that is finite and not 0."""
-        self._gradient.vector.zero_()
+        self._held.zero_gradient()
+        mine = list(pack(rows, self._computation().packed_tokens))
+        batches = self._held.even(mine)
+        references = self._reference_logprobs(batches, loss.temperature, stage.reference)
         own = Tally()
-        for batch in pack(rows, self._computation().packed_tokens):
-            own.add(self._backward(batch.to(self._device), loss, stage.reference))
-        tally.add(self._sum_over_ranks(own))
-        norm = self._gradient.clip(stage.spec.optimizer.max_grad_norm)
+        for index, (batch, logprobs) in enumerate(zip(batches, references, strict=True)):
+            told = self._backward(batch.to(self._device), loss, logprobs)
+            if index < len(mine):
+                own.add(told)
+        self._held.sum_gradient()
+        tally.add(self._of_all_ranks(own))
+        norm = self._held.clip(stage.spec.optimizer.max_grad_norm)
         if math.isfinite(norm) and norm > 0:
             stage.optimizer.step()
         return norm
 
-    @torch.no_grad()
-    def _move_reference(self, stage: _Stage) -> None:
-        """Where it is time to (TR-DPO, arXiv 2404.09656, with hard and soft updates)."""
-        if stage.reference is None or stage.spec.reference is None or not stage.spec.reference.every:
-            return
-        if stage.step % stage.spec.reference.every == 0:
-            pairs = zip(stage.reference.parameters(), self._model.parameters(), strict=True)
-            for kept, moved in pairs:
-                kept.lerp_(moved, stage.spec.reference.mix)
+    def _reference_logprobs(
+        self, batches: Sequence[MicroBatch], temperature: float, reference: Kept | None
+    ) -> list[Tensor | None]:
+        """Of the trained tokens of each micro-batch."""
+        if reference is None:
+            return [None] * len(batches)
+        with reference.in_place():
+            return [self._logprobs(batch.to(self._device), temperature)[0] for batch in batches]
+
+    def _logprobs(
+        self, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """See ``trained_logprobs``."""
+        asked = partial(
+            trained_logprobs,
+            batch=batch,
+            how=self._computation(),
+            dtype=self._spec.dtype,
+            temperature=temperature,
+            entropy_gradient=entropy_gradient,
+        )
+        return self._held.compute(asked)
 
     @torch.no_grad()
     def _with_proximal(self, batches: Sequence[Sequence[Row]], temperature: float) -> list[list[Row]]:
         """The same rows, with their log-probabilities under the policy as it is."""
         rows = in_order({id(row): row for batch in batches for row in batch}.values())
-        how, dtype = self._computation(), self._spec.dtype
-        found = [
-            trained_logprobs(self._model, batch.to(self._device), how, dtype, temperature)[0]
-            for batch in pack(rows, how.packed_tokens)
+        mine = list(pack(rows, self._computation().packed_tokens))
+        found = [self._logprobs(batch.to(self._device), temperature)[0] for batch in self._held.even(mine)][
+            : len(mine)
         ]
         values = iter(torch.cat(found).cpu().numpy()) if found else iter(())
         known = {}
@@ -226,25 +234,18 @@ class Learner:
             known[id(row)] = replace(row, proximal=proximal)
         return [[known[id(row)] for row in batch] for batch in batches]
 
-    def _backward(self, batch: MicroBatch, loss: Loss, reference: PreTrainedModel | None) -> Tally:
-        """Adds the micro-batch's gradient to the buffer."""
-        how, dtype, reference_logprobs = self._computation(), self._spec.dtype, None
-        if reference is not None:
-            with torch.no_grad():
-                reference_logprobs, _ = trained_logprobs(reference, batch, how, dtype, loss.temperature)
-        logprobs, entropy = trained_logprobs(
-            self._model, batch, how, dtype, loss.temperature, entropy_gradient=loss.entropy_coefficient > 0
-        )
-        losses = loss(logprobs, reference_logprobs, batch)
+    def _backward(self, batch: MicroBatch, loss: Loss, reference: Tensor | None) -> Tally:
+        """Adds the micro-batch's gradient to what is there."""
+        wanted = loss.entropy_coefficient > 0
+        logprobs, entropy = self._logprobs(batch, loss.temperature, entropy_gradient=wanted)
+        losses = loss(logprobs, reference, batch)
         total = ((losses.values - loss.entropy_coefficient * entropy) * batch.weights).sum()
         total.backward()
         return Tally.of(batch, total.detach(), {**losses.metrics, "policy/entropy": entropy.detach()})
 
-    def _sum_over_ranks(self, tally: Tally) -> Tally:
-        """Sums the gradient in place; returns the tally of all ranks."""
+    def _of_all_ranks(self, tally: Tally) -> Tally:
         if self._world_size == 1:
             return tally
-        dist.all_reduce(self._gradient.vector)
         tallies = [Tally() for _ in range(self._world_size)]
         dist.all_gather_object(tallies, tally)
         merged = Tally()
@@ -253,8 +254,10 @@ class Learner:
         return merged
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights by their checkpoint names, in the published dtype; tied ones once."""
-        return named_tensors(self._model, self._spec.dtype)
+        """What is trained by its names in files, in the published dtype; tied weights once."""
+        for name, parameter in self._held.trained():
+            public = name if self._spec.lora is None else adapter.public_name(name)
+            yield public, parameter.detach().to(getattr(torch, self._spec.dtype))
 
     def publish(self, version: int) -> WeightUpdate:
         """Make the weights available to the engines as policy ``version``."""
@@ -284,54 +287,24 @@ class Learner:
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Of each token but the first, given those before it, at temperature 1."""
-        return sequence_logprobs(self._model, token_ids, self._spec.dtype)
+        self._computation()
+        asked = partial(sequence_logprobs, token_ids=token_ids, dtype=self._spec.dtype)
+        return self._held.compute(asked)
 
     def save(self, folder: str) -> None:
-        """A model folder with the resume state beside it, whole or not at all; rank 0 alone is asked."""
-        stage = self._stage and {
-            "spec": _as_state(self._stage.spec),
-            "step": self._stage.step,
-            "optimizer": self._stage.optimizer.state_dict(),
-            "reference": self._stage.reference and self._stage.reference.state_dict(),
-            "critic": self._stage.critic and self._stage.critic.state(),
-        }
-        with whole_folder(Path(folder)) as partial:
-            source, chat_template = Path(self._spec.model), self._spec.chat_template
-            checkpoint.write_model(self._model, source, chat_template, partial)
-            checkpoint.write_resume({"policy_version": self._version, "stage": stage}, partial)
+        """A model folder, or an adapter's, with the resume state, whole or not at all. Rank 0 is asked."""
+        state = {"policy_version": self._version, "stage": self._stage and self._stage.state()}
+        with whole_folder(Path(folder)) as unfinished:
+            checkpoint.write_model(self._held, self._spec, unfinished)
+            checkpoint.write_resume(state, unfinished)
 
     def load(self, folder: str) -> None:
         """Become, exactly, the learner that saved ``folder``."""
-        self._model.load_state_dict(load_model(folder, self._device).state_dict())
+        checkpoint.read_model(self._held, self._spec, Path(folder))
         state = checkpoint.read_resume(Path(folder), self._device)
         self._version = state["policy_version"]
         self._stage = None
         if saved := state["stage"]:
-            self.start_stage(_from_state(saved["spec"]))
-            stage = self._stage
-            assert stage is not None
-            stage.step = saved["step"]
-            stage.optimizer.load_state_dict(saved["optimizer"])
-            if stage.reference is not None:
-                stage.reference.load_state_dict(saved["reference"])
-            if stage.critic is not None:
-                stage.critic.load(saved["critic"])
-
-
-def _as_state(spec: StageSpec) -> dict[str, Any]:
-    """Plain values, which a checkpoint may hold."""
-    return {
-        "optimizer": spec.optimizer.model_dump(),
-        "updates": spec.updates,
-        "reference": spec.reference and asdict(spec.reference),
-        "critic": spec.critic and spec.critic.model_dump(),
-    }
-
-
-def _from_state(state: Mapping[str, Any]) -> StageSpec:
-    return StageSpec(
-        OptimizerSection(**state["optimizer"]),
-        state["updates"],
-        state["reference"] and Reference(**state["reference"]),
-        state["critic"] and CriticSection(**state["critic"]),
-    )
+            self.start_stage(spec_of(saved))
+            assert self._stage is not None
+            self._stage.load(saved)

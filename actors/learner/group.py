@@ -41,6 +41,8 @@ class LearnerGroup:
         self._options = options
         self.pushes_weights = pushes(spec.transport)
         """Weights are sent to paused engines, not stored for them."""
+        self.adapts = spec.lora is not None
+        """Engines keep the model, and are given adapters of it."""
         self._learners: Sequence[ActorHandle[Any]] = ()
         self.restart()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from al_ray.actors.learner.computation import Computation
+from al_ray.actors.learner.holding.kept import Kept
+from al_ray.actors.learner.holding.whole import Whole
 from al_ray.actors.learner.model import computed_in, trained_logprobs
 from al_ray.algorithms.batching import MicroBatch, in_order, pack
 from al_ray.algorithms.losses.kl import ESTIMATORS
@@ -47,8 +50,8 @@ class Observations:
 
 @torch.no_grad()
 def observe(
-    model: PreTrainedModel,
-    reference: PreTrainedModel | None,
+    held: Whole,
+    reference: Kept | None,
     rows: Sequence[Row],
     how: Computation,
     dtype: Dtype,
@@ -60,19 +63,28 @@ def observe(
     """Divergences where there is a ``reference``, ``features`` where wanted."""
     ordered = in_order(rows)
     calls = [(row.rollout_id, int(call)) for row in ordered for call in np.unique(row.calls[row.trained])]
+    own = list(pack(ordered, how.packed_tokens))
+    batches = [batch.to(held.model.device) for batch in held.even(own)]
     divergences, states = [torch.empty(0)], [torch.empty(0, 0)]
-    for batch in pack(ordered, how.packed_tokens):
-        moved = batch.to(model.device)
-        first = _first_of_calls(moved)
-        if reference is not None:
-            logprobs, _ = trained_logprobs(reference, moved, how, dtype, temperature)
-            of_token = ESTIMATORS[estimator](moved.logprobs - logprobs)
-            divergences.append(sum_of_call(of_token, moved.calls)[first].cpu())
-        if features:
-            with computed_in(model, dtype):
-                states.append(how.hidden(model, moved)[moved.sources[first]].float().cpu())
-    stated = torch.cat(states[1:] or states)
-    return Observations(calls, torch.cat(divergences).numpy(), stated.numpy())
+    if reference is not None:
+        with reference.in_place():
+            for batch in batches:
+                asked = partial(trained_logprobs, batch=batch, how=how, dtype=dtype, temperature=temperature)
+                of_token = ESTIMATORS[estimator](batch.logprobs - held.compute(asked)[0])
+                of_call = sum_of_call(of_token, batch.calls)
+                divergences.append(of_call[_first_of_calls(batch)].cpu())
+    if features:
+        for batch in batches:
+            states.append(held.compute(partial(_states, batch=batch, how=how, dtype=dtype)))
+    told = torch.cat(divergences[: len(own) + 1])
+    stated = torch.cat(states[1 : len(own) + 1] or states[:1])
+    return Observations(calls, told.numpy(), stated.numpy())
+
+
+def _states(model: PreTrainedModel, batch: MicroBatch, how: Computation, dtype: Dtype) -> Tensor:
+    """``[C, H]``: the last hidden state of each call's prompt."""
+    with computed_in(model, dtype):
+        return how.hidden(model, batch)[batch.sources[_first_of_calls(batch)]].float().cpu()
 
 
 def _first_of_calls(batch: MicroBatch) -> Tensor:

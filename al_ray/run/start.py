@@ -62,7 +62,7 @@ async def _with_engines(
     placement = Placement(model.plan)
     stack.callback(placement.release)
     store, records = await _store(ready, console, stack)
-    spec = specs.engine_spec(ready.recipe, model.plan, model.folder)
+    spec = specs.engine_spec(ready.recipe, model.plan, model.folder, learn=learn)
     engines = EnginePool(spec, _options(placement, "engine"))
     stack.push_async_callback(engines.shutdown)
     learners = None
