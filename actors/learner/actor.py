@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,12 @@ from torch import Tensor
 from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.computation import Computation, computation
 from al_ray.actors.learner.holding import adapter
+from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.holding.kept import Kept
+from al_ray.actors.learner.holding.sharded import Sharded
 from al_ray.actors.learner.holding.whole import Whole
-from al_ray.actors.learner.model import load_model, peak_bytes, sequence_logprobs, trained_logprobs
-from al_ray.actors.learner.observing import Observations, observe
+from al_ray.actors.learner.model import load_model, peak_bytes, sequence_logprobs
+from al_ray.actors.learner.observing import Observations, observe, with_proximal
 from al_ray.actors.learner.recomputation import recompute_layers
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.actors.learner.stage import Stage, spec_of
@@ -37,7 +37,7 @@ from al_ray.actors.learner.tally import Tally
 from al_ray.actors.weights.publisher import PUBLISHERS
 from al_ray.actors.weights.pushed import PushingPublisher
 from al_ray.actors.weights.update import WeightUpdate
-from al_ray.algorithms.batching import MicroBatch, in_order, pack
+from al_ray.algorithms.batching import MicroBatch, pack
 from al_ray.algorithms.critic import Critic
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.optimization import adamw, learning_rate
@@ -47,7 +47,7 @@ from al_ray.types import Row, UpdateReport
 
 
 class Learner:
-    """Make it an actor; methods that change weights are called on all ranks alike."""
+    """Make it an actor; what concerns the weights is called on all ranks alike."""
 
     def __init__(self, spec: LearnerSpec, rank: int = 0, world_size: int = 1) -> None:
         torch.set_num_threads(spec.threads)
@@ -55,12 +55,14 @@ class Learner:
         self._rank = rank
         self._world_size = world_size
         self._device = torch.device(spec.device)
-        model = load_model(spec.model, self._device)
+        self._model = load_model(spec.model, self._device)
         if spec.lora is not None:
-            adapter.add_adapter(model, spec.lora, spec.seed)
+            adapter.add_adapter(self._model, spec.lora, spec.seed)
         if spec.recompute:
-            recompute_layers(model)
-        self._held = Whole(model, world_size)
+            recompute_layers(self._model)
+        self._held: Held
+        if not (spec.sharded and world_size > 1):
+            self._held = Whole(self._model, world_size)
         self._how: Computation | None = None
         self._stage: Stage | None = None
         self._version = 0
@@ -74,10 +76,14 @@ class Learner:
         return host, self._store.port
 
     def connect(self, host: str, port: int) -> None:
-        """Join the group; returns when all ranks have."""
+        """Join the group; returns when all ranks have. Raises ``RecipeError`` where the model cannot be
+        sharded."""
         store = self._store or dist.TCPStore(host, port, self._world_size, is_master=False)
         backend = "gloo" if self._device.type == "cpu" else "nccl"
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world_size)
+        if self._spec.sharded:
+            self._computation()  # which is tried out on the whole model
+            self._held = Sharded(self._model)
 
     def computes(self) -> str:
         """How rows are computed, in words. Raises ``RecipeError`` where the model cannot be trained."""
@@ -86,10 +92,10 @@ class Learner:
     def _computation(self) -> Computation:
         """Tried out with the first weights, in float32; it does not depend on them."""
         if self._how is None:
-            model = self._held.model
-            self._how = computation(model, self._spec.max_length, self._spec.micro_batch_tokens)
+            longest, tokens = self._spec.max_length, self._spec.micro_batch_tokens
+            self._how = computation(self._model, longest, tokens)
             if self._spec.lora is not None:
-                adapter.freeze_in(model, self._spec.dtype)
+                adapter.freeze_in(self._model, self._spec.dtype)
         return self._how
 
     def policy_version(self) -> int:
@@ -99,7 +105,7 @@ class Learner:
     def start_stage(self, spec: StageSpec) -> None:
         """A fresh optimizer, reference and critic."""
         how = self._computation()  # which may give the model another attention
-        model = self._held.model
+        model = self._model
         reference = Kept(self._held, spec.reference) if spec.reference else None
         critic = None
         if spec.critic is not None:
@@ -107,7 +113,7 @@ class Learner:
                 cure = f"needs the last states of the model, which {type(model).__name__} does not tell"
                 raise RecipeError(Problem("stages.credit", "gae", cure))
             critic = Critic(model.get_output_embeddings().weight.shape[1], spec.critic)
-        self._stage = Stage(spec, adamw(model, spec.optimizer), reference, critic)
+        self._stage = Stage(spec, self._held, adamw(model, spec.optimizer), reference, critic)
 
     def observe(
         self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
@@ -153,7 +159,8 @@ class Learner:
         if loss.kl_coefficient > 0 and stage.reference is None:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs a stage that keeps a reference")
         if loss.needs_proximal and len(batches) > 1:
-            batches = self._with_proximal(batches, loss.temperature)
+            how, dtype = self._computation(), self._spec.dtype
+            batches = with_proximal(self._held, batches, how, dtype, loss.temperature)
         rate = learning_rate(stage.spec.optimizer, stage.step, stage.spec.updates)
         for group in stage.optimizer.param_groups:
             group["lr"] = rate
@@ -184,10 +191,10 @@ class Learner:
         batches = self._held.even(mine)
         references = self._reference_logprobs(batches, loss.temperature, stage.reference)
         own = Tally()
-        for index, (batch, logprobs) in enumerate(zip(batches, references, strict=True)):
-            told = self._backward(batch.to(self._device), loss, logprobs)
-            if index < len(mine):
-                own.add(told)
+        for batch, logprobs in zip(mine, references, strict=False):
+            own.add(self._backward(batch.to(self._device), loss, logprobs))
+        for batch in batches[len(mine) :]:
+            self._logprobs(batch, loss.temperature)[0].sum().mul(0).backward()
         self._held.sum_gradient()
         tally.add(self._of_all_ranks(own))
         norm = self._held.clip(stage.spec.optimizer.max_grad_norm)
@@ -202,37 +209,14 @@ class Learner:
         if reference is None:
             return [None] * len(batches)
         with reference.in_place():
-            return [self._logprobs(batch.to(self._device), temperature)[0] for batch in batches]
+            return [self._logprobs(batch, temperature)[0] for batch in batches]
 
     def _logprobs(
         self, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """See ``trained_logprobs``."""
-        asked = partial(
-            trained_logprobs,
-            batch=batch,
-            how=self._computation(),
-            dtype=self._spec.dtype,
-            temperature=temperature,
-            entropy_gradient=entropy_gradient,
-        )
-        return self._held.compute(asked)
-
-    @torch.no_grad()
-    def _with_proximal(self, batches: Sequence[Sequence[Row]], temperature: float) -> list[list[Row]]:
-        """The same rows, with their log-probabilities under the policy as it is."""
-        rows = in_order({id(row): row for batch in batches for row in batch}.values())
-        mine = list(pack(rows, self._computation().packed_tokens))
-        found = [self._logprobs(batch.to(self._device), temperature)[0] for batch in self._held.even(mine)][
-            : len(mine)
-        ]
-        values = iter(torch.cat(found).cpu().numpy()) if found else iter(())
-        known = {}
-        for row in rows:
-            proximal = np.zeros(len(row.tokens), np.float32)
-            proximal[row.trained] = list(islice(values, int(row.trained.sum())))
-            known[id(row)] = replace(row, proximal=proximal)
-        return [[known[id(row)] for row in batch] for batch in batches]
+        """See ``Held.logprobs``."""
+        moved, how, dtype = batch.to(self._device), self._computation(), self._spec.dtype
+        return self._held.logprobs(moved, how, dtype, temperature, entropy_gradient=entropy_gradient)
 
     def _backward(self, batch: MicroBatch, loss: Loss, reference: Tensor | None) -> Tally:
         """Adds the micro-batch's gradient to what is there."""
@@ -254,14 +238,21 @@ class Learner:
         return merged
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What is trained by its names in files, in the published dtype; tied weights once."""
+        """What is trained, as it is held, by its names in files, in the published dtype; tied ones once."""
         for name, parameter in self._held.trained():
             public = name if self._spec.lora is None else adapter.public_name(name)
             yield public, parameter.detach().to(getattr(torch, self._spec.dtype))
 
     def publish(self, version: int) -> WeightUpdate:
-        """Make the weights available to the engines as policy ``version``."""
-        return self._publisher.publish(self.named_tensors(), version)
+        """Make the weights available to the engines as policy ``version``; the first rank's answer counts."""
+        if isinstance(self._publisher, PushingPublisher):
+            return self._publisher.publish(self.named_tensors(), version)
+        pieces = ((name, self._held.whole(tensor)) for name, tensor in self.named_tensors())
+        if self._rank > 0:
+            for _ in pieces:
+                pass
+            return WeightUpdate(version)
+        return self._publisher.publish(pieces, version)
 
     def free_address(self) -> tuple[str, int]:
         """Where engines may meet this learner: its node, and a port that is free now."""
@@ -289,13 +280,17 @@ class Learner:
         """Of each token but the first, given those before it, at temperature 1."""
         self._computation()
         asked = partial(sequence_logprobs, token_ids=token_ids, dtype=self._spec.dtype)
-        return self._held.compute(asked)
+        with torch.no_grad():
+            return self._held.compute(asked)
 
     def save(self, folder: str) -> None:
-        """A model folder, or an adapter's, with the resume state, whole or not at all. Rank 0 is asked."""
+        """A model's or an adapter's folder, with the resume state, whole or not at all; the first rank's."""
         state = {"policy_version": self._version, "stage": self._stage and self._stage.state()}
+        values = {name: self._held.whole(parameter.detach()) for name, parameter in self._held.trained()}
+        if self._rank > 0:
+            return
         with whole_folder(Path(folder)) as unfinished:
-            checkpoint.write_model(self._held, self._spec, unfinished)
+            checkpoint.write_model(self._held, values, self._spec, unfinished)
             checkpoint.write_resume(state, unfinished)
 
     def load(self, folder: str) -> None:

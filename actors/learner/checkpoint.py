@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from al_ray.actors.learner.holding import adapter
-from al_ray.actors.learner.holding.whole import Whole
+from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.model import load_model
 from al_ray.actors.learner.spec import LearnerSpec
 
@@ -18,14 +19,15 @@ _RESUME_STATE = Path("resume", "state.pt")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 
 
-def write_model(held: Whole, spec: LearnerSpec, folder: Path) -> None:
-    """The trained weights as they are, and everything else byte for byte from the model's folder: a tokenizer
+def write_model(held: Held, values: Mapping[str, Tensor], spec: LearnerSpec, folder: Path) -> None:
+    """The trained ``values``, by name, and everything else byte for byte from the model's folder: a tokenizer
     that was loaded and saved again might not be the same tokenizer."""
     source = Path(spec.model)
     if spec.lora is None:
-        held.model.save_pretrained(folder)
+        parameters = dict(held.model.named_parameters(remove_duplicate=False))
+        others = {name: each for name, each in held.model.state_dict().items() if name not in parameters}
+        held.model.save_pretrained(folder, state_dict={**others, **values})
     else:
-        values = {name: parameter.detach().cpu() for name, parameter in held.trained()}
         adapter.write(folder, values, spec.lora, spec.model)
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith(_WEIGHT_FILES) and not (folder / path.name).exists():
@@ -34,7 +36,7 @@ def write_model(held: Whole, spec: LearnerSpec, folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
 
 
-def read_model(held: Whole, spec: LearnerSpec, folder: Path) -> None:
+def read_model(held: Held, spec: LearnerSpec, folder: Path) -> None:
     """What is trained becomes what ``write_model`` wrote."""
     if spec.lora is None:
         found = dict(load_model(str(folder), torch.device("cpu")).named_parameters())

@@ -32,6 +32,8 @@ class LearnerSpec:
     """Bytes that one learner is expected to hold; 0: nobody knows."""
     chat_template: str | None = None
     """Jinja source saved in place of the model's own template."""
+    sharded: bool = False
+    """Each of several learners holds a part of the weights that it trains."""
     lora: LoraSection | None = None
     """The adapter that is trained in place of the model."""
     seed: int = 0

@@ -106,21 +106,27 @@ def estimate(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, memory: int
     fixed = _fixed(recipe, plan.device, model, dtype)
     if room and (least := sum(fixed.values())) > room:
         cure = f"is what a learner of this model holds at least, and it has {room / GIB:.1f} GiB: "
-        cure += "name a smaller model, give the engines less, or the learners devices of their own "
+        cure += (
+            "name a smaller model, train an adapter (model.lora), share the weights out among more learners "
+        )
+        cure += "(learners.weights: sharded), give the engines less, or the learners devices of their own "
         cure += "(placement.layout: disaggregated)"
         raise PlacementError(Problem("model.path", f"{least / GIB:.1f} GiB", cure))
     tokens = max(recipe.learners.micro_batch_tokens, recipe.model.max_length)
     passing = _passing(plan.device, model, dtype, tokens, trained=recipe.model.lora is None)
     whole = _activations(model, dtype, tokens)
+    if _sharers(recipe) > 1:
+        passing["put together"] = _together(recipe, model, dtype)
+        whole += _cast(recipe, model, dtype)
     wanted = recipe.learners.recompute
     # A GPU that nobody here can see is not to run out of memory.
     short = sum(fixed.values()) + sum(passing.values()) + whole > room if room else plan.device == "gpu"
     recompute = short if wanted == "auto" else wanted == "always"
     kept = _FLOAT * model.hidden * model.layers * tokens + whole // model.layers if recompute else whole
     parts = {**fixed, "activations": kept, **passing}
-    if recipe.model.lora is not None:  # it is loaded, and tried out, in float32
+    if recipe.model.lora is not None or _sharers(recipe) > 1:  # it is loaded, and tried out, in one piece
         spare = fixed["libraries"] + _FLOAT * model.parameters - sum(parts.values())
-        parts |= {"float32 at first": spare} if spare > 0 else {}
+        parts |= {"loading": spare} if spare > 0 else {}
     return Estimate(parts, engine, room, recompute)
 
 
@@ -135,19 +141,41 @@ def _engine_and_room(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, mem
 
 
 def _fixed(recipe: Recipe, device: Literal["cpu", "gpu"], model: Sizes, dtype: Dtype) -> dict[str, int]:
-    trained, frozen = _FLOAT * model.parameters, 0
-    cast = _WIDTH[dtype] * model.parameters if dtype == "bfloat16" else 0
-    if recipe.model.lora is not None:
-        trained, frozen = _FLOAT * _adapter(model, recipe.model.lora), cast or trained
-        cast = 0
+    sharers = _sharers(recipe)
+    trained = _FLOAT * (_adapter(model, recipe.model.lora) if recipe.model.lora else model.parameters)
+    frozen = _base_width(recipe, dtype) * model.parameters if recipe.model.lora else 0
     reference = any(getattr(stage, "kl_coefficient", 0) > 0 for stage in recipe.stages)
     return {
-        "weights": trained + frozen + cast,
-        "gradients": trained,
-        "optimizer": 2 * trained,
-        **({"reference": trained} if reference else {}),
+        "weights": (trained + frozen) // sharers + (_cast(recipe, model, dtype) if sharers == 1 else 0),
+        "gradients": trained // sharers,
+        "optimizer": 2 * trained // sharers,
+        **({"reference": trained // sharers} if reference else {}),
         "libraries": _LIBRARIES[device],
     }
+
+
+def _sharers(recipe: Recipe) -> int:
+    """Learners that the weights are shared out among."""
+    return recipe.learners.replicas if recipe.learners.weights == "sharded" else 1
+
+
+def _base_width(recipe: Recipe, dtype: Dtype) -> int:
+    """Bytes of a number of the model as it is held."""
+    return 2 if recipe.model.lora and dtype == "bfloat16" else _FLOAT
+
+
+def _cast(recipe: Recipe, model: Sizes, dtype: Dtype) -> int:
+    """Of float32 weights, as they are multiplied: kept from the forward pass to the end of the other."""
+    return 2 * model.parameters if dtype == "bfloat16" and not recipe.model.lora else 0
+
+
+def _together(recipe: Recipe, model: Sizes, dtype: Dtype) -> int:
+    """Of sharded weights what is put together at a time: embeddings or output head, a layer and the next, and
+    the gradients of what is trained."""
+    width, of_head = _base_width(recipe, dtype), model.vocabulary * model.hidden
+    of_layer = max(model.parameters - of_head, 0) // model.layers
+    trained = not recipe.model.lora
+    return width * (of_head * (1 + trained) + of_layer * (2 + trained))
 
 
 def _adapter(model: Sizes, section: LoraSection) -> int:

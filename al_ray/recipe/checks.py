@@ -85,6 +85,12 @@ def _adapter(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"stages.{index}.reference_mix", stage.reference_mix, cure)
 
 
+def _learners(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.learners.weights == "sharded" and recipe.learners.replicas == 1:
+        cure = "has no effect with learners.replicas: 1; raise that, or leave this out"
+        yield Problem("learners.weights", "sharded", cure)
+
+
 def _data(recipe: Recipe) -> Iterator[Problem]:
     for place, data in recipe.data.each.items():
         yield from _source(place, data)
@@ -397,6 +403,7 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"model"}, _model),
     ({"model", "agent", "evaluation"}, _lengths),
     ({"model", "stages"}, _adapter),
+    ({"learners"}, _learners),
     ({"data"}, _data),
     ({"agent"}, _agent),
     ({"stages"}, _stages),

@@ -66,6 +66,7 @@ def learner_spec(recipe: Recipe, plan: Plan, model: Path) -> LearnerSpec:
         micro_batch_tokens=recipe.learners.micro_batch_tokens,
         chat_template=_chat_template(recipe),
         transport=transport_of(recipe, plan),
+        sharded=recipe.learners.weights == "sharded",
         lora=recipe.model.lora,
         seed=recipe.seed,
         recompute=estimate.recompute if estimate else recipe.learners.recompute == "always",

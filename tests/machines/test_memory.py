@@ -123,3 +123,19 @@ def test_an_adapter_needs_a_small_part_and_its_parameters_are_those_that_peft_ma
     whole, adapted = (estimate(each, plan(each, GPU_NODE), LLAMA, "bfloat16", CARD) for each in (told, small))
     assert whole.learner > 60 * GIB and 2 * LLAMA.parameters < adapted.parts["weights"] < 7 * GIB
     assert 4 * LLAMA.parameters <= adapted.learner < 20 * GIB
+
+
+def test_sharded_learners_share_all_but_activations_and_what_is_put_together() -> None:
+    told = recipe(replicas=4, weights="sharded", recompute="always")
+    nodes = [NodeShape(cpus=16, gpus=5)]
+    apart = {**told.model_dump(), "placement": {"layout": "disaggregated"}}
+    whole = {**apart, "learners": {"replicas": 4, "recompute": "always"}}
+    each, alone = (
+        estimate(made, plan(made, nodes), LLAMA, "bfloat16", CARD)
+        for made in map(Recipe.model_validate, (apart, whole))
+    )
+    for name in ("gradients", "optimizer", "reference"):
+        assert each.parts[name] == alone.parts[name] // 4
+    assert each.parts["weights"] == LLAMA.parameters and alone.parts["weights"] == 6 * LLAMA.parameters
+    assert 0 < each.parts["put together"] < alone.parts["weights"] / 3
+    assert 4 * LLAMA.parameters < each.learner < alone.learner / 2

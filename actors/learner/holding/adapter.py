@@ -54,7 +54,7 @@ def write(folder: Path, values: Mapping[str, Tensor], section: LoraSection, base
     """What peft loads, into an existing folder; ``values`` by the parameters' own names."""
     from safetensors.torch import save_file
 
-    named = {public_name(name): value.contiguous() for name, value in values.items()}
+    named = {public_name(name): value.cpu().contiguous() for name, value in values.items()}
     save_file(named, folder / adapters.WEIGHTS, metadata={"format": "pt"})
     config = json.dumps(adapters.config(section, base), indent=2)
     (folder / adapters.CONFIG).write_text(config, encoding="utf-8")

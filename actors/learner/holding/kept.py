@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from al_ray.actors.learner.holding.whole import Whole
+from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.spec import Reference
 
 
 class Kept:
     """Begins as the weights are now."""
 
-    def __init__(self, held: Whole, spec: Reference) -> None:
+    def __init__(self, held: Held, spec: Reference) -> None:
         self._held = held
         self._spec = spec
         self._values = held.values()
