@@ -114,7 +114,7 @@ def prompt(task: int, turn: int, key: int) -> tuple[int, ...]:
 def policy_of(learner: Learner, process: Process) -> Policy:
     states = [prompt(t, turn, key) for t in range(TASKS) for turn in range(CALLS) for key in (0, 1)]
     with torch.no_grad():
-        logits = learner._model(input_ids=torch.tensor(states)).logits[:, -1].double()
+        logits = learner._held.model(input_ids=torch.tensor(states)).logits[:, -1].double()
     return Policy(logits.softmax(-1).numpy().reshape(TASKS, CALLS, 2, VOCABULARY), process)
 
 

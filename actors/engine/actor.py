@@ -14,6 +14,7 @@ import gc
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from al_ray.actors.engine.continuation import Continuation, Prompt
@@ -23,6 +24,8 @@ from al_ray.actors.engine.spec import EngineSpec, engine_args
 from al_ray.actors.weights.stored import local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
+from al_ray.machines import adapters
+from al_ray.recipe import LoraSection
 from al_ray.types import (
     JSON,
     ChatDelta,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.lora.request import LoRARequest
     from vllm.outputs import RequestOutput
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -59,6 +63,7 @@ class Engine:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._version = 0
+        self._adapter: LoRARequest | None = None
         self._llm: AsyncLLM
         self._rendering: ChatRendering
         self._continuation: Continuation
@@ -153,14 +158,31 @@ class Engine:
         await self._of_core(self._llm.resume_generation())
 
     async def load(self, update: WeightUpdate) -> None:
-        """Replaces the weights by those that ``update`` points to."""
+        """Replaces the weights, or the adapter, by those that ``update`` points to."""
+        if self._spec.lora is None:
+            await self._load_weights(update)
+        else:
+            await self._load_adapter(update, self._spec.lora)
+        await self.admit(update.version)
+
+    async def _load_weights(self, update: WeightUpdate) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self.start_weight_update()
         async for path in local_files(update):
             await self.update_weights(WeightTransferUpdateRequest({"path": path}))
         await self.finish_weight_update()
-        await self.admit(update.version)
+
+    async def _load_adapter(self, update: WeightUpdate, section: LoraSection) -> None:
+        """In the place of the one before, which calls under way name by the same number."""
+        from vllm.lora.request import LoRARequest
+
+        await self._require_paused()
+        async for path in local_files(update):
+            with adapters.folder_of(Path(path), section, self._spec.model_path) as folder:
+                request = LoRARequest("policy", 1, str(folder), load_inplace=True)
+                await self._of_core(self._llm.add_lora(request))
+            self._adapter = LoRARequest("policy", 1, str(folder))
 
     async def admit(self, version: int) -> None:
         """Declares the weights just loaded to be policy ``version``."""
@@ -189,8 +211,7 @@ class Engine:
         await self._llm.init_weight_transfer_engine(request)
 
     async def start_weight_update(self) -> None:
-        if not await self._of_core(self._llm.is_paused()):
-            raise AlRayError("the weights of a running engine cannot be changed; pause it first")
+        await self._require_paused()
         await self._of_core(self._llm.start_weight_update())
 
     async def update_weights(self, request: WeightTransferUpdateRequest) -> None:
@@ -213,6 +234,10 @@ class Engine:
         return answer.result()
 
     # ---------------------------------------------------------------------------------------------
+
+    async def _require_paused(self) -> None:
+        if not await self._of_core(self._llm.is_paused()):
+            raise AlRayError("the weights of a running engine cannot be changed; pause it first")
 
     async def _render(self, request: ModelRequest) -> tuple[ChatCompletionRequest | None, Prompt]:
         """vLLM's form of the call, which a raw prompt has none of, and the prompt."""
@@ -301,7 +326,7 @@ class Engine:
 
         try:
             async for output in self._llm.generate(
-                {"prompt_token_ids": list(prompt_ids)}, params, request_id
+                {"prompt_token_ids": list(prompt_ids)}, params, request_id, lora_request=self._adapter
             ):
                 if any(choice.finish_reason in ("error", "abort") for choice in output.outputs):
                     raise EngineUnavailableError(f"call {request_id}: vLLM gave it up")

@@ -7,14 +7,12 @@ with all rows, however rows are packed and spread.
 
 from __future__ import annotations
 
-import copy
 import math
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -25,46 +23,31 @@ from torch import Tensor
 
 from al_ray.actors.learner import checkpoint
 from al_ray.actors.learner.computation import Computation, computation
-from al_ray.actors.learner.model import (
-    load_model,
-    named_tensors,
-    peak_bytes,
-    sequence_logprobs,
-    trained_logprobs,
-)
-from al_ray.actors.learner.observing import Observations, observe
+from al_ray.actors.learner.holding import adapter
+from al_ray.actors.learner.holding.held import Held
+from al_ray.actors.learner.holding.kept import Kept
+from al_ray.actors.learner.holding.sharded import Sharded
+from al_ray.actors.learner.holding.whole import Whole
+from al_ray.actors.learner.model import load_model, peak_bytes, sequence_logprobs
+from al_ray.actors.learner.observing import Observations, observe, with_proximal
 from al_ray.actors.learner.recomputation import recompute_layers
-from al_ray.actors.learner.spec import LearnerSpec, Reference, StageSpec
+from al_ray.actors.learner.spec import LearnerSpec, StageSpec
+from al_ray.actors.learner.stage import Stage, spec_of
 from al_ray.actors.learner.tally import Tally
 from al_ray.actors.weights.publisher import PUBLISHERS
 from al_ray.actors.weights.pushed import PushingPublisher
 from al_ray.actors.weights.update import WeightUpdate
-from al_ray.algorithms.batching import MicroBatch, in_order, pack
+from al_ray.algorithms.batching import MicroBatch, pack
 from al_ray.algorithms.critic import Critic
 from al_ray.algorithms.losses.token import Loss
-from al_ray.algorithms.optimization import FlatGradient, adamw, learning_rate
+from al_ray.algorithms.optimization import adamw, learning_rate
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import CriticSection, OptimizerSection
 from al_ray.types import Row, UpdateReport
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-@dataclass(slots=True)
-class _Stage:
-    """The state of a stage; ``step`` counts its updates, also refused ones."""
-
-    spec: StageSpec
-    optimizer: torch.optim.AdamW
-    reference: PreTrainedModel | None
-    critic: Critic | None
-    step: int = 0
 
 
 class Learner:
-    """Make it an actor; methods that change weights are called on all ranks alike."""
+    """Make it an actor; what concerns the weights is called on all ranks alike."""
 
     def __init__(self, spec: LearnerSpec, rank: int = 0, world_size: int = 1) -> None:
         torch.set_num_threads(spec.threads)
@@ -73,11 +56,15 @@ class Learner:
         self._world_size = world_size
         self._device = torch.device(spec.device)
         self._model = load_model(spec.model, self._device)
+        if spec.lora is not None:
+            adapter.add_adapter(self._model, spec.lora, spec.seed)
         if spec.recompute:
             recompute_layers(self._model)
+        self._held: Held
+        if not (spec.sharded and world_size > 1):
+            self._held = Whole(self._model, world_size)
         self._how: Computation | None = None
-        self._gradient = FlatGradient(self._model)
-        self._stage: _Stage | None = None
+        self._stage: Stage | None = None
         self._version = 0
         self._publisher = PUBLISHERS[spec.transport](rank)
         self._store: dist.TCPStore | None = None
@@ -89,19 +76,26 @@ class Learner:
         return host, self._store.port
 
     def connect(self, host: str, port: int) -> None:
-        """Join the group; returns when all ranks have."""
+        """Join the group; returns when all ranks have. Raises ``RecipeError`` where the model cannot be
+        sharded."""
         store = self._store or dist.TCPStore(host, port, self._world_size, is_master=False)
         backend = "gloo" if self._device.type == "cpu" else "nccl"
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world_size)
+        if self._spec.sharded:
+            self._computation()  # which is tried out on the whole model
+            self._held = Sharded(self._model)
 
     def computes(self) -> str:
         """How rows are computed, in words. Raises ``RecipeError`` where the model cannot be trained."""
         return self._computation().told
 
     def _computation(self) -> Computation:
-        """Tried out with the first weights; it does not depend on them."""
+        """Tried out with the first weights, in float32; it does not depend on them."""
         if self._how is None:
-            self._how = computation(self._model, self._spec.max_length, self._spec.micro_batch_tokens)
+            longest, tokens = self._spec.max_length, self._spec.micro_batch_tokens
+            self._how = computation(self._model, longest, tokens)
+            if self._spec.lora is not None:
+                adapter.freeze_in(self._model, self._spec.dtype)
         return self._how
 
     def alive(self) -> None:
@@ -114,14 +108,15 @@ class Learner:
     def start_stage(self, spec: StageSpec) -> None:
         """A fresh optimizer, reference and critic."""
         how = self._computation()  # which may give the model another attention
-        reference = copy.deepcopy(self._model).requires_grad_(False) if spec.reference else None
+        model = self._model
+        reference = Kept(self._held, spec.reference) if spec.reference else None
         critic = None
         if spec.critic is not None:
             if how.head is None:
-                cure = f"needs the last states of the model, which {type(self._model).__name__} does not tell"
+                cure = f"needs the last states of the model, which {type(model).__name__} does not tell"
                 raise RecipeError(Problem("stages.credit", "gae", cure))
-            critic = Critic(self._model.get_output_embeddings().weight.shape[1], spec.critic)
-        self._stage = _Stage(spec, adamw(self._model, spec.optimizer), reference, critic)
+            critic = Critic(model.get_output_embeddings().weight.shape[1], spec.critic)
+        self._stage = Stage(spec, self._held, adamw(model, spec.optimizer), reference, critic)
 
     def observe(
         self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
@@ -132,7 +127,7 @@ class Learner:
         reference = self._stage.reference if estimator else None
         assert reference is not None or not estimator, "the stage keeps no reference"
         return observe(
-            self._model,
+            self._held,
             reference,
             rows,
             self._computation(),
@@ -167,7 +162,8 @@ class Learner:
         if loss.kl_coefficient > 0 and stage.reference is None:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs a stage that keeps a reference")
         if loss.needs_proximal and len(batches) > 1:
-            batches = self._with_proximal(batches, loss.temperature)
+            how, dtype = self._computation(), self._spec.dtype
+            batches = with_proximal(self._held, batches, how, dtype, loss.temperature)
         rate = learning_rate(stage.spec.optimizer, stage.step, stage.spec.updates)
         for group in stage.optimizer.param_groups:
             group["lr"] = rate
@@ -177,7 +173,8 @@ class Learner:
         moved = [math.isfinite(norm) and norm > 0 for norm in norms]
         self._version += any(moved)
         stage.step += 1
-        self._move_reference(stage)
+        if stage.reference is not None:
+            stage.reference.move(stage.step)
         metrics = tally.metrics(len(batches)) | {
             "learner/peak_gib": peak_bytes(self._device) / 2**30,
             "learner/estimated_gib": self._spec.estimated / 2**30,
@@ -189,65 +186,53 @@ class Learner:
         }
         return UpdateReport(self._version, metrics)
 
-    def _step(self, rows: Sequence[Row], loss: Loss, stage: _Stage, tally: Tally) -> float:
+    def _step(self, rows: Sequence[Row], loss: Loss, stage: Stage, tally: Tally) -> float:
         """One optimizer step on all ranks' rows, added to ``tally``; returns the norm of its gradient, which
         is taken if that is finite and not 0."""
-        self._gradient.vector.zero_()
+        self._held.zero_gradient()
+        mine = list(pack(rows, self._computation().packed_tokens))
+        batches = self._held.even(mine)
+        references = self._reference_logprobs(batches, loss.temperature, stage.reference)
         own = Tally()
-        for batch in pack(rows, self._computation().packed_tokens):
-            own.add(self._backward(batch.to(self._device), loss, stage.reference))
-        tally.add(self._sum_over_ranks(own))
-        norm = self._gradient.clip(stage.spec.optimizer.max_grad_norm)
+        for batch, logprobs in zip(mine, references, strict=False):
+            own.add(self._backward(batch.to(self._device), loss, logprobs))
+        for batch in batches[len(mine) :]:
+            self._logprobs(batch, loss.temperature)[0].sum().mul(0).backward()
+        self._held.sum_gradient()
+        tally.add(self._of_all_ranks(own))
+        norm = self._held.clip(stage.spec.optimizer.max_grad_norm)
         if math.isfinite(norm) and norm > 0:
             stage.optimizer.step()
         return norm
 
-    @torch.no_grad()
-    def _move_reference(self, stage: _Stage) -> None:
-        """Where it is time to (TR-DPO, arXiv 2404.09656, with hard and soft updates)."""
-        if stage.reference is None or stage.spec.reference is None or not stage.spec.reference.every:
-            return
-        if stage.step % stage.spec.reference.every == 0:
-            pairs = zip(stage.reference.parameters(), self._model.parameters(), strict=True)
-            for kept, moved in pairs:
-                kept.lerp_(moved, stage.spec.reference.mix)
+    def _reference_logprobs(
+        self, batches: Sequence[MicroBatch], temperature: float, reference: Kept | None
+    ) -> list[Tensor | None]:
+        """Of the trained tokens of each micro-batch."""
+        if reference is None:
+            return [None] * len(batches)
+        with reference.in_place():
+            return [self._logprobs(batch, temperature)[0] for batch in batches]
 
-    @torch.no_grad()
-    def _with_proximal(self, batches: Sequence[Sequence[Row]], temperature: float) -> list[list[Row]]:
-        """The same rows, with their log-probabilities under the policy as it is."""
-        rows = in_order({id(row): row for batch in batches for row in batch}.values())
-        how, dtype = self._computation(), self._spec.dtype
-        found = [
-            trained_logprobs(self._model, batch.to(self._device), how, dtype, temperature)[0]
-            for batch in pack(rows, how.packed_tokens)
-        ]
-        values = iter(torch.cat(found).cpu().numpy()) if found else iter(())
-        known = {}
-        for row in rows:
-            proximal = np.zeros(len(row.tokens), np.float32)
-            proximal[row.trained] = list(islice(values, int(row.trained.sum())))
-            known[id(row)] = replace(row, proximal=proximal)
-        return [[known[id(row)] for row in batch] for batch in batches]
+    def _logprobs(
+        self, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Held.logprobs``."""
+        moved, how, dtype = batch.to(self._device), self._computation(), self._spec.dtype
+        return self._held.logprobs(moved, how, dtype, temperature, entropy_gradient=entropy_gradient)
 
-    def _backward(self, batch: MicroBatch, loss: Loss, reference: PreTrainedModel | None) -> Tally:
-        """Adds the micro-batch's gradient to the buffer."""
-        how, dtype, reference_logprobs = self._computation(), self._spec.dtype, None
-        if reference is not None:
-            with torch.no_grad():
-                reference_logprobs, _ = trained_logprobs(reference, batch, how, dtype, loss.temperature)
-        logprobs, entropy = trained_logprobs(
-            self._model, batch, how, dtype, loss.temperature, entropy_gradient=loss.entropy_coefficient > 0
-        )
-        losses = loss(logprobs, reference_logprobs, batch)
+    def _backward(self, batch: MicroBatch, loss: Loss, reference: Tensor | None) -> Tally:
+        """Adds the micro-batch's gradient to what is there."""
+        wanted = loss.entropy_coefficient > 0
+        logprobs, entropy = self._logprobs(batch, loss.temperature, entropy_gradient=wanted)
+        losses = loss(logprobs, reference, batch)
         total = ((losses.values - loss.entropy_coefficient * entropy) * batch.weights).sum()
         total.backward()
         return Tally.of(batch, total.detach(), {**losses.metrics, "policy/entropy": entropy.detach()})
 
-    def _sum_over_ranks(self, tally: Tally) -> Tally:
-        """Sums the gradient in place; returns the tally of all ranks."""
+    def _of_all_ranks(self, tally: Tally) -> Tally:
         if self._world_size == 1:
             return tally
-        dist.all_reduce(self._gradient.vector)
         tallies = [Tally() for _ in range(self._world_size)]
         dist.all_gather_object(tallies, tally)
         merged = Tally()
@@ -256,12 +241,21 @@ class Learner:
         return merged
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights by their checkpoint names, in the published dtype; tied ones once."""
-        return named_tensors(self._model, self._spec.dtype)
+        """What is trained, as it is held, by its names in files, in the published dtype; tied ones once."""
+        for name, parameter in self._held.trained():
+            public = name if self._spec.lora is None else adapter.public_name(name)
+            yield public, parameter.detach().to(getattr(torch, self._spec.dtype))
 
     def publish(self, version: int) -> WeightUpdate:
-        """Make the weights available to the engines as policy ``version``."""
-        return self._publisher.publish(self.named_tensors(), version)
+        """Make the weights available to the engines as policy ``version``; the first rank's answer counts."""
+        if isinstance(self._publisher, PushingPublisher):
+            return self._publisher.publish(self.named_tensors(), version)
+        pieces = ((name, self._held.whole(tensor)) for name, tensor in self.named_tensors())
+        if self._rank > 0:
+            for _ in pieces:
+                pass
+            return WeightUpdate(version)
+        return self._publisher.publish(pieces, version)
 
     def free_address(self) -> tuple[str, int]:
         """Where engines may meet this learner: its node, and a port that is free now."""
@@ -287,54 +281,28 @@ class Learner:
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Of each token but the first, given those before it, at temperature 1."""
-        return sequence_logprobs(self._model, token_ids, self._spec.dtype)
+        self._computation()
+        asked = partial(sequence_logprobs, token_ids=token_ids, dtype=self._spec.dtype)
+        with torch.no_grad():
+            return self._held.compute(asked)
 
     def save(self, folder: str) -> None:
-        """A model folder with the resume state beside it, whole or not at all; rank 0 alone is asked."""
-        stage = self._stage and {
-            "spec": _as_state(self._stage.spec),
-            "step": self._stage.step,
-            "optimizer": self._stage.optimizer.state_dict(),
-            "reference": self._stage.reference and self._stage.reference.state_dict(),
-            "critic": self._stage.critic and self._stage.critic.state(),
-        }
-        with whole_folder(Path(folder)) as partial:
-            source, chat_template = Path(self._spec.model), self._spec.chat_template
-            checkpoint.write_model(self._model, source, chat_template, partial)
-            checkpoint.write_resume({"policy_version": self._version, "stage": stage}, partial)
+        """A model's or an adapter's folder, with the resume state, whole or not at all; the first rank's."""
+        state = {"policy_version": self._version, "stage": self._stage and self._stage.state()}
+        values = {name: self._held.whole(parameter.detach()) for name, parameter in self._held.trained()}
+        if self._rank > 0:
+            return
+        with whole_folder(Path(folder)) as unfinished:
+            checkpoint.write_model(self._held, values, self._spec, unfinished)
+            checkpoint.write_resume(state, unfinished)
 
     def load(self, folder: str) -> None:
         """Become, exactly, the learner that saved ``folder``."""
-        self._model.load_state_dict(load_model(folder, self._device).state_dict())
+        checkpoint.read_model(self._held, self._spec, Path(folder))
         state = checkpoint.read_resume(Path(folder), self._device)
         self._version = state["policy_version"]
         self._stage = None
         if saved := state["stage"]:
-            self.start_stage(_from_state(saved["spec"]))
-            stage = self._stage
-            assert stage is not None
-            stage.step = saved["step"]
-            stage.optimizer.load_state_dict(saved["optimizer"])
-            if stage.reference is not None:
-                stage.reference.load_state_dict(saved["reference"])
-            if stage.critic is not None:
-                stage.critic.load(saved["critic"])
-
-
-def _as_state(spec: StageSpec) -> dict[str, Any]:
-    """Plain values, which a checkpoint may hold."""
-    return {
-        "optimizer": spec.optimizer.model_dump(),
-        "updates": spec.updates,
-        "reference": spec.reference and asdict(spec.reference),
-        "critic": spec.critic and spec.critic.model_dump(),
-    }
-
-
-def _from_state(state: Mapping[str, Any]) -> StageSpec:
-    return StageSpec(
-        OptimizerSection(**state["optimizer"]),
-        state["updates"],
-        state["reference"] and Reference(**state["reference"]),
-        state["critic"] and CriticSection(**state["critic"]),
-    )
+            self.start_stage(spec_of(saved))
+            assert self._stage is not None
+            self._stage.load(saved)

@@ -1,30 +1,49 @@
-"""Checkpoints: a Hugging Face model folder with ``resume/`` beside the weights."""
+"""Checkpoints: a Hugging Face model folder, or an adapter's, with ``resume/`` beside the weights."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from al_ray.actors.learner.holding import adapter
+from al_ray.actors.learner.holding.held import Held
+from al_ray.actors.learner.model import load_model
+from al_ray.actors.learner.spec import LearnerSpec
 
 _RESUME_STATE = Path("resume", "state.pt")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 
 
-def write_model(model: PreTrainedModel, source: Path, chat_template: str | None, folder: Path) -> None:
-    """The weights as they are, and everything else byte for byte from ``source``, the model's folder:
-    a tokenizer that was loaded and saved again might not be the same tokenizer."""
-    model.save_pretrained(folder)
+def write_model(held: Held, values: Mapping[str, Tensor], spec: LearnerSpec, folder: Path) -> None:
+    """The trained ``values``, by name, and everything else byte for byte from the model's folder: a tokenizer
+    that was loaded and saved again might not be the same tokenizer."""
+    source = Path(spec.model)
+    if spec.lora is None:
+        parameters = dict(held.model.named_parameters(remove_duplicate=False))
+        others = {name: each for name, each in held.model.state_dict().items() if name not in parameters}
+        held.model.save_pretrained(folder, state_dict={**others, **values})
+    else:
+        adapter.write(folder, values, spec.lora, spec.model)
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith(_WEIGHT_FILES) and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
-    if chat_template is not None:
-        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    if spec.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
+
+
+def read_model(held: Held, spec: LearnerSpec, folder: Path) -> None:
+    """What is trained becomes what ``write_model`` wrote."""
+    if spec.lora is None:
+        found = dict(load_model(str(folder), torch.device("cpu")).named_parameters())
+        held.set(found)
+    else:
+        saved = adapter.read(folder)
+        held.set({name: saved[adapter.public_name(name)] for name, _ in held.trained()})
 
 
 def write_resume(state: Mapping[str, Any], folder: Path) -> None:

@@ -45,6 +45,8 @@ class LearnerGroup:
         self._options = options
         self.pushes_weights = pushes(spec.transport)
         """Weights are sent to paused engines, not stored for them."""
+        self.adapts = spec.lora is not None
+        """Engines keep the model, and are given adapters of it."""
         self._learners: Sequence[ActorHandle[Any]] = ()
         self._up = False
         """All have answered: their models are loaded."""
@@ -110,9 +112,7 @@ class LearnerGroup:
 
     def publish(self, version: int) -> WeightUpdate:
         """Make the weights available to the engines as policy ``version``."""
-        # What is stored is published once; what is pushed is gathered from all ranks.
-        publishers = self._learners if self.pushes_weights else self._learners[:1]
-        update: WeightUpdate = self._all([each.publish.remote(version) for each in publishers])[0]
+        update: WeightUpdate = self._on_all("publish", version)[0]
         return update
 
     def connect_engines(self, engines: Sequence[ActorHandle[Any]], tensor_parallel: int) -> None:
@@ -125,12 +125,12 @@ class LearnerGroup:
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Of each token but the first, under the current weights at temperature 1."""
-        logprobs: list[float] = self._on_first("logprobs", token_ids)
+        logprobs: list[float] = self._on_all("logprobs", token_ids)[0]
         return logprobs
 
     def save(self, folder: str) -> None:
         """A checkpoint on the first learner's node; see ``Learner.save``."""
-        self._on_first("save", folder)
+        self._on_all("save", folder)
 
     def load(self, folder: str) -> None:
         """Resume from a checkpoint that every learner's node can read."""

@@ -1,6 +1,6 @@
 """The model that a learner moves: loaded, asked for log-probabilities, and read out.
 
-Master weights are float32, since steps of ordinary learning rates vanish in a bfloat16 weight.
+What is trained is float32, since steps of ordinary learning rates vanish in a bfloat16 weight.
 ``dtype`` is what the weights are published in, and for bfloat16 what a forward computes in; float16
 has too little range for gradients, so its forward computes in float32.
 
@@ -10,7 +10,7 @@ transformers is imported when a model is loaded: whoever only holds a handle doe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -77,12 +77,6 @@ def sequence_logprobs(model: PreTrainedModel, token_ids: Sequence[int], dtype: D
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
     selected = logits.float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
     return [float(value) for value in selected]
-
-
-def named_tensors(model: PreTrainedModel, dtype: Dtype) -> Iterator[tuple[str, Tensor]]:
-    """The weights by their checkpoint names, in ``dtype``; tied ones once."""
-    for name, parameter in model.named_parameters():
-        yield name, parameter.detach().to(getattr(torch, dtype))
 
 
 def computed_in(model: PreTrainedModel, dtype: Dtype) -> torch.autocast:

@@ -1,10 +1,12 @@
-"""What is measured of calls before they are given credit: their divergence from the reference, and what the
-model makes of their prompts."""
+"""What is measured before an update: of calls their divergence from the reference, and what the model makes
+of their prompts; of tokens their log-probability under the policy that it begins with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor
 
 from al_ray.actors.learner.computation import Computation
-from al_ray.actors.learner.model import computed_in, trained_logprobs
+from al_ray.actors.learner.holding.held import Held
+from al_ray.actors.learner.holding.kept import Kept
+from al_ray.actors.learner.model import computed_in
 from al_ray.algorithms.batching import MicroBatch, in_order, pack
 from al_ray.algorithms.losses.kl import ESTIMATORS
 from al_ray.algorithms.losses.ratio import sum_of_call
@@ -47,8 +51,8 @@ class Observations:
 
 @torch.no_grad()
 def observe(
-    model: PreTrainedModel,
-    reference: PreTrainedModel | None,
+    held: Held,
+    reference: Kept | None,
     rows: Sequence[Row],
     how: Computation,
     dtype: Dtype,
@@ -60,19 +64,46 @@ def observe(
     """Divergences where there is a ``reference``, ``features`` where wanted."""
     ordered = in_order(rows)
     calls = [(row.rollout_id, int(call)) for row in ordered for call in np.unique(row.calls[row.trained])]
+    own = list(pack(ordered, how.packed_tokens))
+    batches = [batch.to(held.model.device) for batch in held.even(own)]
     divergences, states = [torch.empty(0)], [torch.empty(0, 0)]
-    for batch in pack(ordered, how.packed_tokens):
-        moved = batch.to(model.device)
-        first = _first_of_calls(moved)
-        if reference is not None:
-            logprobs, _ = trained_logprobs(reference, moved, how, dtype, temperature)
-            of_token = ESTIMATORS[estimator](moved.logprobs - logprobs)
-            divergences.append(sum_of_call(of_token, moved.calls)[first].cpu())
-        if features:
-            with computed_in(model, dtype):
-                states.append(how.hidden(model, moved)[moved.sources[first]].float().cpu())
-    stated = torch.cat(states[1:] or states)
-    return Observations(calls, torch.cat(divergences).numpy(), stated.numpy())
+    if reference is not None:
+        with reference.in_place():
+            for batch in batches:
+                logprobs, _ = held.logprobs(batch, how, dtype, temperature)
+                of_token = ESTIMATORS[estimator](batch.logprobs - logprobs)
+                of_call = sum_of_call(of_token, batch.calls)
+                divergences.append(of_call[_first_of_calls(batch)].cpu())
+    if features:
+        for batch in batches:
+            states.append(held.compute(partial(_states, batch=batch, how=how, dtype=dtype)))
+    told = torch.cat(divergences[: len(own) + 1])
+    stated = torch.cat(states[1 : len(own) + 1] or states[:1])
+    return Observations(calls, told.numpy(), stated.numpy())
+
+
+@torch.no_grad()
+def with_proximal(
+    held: Held, batches: Sequence[Sequence[Row]], how: Computation, dtype: Dtype, temperature: float
+) -> list[list[Row]]:
+    """The same rows, with their log-probabilities under the policy as it is."""
+    rows = in_order({id(row): row for batch in batches for row in batch}.values())
+    own = list(pack(rows, how.packed_tokens))
+    every = [batch.to(held.model.device) for batch in held.even(own)]
+    found = [held.logprobs(batch, how, dtype, temperature)[0] for batch in every][: len(own)]
+    values = iter(torch.cat(found).cpu().numpy()) if found else iter(())
+    known = {}
+    for row in rows:
+        proximal = np.zeros(len(row.tokens), np.float32)
+        proximal[row.trained] = list(islice(values, int(row.trained.sum())))
+        known[id(row)] = replace(row, proximal=proximal)
+    return [[known[id(row)] for row in batch] for batch in batches]
+
+
+def _states(model: PreTrainedModel, batch: MicroBatch, how: Computation, dtype: Dtype) -> Tensor:
+    """``[C, H]``: the last hidden state of each call's prompt."""
+    with computed_in(model, dtype):
+        return how.hidden(model, batch)[batch.sources[_first_of_calls(batch)]].float().cpu()
 
 
 def _first_of_calls(batch: MicroBatch) -> Tensor:

@@ -9,17 +9,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def recompute_layers(model: PreTrainedModel) -> int:
-    """Have every decoder layer do so from now on; returns how many there are. Nothing in it is random."""
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Those that transformers itself could compute again."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+
+
+def recompute_layers(model: PreTrainedModel) -> int:
+    """Have every decoder layer do so from now on; returns how many there are. Nothing in it is random."""
+    layers = decoder_layers(model)
     for layer in layers:
         again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         layer.forward = again

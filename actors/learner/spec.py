@@ -7,7 +7,7 @@ from typing import Literal
 
 from al_ray.actors.weights.update import Transport
 from al_ray.machines.precision import Dtype
-from al_ray.recipe import CriticSection, OptimizerSection
+from al_ray.recipe import CriticSection, LoraSection, OptimizerSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,17 @@ class LearnerSpec:
     """Bytes that one learner is expected to hold; 0: nobody knows."""
     chat_template: str | None = None
     """Jinja source saved in place of the model's own template."""
+    sharded: bool = False
+    """Each of several learners holds a part of the weights that it trains."""
+    lora: LoraSection | None = None
+    """The adapter that is trained in place of the model."""
+    seed: int = 0
+    """Of the adapter's first weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A copy of the weights as the stage begins, from which divergence is measured."""
+    """The weights as the stage begins, from which divergence is measured."""
 
     every: int = 0
     """After so many updates, again and again, it moves to the weights as they are. 0: never."""

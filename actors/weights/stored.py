@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 from typing import TYPE_CHECKING
@@ -42,9 +43,7 @@ class SharedMemoryPublisher:
     def __init__(self, parent: Path = SHARED_MEMORY) -> None:
         for folder in parent.glob(f"{PREFIX}*/"):
             _remove_if_unlocked(folder)
-        self._folder = Path(mkdtemp(dir=parent, prefix=PREFIX))
-        self._lock = os.open(self._folder, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._folder, self._lock = _locked_folder(parent)
         self._paths: list[Path] = []
 
     def publish(self, named_tensors: NamedTensors, version: int) -> WeightUpdate:
@@ -62,6 +61,19 @@ class SharedMemoryPublisher:
         os.close(self._lock)
 
 
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    """A new one, with what holds its lock."""
+    while True:
+        folder = Path(mkdtemp(dir=parent, prefix=PREFIX))
+        # Before it is locked, another publisher may take it for a killed one's.
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
 def _remove_if_unlocked(folder: Path) -> None:
     try:
         lock = os.open(folder, os.O_RDONLY)
@@ -70,7 +82,7 @@ def _remove_if_unlocked(folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):  # it is held, or another has removed it
         return
     finally:
         os.close(lock)

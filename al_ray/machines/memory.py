@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from al_ray.errors import PlacementError, Problem
-from al_ray.machines import model_limits
+from al_ray.machines import model_limits, tensors
 from al_ray.machines.plan import Plan
 from al_ray.machines.precision import Dtype
-from al_ray.recipe import Recipe
+from al_ray.recipe import LoraSection, Recipe
 
 GIB: Final = 2**30
 _FLOAT: Final = 4
@@ -86,7 +85,7 @@ class Estimate:
 def sizes_of(folder: Path) -> Sizes | None:
     """None where the config does not call its sizes by their usual names."""
     text = model_limits.text_part(json.loads((folder / "config.json").read_bytes()))
-    return sizes(text, sum(map(_numbers_in, folder.glob("*.safetensors"))))
+    return sizes(text, sum(math.prod(shape) for _, shape in tensors.shapes(folder)))
 
 
 def sizes(config: Mapping[str, Any], parameters: int) -> Sizes | None:
@@ -100,14 +99,6 @@ def sizes(config: Mapping[str, Any], parameters: int) -> Sizes | None:
         return None
 
 
-def _numbers_in(file: Path) -> int:
-    """Of a safetensors file, by its header."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return sum(math.prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
-
-
 def estimate(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, memory: int) -> Estimate:
     """``memory`` is that of the machine, or of a GPU; 0: unknown. Raises ``PlacementError`` where not even
     weights, gradients and optimizer fit."""
@@ -115,18 +106,28 @@ def estimate(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, memory: int
     fixed = _fixed(recipe, plan.device, model, dtype)
     if room and (least := sum(fixed.values())) > room:
         cure = f"is what a learner of this model holds at least, and it has {room / GIB:.1f} GiB: "
-        cure += "name a smaller model, give the engines less, or the learners devices of their own "
+        cure += (
+            "name a smaller model, train an adapter (model.lora), share the weights out among more learners "
+        )
+        cure += "(learners.weights: sharded), give the engines less, or the learners devices of their own "
         cure += "(placement.layout: disaggregated)"
         raise PlacementError(Problem("model.path", f"{least / GIB:.1f} GiB", cure))
     tokens = max(recipe.learners.micro_batch_tokens, recipe.model.max_length)
-    passing = _passing(plan.device, model, dtype, tokens)
+    passing = _passing(plan.device, model, dtype, tokens, trained=recipe.model.lora is None)
     whole = _activations(model, dtype, tokens)
+    if _sharers(recipe) > 1:
+        passing["put together"] = _together(recipe, model, dtype)
+        whole += _cast(recipe, model, dtype)
     wanted = recipe.learners.recompute
     # A GPU that nobody here can see is not to run out of memory.
     short = sum(fixed.values()) + sum(passing.values()) + whole > room if room else plan.device == "gpu"
     recompute = short if wanted == "auto" else wanted == "always"
     kept = _FLOAT * model.hidden * model.layers * tokens + whole // model.layers if recompute else whole
-    return Estimate({**fixed, "activations": kept, **passing}, engine, room, recompute)
+    parts = {**fixed, "activations": kept, **passing}
+    if recipe.model.lora is not None or _sharers(recipe) > 1:  # it is loaded, and tried out, in one piece
+        spare = fixed["libraries"] + _FLOAT * model.parameters - sum(parts.values())
+        parts |= {"loading": spare} if spare > 0 else {}
+    return Estimate(parts, engine, room, recompute)
 
 
 def _engine_and_room(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, memory: int) -> tuple[int, int]:
@@ -140,16 +141,53 @@ def _engine_and_room(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, mem
 
 
 def _fixed(recipe: Recipe, device: Literal["cpu", "gpu"], model: Sizes, dtype: Dtype) -> dict[str, int]:
-    weights = _FLOAT * model.parameters
+    sharers = _sharers(recipe)
+    trained = _FLOAT * (_adapter(model, recipe.model.lora) if recipe.model.lora else model.parameters)
+    frozen = _base_width(recipe, dtype) * model.parameters if recipe.model.lora else 0
     reference = any(getattr(stage, "kl_coefficient", 0) > 0 for stage in recipe.stages)
-    cast = _WIDTH[dtype] * model.parameters if dtype == "bfloat16" else 0
     return {
-        "weights": weights + cast,
-        "gradients": weights,
-        "optimizer": 2 * weights,
-        **({"reference": weights} if reference else {}),
+        "weights": (trained + frozen) // sharers + (_cast(recipe, model, dtype) if sharers == 1 else 0),
+        "gradients": trained // sharers,
+        "optimizer": 2 * trained // sharers,
+        **({"reference": trained // sharers} if reference else {}),
         "libraries": _LIBRARIES[device],
     }
+
+
+def _sharers(recipe: Recipe) -> int:
+    """Learners that the weights are shared out among."""
+    return recipe.learners.replicas if recipe.learners.weights == "sharded" else 1
+
+
+def _base_width(recipe: Recipe, dtype: Dtype) -> int:
+    """Bytes of a number of the model as it is held."""
+    return 2 if recipe.model.lora and dtype == "bfloat16" else _FLOAT
+
+
+def _cast(recipe: Recipe, model: Sizes, dtype: Dtype) -> int:
+    """Of float32 weights, as they are multiplied: kept from the forward pass to the end of the other."""
+    return 2 * model.parameters if dtype == "bfloat16" and not recipe.model.lora else 0
+
+
+def _together(recipe: Recipe, model: Sizes, dtype: Dtype) -> int:
+    """Of sharded weights what is put together at a time: embeddings or output head, a layer and the next, and
+    the gradients of what is trained."""
+    width, of_head = _base_width(recipe, dtype), model.vocabulary * model.hidden
+    of_layer = max(model.parameters - of_head, 0) // model.layers
+    trained = not recipe.model.lora
+    return width * (of_head * (1 + trained) + of_layer * (2 + trained))
+
+
+def _adapter(model: Sizes, section: LoraSection) -> int:
+    """Its parameters: a target's two matrices have a row or a column for each of its inputs and outputs."""
+    ends = {
+        "q_proj": model.queries,
+        "k_proj": model.keys,
+        "v_proj": model.keys,
+        "o_proj": model.queries,
+    }
+    sides = (model.hidden + ends.get(target, model.inner) for target in section.targets)
+    return model.layers * section.rank * sum(sides)
 
 
 def _activations(model: Sizes, dtype: Dtype, tokens: int) -> int:
@@ -162,8 +200,12 @@ def _activations(model: Sizes, dtype: Dtype, tokens: int) -> int:
     return tokens * model.layers * (_FLOAT * norms + width * inner)
 
 
-def _passing(device: Literal["cpu", "gpu"], model: Sizes, dtype: Dtype, tokens: int) -> dict[str, int]:
-    """The loss head, with the gradient of its matrix; on GPU the mask of all pairs, boolean and added."""
-    head = min(_CHUNK, 4 * _FLOAT * tokens * model.vocabulary) + _FLOAT * model.vocabulary * model.hidden
+def _passing(
+    device: Literal["cpu", "gpu"], model: Sizes, dtype: Dtype, tokens: int, *, trained: bool
+) -> dict[str, int]:
+    """The loss head, with the gradient of its matrix if that is ``trained``; on GPU the mask of all pairs,
+    boolean and added."""
+    head = min(_CHUNK, 4 * _FLOAT * tokens * model.vocabulary)
+    head += _FLOAT * model.vocabulary * model.hidden if trained else 0
     mask = tokens**2 * (1 + (2 if dtype == "bfloat16" else _FLOAT)) if device == "gpu" else 0
     return {"loss head": head, **({"mask": mask} if mask else {})}

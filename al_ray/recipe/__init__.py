@@ -15,7 +15,14 @@ from al_ray.recipe.agent import (
     TransitionsSection,
 )
 from al_ray.recipe.health import HealthSection
-from al_ray.recipe.recipe import DataSection, EvaluationSection, ModelSection, Recipe, SourceSection
+from al_ray.recipe.recipe import (
+    DataSection,
+    EvaluationSection,
+    LoraSection,
+    ModelSection,
+    Recipe,
+    SourceSection,
+)
 from al_ray.recipe.section import Section, http_url
 from al_ray.recipe.stages import (
     AnyStage,
@@ -61,6 +68,7 @@ __all__ = [
     "Isolation",
     "LearnersSection",
     "LimitsSection",
+    "LoraSection",
     "ModelSection",
     "NodeShape",
     "OnPolicyDistillationStage",

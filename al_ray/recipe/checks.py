@@ -75,6 +75,22 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"{where}.sampling.max_tokens", sampling.max_tokens, cure)
 
 
+def _adapter(recipe: Recipe) -> Iterator[Problem]:
+    """What lies between two adapters of low rank is none."""
+    if recipe.model.lora is None:
+        return
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, ReinforcementStage) and stage.reference_mix != 1:
+            cure = "1 with model.lora: a reference moves to an adapter, not part of the way"
+            yield Problem(f"stages.{index}.reference_mix", stage.reference_mix, cure)
+
+
+def _learners(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.learners.weights == "sharded" and recipe.learners.replicas == 1:
+        cure = "has no effect with learners.replicas: 1; raise that, or leave this out"
+        yield Problem("learners.weights", "sharded", cure)
+
+
 def _data(recipe: Recipe) -> Iterator[Problem]:
     for place, data in recipe.data.each.items():
         yield from _source(place, data)
@@ -386,6 +402,8 @@ def _is_async(function: Any) -> bool:
 _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"model"}, _model),
     ({"model", "agent", "evaluation"}, _lengths),
+    ({"model", "stages"}, _adapter),
+    ({"learners"}, _learners),
     ({"data"}, _data),
     ({"agent"}, _agent),
     ({"stages"}, _stages),

@@ -26,9 +26,31 @@ from al_ray.recipe.system import (
 )
 
 
+class LoraSection(Section):
+    """An adapter of low rank (arXiv 2106.09685), which is trained in place of the model. Beside it the model
+    stays as it is, in memory in what is computed in."""
+
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    """Of the product of two matrices that is added to each target's."""
+    alpha: Positive = 32
+    """What is added is multiplied by ``alpha / rank``."""
+    targets: Annotated[list[str], Field(min_length=1)] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
+    """The linear layers that have one, by the last part of their names."""
+
+
 class ModelSection(Section):
     path: str
-    """A model folder, or a hub name such as ``HuggingFaceTB/SmolLM2-135M-Instruct``."""
+    """A model folder, a run's checkpoint, or a hub name such as ``HuggingFaceTB/SmolLM2-135M-Instruct``."""
+    lora: LoraSection | None = None
+    """Train an adapter alone; ``{}`` is one of these defaults. None: all weights are trained."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What engines and learners compute in; a learner's own weights and its optimizer are float32 always.
     auto: bfloat16 where the device multiplies it natively (NVIDIA GPUs since Ampere, CPUs with amx_bf16 or

@@ -59,6 +59,9 @@ class ServiceSection(Section):
 class LearnersSection(Section):
     replicas: Positive = 1
     """Data-parallel learner processes."""
+    weights: Literal["whole", "sharded"] = "whole"
+    """whole: each learner holds all weights, gradients and the whole optimizer. sharded: a part of each, and
+    puts a layer together when it is computed (FSDP2), which takes less memory and more traffic."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of one learner. 0: the cores of the machine, shared out among the replicas."""
     micro_batch_tokens: Positive = 2048

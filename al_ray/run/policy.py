@@ -59,6 +59,9 @@ class Policy:
     async def start(self) -> None:
         """Tell the gateways of engines that come and go, from now on."""
         await self._connect()
+        if self._learners is not None and self._learners.adapts:
+            # Their calls name the adapter from the first on: one under way goes on with the next.
+            await self._transfer(self._learners, self._served_version)
         self._keepers.start([self._watch()])
 
     async def stop(self) -> None:

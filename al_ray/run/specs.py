@@ -26,16 +26,15 @@ from al_ray.recipe import Recipe, SamplingSection, UpstreamSection
 from al_ray.run.footprint import memory_of
 
 
-def transport_of(plan: Plan) -> Transport:
-    """How weights travel between the places of the plan."""
-    if plan.device == "gpu":
-        together = plan.layout == "colocated"
-    else:
-        together = len({bundle.node for bundle in plan.bundles}) == 1
-    return transport(plan.device, together=together)
+def transport_of(recipe: Recipe, plan: Plan) -> Transport:
+    """How weights travel between the places of the plan; an adapter, which is small, goes as a file."""
+    if plan.device == "gpu" and recipe.model.lora is None:
+        return transport("gpu", together=plan.layout == "colocated")
+    return transport("cpu", together=len({bundle.node for bundle in plan.bundles}) == 1)
 
 
-def engine_spec(recipe: Recipe, plan: Plan, model: Path) -> EngineSpec:
+def engine_spec(recipe: Recipe, plan: Plan, model: Path, *, learn: bool) -> EngineSpec:
+    """``learn``: what it answers with will change."""
     section, engines = recipe.model, recipe.engines
     return EngineSpec(
         model_path=str(model),
@@ -51,7 +50,8 @@ def engine_spec(recipe: Recipe, plan: Plan, model: Path) -> EngineSpec:
         chat_template=_chat_template(recipe),
         tool_parser=section.tool_parser,
         reasoning_parser=section.reasoning_parser,
-        weight_transfer=BACKENDS[transport_of(plan)],
+        weight_transfer=BACKENDS[transport_of(recipe, plan)],
+        lora=section.lora if learn else None,
     )
 
 
@@ -65,7 +65,10 @@ def learner_spec(recipe: Recipe, plan: Plan, model: Path) -> LearnerSpec:
         max_length=recipe.model.max_length,
         micro_batch_tokens=recipe.learners.micro_batch_tokens,
         chat_template=_chat_template(recipe),
-        transport=transport_of(plan),
+        transport=transport_of(recipe, plan),
+        sharded=recipe.learners.weights == "sharded",
+        lora=recipe.model.lora,
+        seed=recipe.seed,
         recompute=estimate.recompute if estimate else recipe.learners.recompute == "always",
         estimated=estimate.learner if estimate else 0,
     )

@@ -14,7 +14,7 @@ from al_ray.errors import PlacementError
 from al_ray.machines import memory
 from al_ray.machines.memory import GIB, Sizes, estimate
 from al_ray.machines.plan import Plan, plan
-from al_ray.recipe import NodeShape, Recipe, loading
+from al_ray.recipe import LoraSection, NodeShape, Recipe, loading
 from tests import toy
 
 QWEN = Sizes(1_543_714_304, 28, 1536, 8960, 1536, 256, 151_936)
@@ -107,3 +107,35 @@ def test_a_reference_is_counted_where_a_stage_keeps_one() -> None:
     assert parts["reference"] == parts["weights"] == 4 * QWEN.parameters
     without = told.model_copy(update={"stages": told.stages[:1]})
     assert "reference" not in estimate(without, placed(without), QWEN, "float32", CARD).parts
+
+
+def test_an_adapter_needs_a_small_part_and_its_parameters_are_those_that_peft_makes(tiny_model: Path) -> None:
+    from al_ray.actors.learner.holding.adapter import add_adapter
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    section = LoraSection(rank=4)
+    add_adapter(model, section, 0)
+    made = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    sizes = memory.sizes_of(tiny_model)
+    assert sizes is not None and memory._adapter(sizes, section) == made
+    told = recipe(recompute="always")
+    small = Recipe.model_validate({**told.model_dump(), "model": {"path": "model", "lora": {}}})
+    whole, adapted = (estimate(each, plan(each, GPU_NODE), LLAMA, "bfloat16", CARD) for each in (told, small))
+    assert whole.learner > 60 * GIB and 2 * LLAMA.parameters < adapted.parts["weights"] < 7 * GIB
+    assert 4 * LLAMA.parameters <= adapted.learner < 20 * GIB
+
+
+def test_sharded_learners_share_all_but_activations_and_what_is_put_together() -> None:
+    told = recipe(replicas=4, weights="sharded", recompute="always")
+    nodes = [NodeShape(cpus=16, gpus=5)]
+    apart = {**told.model_dump(), "placement": {"layout": "disaggregated"}}
+    whole = {**apart, "learners": {"replicas": 4, "recompute": "always"}}
+    each, alone = (
+        estimate(made, plan(made, nodes), LLAMA, "bfloat16", CARD)
+        for made in map(Recipe.model_validate, (apart, whole))
+    )
+    for name in ("gradients", "optimizer", "reference"):
+        assert each.parts[name] == alone.parts[name] // 4
+    assert each.parts["weights"] == LLAMA.parameters and alone.parts["weights"] == 6 * LLAMA.parameters
+    assert 0 < each.parts["put together"] < alone.parts["weights"] / 3
+    assert 4 * LLAMA.parameters < each.learner < alone.learner / 2

@@ -63,3 +63,14 @@ def test_a_teacher_is_of_temperature_1() -> None:
     every = checks.problems(Recipe.model_validate(content), {"stages", "agent", "upstreams"})
     (found,) = (problem for problem in every if problem.where.startswith("agent.sampling"))
     assert str(found).startswith("agent.sampling.temperature: 0.5: 1: a teacher (stages.0) tells")
+
+
+def test_a_reference_does_not_move_part_of_the_way_to_an_adapter() -> None:
+    content = toy.recipe(Path("model"), Path("out"))
+    stage = {"algorithm": "grpo", "steps": 2, "optimizer": {"learning_rate": 1e-3}, "kl_coefficient": 0.1}
+    content["stages"] = [stage | {"reference_every": 1, "reference_mix": 0.5}]
+    for lora, refused in ((None, False), ({}, True)):
+        recipe = Recipe.model_validate(content | {"model": {"path": "model", "lora": lora}})
+        found = [str(problem) for problem in checks.problems(recipe, {"stages", "model"})]
+        told = [each for each in found if "stages.0.reference_mix: 0.5: 1 with model.lora" in each]
+        assert len(told) == refused, found

@@ -12,7 +12,7 @@ from al_ray.run.policy import Policy
 class Parts:
     """Engines, gateways and learners of a run that goes on at ``version``; notes what is asked of them."""
 
-    pushes_weights = False
+    pushes_weights = adapts = False
 
     def __init__(self, version: int) -> None:
         self.version = version

@@ -57,6 +57,7 @@ def content(model: Path, output: Path, teacher: str) -> dict[str, Any]:
     recipe["agent"] |= {"judge": "toy_judge:judge", "sampling": {"max_tokens": 32}}
     recipe["upstreams"] = {"wise": {"base_url": teacher, "model": "teacher"}}
     recipe["engines"] |= {"max_running": 32}
+    recipe["model"]["lora"] = {"alpha": 64}
     common = {"steps": SAMPLED, "groups_per_step": 4, "group_size": 3, "curriculum": {"solved": 30}}
     recipe["stages"] = [
         {"algorithm": "rejection_sampling", **common, "optimizer": {"learning_rate": 1e-3}},
@@ -160,6 +161,23 @@ def test_the_rewards_of_a_judge_are_in_the_store_with_its_calls(finished: RunFol
         assert [span.kind for span in judge.spans] == [SpanKind.CALL]
     for each in judged:
         assert rewards(each) == {"candidates": 3, "reward": len(each.attempts[-1].output)}
+
+
+def test_the_adapter_alone_is_trained_kept_and_given_to_the_engine(finished: RunFolder) -> None:
+    """Which samples with the probabilities that the learner computes."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder, student = finished.checkpoint(SAMPLED + DISTILLED), Path(finished.recipe().model.path)
+    assert not list(folder.glob("model*"))
+    whole = AutoModelForCausalLM.from_pretrained(student)
+    probe = torch.arange(3, 40)[None]
+    untrained = whole(probe).logits.detach()
+    trained = PeftModel.from_pretrained(whole, folder)(probe).logits
+    assert not torch.allclose(trained, untrained, atol=0.1)
+    lines = [line for line in jsonl_sink.read(finished.path) if "off_policy/mismatch_kl" in line]
+    assert lines and all(abs(line["off_policy/mismatch_kl"]) < 1e-6 for line in lines)
 
 
 async def test_a_resumed_run_would_ask_for_the_same(finished: RunFolder) -> None:

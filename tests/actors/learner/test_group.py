@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.exceptions import RayActorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.group import LearnerGroup
+from al_ray.actors.learner.spec import LearnerSpec, Reference
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
@@ -25,6 +28,7 @@ from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import TokenLosses
 from al_ray.algorithms.passes import Passes
 from al_ray.errors import LearnerLostError
+from al_ray.recipe import LoraSection
 from al_ray.reports.names import LEARNERS
 from al_ray.types import Row
 from tests.actors.learner_inputs import (
@@ -134,6 +138,93 @@ def test_what_is_published_is_what_the_learners_hold(pair: LearnerGroup, tmp_pat
     saved, published = load_file(tmp_path / "step" / "model.safetensors"), load_file(update.path)
     assert saved.keys() == published.keys()
     assert all(saved[name].equal(published[name]) for name in saved)
+
+
+@pytest.fixture
+def renewed(pair: LearnerGroup, tiny_model: Path) -> Iterator[Callable[[LearnerSpec], LearnerGroup]]:
+    """The pair's processes as learners of another spec, until the test's end: others would take seconds."""
+
+    def again(learner: Any, spec: LearnerSpec, rank: int) -> None:
+        learner.close()
+        torch.distributed.destroy_process_group()
+        learner.__init__(spec, rank, 2)
+
+    def renew(spec: LearnerSpec) -> LearnerGroup:
+        ray.get([each.__ray_call__.remote(again, spec, rank) for rank, each in enumerate(pair._learners)])
+        pair._on_all("connect", *pair._on_first("open_rendezvous"))
+        return pair
+
+    yield renew
+    renew(learner_spec(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("sharded", "lora"), [(True, None), (True, LoraSection(rank=4)), (False, LoraSection(rank=4))]
+)
+def test_two_learners_of_an_adapter_or_of_shards_equal_one_and_resume_from_its_checkpoint(
+    renewed: Callable[[LearnerSpec], LearnerGroup],
+    tiny_model: Path,
+    tmp_path: Path,
+    sharded: bool,
+    lora: LoraSection | None,
+) -> None:
+    """Also where one has fewer rows or none, and the other must not wait; and each the other way round."""
+    spec = replace(learner_spec(tiny_model), sharded=sharded, lora=lora, recompute=sharded)
+    one, both = Learner(spec), renewed(spec)
+
+    def equal(left: Mapping[str, float], right: Mapping[str, float]) -> None:
+        for key in left.keys() - PACKING:
+            assert right[key] == pytest.approx(left[key], rel=1e-3, abs=1e-6), key
+
+    for each in (one, both):
+        each.start_stage(replace(WITH_CRITIC, reference=Reference(every=2)))
+    for batch in (rows(0), rows(1)[:1], rows(2)):
+        equal(one.update([batch], POLICY_GRADIENT).metrics, both.update(batch, POLICY_GRADIENT).metrics)
+    assert both.logprobs(PROBE) == pytest.approx(one.logprobs(PROBE), abs=1e-3)
+    passes, batch = Passes(epochs=2, mini_batches=2), rows(3, groups=3)
+    alone = one.observe(batch, POLICY_GRADIENT, "k1", features=True)
+    seen = both.observe(batch, POLICY_GRADIENT, "k1", features=True)
+    order = [seen.calls.index(call) for call in alone.calls]
+    np.testing.assert_allclose(seen.divergences[order], alone.divergences, rtol=1e-3)
+    np.testing.assert_allclose(seen.features[order], alone.features, atol=1e-3)
+
+    both.save(str(tmp_path / "both"))
+    one.load(str(tmp_path / "both"))
+    assert both.logprobs(PROBE) == pytest.approx(one.logprobs(PROBE), abs=1e-5)
+    one.save(str(tmp_path / "one"))
+    file = "model.safetensors" if lora is None else "adapter_model.safetensors"
+    theirs, ours = load_file(tmp_path / "both" / file), load_file(tmp_path / "one" / file)
+    assert theirs.keys() == ours.keys() and all(theirs[name].equal(ours[name]) for name in ours)
+    published = both.publish(version=9)
+    assert published.version == 9 and published.path is not None
+    told = load_file(published.path)
+    assert told.keys() == ours.keys() and all(told[name].equal(ours[name]) for name in ours)
+
+    report = one.update(passes(batch), POLICY_GRADIENT)
+    for folder in ("one", "both"):
+        both.load(str(tmp_path / folder))
+        again = both.update(batch, POLICY_GRADIENT, passes)
+        assert again.policy_version == report.policy_version
+        equal(report.metrics, again.metrics)
+
+
+def test_sharded_learners_hold_a_part_each_of_weights_gradients_and_optimizer(
+    renewed: Callable[[LearnerSpec], LearnerGroup], tiny_model: Path
+) -> None:
+    def held(learner: Any) -> Sequence[int]:
+        """Numbers: of weights, gradients and what the optimizer remembers."""
+        own = [parameter for _, parameter in learner._held.trained()]
+        states = [learner._stage.optimizer.state[each]["exp_avg"] for each in own]
+        kinds = own, [each.grad for each in own], states
+        return [sum(each.to_local().numel() for each in kind) for kind in kinds]
+
+    both = renewed(replace(learner_spec(tiny_model), sharded=True))
+    both.start_stage(SECTION)
+    both.update(rows(), CrossEntropy())
+    first, second = ray.get([each.__ray_call__.remote(held) for each in both._learners])
+    all_of_it = sum(value.numel() for value in load_file(tiny_model / "model.safetensors").values())
+    assert [a + b for a, b in zip(first, second, strict=True)] == [all_of_it] * 3
+    assert max(first) < 0.51 * all_of_it
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def rollout(learner: Learner, group: int, member: int, draw: torch.Generator) ->
     tokens, calls = list(PROMPTS[group]), []
     for number in range(2):
         with torch.no_grad():
-            logits = learner._model(input_ids=torch.tensor([tokens])).logits[0, -1]
+            logits = learner._held.model(input_ids=torch.tensor([tokens])).logits[0, -1]
         token = int(torch.multinomial(logits.softmax(-1), 1, generator=draw))
         logprob = float(logits.log_softmax(-1)[token])
         reward = 0.5 * (token in WANTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,4 +72,13 @@ def test_what_a_killed_publisher_left_is_removed_and_what_a_living_one_holds_is_
         assert len(list(tmp_path.glob("*/*"))) == 1
         process.send_signal(signal.SIGKILL)
     SharedMemoryPublisher(tmp_path).close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_publishers_that_start_at_the_same_time_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        publishers = list(threads.map(lambda _: SharedMemoryPublisher(tmp_path), range(200)))
+    assert len(list(tmp_path.iterdir())) == len(publishers)
+    for publisher in publishers:
+        publisher.close()
     assert not list(tmp_path.iterdir())

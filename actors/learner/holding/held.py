@@ -1,0 +1,94 @@
+"""What a learner asks of the weights that it trains, however it holds them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from torch import Tensor, nn
+
+from al_ray.actors.learner.computation import Computation
+from al_ray.actors.learner.model import trained_logprobs
+from al_ray.algorithms.batching import MicroBatch
+from al_ray.machines.precision import Dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Found = TypeVar("Found")
+
+
+class Held(ABC):
+    """A model with what is trained of it: the parameters that ask for a gradient. All ranks call its methods
+    alike."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """By their names in the model; tied ones once."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def values(self) -> list[Tensor]:
+        """A copy of what is trained, as this rank holds it."""
+        return [parameter.detach().clone() for _, parameter in self.trained()]
+
+    def logprobs(
+        self,
+        batch: MicroBatch,
+        how: Computation,
+        dtype: Dtype,
+        temperature: float,
+        *,
+        entropy_gradient: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """See ``trained_logprobs``."""
+        asked = partial(
+            trained_logprobs,
+            batch=batch,
+            how=how,
+            dtype=dtype,
+            temperature=temperature,
+            entropy_gradient=entropy_gradient,
+        )
+        return self.compute(asked)
+
+    @abstractmethod
+    def compute(self, asked: Callable[[PreTrainedModel], Found]) -> Found:
+        """What ``asked`` makes of the model."""
+
+    @abstractmethod
+    def even(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """What this rank has to compute: its own, and after them what only lets the others go on."""
+
+    @abstractmethod
+    def zero_gradient(self) -> None: ...
+
+    @abstractmethod
+    def sum_gradient(self) -> None:
+        """Over all ranks, in place."""
+
+    @abstractmethod
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradient to a norm of at most ``max_norm``; returns the norm before."""
+
+    @abstractmethod
+    def exchange(self, others: list[Tensor]) -> None:
+        """What is trained takes the values of ``others``, as ``values`` gives them, and these its own."""
+
+    @abstractmethod
+    def set(self, values: Mapping[str, Tensor]) -> None:
+        """What is trained takes these values, by name, each in one piece."""
+
+    @abstractmethod
+    def whole(self, tensor: Tensor) -> Tensor:
+        """One that is held as a parameter is, in one piece. Where it must be put together, the first rank
+        alone has it then, in main memory, and the others something empty."""
+
+    @abstractmethod
+    def part(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """The reverse: a tensor of the shape of the parameter ``like``, held as that is."""

@@ -1,0 +1,102 @@
+"""Adapters of low rank in files, as peft writes and vLLM reads them: an adapter's weights and what they are.
+
+A folder that holds them is no model folder: whoever wants one has it merged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from filelock import FileLock
+
+from al_ray.errors import Problem, RecipeError
+from al_ray.machines import tensors
+from al_ray.machines.whole import whole_folder
+from al_ray.recipe import LoraSection
+
+WEIGHTS: Final = "adapter_model.safetensors"
+CONFIG: Final = "adapter_config.json"
+_MERGED: Final = "merged"
+_OF_LAYER: Final = re.compile(r"\.\d+\..*?(\w+)\.weight$")
+"""The last part of the name of something that each layer has."""
+
+
+def config(section: LoraSection, base: str) -> dict[str, Any]:
+    """The content of ``CONFIG``; ``base`` is the folder of the model that it is an adapter of."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": section.rank,
+        "lora_alpha": section.alpha,
+        "target_modules": list(section.targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+@contextmanager
+def folder_of(weights: Path, section: LoraSection, base: str) -> Iterator[Path]:
+    """An adapter's folder, inside, of weights that lie in a file, beside that."""
+    with TemporaryDirectory(dir=weights.parent) as folder:
+        (Path(folder) / WEIGHTS).symlink_to(weights)
+        (Path(folder) / CONFIG).write_text(json.dumps(config(section, base)), encoding="utf-8")
+        yield Path(folder)
+
+
+def problem_of_targets(folder: Path, section: LoraSection) -> Problem | None:
+    """Where a target is no matrix of the layers of the model in that folder."""
+    matrices = (name for name, shape in tensors.shapes(folder) if len(shape) == 2)
+    known = {match[1] for match in map(_OF_LAYER.search, matrices) if match}
+    for index, target in enumerate(section.targets):
+        if target not in known:
+            cure = f"is no linear layer of this model, which has {', '.join(sorted(known)) or 'none'}"
+            return Problem(f"model.lora.targets.{index}", target, cure)
+    return None
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def merged_at(folder: Path) -> Path | None:
+    """The merged model of an adapter, where it was made already."""
+    return folder / _MERGED if (folder / _MERGED / "config.json").is_file() else None
+
+
+def merged(folder: Path, tell: Callable[[str], None]) -> Path:
+    """A model folder inside the adapter's, made if it is not there yet: float32 weights of its base with the
+    adapter added, and the other files of the adapter's folder. Raises ``RecipeError`` where the base is gone.
+    """
+    with FileLock(folder / f".{_MERGED}.lock"):
+        if (found := merged_at(folder)) is not None:
+            return found
+        base = Path(json.loads((folder / CONFIG).read_bytes())["base_model_name_or_path"])
+        if not (base / "config.json").is_file():
+            cure = f"is an adapter of {base}, which is not there: bring it back"
+            raise RecipeError(Problem("model.path", str(folder), cure))
+        tell(f"adding an adapter to {base.name}")
+        with whole_folder(folder / _MERGED) as partial:
+            _merge(base, folder, partial)
+    return folder / _MERGED
+
+
+def _merge(base: Path, adapter: Path, into: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(into)
+    for path in adapter.iterdir():
+        ours = path.name in (WEIGHTS, CONFIG) or path.name.startswith(".")
+        if path.is_file() and not ours and not (into / path.name).exists():
+            shutil.copyfile(path, into / path.name)

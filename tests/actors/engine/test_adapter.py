@@ -1,0 +1,63 @@
+"""An engine that keeps the model and is given one adapter after the other, each in the place of the last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from al_ray.actors.engine.pool import EnginePool
+from al_ray.actors.learner.actor import Learner
+from al_ray.actors.learner.spec import StageSpec
+from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.errors import AlRayError
+from al_ray.recipe import LoraSection, OptimizerSection
+from al_ray.types import ChatReply, ChatRequest, Sampling
+from tests.actors.engine_inputs import engine_spec
+from tests.actors.learner_inputs import PROBE, learner_spec, rows
+
+pytestmark = pytest.mark.slow
+
+USER = [{"role": "user", "content": "hi"}]
+
+
+async def test_an_engine_computes_with_each_adapter_as_the_learner_does_also_for_a_call_under_way(
+    tiny_model: Path, ray_cluster: None
+) -> None:
+    """Over each way that a file can go."""
+    lora = LoraSection(rank=4, alpha=64)
+    pool = EnginePool(engine_spec(tiny_model, lora=lora), [{"num_cpus": 1}])
+    await pool.start()
+    [engine] = pool.admitted()
+    learners = [
+        Learner(replace(learner_spec(tiny_model), lora=lora, transport=transport))
+        for transport in ("shared_memory", "object_store")
+    ]
+    with pytest.raises(AlRayError, match="pause it first"):
+        await engine.load.remote(learners[0].publish(0))
+    await pool.update(learners[0].publish(0))
+    expected = learners[0].logprobs(PROBE)
+    assert await engine.logprobs.remote(PROBE) == pytest.approx(expected, abs=1e-4)
+
+    request = ChatRequest("call", USER, Sampling(max_tokens=400))
+    pieces = engine.stream.options(num_returns="streaming").remote(request)
+    await (await anext(pieces))
+    for version, learner in enumerate(learners, 1):
+        learner.start_stage(StageSpec(OptimizerSection(learning_rate=1e-2), 3))
+        learner.update([rows(10 * version + seed) for seed in range(3)], CrossEntropy())
+        await pool.update(learner.publish(version))
+        before, expected = expected, learner.logprobs(PROBE)
+        assert await engine.logprobs.remote(PROBE) == pytest.approx(expected, abs=1e-4)
+        assert expected != pytest.approx(before, abs=1e-2)
+    async for piece in pieces:
+        reply = await piece
+    assert isinstance(reply, ChatReply)
+    [choice] = reply.choices
+    first, *_, last = choice.versions
+    assert first.version == 0 and last.version == 2 and last.end == len(choice.response_ids)
+    whole, start = [*reply.prompt_ids, *choice.response_ids], len(reply.prompt_ids) - 1
+    of_last = learners[1].logprobs(whole)[start:][last.start :]
+    assert choice.logprobs[last.start :] == pytest.approx(of_last, abs=1e-3)
+
+    await pool.shutdown()

@@ -1,0 +1,28 @@
+"""An adapter's folder where a model's is asked for, and layers that an adapter may be put beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from al_ray.errors import RecipeError
+from al_ray.machines import adapters, models
+from al_ray.recipe import LoraSection, ModelSection
+
+
+def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / adapters.CONFIG).write_text('{"base_model_name_or_path": "/nowhere"}')
+    with pytest.raises(RecipeError, match="is an adapter of /nowhere, which is not there"):
+        models.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("target", ["c_attn", "embed_tokens", "input_layernorm"])
+def test_a_target_that_is_no_linear_layer_is_refused_with_those_that_are(
+    tiny_model: Path, target: str
+) -> None:
+    section = ModelSection(path=str(tiny_model), lora=LoraSection(targets=["q_proj", target]))
+    with pytest.raises(RecipeError, match=rf"targets\.1: '{target}': .* k_proj, o_proj, q_proj, up_proj"):
+        models.require_trainable(tiny_model, section)
+    models.require_trainable(tiny_model, ModelSection(path=str(tiny_model), lora=LoraSection()))
