@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
 from al_ray.database.reader import Records, chunks
 from al_ray.database.schema import IS_REWARD, attempts, rollouts, span_of, spans
@@ -115,7 +115,7 @@ class Listing(Records):
         with self._reading.connect() as connection:
             for chunk in chunks(list(ids)):
                 of_task = sa.select(rollouts.c.id).where(rollouts.c.id.in_(chunk))
-                found.update(connection.scalars(of_task.where(data.icontains(within, autoescape=True))))
+                found.update(connection.scalars(of_task.where(_has(connection, data, within))))
                 left = [each for each in chunk if each not in found]
                 of_spans = sa.select(spans.c.rollout_id).where(spans.c.rollout_id.in_(left)).distinct()
                 found.update(
@@ -134,6 +134,13 @@ def _brief(row: Row[Any]) -> Brief:
     asked = row.position, row.id, row.batch, row.group, row.task_id, row.mode
     last = row.worker or "", row.started_at, row.ended_at, row.error_class or ""
     return Brief(*asked, status, attempt, *last)
+
+
+def _has(connection: Connection, column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
+    """Whether ``text`` stands in it, in whatever case, which SQLite's own LIKE does not mind."""
+    if connection.dialect.name == "sqlite":
+        return column.contains(text, autoescape=True)
+    return column.icontains(text, autoescape=True)
 
 
 def _escaped_json(text: str) -> str:

@@ -6,15 +6,17 @@ is shown as text, whatever it is. Raises ``UserError`` where there is nothing to
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 from urllib.parse import urlencode
 
 import jinja2
 
+from al_ray.database.judged import judge_batch
 from al_ray.errors import Problem, UserError
 from al_ray.rollouts.search import Order
 from al_ray.types import Mode, Rollout, RolloutStatus
@@ -24,6 +26,9 @@ from al_ray.viewing.index import Entry, Wanted
 from al_ray.viewing.overview import ago, charts_of, overview, run_row
 from al_ray.viewing.runs import Runs, ViewedRun
 from al_ray.viewing.told import ToldRollout, told
+
+if TYPE_CHECKING:
+    from al_ray.run.replay import CallRow
 
 _FOLDER: Final = Path(__file__).parent / "pages"
 _MOST_BESIDE: Final = 8
@@ -61,14 +66,11 @@ class Site:
 
     def worth(self, query: Query) -> Mapping[str, Any]:
         """What the calls of some rollouts were worth, as JSON: ``{ROLLOUT: {"note", "calls": {CALL/INDEX:
-        [advantage, weight, reward]}}}``."""
+        {"advantage", ...}}}}``."""
         run = self._the_run(query)
         made = {id: run.worths.of(self._read(run, id)) for id in query.get("id", ())}
         return {
-            id: {
-                "note": each.note,
-                "calls": {k: [w.advantage, w.weight, w.reward] for k, w in each.calls.items()},
-            }
+            id: {"note": each.note, "calls": {name: _told_worth(call) for name, call in each.calls.items()}}
             for id, each in made.items()
         }
 
@@ -135,11 +137,18 @@ class Site:
             before=members[place - 1].brief.id if place else "",
             after=members[place + 1].brief.id if place + 1 < len(members) else "",
             members=len(members),
+            judge=self._judge(run, rollout),
             tries=len(run.index.by_task.get(rollout.request.task.id, ())),
             dimension=run.index.dimension,
             missing=run.texts.missing,
             width=max((lane.tokens for lane in page.lanes), default=1),
         )
+
+    def _judge(self, run: ViewedRun, rollout: Rollout) -> str:
+        """The id of the rollout that rewarded its group, if one did."""
+        request = rollout.request
+        judges = run.index.by_group.get((judge_batch(request.batch), request.group), ())
+        return next((entry.brief.id for entry in judges), "")
 
     def _group(self, query: Query) -> str:
         """A group's rollouts, beside each other."""
@@ -204,6 +213,11 @@ def url(path: str, **query: Any) -> str:
     return f"{path}?{urlencode(asked, doseq=True)}" if asked else path
 
 
+def _told_worth(call: CallRow) -> Mapping[str, float | None]:
+    names = ("advantage", "weight", "reward", "intermediate", "returned")
+    return {name: getattr(call, name) for name in names}
+
+
 def _first_and_last(tries: Sequence[Entry]) -> Sequence[str]:
     """Of those that have ended, of the mode in which the task was tried most often."""
     ended = [entry.brief for entry in tries if entry.brief.status.ended] or [entry.brief for entry in tries]
@@ -250,14 +264,17 @@ def _choice(query: Query, name: str, choices: type[Choice]) -> Choice | None:
 def _number(query: Query, name: str) -> float | None:
     value = _last(query, name)
     try:
-        return float(value) if value else None
+        found = float(value) if value else None
     except ValueError:
-        raise UserError(Problem(name, value, "a number")) from None
+        found = math.nan
+    if found is not None and not math.isfinite(found):
+        raise UserError(Problem(name, value, "a number"))
+    return found
 
 
 def _last(query: Query, name: str) -> str:
     values = query.get(name, ())
-    return values[-1] if values else ""
+    return values[-1].replace("\0", "") if values else ""  # PostgreSQL has no such text
 
 
 def _one(query: Query, name: str) -> str:

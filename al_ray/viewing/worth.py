@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from al_ray.database.listing import Listing
 from al_ray.errors import UserError
@@ -18,37 +18,21 @@ from al_ray.recipe import OnPolicyDistillationStage, Recipe, ReinforcementStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.types import Rollout
 
+if TYPE_CHECKING:
+    from al_ray.run.replay import CallRow
+
 _BATCH: Final = re.compile(r"step-([0-9]+)(?:-refill-[0-9]+)?")
 _KEPT: Final = 8
 """Steps whose worth is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
-class CallWorth:
-    """Of one response."""
-
-    advantage: float
-    """As its tokens have it."""
-    weight: float
-    """Of all its tokens in the loss of the step."""
-    reward: float
-    """What it earned, what its signals earned among it."""
-
-
-@dataclass(frozen=True, slots=True)
 class RolloutWorth:
     """Of the calls of a rollout that stand in rows, by ``CALL/INDEX``."""
 
-    calls: Mapping[str, CallWorth] = field(default_factory=dict)
+    calls: Mapping[str, CallRow] = field(default_factory=dict)
     note: str = ""
     """Why there are none, or what is not known of them."""
-
-    @property
-    def total(self) -> float | None:
-        """The advantage of its calls, on average."""
-        if not self.calls:
-            return None
-        return sum(worth.advantage for worth in self.calls.values()) / len(self.calls)
 
 
 class Worths:
@@ -82,7 +66,8 @@ class Worths:
 
 def _worth_of_step(recipe: Recipe, listing: Listing, step: int) -> Mapping[str, RolloutWorth]:
     """Of each rollout of a step, counted from 0."""
-    from al_ray.run.stages.grouped import Grouped  # with torch
+    from al_ray.run.replay import calls_of  # with torch
+    from al_ray.run.stages.grouped import Grouped
     from al_ray.run.stages.stage import stage_of
 
     span = next((span for span in stage_spans(recipe) if span.begin <= step < span.end), None)
@@ -94,20 +79,12 @@ def _worth_of_step(recipe: Recipe, listing: Listing, step: int) -> Mapping[str, 
         learnt = stage.learnt(groups)
     except UserError as error:
         return {each.id: RolloutWorth(note=str(error)) for group in groups for each in group.rollouts}
-    of_rows: dict[tuple[str, int], tuple[float, float]] = {}
-    for row in learnt.rows:
-        for call in set(row.calls[row.trained].tolist()):
-            own = row.calls == call
-            of_rows[row.rollout_id, call] = float(row.advantages[own][0]), float(row.weights[own].sum())
-    unknown = _unknown(span.stage)
     found = {id: RolloutWorth(note=why) for id, why in learnt.reasons.items() if why is not None}
-    for episode in (episode for group in learnt.kept for episode in group):
-        calls = {
-            t.id: CallWorth(*of_rows[episode.rollout_id, number], t.reward + t.call_reward)
-            for number, t in enumerate(episode.transitions)
-            if (episode.rollout_id, number) in of_rows
-        }
-        found[episode.rollout_id] = RolloutWorth(calls, unknown)
+    of_calls: dict[str, dict[str, CallRow]] = {}
+    for call in calls_of(stage, learnt.kept, learnt.rows):
+        of_calls.setdefault(call.rollout, {})[call.id] = call
+    unknown = _unknown(span.stage)
+    found.update({rollout: RolloutWorth(calls, unknown) for rollout, calls in of_calls.items()})
     for each in (rollout for group in groups for rollout in group.rollouts):
         found.setdefault(each.id, RolloutWorth(note=f"it {each.status}, and nothing was learnt from it"))
     return found

@@ -27,7 +27,8 @@ def test_it_prints_its_address_and_ends_with_ctrl_c_without_what_a_run_needs(tmp
     """Neither Ray nor torch is imported: that takes longer than to show a run."""
     folder = RunFolder.create(Recipe.model_validate(toy.recipe(tmp_path / "m", tmp_path / "out")), "a")
     command = [sys.executable, "-c", WITH_IMPORTS_TOLD, "view", str(folder.path), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as viewer:
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # as in ``Command``
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **listening) as viewer:
         assert viewer.stdout is not None
         assert viewer.stdout.readline().startswith("http://127.0.0.1:")
         viewer.send_signal(signal.SIGINT)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.viewed import HOSTILE
+from tests.viewed import HOSTILE, write_run
+from tests.viewing.conftest import served
 
 ROLLOUT = "/rollout?run=toy/first&id=step-000003/0/2"
 
@@ -148,6 +150,23 @@ def test_a_task_is_shown_before_and_after_training(reader: Reader) -> None:
     expect(heads.last).to_contain_text("eval/step-000005/0/0")
     expect(page.locator(".line.first h4")).to_contain_text("call 1")
     expect(page.locator(".line.first mark").last).to_contain_text("3")
+
+
+def test_a_page_keeps_up_with_its_run(browser: Browser, tiny_model: Path, tmp_path: Path) -> None:
+    """What is logged later comes into it, and what the reader had opened stays open."""
+    folder = write_run(tiny_model, tmp_path / "out")
+    context = browser.new_context()
+    with served(folder.path) as address:
+        page = Reader(context.new_page(), address).go("/run?run=run")
+        page.get_by_text("Its numbers over time").click()
+        page.locator("h1").click()
+        expect(page.get_by_text("policy/kl:")).to_have_count(0)
+        line = b'{"step": 5, "time": 1800000000.0, "policy/kl": 0.5}\n'
+        with (folder.path / "metrics.jsonl").open("ab") as file:
+            file.write(line)
+        expect(page.get_by_text("policy/kl:")).to_have_count(1, timeout=15_000)
+        expect(page.get_by_text("signals/truncated").last).to_be_visible()
+    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

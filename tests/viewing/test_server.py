@@ -90,9 +90,15 @@ def test_worth_is_told_as_json(address: str) -> None:
     path = "/worth?run=toy/first&" + "&".join(f"id={id}" for id in ids)
     told: Any = json.loads(get(opener(address), address, path)[2])
     worst, best, failed = (told[id] for id in ids)
-    assert [worst["calls"][f"{ids[0]}/c{n}/0"][0] for n in range(3)] == pytest.approx([-1] * 3, abs=1e-4)
-    assert [best["calls"][f"{ids[1]}/c{n}/0"][0] for n in range(3)] == pytest.approx([1] * 3, abs=1e-4)
-    assert best["calls"][f"{ids[1]}/c2/0"][2] == pytest.approx(0.65), "its last call earned the reward"
+    assert [worst["calls"][f"{ids[0]}/c{n}/0"]["advantage"] for n in range(3)] == pytest.approx(
+        [-1] * 3, abs=1e-4
+    )
+    assert [best["calls"][f"{ids[1]}/c{n}/0"]["advantage"] for n in range(3)] == pytest.approx(
+        [1] * 3, abs=1e-4
+    )
+    last = best["calls"][f"{ids[1]}/c2/0"]
+    assert last["reward"] == pytest.approx(0.65), "its last call earned the reward"
+    assert last["returned"] == pytest.approx(0.65) and last["intermediate"] == 0.0
     assert failed == {"note": "it failed, and nothing was learnt from it", "calls": {}}
 
 

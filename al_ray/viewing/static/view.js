@@ -54,16 +54,17 @@ async function tellWorth() {
   if (!reply.ok) return;
   worth = {};
   for (const one of Object.values(told)) Object.assign(worth, one.calls);
-  const largest = Math.max(1e-9, ...Object.values(worth).map(([advantage]) => Math.abs(advantage)));
+  const largest = Math.max(1e-9, ...Object.values(worth).map((call) => Math.abs(call.advantage)));
   for (const answer of $$("[data-answer]")) {
     const known = worth[answer.dataset.answer];
     if (!known) continue;
-    const [advantage, weight, reward] = known;
+    const { advantage, weight, reward, intermediate, returned } = known;
     const shade = advantage === 0 ? 0 : Math.ceil((3 * Math.abs(advantage)) / largest);
     answer.classList.add((advantage > 0 ? "p" : "n") + shade);
     const text = $(".worth", answer);
     text.textContent = `advantage ${advantage > 0 ? "+" : ""}${number(advantage)}, weight ${number(weight)}` +
-      (reward ? `, earned ${number(reward)}` : "");
+      (reward ? `, earned ${number(reward)}` : "") + (intermediate ? ` (${number(intermediate)} by its signals)` : "") +
+      (returned !== null ? `, credited ${number(returned)}` : "");
     text.classList.add(advantage > 0 ? "up" : advantage < 0 ? "down" : "none");
   }
   for (const [id, one] of Object.entries(told)) {
@@ -81,7 +82,7 @@ function pointAtToken(token) {
   const parts = [`token ${i} ${JSON.stringify(token.textContent.replaceAll("↵\n", "\n"))}`];
   if (p !== undefined) parts.push(`log-probability ${p} (${(100 * Math.exp(p)).toFixed(1)} %)`);
   if (v !== undefined) parts.push(`policy ${v}`);
-  if (known) parts.push(`advantage ${number(known[0])}, weight of its call ${number(known[1])}`);
+  if (known) parts.push(`advantage ${number(known.advantage)}, weight of its call ${number(known.weight)}`);
   say(parts.join("  ·  "));
 }
 
@@ -191,24 +192,35 @@ document.addEventListener("pointermove", (event) => {
 // A run under way
 
 const EVERY = 2000;
-let tag = null;
+let tag = "";
+let shown = $("main").innerHTML; // before anything here has changed it
+
+function replace(fresh) {
+  const main = $("main");
+  const open = $$("details", main).map((each) => each.open);
+  main.replaceChildren(...fresh.childNodes);
+  $$("details", main).forEach((each, index) => {
+    if (index in open) each.open = open[index];
+  });
+  if (!fresh.hasAttribute("data-live")) main.removeAttribute("data-live");
+  show();
+  tellWorth();
+}
 
 async function keepUp() {
   const main = $("main[data-live]");
-  const busy = document.hidden || (main && main.contains(document.activeElement) && document.activeElement !== main);
-  if (main && !busy) {
-    const reply = await fetch(location.href, { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" }).catch(() => null);
+  if (!main) return;
+  const busy = main.contains(document.activeElement) && document.activeElement !== main;
+  if (!document.hidden && !busy) {
+    const options = { headers: { "If-None-Match": tag }, cache: "no-store" };
+    const reply = await fetch(location.href, options).catch(() => null); // its server may be gone for a while
     if (reply?.status === 200) {
-      const fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
-      const open = $$("details", main).map((each) => each.open);
-      if (tag && reply.headers.get("ETag") !== tag) {
-        main.replaceChildren(...$("main", fresh).childNodes);
-        $$("details", main).forEach((each, index) => { if (index in open) each.open = open[index]; });
-        if (!$("main", fresh).hasAttribute("data-live")) main.removeAttribute("data-live");
-        show();
-        tellWorth();
-      }
+      const fresh = $("main", new DOMParser().parseFromString(await reply.text(), "text/html"));
       tag = reply.headers.get("ETag");
+      if (fresh.innerHTML !== shown) {
+        shown = fresh.innerHTML;
+        replace(fresh);
+      }
     }
   }
   setTimeout(keepUp, EVERY);
