@@ -135,6 +135,26 @@ def list_or_show(
 
 
 @app.command()
+def view(
+    root: Annotated[
+        Path, typer.Argument(metavar="[RUN|FOLDER]", help="A run's folder, or one that holds several.")
+    ] = Path("outputs"),
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8267,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let anybody read who reaches the address.")
+    ] = False,
+) -> None:
+    """Show runs as a web page: curves, rollouts, tokens; while they train, too."""
+    from al_ray.cli.viewing import view
+
+    try:
+        asyncio.run(view(root, host, port, with_token=not no_token))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@app.command()
 def export(
     run: RunArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Replaced if it exists.")],

@@ -7,16 +7,19 @@ query parameter ``schema`` the schema that holds the tables, so that runs share 
 from __future__ import annotations
 
 import logging
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from al_ray.database import log
 from al_ray.database.schema import SCHEMA_VERSION, meta, metadata
@@ -49,17 +52,29 @@ def open_engine(url: str) -> sa.Engine:
     where = f"store {sa.make_url(url).render_as_string()}"
     engine = open_sqlite(url) if sa.make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
     try:
-        with engine.connect() as connection:
-            is_new = not sa.inspect(connection).has_table(meta.name, schema=_schema(connection))
-        if is_new:
+        if not _has_tables(engine):
             _make_tables(engine)
-        with engine.connect() as connection:
-            version = connection.scalar(sa.select(meta.c.schema_version))
+        _require_version(engine, where)
     except OperationalError as error:
         raise UserError(Problem(where, str(error.orig).strip(), "no database can be used there")) from error
-    if version != SCHEMA_VERSION:
-        cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
-        raise UserError(Problem(where, f"schema version {version}", cure))
+    return engine
+
+
+def open_read_only(url: str) -> sa.Engine:
+    """The database at ``url``, of which nothing is changed and nothing held: each connection ends with its
+    question, so that a run that ends can close its log.
+
+    Raises ``UserError`` if there is none, or if another version of al_ray wrote it.
+    """
+    where = f"store {sa.make_url(url).render_as_string()}"
+    is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+    engine = _sqlite_read_only(url) if is_sqlite else _postgresql(url, postgresql_readonly=True)
+    try:
+        if not _has_tables(engine):
+            raise UserError(Problem(where, "no tables", "no run has written here; has it begun?"))
+        _require_version(engine, where)
+    except DatabaseError as error:
+        raise UserError(Problem(where, str(error.orig).strip(), "no store can be read there")) from error
     return engine
 
 
@@ -125,6 +140,19 @@ def _dialect(connection: Connection) -> Any:
     return sqlite if connection.dialect.name == "sqlite" else postgresql
 
 
+def _has_tables(engine: sa.Engine) -> bool:
+    with engine.connect() as connection:
+        return sa.inspect(connection).has_table(meta.name, schema=_schema(connection))
+
+
+def _require_version(engine: sa.Engine, where: str) -> None:
+    with engine.connect() as connection:
+        version = connection.scalar(sa.select(meta.c.schema_version))
+    if version != SCHEMA_VERSION:
+        cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
+        raise UserError(Problem(where, f"schema version {version}", cure))
+
+
 def _make_tables(engine: sa.Engine) -> None:
     with writing(engine).begin() as connection:
         schema = _schema(connection)
@@ -171,9 +199,31 @@ def open_sqlite(url: str | sa.URL, busy_seconds: float = _BUSY_SECONDS) -> sa.En
     return engine
 
 
-def _postgresql(url: str) -> sa.Engine:
+def _sqlite_read_only(url: str) -> sa.Engine:
+    """SQLite reads a log only where it may write its index beside it; in a folder that nobody may write to, a
+    run's store has no log, and is read as what never changes."""
+    file = Path(str(sa.make_url(url).database)).absolute()
+    writable = os.access(file.parent, os.W_OK) or Path(f"{file}-wal").exists()
+    options = "mode=ro" if writable else "mode=ro&immutable=1"
+    address = f"file:{quote(str(file))}?{options}"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(
+            address, _BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True
+        )
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool)
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _postgresql(url: str, **execution_options: Any) -> sa.Engine:
     parsed = sa.make_url(url)
     schema = parsed.query.get("schema")
     plain = parsed.difference_update_query(["schema"]).set(drivername="postgresql+psycopg")
-    options = {"schema_translate_map": {None: schema}}
+    options = {"schema_translate_map": {None: schema}, **execution_options}
     return sa.create_engine(plain, pool_pre_ping=True, execution_options=options)

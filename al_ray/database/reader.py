@@ -12,7 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from al_ray.database.backends import open_engine, reading
+from al_ray.database.backends import open_engine, open_read_only, reading
 from al_ray.database.query import ATTEMPTS, ROLLOUTS, SPANS, Condition, Kind, Page, Query, paged, rows_of
 from al_ray.database.schema import (
     attempt_columns,
@@ -41,8 +41,9 @@ _CLAIMS_OF: Final = claims().where(attempts.c.key.in_(sa.bindparam("keys", expan
 class Records:
     """One run's records, to be read. ``url`` is that of ``al_ray.database.backends``."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = open_engine(url)
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """``read_only`` changes nothing, not even where there is no database yet: that is a ``UserError``."""
+        self._engine = open_read_only(url) if read_only else open_engine(url)
         self._reading = reading(self._engine)
 
     def close(self) -> None:

@@ -103,6 +103,9 @@ spans = sa.Table(
     sa.Column("attributes", _Json, nullable=False),
     sa.Index("spans_of_attempt", "rollout_id", "attempt", "sequence"),
 )
+IS_REWARD = spans.c.kind == sa.literal_column(f"'{SpanKind.REWARD}'")
+"""Written out, or SQLite does not see that the index below is of just these."""
+sa.Index("rewards", spans.c.sequence, sqlite_where=IS_REWARD, postgresql_where=IS_REWARD)
 resources = sa.Table(
     "resources",
     metadata,

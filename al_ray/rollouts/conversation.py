@@ -36,7 +36,7 @@ def body(message: Message) -> str:
     parts = []
     for key, value in _significant(message).items():
         if key == "content":
-            parts.append(_content(value))
+            parts.append(content_text(value))
         elif key == "tool_calls":
             parts += [_tool_call(call) for call in messages.tool_calls(message)]
         elif key != "role":
@@ -59,7 +59,8 @@ def _shared(left: Sequence[Message], right: Sequence[Message]) -> int:
     return sum(1 for _ in same)
 
 
-def _content(content: JSON) -> str:
+def content_text(content: JSON) -> str:
+    """Of a message's content: each part of it in a line of its own."""
     if not isinstance(content, list):
         return as_text(content)
     return "\n".join(_part(part) for part in content)

@@ -45,6 +45,8 @@ class ToldCall:
     """1 is the first of the attempt."""
     agent: str
     """Empty where nobody told."""
+    start: float
+    """Seconds since the epoch, as are the others'."""
     seconds: float
     prompt_tokens: int | None
     earlier: int
@@ -63,6 +65,7 @@ class ToldReward:
     id: str
     depth: int
     name: str
+    start: float
     rewards: Mapping[str, float]
 
 
@@ -73,6 +76,7 @@ class ToldEvent:
     id: str
     depth: int
     name: str
+    start: float
     seconds: float
     attributes: Mapping[str, JSON]
     """All that it tells of itself, but not of its place."""
@@ -118,6 +122,7 @@ def _calls(nesting: Nesting, around: Mapping[str, Sequence[Span]]) -> Iterator[T
             depth=len(around[call.id]),
             number=number,
             agent=nesting.agent(call),
+            start=call.start,
             seconds=call.end - call.start,
             prompt_tokens=call.attributes.get(semconv.INPUT_TOKENS),
             earlier=len(sent(call)) - len(fresh),
@@ -129,10 +134,10 @@ def _calls(nesting: Nesting, around: Mapping[str, Sequence[Span]]) -> Iterator[T
 
 def _reward_or_event(span: Span, depth: int) -> ToldReward | ToldEvent:
     if span.kind is SpanKind.REWARD:
-        return ToldReward(span.id, depth, span.name, rewards_of(span))
+        return ToldReward(span.id, depth, span.name, span.start, rewards_of(span))
     attributes = {name: value for name, value in span.attributes.items() if name not in _PLUMBING}
     name = str(span.attributes.get(semconv.AGENT_NAME) or span.name)
     if span.name == semconv.AGENT_OUTPUT:
         name = "the agent printed"
         attributes = {name.rpartition(".")[2]: value for name, value in attributes.items()}
-    return ToldEvent(span.id, depth, name, span.end - span.start, attributes)
+    return ToldEvent(span.id, depth, name, span.start, span.end - span.start, attributes)

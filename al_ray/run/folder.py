@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from al_ray.database.backends import postgresql_url, sqlite_url
 from al_ray.errors import Problem, UserError
+from al_ray.machines.plan import Plan
 from al_ray.recipe import Recipe, loading
 
 _RECIPE = "recipe.yaml"
 _TEMPLATE = "chat_template.jinja"
 _SCHEMA = "store_schema"
 _TASKS = "tasks.sha256"
+_PLACEMENT = "placement.json"
 _NOT_UPLOADED = ".rayignore"
 _PACKAGES = "working_dir_files"
 """The folder in which Ray unpacks what was uploaded with jobs, and removes it when it needs the room."""
@@ -85,6 +89,15 @@ class RunFolder:
     def recipe_file(self) -> Path:
         """Where it stands."""
         return self.path / _RECIPE
+
+    def note_placement(self, placed: Plan) -> None:
+        """Keep who goes where, for people to look at."""
+        (self.path / _PLACEMENT).write_text(json.dumps(asdict(placed), indent=1), encoding="utf-8")
+
+    def placement(self) -> Mapping[str, Any] | None:
+        """What ``note_placement`` kept, by the fields of ``Plan``; None: nothing."""
+        file = self.path / _PLACEMENT
+        return json.loads(file.read_bytes()) if file.is_file() else None
 
     def require_tasks(self, digest: str) -> None:
         """Refused if the run was started with other tasks: its order of them would be another."""

@@ -84,6 +84,8 @@ def prepared(
         placed = None if model is None else PlacedModel(model, plan(recipe, found))
         folder = choice.open(recipe)
         folder.require_tasks(digest([*tasks.train, *tasks.held_out] if learn else tasks.held_out))
+        if placed is not None:
+            folder.note_placement(placed.plan)
         yield Prepared(recipe, folder, tasks, placed)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from al_ray.actors.learner.actor import Learner
     from al_ray.actors.learner.observing import Observations
     from al_ray.algorithms.losses.token import Loss
+    from al_ray.algorithms.named import Groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ class CallRow:
 
     rollout: str
     number: int
+    id: str
+    """Its transition's."""
     agent: str
     tokens: int
     reward: float
@@ -175,13 +178,17 @@ class CallRow:
 
 def calls(step: Step) -> Iterator[CallRow]:
     """Of all rollouts that were learnt from."""
-    kept = step.stage.learnt(step.groups).kept
+    return calls_of(step.stage, step.stage.learnt(step.groups).kept, step.batch.rows)
+
+
+def calls_of(stage: Grouped, kept: Groups, rows: Sequence[Row]) -> Iterator[CallRow]:
+    """Of those that a stage kept, as they stand in rows."""
     of_rows: dict[tuple[str, int], tuple[float, float]] = {}
-    for row in step.batch.rows:
+    for row in rows:
         for call in set(row.calls[row.trained].tolist()):
             own = row.calls == call
             of_rows[row.rollout_id, call] = float(row.advantages[own][0]), float(row.weights[own].sum())
-    returns = step.stage.algorithm.returns(kept)
+    returns = stage.algorithm.returns(kept)
     for group, layers in zip(kept, returns, strict=True):
         for episode, given in zip(group, layers[0].returns, strict=True):
             for number, (t, returned) in enumerate(zip(episode.transitions, given, strict=True)):
@@ -189,6 +196,7 @@ def calls(step: Step) -> Iterator[CallRow]:
                 yield CallRow(
                     rollout=episode.rollout_id,
                     number=number,
+                    id=t.id,
                     agent=t.agent,
                     tokens=len(t.response_ids),
                     reward=t.reward + t.call_reward,

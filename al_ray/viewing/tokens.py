@@ -1,0 +1,109 @@
+"""What the tokens of a call look like: the text of each, and how likely it was.
+
+The texts come from the ``tokenizer.json`` of the run's model, where that is at hand; ids stand in their place
+where it is not. Together, the texts of a call's tokens are the text of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from al_ray.machines import models
+from al_ray.recipe import Recipe
+from al_ray.run.folder import RunFolder
+from al_ray.types import VersionSpan
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_BEFORE: Final = 5
+"""Tokens before one, by which a decoder knows whether it begins a word."""
+_UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"
+_STEPS: Final = (0.05, 0.25, 0.7, 1.5, 3.0, 5.0)
+"""Nats of surprise at which another shade begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One sampled token."""
+
+    id: int
+    text: str
+    """Empty for one that only with the next ones makes a character: they have it."""
+    logprob: float | None
+    """Natural logarithm, of the sampling distribution."""
+    shade: int
+    """0: as good as certain; ``len(_STEPS)``: a surprise."""
+    version: int | None
+    """The policy version that sampled it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Of the tokens of one run."""
+
+    file: Path | None
+    looked: Sequence[Path]
+    """Where a tokenizer was looked for."""
+
+    @classmethod
+    def of(cls, folder: RunFolder, recipe: Recipe) -> Texts:
+        """By a checkpoint's tokenizer, or else by that of the model it began with."""
+        at_hand = models.at_hand(recipe.model.path)
+        folders = [folder.checkpoint(step) for step in folder.checkpoints()[-1:]]
+        looked = [*folders, at_hand or Path(recipe.model.path)]
+        files = [place / "tokenizer.json" for place in looked]
+        return Texts(next((file for file in files if file.is_file()), None), looked)
+
+    @property
+    def missing(self) -> str:
+        """Why there are no texts; empty where there are."""
+        if self.file is not None:
+            return ""
+        places = ", ".join(map(str, self.looked))
+        return f"ids are shown: there is no tokenizer.json in {places}"
+
+    def tokens(
+        self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[VersionSpan]
+    ) -> Sequence[Token]:
+        """Those of a response, each with what was recorded of it."""
+        by_place = [None] * len(ids) if not logprobs else list(logprobs)
+        version_of: list[int | None] = [None] * len(ids)
+        for span in versions:
+            version_of[span.start : span.end] = [span.version] * (span.end - span.start)
+        rows = zip(ids, self.texts(ids), by_place, version_of, strict=True)
+        return [Token(id, text, logprob, _shade(logprob), version) for id, text, logprob, version in rows]
+
+    def texts(self, ids: Sequence[int]) -> Sequence[str]:
+        """The text of each token among the others."""
+        if self.file is None:
+            return [f" {id}" for id in ids]
+        decoder = _tokenizer(self.file)
+        texts: list[str] = []
+        begin = 0
+        """Of the tokens whose text is not told yet."""
+        for end in range(1, len(ids) + 1):
+            before = ids[max(0, begin - _BEFORE) : begin]
+            known = decoder.decode([*before], skip_special_tokens=False)
+            told = decoder.decode([*before, *ids[begin:end]], skip_special_tokens=False)[len(known) :]
+            if told.endswith(_UNFINISHED) and end < len(ids) and end - begin < 4:
+                texts.append("")
+            else:
+                texts.append(told)
+                begin = end
+        return texts
+
+
+@cache
+def _tokenizer(file: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file))
+
+
+def _shade(logprob: float | None) -> int:
+    return 0 if logprob is None else sum(-logprob >= step for step in _STEPS)

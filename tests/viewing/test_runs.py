@@ -1,0 +1,84 @@
+"""Runs are found in whatever state their files are, and are read as they grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from al_ray.database.writer import Database
+from al_ray.errors import UserError
+from al_ray.recipe import Recipe
+from al_ray.reports.jsonl_sink import JsonlSink
+from al_ray.run.folder import RunFolder
+from al_ray.types import RolloutRequest, Task
+from al_ray.viewing.overview import overview, run_row
+from al_ray.viewing.runs import Runs
+from tests import toy
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run that has just been made: there is no store yet."""
+    return RunFolder.create(Recipe.model_validate(toy.recipe(tmp_path / "model", tmp_path / "out")), "a")
+
+
+def test_a_run_is_found_alone_and_among_others(folder: RunFolder) -> None:
+    assert [run.name for run in Runs(folder.path).all()] == ["run"]
+    for depth in (folder.path.parent, folder.path.parent.parent):
+        [run] = Runs(depth).all()
+        assert run.title == "toy/a" and Runs(depth).one(run.name).folder.path == folder.path
+
+
+def test_a_run_without_a_store_is_listed_and_said_to_have_none(folder: RunFolder) -> None:
+    [run] = Runs(folder.path).all()
+    assert (run_row(run).state, run_row(run).step, run_row(run).steps) == ("stopped", 0, 5)
+    with pytest.raises(UserError, match=r"store .*store\.sqlite.*unable to open"):
+        overview(run, everything=False)
+    assert not (folder.path / "store.sqlite").exists(), "whoever looks makes nothing"
+
+
+def test_a_store_of_another_version_is_said_in_a_line(folder: RunFolder) -> None:
+    Database(folder.store_url).close()
+    engine = sa.create_engine(folder.store_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("update meta set schema_version = 1"))
+    [run] = Runs(folder.path).all()
+    with pytest.raises(UserError, match="schema version 1': this al_ray reads version") as told:
+        overview(run, everything=False)
+    assert len(told.value.problems) == 1
+
+
+def test_a_recipe_that_cannot_be_read_does_not_hide_the_other_runs(folder: RunFolder, tmp_path: Path) -> None:
+    other = tmp_path / "out" / "toy" / "b"
+    other.mkdir()
+    (other / "recipe.yaml").write_text("nonsense: 1\n")
+    rows = {row.name: row for row in map(run_row, Runs(tmp_path / "out").all())}
+    assert rows["toy/a"].error == "" and "nonsense" in rows["toy/b"].error
+
+
+def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tried(
+    folder: RunFolder,
+) -> None:
+    [run] = Runs(folder.path).all()
+    with folder.locked():
+        assert run.is_under_way() is True
+    assert run.is_under_way() is False
+
+
+def test_what_is_written_while_somebody_looks_is_seen(folder: RunFolder) -> None:
+    database = Database(folder.store_url)
+    [run] = Runs(folder.path).all()
+    assert overview(run, everything=False).doing == ["no rollout has been asked for yet"]
+    sink = JsonlSink(folder.path, None)
+    sink.log(1, {"time/step": 1.0, "reward/mean": 0.5})
+    with database.begin() as connection:
+        database.enqueue(connection, [RolloutRequest("r", "step-000001", "g", Task("t", {}))])
+    run.index._read_at = float("-inf")
+    seen = overview(run, everything=False)
+    assert seen.row.step == 1 and seen.row.reward == 0.5
+    assert seen.doing[0].startswith("1 of 5 steps are done")
+    assert seen.doing[1] == "batch step-000001: 0 of 1 rollouts have ended, 1 queued"
+    sink.close(True)
+    database.close()
