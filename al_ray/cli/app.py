@@ -39,6 +39,11 @@ BatchOption = Annotated[str | None, typer.Option(help="Only batches whose name b
 ModeOption = Annotated[str | None, typer.Option(help="Only train, or only eval.")]
 RunOption = Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Ask this OpenAI-compatible server in the model's place.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="What the server calls its model.")]
+KeyOption = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Which holds the server's key.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -78,13 +83,9 @@ def evaluate(
     overrides: SetOption = None,
     seed: SeedOption = None,
     samples: Annotated[int | None, typer.Option(help="Rollouts of each task, for pass@k.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Ask this OpenAI-compatible server in the model's place.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="What the server calls its model.")] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="Which holds the server's key.")
-    ] = None,
+    url: UrlOption = None,
+    model: ModelOption = None,
+    api_key_env: KeyOption = None,
     run: RunOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -99,6 +100,27 @@ def evaluate(
     evaluated = subject(target, loaded, elsewhere)
     scored = asyncio.run(evaluating.evaluate(evaluated, RunChoice(run, resume)))
     raise typer.Exit(0 if scored else 1)
+
+
+@app.command(name="try")
+def try_one(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|CHECKPOINT", help="Whose agent and model.")],
+    task: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of the tasks; the first held-out one if not given.")
+    ] = None,
+    overrides: SetOption = None,
+    url: UrlOption = None,
+    model: ModelOption = None,
+    api_key_env: KeyOption = None,
+) -> None:
+    """Run the agent on one task, here and now, and show all that happens; breakpoint() works."""
+    from al_ray.cli import trying
+    from al_ray.evaluation.subject import served, subject
+    from al_ray.run.folder import recipe_of
+
+    elsewhere = served(url, model, api_key_env)
+    loaded = _load(recipe_of(target) if target.is_dir() else target, overrides, None)
+    raise typer.Exit(0 if trying.try_task(subject(target, loaded, elsewhere), task) else 1)
 
 
 @app.command(name="rollouts")
