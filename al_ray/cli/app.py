@@ -54,6 +54,9 @@ def train(
     seed: SeedOption = None,
     run: RunOption = None,
     resume: ResumeOption = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Train so often, from --seed on, and report the mean.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the placement; start nothing.")
     ] = False,
@@ -65,8 +68,10 @@ def train(
     loaded = _load(recipe, overrides, seed)
     if dry_run:
         preparing.dry_run(loaded)
-        return
-    asyncio.run(training.train(loaded, RunChoice(run, resume)))
+    elif seeds is None:
+        asyncio.run(training.train(loaded, RunChoice(run, resume)))
+    else:
+        training.train_seeds(loaded, seeds, RunChoice(run, resume))
 
 
 @app.command()
@@ -121,6 +126,22 @@ def try_one(
     elsewhere = served(url, model, api_key_env)
     loaded = _load(recipe_of(target) if target.is_dir() else target, overrides, None)
     raise typer.Exit(0 if trying.try_task(subject(target, loaded, elsewhere), task) else 1)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A run: its last evaluation. Or a checkpoint.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Where this task parts; that which moved most if not given."),
+    ] = None,
+) -> None:
+    """Compare two evaluations of the same tasks: the difference with its interval, the tasks that flipped,
+    and the first call that differs, side by side."""
+    from al_ray.cli import comparing
+
+    comparing.compare(first, second, task)
 
 
 @app.command(name="rollouts")

@@ -82,7 +82,7 @@ def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
     for attempt in rollout.attempts:
         lines += _attempt(attempt, errors)
     for told in story(rollout):
-        lines += [_inside(line, min(told.depth, _DEEPEST)) for line in _lines(told)]
+        lines += [_inside(line, min(told.depth, _DEEPEST)) for line in told_lines(told)]
     total = rewards(rollout).get(dimension)
     lines.append(_heading("no reward" if total is None else f"final reward {total:g}"))
     return Lines(*lines)
@@ -103,7 +103,8 @@ def _attempt(attempt: Attempt, errors: dict[str, int]) -> list[Text]:
     return lines
 
 
-def _lines(told: Told) -> list[Text]:
+def told_lines(told: Told) -> list[Text]:
+    """One thing that happened."""
     match told:
         case ToldCall():
             return _call(told)
