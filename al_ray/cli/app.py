@@ -281,6 +281,19 @@ def index(recipe: RecipeArgument, overrides: SetOption = None) -> None:
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="NAME", help="A new folder, which names the recipe.")],
+    framework: Annotated[
+        str, typer.Option(help="plain, langgraph, openai-agents, autogen or command.")
+    ] = "plain",
+) -> None:
+    """Begin a project: an agent, its tasks, its reward, a recipe and a test, which run as they are."""
+    from al_ray.cli import preparing
+
+    preparing.begin(folder, framework)
+
+
+@app.command()
 def doctor() -> None:
     """What this machine has and lacks, with the cure."""
     from al_ray.cli import preparing

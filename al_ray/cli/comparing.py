@@ -23,6 +23,8 @@ from al_ray.types import Rollout, SpanKind
 
 _SHOWN = 10
 """Tasks that moved."""
+_WIDTH = 160
+"""Characters of two calls side by side, at most."""
 _PARTED = {
     "asked": "the model was shown something else",
     "answered": "the model was shown the same, and answered something else",
@@ -105,7 +107,7 @@ def _show_parting(pair: Pair, first: Rollout, second: Rollout, found: Parting | 
     out.print(
         Text(f"\ntask {pair.task}: call {found.number} is the first that differs: {_PARTED[found.how]}")
     )
-    table = Table(expand=True)
+    table = Table(width=min(out.width, _WIDTH))  # which a file has no bound of
     for rollout in (first, second):
         table.add_column(Text(rollout.id), ratio=1, overflow="fold")
     sides = [
