@@ -45,6 +45,9 @@ UrlOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option(help="What the server calls its model.")]
 KeyOption = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Which holds the server's key.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+NewestArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, or one of runs: then the newest of them.")
+]
 
 
 @app.command()
@@ -129,6 +132,16 @@ def try_one(
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where runs lie.")] = Path("outputs"),
+) -> None:
+    """List the runs in a folder: steps, first and last accuracy, failures, size."""
+    from al_ray.cli import comparing
+
+    comparing.list_runs(folder)
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="A run: its last evaluation. Or a checkpoint.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
@@ -146,7 +159,7 @@ def compare(
 
 @app.command(name="rollouts")
 def list_or_show(
-    run: RunArgument,
+    run: NewestArgument,
     rollout: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one.")] = None,
     batch: BatchOption = None,
     status: Annotated[str | None, typer.Option(help="Only this status, for example failed.")] = None,
@@ -178,21 +191,47 @@ def list_or_show(
 
 
 @app.command()
+def serve(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="RUN/checkpoints/step-...")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 8000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the line that starts it.")] = False,
+) -> None:
+    """Serve a checkpoint by OpenAI's API as the run served it: the same template, parsers and sampling."""
+    from al_ray.cli import publishing
+
+    publishing.serve(checkpoint, host, port, dry_run=dry_run)
+
+
+@app.command()
 def export(
-    run: RunArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Replaced if it exists.")],
-    what: Annotated[str, typer.Option(help="rollouts, spans or transitions.")] = "rollouts",
+    run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Its records, or its model.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|FOLDER",
+            help="A file is replaced if it exists; a model's folder is not.",
+        ),
+    ],
+    what: Annotated[str | None, typer.Option(help="rollouts (the default), spans or transitions.")] = None,
     format: Annotated[
         str | None, typer.Option(help="jsonl or parquet; what the suffix of FILE names if not given.")
     ] = None,
     batch: BatchOption = None,
     mode: ModeOption = None,
 ) -> None:
-    """Write what a run has recorded to a file that Hugging Face datasets reads."""
-    from al_ray.cli import rollouts
+    """Write what a run has recorded to a file that Hugging Face datasets reads, or a checkpoint's model to a
+    folder that transformers and vLLM load, with a model card."""
+    from al_ray.cli import publishing, rollouts
 
+    if (run / "config.json").is_file():
+        given = {"what": what, "format": format, "batch": batch, "mode": mode}
+        typer.echo(publishing.export(run, output, **given))
+        return
     search = rollouts.search(run, {"batch": batch, "mode": mode})
-    typer.echo(rollouts.export(run, search, what, format, output))
+    typer.echo(rollouts.export(run, search, what or "rollouts", format, output))
 
 
 @app.command()

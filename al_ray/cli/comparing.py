@@ -1,11 +1,14 @@
-"""``al-ray compare``: two evaluations of the same tasks, and where they part."""
+"""``al-ray runs``, a line each, and ``al-ray compare``: two evaluations of the same tasks, and where they
+part."""
 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 from rich.console import Group as Lines
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +22,7 @@ from al_ray.rollouts.diverging import Parting, parting
 from al_ray.rollouts.search import READ, every
 from al_ray.rollouts.terminal import told_lines
 from al_ray.run.ended.evaluated import Evaluated, evaluated
+from al_ray.run.ended.listing import listing
 from al_ray.types import Rollout, SpanKind
 
 _SHOWN = 10
@@ -30,6 +34,27 @@ _PARTED = {
     "answered": "the model was shown the same, and answered something else",
     "missing": "only one of them made it",
 }
+
+
+def list_runs(folder: Path) -> None:
+    """A table of the runs at or below ``folder``."""
+    if not folder.is_dir():
+        raise UserError(
+            Problem("FOLDER", str(folder), "there is no such folder; runs are in a recipe's output")
+        )
+    found = listing(folder)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("run", "begun"):
+        table.add_column(name, no_wrap=True, overflow="fold")
+    for name in ("steps", "first accuracy", "last accuracy", "failed", "size"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in found:
+        name = "." if run.path == folder else str(run.path.relative_to(folder))
+        begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.begun))
+        steps = f"{run.steps}/{'?' if run.wanted is None else run.wanted}"
+        cells = (steps, _number(run.first), _number(run.last), str(run.failed), decimal(run.bytes))
+        table.add_row(Text(name), begun, *cells)
+    terminal().print(table if found else f"there is no run in {folder}")
 
 
 def compare(first: Path, second: Path, task: str | None) -> None:

@@ -21,7 +21,7 @@ def search(run: Path, conditions: Mapping[str, Any]) -> Search:
     for name, choices in (("status", tuple(RolloutStatus)), ("mode", get_args(Mode))):
         if conditions.get(name) not in (None, *choices):
             raise UserError(Problem(f"--{name}", conditions[name], f"one of {', '.join(choices)}"))
-    return Search(**conditions, dimension=RunFolder.open(run).recipe().transitions.reward)
+    return Search(**conditions, dimension=RunFolder.newest(run).recipe().transitions.reward)
 
 
 def order(name: str) -> Order:
@@ -33,7 +33,7 @@ def order(name: str) -> Order:
 
 def list_rollouts(run: Path, wanted: Search, by: Order, *, reverse: bool, limit: int, page: int) -> None:
     """A table of those that fit."""
-    with closing(Records(RunFolder.open(run).store_url)) as records:
+    with closing(Records(RunFolder.newest(run).store_url)) as records:
         found = last(records, wanted, by, reverse=reverse, limit=limit, page=page)
     terminal().print(rollouts_table(found[-limit:], wanted.dimension))
     if len(found) > limit:
@@ -42,7 +42,7 @@ def list_rollouts(run: Path, wanted: Search, by: Order, *, reverse: bool, limit:
 
 def show_rollout(run: Path, rollout: str) -> None:
     """All of one rollout, named by its id or the beginning of it."""
-    folder = RunFolder.open(run)
+    folder = RunFolder.newest(run)
     with closing(Records(folder.store_url)) as records:
         found = find(records, rollout)
     terminal().print(show(found, folder.recipe().transitions.reward))
@@ -53,7 +53,7 @@ def export(run: Path, wanted: Search, what: str, format: str | None, output: Pat
     from al_ray.rollouts.export import Export
     from al_ray.rollouts.export import export as write
 
-    folder = RunFolder.open(run)
+    folder = RunFolder.newest(run)
     with closing(Records(folder.store_url)) as records:
         rows = write(Export(records, wanted, folder.recipe().transitions), what, format, output)
     return f"{output}: {rows} {what}"

@@ -139,7 +139,7 @@ MISTAKES = {
     "validate toy.yaml --set model.max_length=99999": "error: model.max_length: 99999: is more than the mode",
     "validate toy.yaml --set data.load=json:dumps": "error: toy.yaml: data.load: 'json:dumps': cannot be cal",
     "eval .": "error: checkpoint: '.': no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe",
-    "rollouts out": "error: run: 'out': no run folder: it has no recipe.yaml",
+    "rollouts out": "error: run: 'out': no run folder, nor is one in it: no recipe.yaml",
     "rollouts . --sort cost": "error: --sort: 'cost': one of asked, reward, seconds, attempts",
     "rollouts . --mode test": "error: --mode: 'test': one of train, eval",
     "rollouts . --status done": "error: --status: 'done': one of queued, running, succeeded, failed, canc",

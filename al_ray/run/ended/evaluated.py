@@ -30,10 +30,10 @@ class Evaluated:
 
 @contextmanager
 def evaluated(path: Path) -> Iterator[Evaluated]:
-    """The last evaluation of the run at ``path``; where that is a checkpoint, the one that its run made after
-    that step. Raises ``UserError`` where there is none."""
+    """The last evaluation of the run at ``path``, or of the newest in it; where that is a checkpoint, the one
+    that its run made after that step. Raises ``UserError`` where there is none."""
     checkpoint = (path / "config.json").is_file()
-    folder = RunFolder.open(recipe_of(path).parent if checkpoint else path)
+    folder = RunFolder.open(recipe_of(path).parent) if checkpoint else RunFolder.newest(path)
     with closing(Records(folder.store_url)) as records:
         there = records.batches(_BATCHES)
         batch = f"eval/{path.resolve().name}" if checkpoint else there[-1] if there else _BATCHES
@@ -41,4 +41,5 @@ def evaluated(path: Path) -> Iterator[Evaluated]:
             steps = ", ".join(name.removeprefix(_BATCHES).lstrip("0") or "0" for name in there)
             cure = f"its run was evaluated after the steps {steps}" if steps else "has not been evaluated"
             raise UserError(Problem("run", str(path), f"{cure}; al-ray eval makes an evaluation of its own"))
-        yield Evaluated(f"{path} ({batch.removeprefix('eval/')})", folder.recipe(), records, batch)
+        name = path if checkpoint else folder.path
+        yield Evaluated(f"{name} ({batch.removeprefix('eval/')})", folder.recipe(), records, batch)
