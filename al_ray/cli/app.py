@@ -172,22 +172,29 @@ def list_or_show(
         str | None, typer.Option(metavar="NAME", help="Only with a call of this agent; * is any text.")
     ] = None,
     sort: Annotated[
-        str, typer.Option(help="asked, reward, seconds or attempts; the greatest last.")
+        str, typer.Option(help="reward, seconds or attempts, the greatest first; asked, the newest last.")
     ] = "asked",
-    reverse: Annotated[bool, typer.Option("--reverse", help="The least last.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="The last so many.")] = 50,
-    page: Annotated[int, typer.Option(min=1, help="2: those before the last so many, and so on.")] = 1,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="So many: the first in an order, else the last.")] = 50,
+    page: Annotated[int, typer.Option(min=1, help="2: those that follow, and so on.")] = 1,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Tell of those that end from now on, until Ctrl-C.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, a line each.")] = False,
 ) -> None:
     """List the rollouts of a run, or show one: each call, tool result and reward."""
     from al_ray.cli import rollouts
 
     if rollout is not None:
-        rollouts.show_rollout(run, rollout)
+        rollouts.show_rollout(run, rollout, as_json=as_json)
         return
     order = rollouts.order(sort)
     chosen = {"batch": batch, "status": status, "mode": mode, "task": task, "error": error, "agent": agent}
     search = rollouts.search(run, {**chosen, "min_reward": min_reward, "max_reward": max_reward})
-    rollouts.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page)
+    if follow:
+        rollouts.follow(run, search, as_json=as_json)
+        return
+    rollouts.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page, as_json=as_json)
 
 
 @app.command()
@@ -215,22 +222,26 @@ def export(
             help="A file is replaced if it exists; a model's folder is not.",
         ),
     ],
-    what: Annotated[str | None, typer.Option(help="rollouts (the default), spans or transitions.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Option(help="rollouts (the default), spans, transitions, conversations or preferences."),
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="jsonl or parquet; what the suffix of FILE names if not given.")
     ] = None,
     batch: BatchOption = None,
     mode: ModeOption = None,
+    min_reward: Annotated[float | None, typer.Option(help="Only rollouts with at least this reward.")] = None,
 ) -> None:
     """Write what a run has recorded to a file that Hugging Face datasets reads, or a checkpoint's model to a
     folder that transformers and vLLM load, with a model card."""
     from al_ray.cli import publishing, rollouts
 
     if (run / "config.json").is_file():
-        given = {"what": what, "format": format, "batch": batch, "mode": mode}
+        given = {"what": what, "format": format, "batch": batch, "mode": mode, "min-reward": min_reward}
         typer.echo(publishing.export(run, output, **given))
         return
-    search = rollouts.search(run, {"batch": batch, "mode": mode})
+    search = rollouts.search(run, {"batch": batch, "mode": mode, "min_reward": min_reward})
     typer.echo(rollouts.export(run, search, what or "rollouts", format, output))
 
 

@@ -67,6 +67,19 @@ def rollouts_table(rollouts: Sequence[Rollout], dimension: str = "reward") -> Re
     return table
 
 
+def rollout_line(rollout: Rollout, dimension: str = "reward") -> str:
+    """What the table has of it, where lines come one by one."""
+    took, reward = seconds(rollout), rewards(rollout).get(dimension)
+    told = (
+        rollout.id,
+        str(rollout.status),
+        "-" if took is None else f"{took:.1f} s",
+        "no reward" if reward is None else f"reward {reward:g}",
+        _excerpt(rollout.request.task.data),
+    )
+    return _visible("  ".join(told))
+
+
 def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
     """All that the store knows of the rollout: its task, its attempts, and what happened in the deciding
     attempt: operations around what they enclose, rewards under the calls that earned them. A call shows
