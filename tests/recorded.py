@@ -63,3 +63,45 @@ def _ended(attempt: Attempt, status: AttemptStatus, number: int, error: str | No
         error,
         output=output,
     )
+
+
+def record_evaluation(
+    database: Database, batch: str, samples: Mapping[str, list[tuple[float | None, list[str]]]]
+) -> None:
+    """Of each task, what its samples were rewarded, None where one failed, and what the model said in their
+    calls, each of which goes on from the one before."""
+    with database.begin() as connection:
+        for place, (name, given) in enumerate(samples.items()):
+            for member, (reward, said) in enumerate(given):
+                task = Task(name, {"question": f"{name}?"}, "validation")
+                group = f"{batch}/{place}"
+                request = RolloutRequest(f"{group}/{member}", batch, group, task, "eval")
+                database.enqueue(connection, [request])
+                ask = Ask("w", f"claim {request.id}", 1)
+                ((claim,),) = database.claim(connection, [ask], 100.0, 30.0, 130.0)
+                database.append(connection, [_conversation(request.id, f"{name}?", said)])
+                if reward is None:
+                    ended = _ended(claim.attempt, AttemptStatus.TIMED_OUT, 1, "it had not ended")
+                    database.finish(connection, [(ended, ())])
+                    continue
+                attributes = {semconv.REWARD: reward, semconv.REWARD_DIMENSIONS: {"reward": reward}}
+                span = Span(f"{request.id}/s", request.id, 1, SpanKind.REWARD, "reward", 1.0, 1.0, attributes)
+                database.finish(connection, [(_ended(claim.attempt, AttemptStatus.SUCCEEDED, 1), [span])])
+
+
+def _conversation(rollout: str, question: str, said: list[str]) -> list[Span]:
+    messages: list[JSON] = [{"role": "user", "content": question}]
+    spans = []
+    for number, text in enumerate(said):
+        answer = {"role": "assistant", "content": text}
+        attributes = {
+            semconv.INPUT_MESSAGES: [*messages],
+            semconv.OUTPUT_MESSAGES: [answer],
+            semconv.FINISH_REASONS: ["stop"],
+            semconv.CHOICES: [{"ids": [7, 8], "logprobs": [-0.25, -0.5], "versions": [[3, 0, 2]]}],
+        }
+        spans.append(
+            Span(f"{rollout}/c{number}", rollout, 1, SpanKind.CALL, "chat", 0.0, 1.0, attributes, number)
+        )
+        messages += [answer, {"role": "user", "content": "go on"}]
+    return spans

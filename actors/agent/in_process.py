@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -21,6 +22,25 @@ from al_ray.actors.agent.printed import route_prints
 from al_ray.recipe import AgentSection, dotted
 
 
+async def await_agent(section: AgentSection, call: Callable[..., Any], job: Job) -> Any:
+    """What an async agent returns. Raises what it raises."""
+    result = call(copy.deepcopy(dict(job.task)), job.endpoint)
+    if not inspect.isawaitable(result):
+        cure = "for a plain function set agent.isolation to thread or process"
+        raise TypeError(f"{section.run} is not async: it returned {result!r}; {cure}")
+    async with tracing.attempt(job.endpoint):
+        return await result
+
+
+def call_agent(section: AgentSection, call: Callable[..., Any], job: Job) -> Any:
+    """What a plain agent returns. Raises what it raises."""
+    with tracing.attempt(job.endpoint):
+        result = call(copy.deepcopy(dict(job.task)), job.endpoint)
+    if inspect.isawaitable(result):
+        raise TypeError(f"{section.run} is async: set agent.isolation to async or process")
+    return result
+
+
 class AsyncAgent:
     """An async callable; each attempt is a task of the runner's event loop."""
 
@@ -29,16 +49,9 @@ class AsyncAgent:
         self._section = section
 
     async def start(self, job: Job) -> _InTask:
-        task = asyncio.create_task(Outcome.awaited(self._run(job)), context=job.printed.context())
+        running = await_agent(self._section, self._call, job)
+        task = asyncio.create_task(Outcome.awaited(running), context=job.printed.context())
         return _InTask(task, self._section.grace)
-
-    async def _run(self, job: Job) -> Any:
-        result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
-        if not inspect.isawaitable(result):
-            cure = "for a plain function set agent.isolation to thread or process"
-            raise TypeError(f"{self._section.run} is not async: it returned {result!r}; {cure}")
-        async with tracing.attempt(job.endpoint):
-            return await result
 
 
 class _InTask:
@@ -68,14 +81,8 @@ class ThreadAgent:
         self._section = section
 
     async def start(self, job: Job) -> _InThread:
-        return _InThread(lambda: Outcome.of(self._run, job), job.printed.context())
-
-    def _run(self, job: Job) -> Any:
-        with tracing.attempt(job.endpoint):
-            result = self._call(copy.deepcopy(dict(job.task)), job.endpoint)
-        if inspect.isawaitable(result):
-            raise TypeError(f"{self._section.run} is async: set agent.isolation to async or process")
-        return result
+        run = partial(Outcome.of, call_agent, self._section, self._call, job)
+        return _InThread(run, job.printed.context())
 
 
 class _InThread:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,7 @@ class Engine:
             choices = [answer(choice.index).complete(choice) for choice in output.outputs]
         return self._reply(request, openai, prompt, choices)
 
-    async def stream(self, request: ModelRequest, /) -> AsyncIterator[ChatDelta | ChatReply]:
+    async def stream(self, request: ModelRequest, /) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """Answers one call piece by piece; the last item is the reply that the pieces add up to."""
         openai, prompt = await self._render(request)
         params = self._sampling_params(request, openai, len(prompt.ids), streaming=True)

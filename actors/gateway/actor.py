@@ -21,6 +21,7 @@ from al_ray.actors.gateway import door, openapi
 from al_ray.actors.gateway.agent_reports import AgentReports
 from al_ray.actors.gateway.attempt_keys import KEY_IN_PATH, AttemptKeys
 from al_ray.actors.gateway.attempt_limits import AttemptLimits
+from al_ray.actors.gateway.calls.call import Engines
 from al_ray.actors.gateway.calls.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.engine_router import EngineRouter
 from al_ray.actors.gateway.calls.hosted_model import HostedModel
@@ -48,12 +49,14 @@ _FULL: Final = (
 
 class Gateway:
     """Make it an actor with ``GATEWAY_OPTIONS``, where the database at ``url`` can be reached; ``start``
-    returns the base URL that agents use. A run's are kept by ``GatewayPool``."""
+    returns the base URL that agents use. A run's are kept by ``GatewayPool``. Where one task is tried by hand
+    it is no actor, and has ``engine``, the only one, beside it."""
 
-    def __init__(self, spec: GatewaySpec, url: str) -> None:
+    def __init__(self, spec: GatewaySpec, url: str, engine: Engines | None = None) -> None:
         self._spec = spec
         self._url = url
         self._router = EngineRouter()
+        self._engines: Engines = engine or self._router
         self._exporter = TraceExporter(spec.export) if spec.export else None
 
     async def start(self, at: door.Address | None = None) -> str:
@@ -99,9 +102,9 @@ class Gateway:
         hosted = {name: HostedModel(model) for name, model in spec.hosted.items()}
         repeated, earlier = RepeatedCalls(database), EarlierCalls(keys, database)
         recorded = None if spec.recorded is None else Records(spec.recorded)
-        replays = Replays(database, recorded, recorder, self._router)
+        replays = Replays(database, recorded, recorder, self._engines)
         calls = ModelCalls(
-            spec.rules, keys, limits, recorder, repeated, replays, self._router, earlier, hosted
+            spec.rules, keys, limits, recorder, repeated, replays, self._engines, earlier, hosted
         )
         models = ModelList(keys, list(dict.fromkeys([spec.rules.model, *hosted])))
         reports = AgentReports(keys, recorder, database)

@@ -94,7 +94,7 @@ class Runner:
         agent = self._spec.agent
         shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])
         self._agent = ISOLATIONS[agent.isolation](agent)
-        self._scoring = Scoring(agent, self._store)
+        self._scoring = Scoring(agent, self._store.rewarded.remote)
         self._judging = Judging(agent, self._store)
         self._hooks = Hooks(agent)
 
@@ -159,7 +159,7 @@ class Runner:
             await self._hooks.before(job)
             await self._begin(job)
             output = await self._output(job)
-            attempt = replace(attempt, output=_as_json(output))
+            attempt = replace(attempt, output=as_json(output))
             rewards = await self._scoring.terminal(job, output)
         except BaseException as error:
             if is_cancelled(error):
@@ -242,7 +242,7 @@ async def _is_open(url: str) -> bool:
     return True
 
 
-def _as_json(output: Any) -> JSON:
+def as_json(output: Any) -> JSON:
     """What the agent returned if the store can hold it, else how it prints."""
     try:
         text = orjson.dumps(output)

@@ -12,7 +12,7 @@ import inspect
 import reprlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -28,9 +28,10 @@ from al_ray.types import Attempt, Span, SpanKind
 class Scoring:
     """Makes ready what the recipe names; raises ``RecipeError``."""
 
-    def __init__(self, agent: AgentSection, store: Any) -> None:
+    def __init__(self, agent: AgentSection, rewarded: Callable[[str, int], Awaitable[bool]]) -> None:
+        """``rewarded`` says of an attempt whether it has been given a reward."""
         self._agent = agent
-        self._store = store
+        self._rewarded = rewarded
         self._evaluate = dotted.load(agent.evaluate, "agent.evaluate") if agent.evaluate else None
 
     async def terminal(self, job: Job, output: Any) -> list[Span]:
@@ -43,7 +44,7 @@ class Scoring:
                 result = await result
             return [reward_span(job.attempt, result, self._source)]
         if self._agent.reward == "events" or (self._agent.reward is None and not self._holds_reward(output)):
-            if not await self._store.rewarded.remote(job.attempt.rollout_id, job.attempt.number):
+            if not await self._rewarded(job.attempt.rollout_id, job.attempt.number):
                 raise RewardError(self._nothing_found())
             return []
         return [reward_span(job.attempt, output, self._source)]

@@ -39,7 +39,15 @@ BatchOption = Annotated[str | None, typer.Option(help="Only batches whose name b
 ModeOption = Annotated[str | None, typer.Option(help="Only train, or only eval.")]
 RunOption = Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Ask this OpenAI-compatible server in the model's place.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="What the server calls its model.")]
+KeyOption = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Which holds the server's key.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+NewestArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, or one of runs: then the newest of them.")
+]
 
 
 @app.command()
@@ -49,6 +57,9 @@ def train(
     seed: SeedOption = None,
     run: RunOption = None,
     resume: ResumeOption = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Train so often, from --seed on, and report the mean.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the placement; start nothing.")
     ] = False,
@@ -60,8 +71,10 @@ def train(
     loaded = _load(recipe, overrides, seed)
     if dry_run:
         preparing.dry_run(loaded)
-        return
-    asyncio.run(training.train(loaded, RunChoice(run, resume)))
+    elif seeds is None:
+        asyncio.run(training.train(loaded, RunChoice(run, resume)))
+    else:
+        training.train_seeds(loaded, seeds, RunChoice(run, resume))
 
 
 @app.command()
@@ -78,13 +91,9 @@ def evaluate(
     overrides: SetOption = None,
     seed: SeedOption = None,
     samples: Annotated[int | None, typer.Option(help="Rollouts of each task, for pass@k.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Ask this OpenAI-compatible server in the model's place.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="What the server calls its model.")] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="Which holds the server's key.")
-    ] = None,
+    url: UrlOption = None,
+    model: ModelOption = None,
+    api_key_env: KeyOption = None,
     run: RunOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -101,9 +110,56 @@ def evaluate(
     raise typer.Exit(0 if scored else 1)
 
 
+@app.command(name="try")
+def try_one(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|CHECKPOINT", help="Whose agent and model.")],
+    task: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of the tasks; the first held-out one if not given.")
+    ] = None,
+    overrides: SetOption = None,
+    url: UrlOption = None,
+    model: ModelOption = None,
+    api_key_env: KeyOption = None,
+) -> None:
+    """Run the agent on one task, here and now, and show all that happens; breakpoint() works."""
+    from al_ray.cli import trying
+    from al_ray.evaluation.subject import served, subject
+    from al_ray.run.folder import recipe_of
+
+    elsewhere = served(url, model, api_key_env)
+    loaded = _load(recipe_of(target) if target.is_dir() else target, overrides, None)
+    raise typer.Exit(0 if trying.try_task(subject(target, loaded, elsewhere), task) else 1)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where runs lie.")] = Path("outputs"),
+) -> None:
+    """List the runs in a folder: steps, first and last accuracy, failures, size."""
+    from al_ray.cli import comparing
+
+    comparing.list_runs(folder)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A run: its last evaluation. Or a checkpoint.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Where this task parts; that which moved most if not given."),
+    ] = None,
+) -> None:
+    """Compare two evaluations of the same tasks: the difference with its interval, the tasks that flipped,
+    and the first call that differs, side by side."""
+    from al_ray.cli import comparing
+
+    comparing.compare(first, second, task)
+
+
 @app.command(name="rollouts")
 def list_or_show(
-    run: RunArgument,
+    run: NewestArgument,
     rollout: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show this one.")] = None,
     batch: BatchOption = None,
     status: Annotated[str | None, typer.Option(help="Only this status, for example failed.")] = None,
@@ -116,22 +172,42 @@ def list_or_show(
         str | None, typer.Option(metavar="NAME", help="Only with a call of this agent; * is any text.")
     ] = None,
     sort: Annotated[
-        str, typer.Option(help="asked, reward, seconds or attempts; the greatest last.")
+        str, typer.Option(help="reward, seconds or attempts, the greatest first; asked, the newest last.")
     ] = "asked",
-    reverse: Annotated[bool, typer.Option("--reverse", help="The least last.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="The last so many.")] = 50,
-    page: Annotated[int, typer.Option(min=1, help="2: those before the last so many, and so on.")] = 1,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="So many: the first in an order, else the last.")] = 50,
+    page: Annotated[int, typer.Option(min=1, help="2: those that follow, and so on.")] = 1,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Tell of those that end from now on, until Ctrl-C.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, a line each.")] = False,
 ) -> None:
     """List the rollouts of a run, or show one: each call, tool result and reward."""
     from al_ray.cli import rollouts
 
     if rollout is not None:
-        rollouts.show_rollout(run, rollout)
+        rollouts.show_rollout(run, rollout, as_json=as_json)
         return
     order = rollouts.order(sort)
     chosen = {"batch": batch, "status": status, "mode": mode, "task": task, "error": error, "agent": agent}
     search = rollouts.search(run, {**chosen, "min_reward": min_reward, "max_reward": max_reward})
-    rollouts.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page)
+    if follow:
+        rollouts.follow(run, search, as_json=as_json)
+        return
+    rollouts.list_rollouts(run, search, order, reverse=reverse, limit=limit, page=page, as_json=as_json)
+
+
+@app.command()
+def serve(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="RUN/checkpoints/step-...")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 8000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the line that starts it.")] = False,
+) -> None:
+    """Serve a checkpoint by OpenAI's API as the run served it: the same template, parsers and sampling."""
+    from al_ray.cli import publishing
+
+    publishing.serve(checkpoint, host, port, dry_run=dry_run)
 
 
 @app.command()
@@ -156,20 +232,37 @@ def view(
 
 @app.command()
 def export(
-    run: RunArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Replaced if it exists.")],
-    what: Annotated[str, typer.Option(help="rollouts, spans or transitions.")] = "rollouts",
+    run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Its records, or its model.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|FOLDER",
+            help="A file is replaced if it exists; a model's folder is not.",
+        ),
+    ],
+    what: Annotated[
+        str | None,
+        typer.Option(help="rollouts (the default), spans, transitions, conversations or preferences."),
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="jsonl or parquet; what the suffix of FILE names if not given.")
     ] = None,
     batch: BatchOption = None,
     mode: ModeOption = None,
+    min_reward: Annotated[float | None, typer.Option(help="Only rollouts with at least this reward.")] = None,
 ) -> None:
-    """Write what a run has recorded to a file that Hugging Face datasets reads."""
-    from al_ray.cli import rollouts
+    """Write what a run has recorded to a file that Hugging Face datasets reads, or a checkpoint's model to a
+    folder that transformers and vLLM load, with a model card."""
+    from al_ray.cli import publishing, rollouts
 
-    search = rollouts.search(run, {"batch": batch, "mode": mode})
-    typer.echo(rollouts.export(run, search, what, format, output))
+    if (run / "config.json").is_file():
+        given = {"what": what, "format": format, "batch": batch, "mode": mode, "min-reward": min_reward}
+        typer.echo(publishing.export(run, output, **given))
+        return
+    search = rollouts.search(run, {"batch": batch, "mode": mode, "min_reward": min_reward})
+    typer.echo(rollouts.export(run, search, what or "rollouts", format, output))
 
 
 @app.command()
@@ -255,6 +348,19 @@ def index(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     from al_ray.cli import preparing
 
     preparing.index(_load(recipe, overrides, None))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="NAME", help="A new folder, which names the recipe.")],
+    framework: Annotated[
+        str, typer.Option(help="plain, langgraph, openai-agents, autogen or command.")
+    ] = "plain",
+) -> None:
+    """Begin a project: an agent, its tasks, its reward, a recipe and a test, which run as they are."""
+    from al_ray.cli import preparing
+
+    preparing.begin(folder, framework)
 
 
 @app.command()

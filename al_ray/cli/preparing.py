@@ -115,6 +115,17 @@ def model(name: str) -> None:
     print(folder)
 
 
+def begin(folder: Path, framework: str) -> None:
+    """Write a project, and say what to do with it."""
+    from al_ray.run.starter.project import missing, write
+
+    for file in write(folder, framework):
+        print(file)
+    lacking = missing(framework)
+    install = f"pip install {' '.join(lacking)}\n" if lacking else ""
+    print(f"\n{install}cd {folder}\nal-ray try {folder.name}.yaml\nal-ray train {folder.name}.yaml")
+
+
 def doctor() -> bool:
     """Print the checks; whether all are well."""
     from al_ray.machines.doctor import checks

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
+
+import orjson
 
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.reports.console import terminal
-from al_ray.rollouts.search import Order, Search, find, last
-from al_ray.rollouts.terminal import rollouts_table, show
+from al_ray.rollouts.row import rollout_row
+from al_ray.rollouts.search import Order, Search, ended, find, last
+from al_ray.rollouts.story import story
+from al_ray.rollouts.terminal import rollout_line, rollouts_table, show
 from al_ray.run.folder import RunFolder
 from al_ray.types import Mode, RolloutStatus
+
+_LOOK_SECONDS: Final = 1.0
 
 
 def search(run: Path, conditions: Mapping[str, Any]) -> Search:
@@ -21,7 +30,7 @@ def search(run: Path, conditions: Mapping[str, Any]) -> Search:
     for name, choices in (("status", tuple(RolloutStatus)), ("mode", get_args(Mode))):
         if conditions.get(name) not in (None, *choices):
             raise UserError(Problem(f"--{name}", conditions[name], f"one of {', '.join(choices)}"))
-    return Search(**conditions, dimension=RunFolder.open(run).recipe().transitions.reward)
+    return Search(**conditions, dimension=RunFolder.newest(run).recipe().transitions.reward)
 
 
 def order(name: str) -> Order:
@@ -31,21 +40,54 @@ def order(name: str) -> Order:
     return Order(name)
 
 
-def list_rollouts(run: Path, wanted: Search, by: Order, *, reverse: bool, limit: int, page: int) -> None:
-    """A table of those that fit."""
-    with closing(Records(RunFolder.open(run).store_url)) as records:
+def list_rollouts(
+    run: Path, wanted: Search, by: Order, *, reverse: bool, limit: int, page: int, as_json: bool
+) -> None:
+    """Those that fit: as they were asked for, the last at the end; in another order, the first."""
+    with closing(Records(RunFolder.newest(run).store_url)) as records:
         found = last(records, wanted, by, reverse=reverse, limit=limit, page=page)
-    terminal().print(rollouts_table(found[-limit:], wanted.dimension))
+    shown = found[-limit:]
+    if by is not Order.ASKED:
+        shown = shown[::-1]
+    if as_json:
+        for rollout in shown:
+            _print_json(rollout_row(rollout, wanted.dimension))
+        return
+    terminal().print(rollouts_table(shown, wanted.dimension))
     if len(found) > limit:
-        terminal().print(f"there are more before these: --page {page + 1}")
+        where = "before" if by is Order.ASKED else "after"
+        terminal().print(f"there are more {where} these: --page {page + 1}")
 
 
-def show_rollout(run: Path, rollout: str) -> None:
+def follow(run: Path, wanted: Search, *, as_json: bool) -> None:
+    """Those that fit, a line each as they end, until somebody interrupts this."""
+    with closing(Records(RunFolder.newest(run).store_url)) as records:
+        for rollout in ended(records, wanted, lambda: time.sleep(_LOOK_SECONDS)):
+            if as_json:
+                _print_json(rollout_row(rollout, wanted.dimension))
+            else:
+                print(rollout_line(rollout, wanted.dimension), flush=True)
+
+
+def show_rollout(run: Path, rollout: str, *, as_json: bool) -> None:
     """All of one rollout, named by its id or the beginning of it."""
-    folder = RunFolder.open(run)
+    folder = RunFolder.newest(run)
+    recipe = folder.recipe()
     with closing(Records(folder.store_url)) as records:
         found = find(records, rollout)
-    terminal().print(show(found, folder.recipe().transitions.reward))
+    if as_json:
+        told = [
+            {"kind": type(each).__name__.removeprefix("Told").lower(), **asdict(each)}
+            for each in story(found)
+        ]
+        _print_json({**rollout_row(found, recipe.transitions.reward), "story": told})
+        return
+    terminal().print(show(found, recipe.transitions.reward))
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE).decode())
+    sys.stdout.flush()
 
 
 def export(run: Path, wanted: Search, what: str, format: str | None, output: Path) -> str:
@@ -53,7 +95,7 @@ def export(run: Path, wanted: Search, what: str, format: str | None, output: Pat
     from al_ray.rollouts.export import Export
     from al_ray.rollouts.export import export as write
 
-    folder = RunFolder.open(run)
+    folder = RunFolder.newest(run)
     with closing(Records(folder.store_url)) as records:
         rows = write(Export(records, wanted, folder.recipe().transitions), what, format, output)
     return f"{output}: {rows} {what}"

@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from contextlib import ExitStack
 
+from rich.table import Table
+from rich.text import Text
+
+from al_ray.errors import UselessRunError
 from al_ray.recipe import Recipe
-from al_ray.reports.console import Console
+from al_ray.reports.console import Console, terminal
+from al_ray.run.ended import over_seeds
 from al_ray.run.folder import RunChoice, RunFolder
 from al_ray.run.footprint import memory_lines
 from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import Prepared, prepared
+
+
+def train_seeds(recipe: Recipe, seeds: int, choice: RunChoice) -> None:
+    """A run for each of so many seeds, one after the other, and what they came to. Raises
+    ``UselessRunError`` if one of them taught nothing."""
+    runs = over_seeds.runs(recipe, seeds, choice)
+    failed = over_seeds.done(runs, lambda run: asyncio.run(train(run.recipe, run.choice)))
+    out = terminal()
+    table = Table("seed", "first accuracy", "last accuracy", "run")
+    for run in runs:
+        ends = over_seeds.ends(run.path)
+        table.add_row(str(run.recipe.seed), *map(number, ends.accuracies), Text(str(run.path)))
+    out.print(table)
+    ended = [run for run in runs if run.path not in failed]
+    table = Table("of the last evaluations", "mean", "95 % interval", "seeds")
+    for name, found in over_seeds.summary(ended).items():
+        interval = "-" if math.isnan(found.low) else f"{found.low:.4f} to {found.high:.4f}"
+        table.add_row(Text(name), number(found.value), interval, str(found.tasks))
+    out.print(table)
+    if failed:
+        told = ", ".join(f"{path.name}: {error}" for path, error in failed.items())
+        raise UselessRunError(f"{len(failed)} of {seeds} runs taught nothing, and are not counted: {told}")
+
+
+def number(value: float | None) -> str:
+    """As it stands in tables."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 async def train(recipe: Recipe, choice: RunChoice) -> None:

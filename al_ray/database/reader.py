@@ -105,6 +105,13 @@ class Records:
         with self._reading.connect() as connection:
             return list(connection.scalars(sa.select(rollouts.c.id).order_by(rollouts.c.position)))
 
+    def batches(self, beginning: str) -> list[str]:
+        """The names of all batches that begin so, ascending."""
+        named = sa.and_(rollouts.c.batch >= beginning, rollouts.c.batch < beginning + "\U0010ffff")
+        query = sa.select(rollouts.c.batch).where(named).distinct().order_by(rollouts.c.batch)
+        with self._reading.connect() as connection:
+            return list(connection.scalars(query))
+
     def rollout(self, rollout_id: str) -> Rollout | None:
         """One rollout with the spans of its last attempt, or None."""
         found = self.find_rollouts(Query([Condition("id", "=", rollout_id)]), tuple(SpanKind)).items

@@ -16,12 +16,18 @@ import numpy as np
 RESAMPLES: Final = 10_000
 Z: Final = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
+T: Final = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+)
+"""The 97.5 % quantiles of Student's distribution for 1, 2, ... degrees of freedom; beyond the last, that one,
+which is a little too wide."""
 _SEED: Final = 0
 """The same for every estimate, so that it can be made again."""
 _DRAWS_AT_ONCE: Final = 2**22
 """Of the bootstrap: 32 MiB of indices."""
 
-Method = Literal["wilson", "bootstrap"]
+Method = Literal["wilson", "bootstrap", "agresti-min", "student"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,44 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, *wilson(mean, count), stderr, count, "wilson")
     low, high = bootstrap(array) if count > 1 else (math.nan, math.nan)
     return Estimate(mean, low, high, stderr, count, "bootstrap")
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """The mean difference, second less first, of values of the same tasks in the same order.
+
+    Where each value is 0 or 1 the interval is that of Agresti and Min (Statistics in Medicine 24, 2005,
+    "Wald+2"): half a task more in each of the four cells, so that few changes, all of one kind, leave the
+    doubt that they should. Otherwise it is the percentile bootstrap over tasks.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    differences = b - a
+    count = len(differences)
+    if count == 0 or len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values make no pairs")
+    value = float(differences.mean())
+    stderr = float(differences.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    if np.isin(np.concatenate([a, b]), (0.0, 1.0)).all():
+        gained, lost = (((differences == sign).sum() + 0.5) / (count + 2) for sign in (1, -1))
+        half = Z * math.sqrt((gained + lost - (gained - lost) ** 2) / (count + 2))
+        low, high = float(gained - lost - half), float(gained - lost + half)
+        return Estimate(value, max(low, -1.0), min(high, 1.0), stderr, count, "agresti-min")
+    low, high = bootstrap(differences) if count > 1 else (math.nan, math.nan)
+    return Estimate(value, low, high, stderr, count, "bootstrap")
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of one value a run, where runs differ by nothing but their seed, with Student's interval: a
+    few runs tell little, and it says so. ``tasks`` counts runs."""
+    array = np.asarray(values, np.float64)
+    count = len(array)
+    if count == 0:
+        raise ValueError("there is no run to estimate from")
+    mean = float(array.mean())
+    if count == 1:
+        return Estimate(mean, math.nan, math.nan, math.nan, 1, "student")
+    stderr = float(array.std(ddof=1) / math.sqrt(count))
+    half = stderr * T[min(count - 1, len(T)) - 1]
+    return Estimate(mean, mean - half, mean + half, stderr, count, "student")
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

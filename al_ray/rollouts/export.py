@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import orjson
 import pyarrow as pa
@@ -25,10 +25,12 @@ from al_ray.database.reader import Records
 from al_ray.errors import Problem, UnreadableError, UserError
 from al_ray.machines.whole import whole_file
 from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.dialogues import dialogues, preference
 from al_ray.rollouts.rewards import rewards
+from al_ray.rollouts.row import head, json_text, rollout_row
 from al_ray.rollouts.search import Search, every, matching
 from al_ray.rollouts.trajectory import trajectory
-from al_ray.types import JSON, Rollout, Signals
+from al_ray.types import JSON, Signals
 
 _log = logging.getLogger(__name__)
 
@@ -145,25 +147,7 @@ _ROLLOUT: Final = {
 
 def _rollouts(source: Export) -> Iterator[Row]:
     for rollout in matching(source.records, source.search):
-        given = rewards(rollout)
-        yield {
-            **_head(rollout),
-            "task_split": rollout.request.task.split,
-            "task_data": _json(rollout.request.task.data),
-            "reward": given.get(source.settings.reward),
-            "rewards": _json(given),
-            "attempts": [
-                {name: getattr(attempt, name) for name in _ATTEMPT.names}
-                | {"error": attempt.error or "", "output": _json(attempt.output)}
-                for attempt in rollout.attempts
-            ],
-        }
-
-
-def _head(rollout: Rollout) -> dict[str, JSON]:
-    request = rollout.request
-    values = (request.id, request.batch, request.group, request.mode, str(rollout.status), request.task.id)
-    return dict(zip(_ROLLOUT, values, strict=True))
+        yield rollout_row(rollout, source.settings.reward)
 
 
 # --- spans ---------------------------------------------------------------------------------------
@@ -184,7 +168,7 @@ def _spans(source: Export) -> Iterator[Row]:
     """Of every attempt."""
     query = Query(source.search.conditions(), limit=SPANS_READ)
     for span in every(source.records.find_spans, query):
-        yield {name: getattr(span, name) for name in _SPAN} | {"attributes": _json(span.attributes)}
+        yield {name: getattr(span, name) for name in _SPAN} | {"attributes": json_text(span.attributes)}
 
 
 # --- transitions ---------------------------------------------------------------------------------
@@ -216,15 +200,66 @@ def _transitions(source: Export) -> Iterator[Row]:
         returned = episode.reward if source.settings.reward in episode.rewards else None
         for transition in episode.transitions:
             yield {
-                **_head(rollout),
+                **head(rollout),
                 **{name: getattr(transition, name) for name in _TRANSITION},
                 "signals": asdict(transition.signals),
                 "return": returned,
             }
 
 
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+# --- conversations and preferences ---------------------------------------------------------------
+
+_FUNCTION: Final = pa.struct({"name": pa.string(), "arguments": pa.string()})
+_TOOL_CALL: Final = pa.struct({"id": pa.string(), "type": pa.string(), "function": _FUNCTION})
+_MESSAGES: Final = pa.list_(
+    pa.struct(
+        {
+            "role": pa.string(),
+            "content": pa.string(),
+            "tool_calls": pa.list_(_TOOL_CALL),
+            "tool_call_id": pa.string(),
+            "name": pa.string(),
+            "reasoning_content": pa.string(),
+        }
+    )
+)
+"""What a message has not is left out, and null in Parquet: chat templates ask whether it is there."""
+
+
+def _conversations(source: Export) -> Iterator[Row]:
+    """Of each rollout's last attempt."""
+    for rollout in matching(source.records, source.search, with_calls=True):
+        given = rewards(rollout)
+        for dialogue in dialogues(rollout):
+            yield {
+                **head(rollout),
+                "agent": dialogue.agent,
+                "messages": dialogue.messages,
+                "tools": json_text(dialogue.tools),
+                "reward": given.get(source.settings.reward),
+            }
+
+
+def _preferences(source: Export) -> Iterator[Row]:
+    """One of each group in which a rollout is better than another; those of one were asked for together."""
+    rollouts = matching(source.records, source.search, with_calls=True)
+    for (batch, group), members in groupby(rollouts, lambda each: (each.request.batch, each.request.group)):
+        found = preference([*members], source.settings.reward)
+        if found is None:
+            continue
+        scores = [rewards(each)[source.settings.reward] for each in (found.better, found.worse)]
+        yield {
+            "batch": batch,
+            "group": group,
+            "task_id": found.better.request.task.id,
+            "prompt": found.prompt,
+            "chosen": found.chosen,
+            "rejected": found.rejected,
+            "score_chosen": scores[0],
+            "score_rejected": scores[1],
+            "chosen_rollout_id": found.better.id,
+            "rejected_rollout_id": found.worse.id,
+        }
 
 
 _TABLES: Final[Mapping[str, tuple[pa.Schema, Callable[[Export], Iterator[Row]]]]] = {
@@ -252,5 +287,28 @@ _TABLES: Final[Mapping[str, tuple[pa.Schema, Callable[[Export], Iterator[Row]]]]
             }
         ),
         _transitions,
+    ),
+    "conversations": (
+        pa.schema(
+            {
+                **_ROLLOUT,
+                "agent": pa.string(),
+                "messages": _MESSAGES,
+                "tools": pa.string(),
+                "reward": pa.float64(),
+            }
+        ),
+        _conversations,
+    ),
+    "preferences": (
+        pa.schema(
+            {
+                **dict.fromkeys(("batch", "group", "task_id"), pa.string()),
+                **dict.fromkeys(("prompt", "chosen", "rejected"), _MESSAGES),
+                **dict.fromkeys(("score_chosen", "score_rejected"), pa.float64()),
+                **dict.fromkeys(("chosen_rollout_id", "rejected_rollout_id"), pa.string()),
+            }
+        ),
+        _preferences,
     ),
 }

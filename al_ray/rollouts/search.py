@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final
 
 from al_ray.database.query import Condition, Item, Page, Query
-from al_ray.database.reader import Records
+from al_ray.database.reader import ENDED, Records, chunks
 from al_ray.errors import Problem, UserError
 from al_ray.rollouts.rewards import rewards
 from al_ray.traces.nesting import Nesting
@@ -24,6 +24,7 @@ READ: Final = 100
 READ_WITH_CALLS: Final = 8
 """... and with all of their spans."""
 _CANDIDATES: Final = 8
+_ENDED: Final = [str(status) for status in ENDED]
 
 
 class Order(StrEnum):
@@ -60,6 +61,13 @@ class Search:
         equal = {"status": self.status, "mode": self.mode, "task_id": self.task}
         found = [Condition(name, "=", value) for name, value in equal.items() if value is not None]
         return found if self.batch is None else [*found, Condition("batch", "prefix", self.batch)]
+
+    def asks_for(self, rollout: Rollout) -> bool:
+        """Whether these hold."""
+        request = rollout.request
+        pairs = ((self.status, rollout.status), (self.mode, request.mode), (self.task, request.task.id))
+        equal = all(wanted in (None, found) for wanted, found in pairs)
+        return equal and request.batch.startswith(self.batch or "")
 
     def fits(self, rollout: Rollout) -> bool:
         """The other conditions."""
@@ -107,9 +115,36 @@ def last(
     if order is Order.ASKED:
         found = list(islice(matching(records, search, descending=not reverse), end))
     else:
+        nothing = float("inf") if reverse else float("-inf")  # what has none comes last, either way
+
+        def value(rollout: Rollout) -> float:
+            found = _value(rollout, search, order)
+            return nothing if found is None else found
+
         pick = heapq.nsmallest if reverse else heapq.nlargest
-        found = pick(end, matching(records, search), key=lambda rollout: _value(rollout, search, order))
+        found = pick(end, matching(records, search), key=value)
     return found[end - limit - 1 :][::-1]
+
+
+def ended(records: Records, search: Search, wait: Callable[[], None]) -> Iterator[Rollout]:
+    """The rollouts that fit and end from now on, as they end, for ever; ``wait`` is called between looks."""
+    kinds = (SpanKind.REWARD,) if search.agent is None else tuple(SpanKind)
+    known: set[str] = set()
+    pending: dict[str, None] = {}
+    first = True
+    while True:
+        new = [name for name in records.rollout_ids() if name not in known]
+        known.update(new)
+        pending |= dict.fromkeys(new)
+        for some in chunks(list(pending)):
+            where = [Condition("id", "in", list(some)), Condition("status", "in", _ENDED)]
+            found = records.find_rollouts(Query(where), () if first else kinds).items
+            for rollout in found:
+                del pending[rollout.id]
+            if not first:
+                yield from (each for each in found if search.asks_for(each) and search.fits(each))
+        first = False
+        wait()
 
 
 def seconds(rollout: Rollout) -> float | None:
@@ -120,12 +155,11 @@ def seconds(rollout: Rollout) -> float | None:
     return attempts[-1].ended_at - attempts[-1].started_at
 
 
-def _value(rollout: Rollout, search: Search, order: Order) -> float:
-    """What has none is the least."""
+def _value(rollout: Rollout, search: Search, order: Order) -> float | None:
+    """By which it is sorted, if it has that."""
     if order is Order.ATTEMPTS:
         return len(rollout.attempts)
-    found = seconds(rollout) if order is Order.SECONDS else rewards(rollout).get(search.dimension)
-    return float("-inf") if found is None else found
+    return seconds(rollout) if order is Order.SECONDS else rewards(rollout).get(search.dimension)
 
 
 def find(records: Records, prefix: str) -> Rollout:

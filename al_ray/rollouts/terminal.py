@@ -67,6 +67,19 @@ def rollouts_table(rollouts: Sequence[Rollout], dimension: str = "reward") -> Re
     return table
 
 
+def rollout_line(rollout: Rollout, dimension: str = "reward") -> str:
+    """What the table has of it, where lines come one by one."""
+    took, reward = seconds(rollout), rewards(rollout).get(dimension)
+    told = (
+        rollout.id,
+        str(rollout.status),
+        "-" if took is None else f"{took:.1f} s",
+        "no reward" if reward is None else f"reward {reward:g}",
+        _excerpt(rollout.request.task.data),
+    )
+    return _visible("  ".join(told))
+
+
 def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
     """All that the store knows of the rollout: its task, its attempts, and what happened in the deciding
     attempt: operations around what they enclose, rewards under the calls that earned them. A call shows
@@ -82,7 +95,7 @@ def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
     for attempt in rollout.attempts:
         lines += _attempt(attempt, errors)
     for told in story(rollout):
-        lines += [_inside(line, min(told.depth, _DEEPEST)) for line in _lines(told)]
+        lines += [_inside(line, min(told.depth, _DEEPEST)) for line in told_lines(told)]
     total = rewards(rollout).get(dimension)
     lines.append(_heading("no reward" if total is None else f"final reward {total:g}"))
     return Lines(*lines)
@@ -103,7 +116,8 @@ def _attempt(attempt: Attempt, errors: dict[str, int]) -> list[Text]:
     return lines
 
 
-def _lines(told: Told) -> list[Text]:
+def told_lines(told: Told) -> list[Text]:
+    """One thing that happened."""
     match told:
         case ToldCall():
             return _call(told)

@@ -81,6 +81,23 @@ class RunFolder:
             raise UserError(Problem("run", str(path), f"no run folder: it has no {_RECIPE}"))
         return cls(path)
 
+    @classmethod
+    def newest(cls, path: Path) -> RunFolder:
+        """The run at ``path``, or the one that was begun last of those in it, or in the folders in it, as
+        ``outputs`` has them. Raises ``UserError`` if there is none."""
+        if cls.is_at(path):
+            return cls(path)
+        files = [*path.glob(f"*/{_RECIPE}"), *path.glob(f"*/*/{_RECIPE}")]
+        found = [file for file in files if cls.is_at(file.parent)]
+        if not found:
+            raise UserError(Problem("run", str(path), f"no run folder, nor is one in it: no {_RECIPE}"))
+        return cls(max(found, key=lambda file: file.stat().st_mtime).parent)
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether there is a run; a recipe alone is none."""
+        return (path / _RECIPE).is_file() and (path / _NOT_UPLOADED).is_file()
+
     def recipe(self) -> Recipe:
         """The recipe that the run was started with, every default written out."""
         return loading.reload(self.recipe_file)

@@ -58,13 +58,8 @@ async def _with_engines(
 ) -> tuple[Agents, Policy]:
     placement = Placement(model.plan)
     stack.callback(placement.release)
-<<<<<<< HEAD
     keeper, records = await _store(ready, console, stack)
-    spec = specs.engine_spec(ready.recipe, model.plan, model.folder)
-=======
-    store, records = await _store(ready, console, stack)
     spec = specs.engine_spec(ready.recipe, model.plan, model.folder, learn=learn)
->>>>>>> learner
     engines = EnginePool(spec, _options(placement, "engine"))
     stack.push_async_callback(engines.shutdown)
     learners = None

@@ -139,7 +139,7 @@ MISTAKES = {
     "validate toy.yaml --set model.max_length=99999": "error: model.max_length: 99999: is more than the mode",
     "validate toy.yaml --set data.load=json:dumps": "error: toy.yaml: data.load: 'json:dumps': cannot be cal",
     "eval .": "error: checkpoint: '.': no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe",
-    "rollouts out": "error: run: 'out': no run folder: it has no recipe.yaml",
+    "rollouts out": "error: run: 'out': no run folder, nor is one in it: no recipe.yaml",
     "rollouts . --sort cost": "error: --sort: 'cost': one of asked, reward, seconds, attempts",
     "rollouts . --mode test": "error: --mode: 'test': one of train, eval",
     "rollouts . --status done": "error: --status: 'done': one of queued, running, succeeded, failed, canc",
@@ -218,10 +218,19 @@ def recorded(folder: Path, tiny_model: Path) -> Path:
 def test_rollouts_are_listed_filtered_sorted_and_paged(invoke: Invoke, recorded: Path) -> None:
     code, output = invoke(f"rollouts {recorded} --sort reward --min-reward 0.1 --limit 2 --agent '*'")
     assert code == 0, output
-    assert [line.split()[0] for line in output.splitlines()] == ["rollout", "r6", "r7", "there"]
-    assert output.splitlines()[-1] == "there are more before these: --page 2"
+    assert [line.split()[0] for line in output.splitlines()] == ["rollout", "r7", "r6", "there"]
+    assert output.splitlines()[-1] == "there are more after these: --page 2"
+    code, output = invoke(f"rollouts {recorded.parent} --json --sort seconds --reverse --limit 2")
+    assert [(row["rollout_id"], row["reward"]) for row in map(json.loads, output.splitlines())] == [
+        ("r0", 0.0),
+        ("r1", 0.1),
+    ]
     code, output = invoke(f"rollouts {recorded} r5")
     assert code == 0 and "ValueError: 5" in output and "call 1 of odd: 1.00 s" in output
+    code, output = invoke(f"rollouts {recorded} r7 --json")
+    told = json.loads(output)
+    assert [each["kind"] for each in told["story"]] == ["call", "reward"] and told["reward"] == 0.7
+    assert told["story"][0]["answers"][0]["choice"]["response_ids"] == [7, 8]
 
 
 def test_a_run_under_way_is_listed_as_it_is_at_that_moment(invoke: Invoke, recorded: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from al_ray.evaluation.estimates import bootstrap, estimate, pass_at_k, wilson
+from al_ray.evaluation.estimates import T, bootstrap, estimate, over_seeds, paired, pass_at_k, wilson
 
 Z = 1.959963984540054
 
@@ -124,3 +124,48 @@ def test_pass_at_k_is_unbiased(k: int) -> None:
 def test_pass_at_more_than_there_are_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="between 1 and the 2 samples"):
         pass_at_k(2, 1, 3)
+
+
+def test_the_interval_of_a_paired_difference_covers_it_nineteen_times_of_twenty() -> None:
+    """Of few tasks too, by exact enumeration of what they may have done: 20 tasks, of which each is won with
+    chance 0.1, lost with 0.05, and else the same in both."""
+    count, win, lose = 20, 0.1, 0.05
+    covered = 0.0
+    for won in range(count + 1):
+        for lost in range(count - won + 1):
+            chance = math.comb(count, won) * math.comb(count - won, lost) * win**won * lose**lost
+            chance *= (1 - win - lose) ** (count - won - lost)
+            first = [0.0] * won + [1.0] * (count - won)
+            second = [1.0] * won + [0.0] * lost + [1.0] * (count - won - lost)
+            found = paired(first, second)
+            assert found.value == pytest.approx((won - lost) / count) and found.method == "agresti-min"
+            covered += chance * (found.low <= win - lose <= found.high)
+    assert 0.94 <= covered <= 0.99
+
+
+def test_one_change_among_many_tasks_proves_nothing() -> None:
+    """Nor does it look as if it did: the interval holds 0, as McNemar's test would."""
+    found = paired([0.0, *[1.0] * 99], [1.0] * 100)
+    assert found.low < 0 < found.value < found.high
+
+
+def test_differences_of_other_numbers_are_resampled_by_task() -> None:
+    """What both share cancels out: tasks that differ much and move alike leave no doubt."""
+    first = [0.1, 0.9, 0.4, 0.6]
+    found = paired(first, [value + 0.25 for value in first])
+    assert (found.method, found.value) == ("bootstrap", pytest.approx(0.25))
+    assert found.low == pytest.approx(0.25) and found.high == pytest.approx(0.25)
+    assert math.isnan(paired([0.1], [0.3]).low)
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    """By its density, integrated: 97.5 % lie below each quantile of the table."""
+    for degrees, quantile in enumerate(T, 1):
+        scale = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
+        grid = np.linspace(0, quantile, 20_001)
+        density = scale * (1 + grid**2 / degrees) ** (-(degrees + 1) / 2)
+        assert 0.5 + np.trapezoid(density, grid) == pytest.approx(0.975, abs=1e-5)
+    found = over_seeds([0.5, 0.6, 0.7])
+    assert found.value == pytest.approx(0.6)
+    assert found.high - found.value == pytest.approx(4.3027 * 0.1 / math.sqrt(3))
+    assert math.isnan(over_seeds([0.5]).low)

@@ -192,7 +192,7 @@ def test_what_fails_midway_leaves_the_file_that_was_there(
     def broken(*_: object) -> Any:
         raise RuntimeError("the database is gone")
 
-    monkeypatch.setattr(exporting, "_json", broken)
+    monkeypatch.setattr(exporting, "rollout_row", broken)
     with pytest.raises(RuntimeError, match="the database is gone"):
         export(_source(database), "rollouts", "jsonl", file)
     assert [orjson.loads(line) for line in file.read_bytes().splitlines()] == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_pages_go_back_from_the_end_and_tell_whether_there_are_more(database: Da
         (Order.ASKED, True, [3, 2, 1, 0]),
         (Order.REWARD, False, [3, 4, 6, 7]),
         (Order.SECONDS, False, [5, 6, 7, 8]),
-        (Order.SECONDS, True, [2, 1, 0, 9]),
+        (Order.SECONDS, True, [3, 2, 1, 0]),
         (Order.ATTEMPTS, True, [2, 1, 0, 9]),
     ],
 )
@@ -76,3 +77,23 @@ def test_the_end_of_an_order_is_what_has_most_or_in_reverse_least_of_it(
     """What has not ended has the least."""
     found = _page(database, order, 1, reverse=reverse)[-4:]
     assert [rollout.id for rollout in found] == [f"r{number}" for number in shown]
+
+
+def test_what_ends_from_now_on_is_told_once_as_it_ends(tmp_path: Path) -> None:
+    """Of what fits: neither what had ended before, nor what waits, nor what is asked for otherwise."""
+    database = Database(sqlite_url(tmp_path / "followed.sqlite"))
+    record(database, 0, 3)
+    looks = iter([lambda: record(database, 3, 6), lambda: None, lambda: record(database, 6, 9)])
+
+    def wait() -> None:
+        look = next(looks, None)
+        if look is None:
+            raise KeyboardInterrupt
+        look()
+
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        for rollout in search.ended(database, Search(batch="step", max_reward=0.5), wait):
+            told.append(rollout.id)
+    database.close()
+    assert told == ["r4"], "the odd are of evaluations, r6 has more, and r8 failed"

@@ -150,3 +150,15 @@ class Answerer(Protocol):
     def stream(self, call: Call, /) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """The answer piece by piece, the whole reply last; close it to stop the work on it."""
         ...
+
+
+class Engines(Answerer, Protocol):
+    """Those that sample for an attempt: many behind a router, or one in this process."""
+
+    async def remember(self, call: Call, reply: ChatReply, /) -> None:
+        """Let the rollout's engine know of a call that it did not answer, as if it had."""
+
+    async def render(
+        self, rollout_id: str, messages: Sequence[Message], tools: Sequence[Message] | None, /
+    ) -> Sequence[int]:
+        """The tokens of the prompt that a call with these messages has."""

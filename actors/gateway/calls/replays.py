@@ -19,8 +19,7 @@ from typing import Any, Final
 import orjson
 
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED
-from al_ray.actors.gateway.calls.call import Call
-from al_ray.actors.gateway.calls.engine_router import EngineRouter
+from al_ray.actors.gateway.calls.call import Call, Engines
 from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
@@ -70,7 +69,7 @@ class Replays:
     records: Records
     recorded: Records | None
     recorder: SpanRecorder
-    router: EngineRouter
+    router: Engines
     _known: Recent[tuple[str, int], _Progress] = field(default_factory=lambda: Recent(ATTEMPTS_REMEMBERED))
 
     async def answerer(self, claim: Claim, call: Call) -> RecordedAnswer | None:
@@ -133,7 +132,7 @@ class RecordedAnswer:
     """Answers one call with what was recorded of ``span``."""
 
     span: Span
-    router: EngineRouter
+    router: Engines
 
     async def chat(self, call: Call) -> ChatReply:
         """The engine is told, so that the prompt of a call that continues this one begins with the recorded

@@ -21,9 +21,8 @@ from aiohttp import web
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED, AttemptLimits
-from al_ray.actors.gateway.calls.call import Answerer, Call, new_id
+from al_ray.actors.gateway.calls.call import Answerer, Call, Engines, new_id
 from al_ray.actors.gateway.calls.earlier import EarlierCalls
-from al_ray.actors.gateway.calls.engine_router import EngineRouter
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
 from al_ray.actors.gateway.calls.replays import Replays
@@ -72,7 +71,7 @@ class ModelCalls:
     recorder: SpanRecorder
     repeated: RepeatedCalls
     replays: Replays
-    router: EngineRouter
+    router: Engines
     earlier: EarlierCalls
     hosted: Mapping[str, Answerer]
     _repeats: Recent[tuple[str, int, bytes], int] = field(

@@ -1,0 +1,34 @@
+"""``al-ray serve`` and ``al-ray export`` of a checkpoint: a model for others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from al_ray.errors import Problem, UserError
+from al_ray.run.ended import model_folder
+from al_ray.run.ended.serving import server
+from al_ray.run.folder import RunFolder, recipe_of
+
+
+def serve(checkpoint: Path, host: str, port: int, *, dry_run: bool) -> None:
+    """Become vLLM's server, or print the line that would."""
+    started = server(checkpoint, _recipe_folder(checkpoint).recipe(), host, port)
+    if dry_run:
+        print(started.line)
+        return
+    os.execve(started.command[0], list(started.command), {**os.environ, **started.variables})
+
+
+def export(checkpoint: Path, output: Path, **of_records: object) -> str:
+    """Write the model; says what was written. ``of_records`` are options that only a run's records have."""
+    for name, value in of_records.items():
+        if value is not None:
+            told = "is for the records of a run; of a checkpoint, the model is exported"
+            raise UserError(Problem(f"--{name}", str(value), told))
+    model_folder.write(checkpoint, _recipe_folder(checkpoint).recipe(), output)
+    return f"{output}: the model after {checkpoint.name}, with a model card"
+
+
+def _recipe_folder(checkpoint: Path) -> RunFolder:
+    return RunFolder.open(recipe_of(checkpoint).parent)

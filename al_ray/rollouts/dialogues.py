@@ -1,0 +1,112 @@
+"""What a rollout's agents and the model said, as conversations that trainers of chat models read: each a
+list of messages in OpenAI's shape, with every answer in it.
+
+Calls that go on from an earlier one are one conversation; an agent that begins anew, or rewrites what was
+said, begins another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Final
+
+from al_ray.rollouts.rewards import rewards
+from al_ray.traces import messages, semconv
+from al_ray.traces.messages import Message
+from al_ray.traces.nesting import Nesting
+from al_ray.types import JSON, Rollout, Span
+
+_ASSISTANT: Final = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """One conversation, up to its last answer."""
+
+    agent: str
+    """Who made its last call; empty where nobody told."""
+    messages: Sequence[Message]
+    tools: Sequence[JSON]
+    """The definitions that its last call offered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two rollouts of one task, of which one was rewarded more."""
+
+    prompt: Sequence[Message]
+    """What both begin with."""
+    chosen: Sequence[Message]
+    """How the better one goes on, from an answer on."""
+    rejected: Sequence[Message]
+    better: Rollout
+    worse: Rollout
+
+
+def dialogues(rollout: Rollout) -> Sequence[Dialogue]:
+    """In the order in which they began. Of a call with several choices, the first."""
+    nesting = Nesting(rollout.spans)
+    found: list[Dialogue] = []
+    for call in nesting.calls:
+        answers = messages.answers(call)
+        if not answers:
+            continue
+        said = [plain(message) for message in (*messages.sent(call), answers[0])]
+        dialogue = Dialogue(nesting.agent(call), said, _tools(call))
+        earlier = next((i for i, each in enumerate(found) if _goes_on(each.messages, said)), None)
+        if earlier is None:
+            found.append(dialogue)
+        else:
+            found[earlier] = dialogue
+    return found
+
+
+def preference(rollouts: Sequence[Rollout], dimension: str) -> Preference | None:
+    """The best and the worst rollout of a group, by their first conversations; None where none is better than
+    another, or the two do not begin alike."""
+    scored = [each for each in rollouts if dimension in rewards(each) and dialogues(each)]
+    scored.sort(key=lambda rollout: rewards(rollout)[dimension])
+    if not scored or rewards(scored[0])[dimension] == rewards(scored[-1])[dimension]:
+        return None
+    worse, better = scored[0], scored[-1]
+    good, bad = dialogues(better)[0].messages, dialogues(worse)[0].messages
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(good, bad, strict=False)))
+    shared = min(shared, len(good) - 1, len(bad) - 1)
+    while shared and not good[shared]["role"] == bad[shared]["role"] == _ASSISTANT:
+        shared -= 1
+    if not shared:
+        return None
+    return Preference(good[:shared], good[shared:], bad[shared:], better, worse)
+
+
+def plain(message: Message) -> Message:
+    """What chat templates know of a message, without what it has not: text, tool calls, and whose answer it
+    is."""
+    told: dict[str, JSON] = {
+        "role": str(message.get("role")),
+        "content": messages.text(message.get("content")),
+    }
+    if calls := [*_tool_calls(message)]:
+        told["tool_calls"] = calls
+    for key in ("tool_call_id", "name", "reasoning_content"):
+        if message.get(key):
+            told[key] = str(message[key])
+    return told
+
+
+def _tool_calls(message: Message) -> Iterator[JSON]:
+    for call in messages.tool_calls(message):
+        function = call["function"]
+        named = {"name": str(function.get("name")), "arguments": str(function.get("arguments") or "")}
+        yield {"id": str(call.get("id") or ""), "type": "function", "function": named}
+
+
+def _goes_on(earlier: Sequence[Message], later: Sequence[Message]) -> bool:
+    return len(later) > len(earlier) and list(later[: len(earlier)]) == list(earlier)
+
+
+def _tools(call: Span) -> Sequence[JSON]:
+    found = call.attributes.get(semconv.TOOL_DEFINITIONS)
+    return found if isinstance(found, list) else []

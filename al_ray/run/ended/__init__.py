@@ -1,0 +1,2 @@
+"""What is asked of runs that have ended, or are under way: which there are, how two compare, what a recipe
+did over several seeds; and what is made of their checkpoints: a server, a model for others."""

@@ -1,0 +1,71 @@
+"""The runs that lie in a folder, each told in a line: from its recipe and what it logged; no database
+is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from al_ray.errors import RecipeError
+from al_ray.recipe.schedule import stage_spans
+from al_ray.reports import jsonl_sink
+from al_ray.run.ended.over_seeds import ends
+from al_ray.run.folder import RunFolder
+
+_FAILED: Final = ("rollout/failed", "eval/failed")
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """A run, ended or under way."""
+
+    path: Path
+    begun: float
+    """Seconds since the epoch."""
+    steps: int
+    """Those that have ended."""
+    wanted: int | None
+    """Those of its recipe; None where this al_ray cannot read that."""
+    first: float | None
+    """Accuracy of its first evaluation; None without one."""
+    last: float | None
+    failed: int
+    """Rollouts of all its steps and evaluations that failed."""
+    bytes: int
+
+
+def listing(folder: Path) -> Sequence[RunLine]:
+    """Every run at or below ``folder``, the newest last."""
+    return sorted((_line(path) for path in _runs(folder)), key=lambda line: line.begun)
+
+
+def _runs(folder: Path) -> Iterator[Path]:
+    """Nothing within a run is a run."""
+    for path, below, _ in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".")]
+        if RunFolder.is_at(Path(path)):
+            below.clear()
+            yield Path(path)
+
+
+def _line(path: Path) -> RunLine:
+    run = RunFolder(path)
+    logged = jsonl_sink.read(path)
+    try:
+        wanted = stage_spans(run.recipe())[-1].end
+    except RecipeError:
+        wanted = None
+    first, last = ends(path).accuracies
+    return RunLine(
+        path=path,
+        begun=run.recipe_file.stat().st_mtime,
+        steps=max((int(line["step"]) for line in logged), default=0),
+        wanted=wanted,
+        first=first,
+        last=last,
+        failed=int(sum(line.get(key) or 0 for line in logged for key in _FAILED)),
+        bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file()),
+    )
