@@ -1,4 +1,5 @@
-"""Runs of no use, with the real parts: they say why, and end; and what is only bad is warned of."""
+"""Runs of no use: they say why, and end; and what is only bad is warned of. All parts are real but the
+engines, of whose words nothing depends here."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def train(tmp_path: Path, tiny_model: Path, joining: Mapping[str, str]) -> Train
         if changes.get("run") == "bad_agents:wordy_in_training":
             content["data"] = {"load": "bad_agents:load_named"}
         toy.write_recipe(tmp_path, content)
-        code, output = run(["al_ray", "train", "toy.yaml", "--run", "a"], tmp_path, **joining)
+        code, output = run(["tests.without_vllm", "train", "toy.yaml", "--run", "a"], tmp_path, **joining)
         return code, output, tmp_path / "out" / "toy" / "a"
 
     return train
