@@ -7,12 +7,15 @@ run that was killed goes on with the same batches, and rollouts that had ended a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from al_ray.errors import LearnerLostError
+from ray.exceptions import RayError
+
+from al_ray.errors import AlRayError, LearnerLostError
 from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
@@ -30,6 +33,8 @@ from al_ray.types import Task, UpdateReport
 
 _MAX_LOST: Final = 5
 """Learners lost in a run, after which it is not by chance."""
+_LEAVE_SECONDS: Final = 120.0
+"""For an update under way to end, and its checkpoint to be written, when the run is interrupted."""
 
 
 @dataclass(slots=True)
@@ -47,10 +52,22 @@ class Run:
     train_tasks: Sequence[Task]
     held_out_tasks: Sequence[Task]
     health: Health
+    _done: int = 0
+    """Steps that have been told."""
+    _learning: asyncio.Task[None] | None = None
+    """The update under way."""
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
-        ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt."""
+        ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt. Whoever
+        interrupts it waits for a checkpoint of the steps that are done."""
+        try:
+            await self._train()
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            await self._leave()
+            raise
+
+    async def _train(self) -> None:
         done, lost = await self._restore(), 0
         while True:
             try:
@@ -67,8 +84,24 @@ class Run:
         for line in self.health.summary():
             self.console.warning(line)
 
+    async def _leave(self) -> None:
+        """Keep what was learnt since the last checkpoint, if that takes no longer than ``_LEAVE_SECONDS``."""
+        try:
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                if self._learning is not None and not self._learning.done():
+                    self.console.note("interrupted: the update under way is ended first; once more ends all")
+                    await self._learning
+                if self._done not in (0, *self.folder.checkpoints()):
+                    await self._save(self._done)
+        except (AlRayError, RayError, OSError, TimeoutError) as error:
+            told = str(error) or f"not within {_LEAVE_SECONDS:g} s"
+            self.console.warning(f"no checkpoint of the last steps: {told}; --resume repeats them")
+        else:
+            self.console.note(f"interrupted after step {self._done}; --resume goes on from there")
+
     async def _go_on(self, done: int) -> None:
         """To the end, when ``done`` steps are done."""
+        self._done = done
         await self._evaluate_if_missing(done)
         for span in stage_spans(self.recipe):
             if done < span.end:
@@ -115,16 +148,18 @@ class Run:
             self.metrics.log(step + 1, batch.metrics)
             raise error
         collected = time.perf_counter()
+        times = {"weights": served - started, "rollouts": collected - served}
+        # Once begun it is ended and told, whatever interrupts the run: weights are those of a whole step.
+        self._learning = asyncio.create_task(self._learn(span, step + 1, batch, times))
+        await asyncio.shield(self._learning)
+
+    async def _learn(self, span: StageSpan, step: int, batch: Batch, times: Mapping[str, float]) -> None:
         self.console.phase("update")
+        started = time.perf_counter()
         report = await self.policy.update(batch.rows, batch.loss, batch.passes)
-        updated = time.perf_counter()
-        times = {
-            "weights": served - started,
-            "rollouts": collected - served,
-            "update": updated - collected,
-            "step": updated - started,
-        }
-        self._tell(span, step + 1, batch, report, times)
+        times = {**times, "update": time.perf_counter() - started}
+        self._tell(span, step, batch, report, {**times, "step": sum(times.values())})
+        self._done = step
 
     def _tell(
         self, span: StageSpan, step: int, batch: Batch, report: UpdateReport, times: Mapping[str, float]
