@@ -128,6 +128,9 @@ def test_tokens_are_coloured_by_what_the_reader_asks_for(reader: Reader) -> None
     page.keyboard.press("3")
     expect(page.locator("#call-1 .worth")).to_contain_text("advantage +", timeout=30_000)
     by_advantage = colour()
+    page.keyboard.press("5")
+    expect(page.locator("#pointed")).to_contain_text("no checkpoint is kept yet")
+    assert "404" in reader.errors.pop()
     page.keyboard.press("1")
     assert len({by_logprob, by_version, by_advantage, colour()}) == 4
     page.locator("#call-1 .tokens").focus()
