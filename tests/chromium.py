@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,11 @@ def executable() -> Path:
             return Path(found)
     folder = node_environment("chromium", [_PACKAGE])
     unpacked = folder / "chromium"
-    if not unpacked.exists():  # it goes to the folder for temporary files
-        command = ["node", "--input-type=module", "--eval", _UNPACK]
-        subprocess.run(command, cwd=folder, env={**os.environ, "TMPDIR": str(folder)}, check=True)
+    if not unpacked.exists():  # it goes to the folder for temporary files; whole or not there
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            command = ["node", "--input-type=module", "--eval", _UNPACK]
+            subprocess.run(command, cwd=folder, env={**os.environ, "TMPDIR": place}, check=True)
+            (Path(place) / "chromium").rename(unpacked)
     return unpacked
 
 

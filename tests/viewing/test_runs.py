@@ -34,6 +34,18 @@ def test_a_run_is_found_alone_and_among_others(folder: RunFolder) -> None:
         assert run.title == "toy/a" and Runs(depth).one(run.name).folder.path == folder.path
 
 
+def test_a_run_that_is_made_anew_is_another_one(folder: RunFolder) -> None:
+    """Nothing of the first is remembered."""
+    runs = Runs(folder.path)
+    [first] = runs.all()
+    assert runs.all() == [first]
+    recipe = folder.recipe_file.read_bytes()
+    (folder.path / "kept").write_bytes(recipe)
+    (folder.path / "kept").rename(folder.recipe_file)
+    [second] = runs.all()
+    assert second is not first
+
+
 def test_a_run_without_a_store_is_listed_and_said_to_have_none(folder: RunFolder) -> None:
     [run] = Runs(folder.path).all()
     assert (run_row(run).state, run_row(run).step, run_row(run).steps) == ("stopped", 0, 5)

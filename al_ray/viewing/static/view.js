@@ -244,7 +244,7 @@ async function keepUp() {
   if (!document.hidden && !busy) {
     const options = { headers: { "If-None-Match": tag }, cache: "no-store" };
     const reply = await fetch(location.href, options).catch(() => null); // its server may be gone for a while
-    if (reply?.status === 200) {
+    if (reply?.headers.get("ETag") && reply.status !== 304) { // a page, or why there is none yet
       const fresh = $("main", new DOMParser().parseFromString(await reply.text(), "text/html"));
       tag = reply.headers.get("ETag");
       if (fresh.innerHTML !== shown) {
