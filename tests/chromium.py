@@ -25,13 +25,13 @@ def executable() -> Path:
         if found := shutil.which(name):
             return Path(found)
     folder = node_environment("chromium", [_PACKAGE])
-    unpacked = folder / "chromium"
+    unpacked = folder / "unpacked"
     if not unpacked.exists():  # it goes to the folder for temporary files; whole or not there
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            command = ["node", "--input-type=module", "--eval", _UNPACK]
-            subprocess.run(command, cwd=folder, env={**os.environ, "TMPDIR": place}, check=True)
-            (Path(place) / "chromium").rename(unpacked)
-    return unpacked
+        place = tempfile.mkdtemp(dir=folder)
+        command = ["node", "--input-type=module", "--eval", _UNPACK]
+        subprocess.run(command, cwd=folder, env={**os.environ, "TMPDIR": place}, check=True)
+        Path(place).rename(unpacked)
+    return unpacked / "chromium"
 
 
 @contextmanager
