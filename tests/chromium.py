@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +25,13 @@ def executable() -> Path:
         if found := shutil.which(name):
             return Path(found)
     folder = node_environment("chromium", [_PACKAGE])
-    unpacked = folder / "chromium"
-    if not unpacked.exists():  # it goes to the folder for temporary files
+    unpacked = folder / "unpacked"
+    if not unpacked.exists():  # it goes to the folder for temporary files; whole or not there
+        place = tempfile.mkdtemp(dir=folder)
         command = ["node", "--input-type=module", "--eval", _UNPACK]
-        subprocess.run(command, cwd=folder, env={**os.environ, "TMPDIR": str(folder)}, check=True)
-    return unpacked
+        subprocess.run(command, cwd=folder, env={**os.environ, "TMPDIR": place}, check=True)
+        Path(place).rename(unpacked)
+    return unpacked / "chromium"
 
 
 @contextmanager

@@ -46,20 +46,25 @@ SIZE = 4
 """Of a group."""
 
 
-def write_run(model: Path, output: Path, name: str = "first", *, begun: float = 1_800_000_000.0) -> RunFolder:
-    """The run ``output/toy/NAME`` of a model whose tokenizer is in ``model``."""
-    recipe = Recipe.model_validate(toy.recipe(model, output))
+BEGUN = 1_800_000_000.0
+"""When a run began, in seconds since the epoch."""
+
+
+def write_run(model: Path, output: Path, name: str = "first", *, server: str | None = None) -> RunFolder:
+    """The run ``output/toy/NAME`` of a model whose tokenizer is in ``model``; its store is on the ``server``,
+    if one is named."""
+    recipe = Recipe.model_validate({**toy.recipe(model, output), "store": {"url": server}})
     folder = RunFolder.create(recipe, name)
     folder.note_placement(Plan("cpu", "colocated", [Bundle(("engine 0", "learner 0"), 2, 0, 0)], 1, 1))
     _log(folder)
     database = Database(folder.store_url)
-    writer = _Writer(database, Tokenizer.from_file(str(model / "tokenizer.json")), begun)
+    writer = _Writer(database, Tokenizer.from_file(str(model / "tokenizer.json")), BEGUN)
     writer.batch("eval/step-000000", 0, "eval")
     for step in STEPS:
         writer.batch(f"step-{step:06d}", step, "train")
     writer.batch("eval/step-000005", 5, "eval")
     with database.begin() as connection:
-        database.see(connection, [Worker("runner 0", "runner", WorkerStatus.IDLE, begun + 100)])
+        database.see(connection, [Worker("runner 0", "runner", WorkerStatus.IDLE, BEGUN + 100)])
     database.close()
     close_log(folder.store_url)
     return folder

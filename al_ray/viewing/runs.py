@@ -95,7 +95,8 @@ class Runs:
     def __init__(self, root: Path) -> None:
         """Raises ``UserError`` where there is none."""
         self.root = root
-        self._known: dict[str, ViewedRun] = {}
+        self._known: dict[str, tuple[int, ViewedRun]] = {}
+        """With the file of its recipe, as a number: a run that is made anew is another one."""
         if not root.is_dir():
             raise UserError(Problem("RUN or FOLDER", str(root), "no such folder"))
         if not self.all():
@@ -107,11 +108,14 @@ class Runs:
         alone = (self.root / _DEPTHS[0]).is_file()
         files = [file for depth in _DEPTHS[: 1 if alone else None] for file in self.root.glob(depth)]
         files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+        found = []
         for file in files:
             name = _NAME if alone else file.parent.relative_to(self.root).as_posix()
-            self._known.setdefault(name, ViewedRun(name, RunFolder(file.parent)))
-        names = [_NAME if alone else file.parent.relative_to(self.root).as_posix() for file in files]
-        return [self._known[name] for name in names]
+            number = file.stat().st_ino
+            if name not in self._known or self._known[name][0] != number:
+                self._known[name] = number, ViewedRun(name, RunFolder(file.parent))
+            found.append(self._known[name][1])
+        return found
 
     def one(self, name: str) -> ViewedRun:
         """That of this name. Raises ``UserError`` where there is none."""

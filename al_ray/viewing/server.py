@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -47,7 +47,8 @@ def application(site: Site, token: str) -> web.Application:
     app[_TOKEN] = token
     for path, page in site.pages.items():
         app.router.add_get(path, _page(site, page))
-    app.router.add_get("/worth", _worth(site))
+    app.router.add_get("/worth", _values(site.worth))
+    app.router.add_get("/since", _values(site.since))
     for file in sorted(_STATIC.iterdir()):
         app.router.add_get(f"/static/{file.name}", _file(file))
     return app
@@ -129,10 +130,10 @@ def _page(site: Site, page: Callable[[Query], str]) -> Handler:
     return answer
 
 
-def _worth(site: Site) -> Handler:
+def _values(values: Callable[[Query], Mapping[str, Any]]) -> Handler:
     async def answer(request: web.Request) -> web.Response:
         try:
-            return web.json_response(await asyncio.to_thread(site.worth, _query(request)))
+            return web.json_response(await asyncio.to_thread(values, _query(request)))
         except UserError as error:
             return web.json_response({"error": str(error)}, status=404)
 

@@ -25,6 +25,7 @@ from al_ray.viewing.beside import beside
 from al_ray.viewing.index import Entry, Wanted
 from al_ray.viewing.overview import ago, charts_of, overview, run_row
 from al_ray.viewing.runs import Runs, ViewedRun
+from al_ray.viewing.since import logprobs_since
 from al_ray.viewing.told import ToldRollout, told
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class Site:
             id: {"note": each.note, "calls": {name: _told_worth(call) for name, call in each.calls.items()}}
             for id, each in made.items()
         }
+
+    def since(self, query: Query) -> Mapping[str, Sequence[float]]:
+        """The log-probabilities of the tokens of a rollout under the newest checkpoint, by CALL/INDEX."""
+        run = self._the_run(query)
+        return logprobs_since(run.folder, run.recipe, self._read(run, _one(query, "id")))
 
     def problem(self, error: UserError) -> str:
         """The page that says what cannot be shown."""

@@ -9,6 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from al_ray.database.writer import Database
+from al_ray.recipe import Recipe
+from al_ray.run.folder import RunFolder
+from tests import toy
 from tests.viewed import HOSTILE, write_run
 from tests.viewing.conftest import served
 
@@ -128,6 +132,9 @@ def test_tokens_are_coloured_by_what_the_reader_asks_for(reader: Reader) -> None
     page.keyboard.press("3")
     expect(page.locator("#call-1 .worth")).to_contain_text("advantage +", timeout=30_000)
     by_advantage = colour()
+    page.keyboard.press("5")
+    expect(page.locator("#pointed")).to_contain_text("no checkpoint is kept yet")
+    assert "404" in reader.errors.pop()
     page.keyboard.press("1")
     assert len({by_logprob, by_version, by_advantage, colour()}) == 4
     page.locator("#call-1 .tokens").focus()
@@ -166,6 +173,19 @@ def test_a_page_keeps_up_with_its_run(browser: Browser, tiny_model: Path, tmp_pa
             file.write(line)
         expect(page.get_by_text("policy/kl:")).to_have_count(1, timeout=15_000)
         expect(page.get_by_text("signals/truncated").last).to_be_visible()
+    context.close()
+
+
+def test_a_run_that_has_just_begun_is_shown_as_soon_as_it_has_a_store(
+    browser: Browser, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(Recipe.model_validate(toy.recipe(tmp_path / "model", tmp_path / "out")), "a")
+    context = browser.new_context()
+    with served(folder.path) as address:
+        page = Reader(context.new_page(), address).go("/run?run=run")
+        expect(page.get_by_role("alert")).to_contain_text("unable to open database file")
+        Database(folder.store_url).close()
+        expect(page.locator(".doing")).to_contain_text("no rollout has been asked for yet", timeout=15_000)
     context.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from al_ray.run.folder import RunFolder
 from al_ray.types import RolloutRequest, Task
 from al_ray.viewing.overview import overview, run_row
 from al_ray.viewing.runs import Runs
+from al_ray.viewing.site import Site
 from tests import toy
+from tests.viewed import write_run
 
 
 @pytest.fixture
@@ -29,6 +32,18 @@ def test_a_run_is_found_alone_and_among_others(folder: RunFolder) -> None:
     for depth in (folder.path.parent, folder.path.parent.parent):
         [run] = Runs(depth).all()
         assert run.title == "toy/a" and Runs(depth).one(run.name).folder.path == folder.path
+
+
+def test_a_run_that_is_made_anew_is_another_one(folder: RunFolder) -> None:
+    """Nothing of the first is remembered."""
+    runs = Runs(folder.path)
+    [first] = runs.all()
+    assert runs.all() == [first]
+    recipe = folder.recipe_file.read_bytes()
+    (folder.path / "kept").write_bytes(recipe)
+    (folder.path / "kept").rename(folder.recipe_file)
+    [second] = runs.all()
+    assert second is not first
 
 
 def test_a_run_without_a_store_is_listed_and_said_to_have_none(folder: RunFolder) -> None:
@@ -65,6 +80,26 @@ def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tr
     with folder.locked():
         assert run.is_under_way() is True
     assert run.is_under_way() is False
+
+
+def test_a_run_whose_store_is_on_a_server_is_shown_alike(
+    postgresql: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Every page of it."""
+    pages = {
+        "/run": {},
+        "/rollouts": {"text": ["2 + 2?"], "sort": ["reward"]},
+        "/rollout": {"id": ["step-000003/0/1"]},
+        "/group": {"batch": ["step-000003"], "group": ["step-000003/0"]},
+        "/task": {"task": ["train-0"]},
+    }
+    shown = []
+    for output, server in (("file", None), ("server", postgresql)):
+        folder = write_run(tiny_model, tmp_path / output, server=server)
+        site = Site(Runs(folder.path))
+        texts = [site.pages[path]({"run": ["run"], **query}) for path, query in pages.items()]
+        shown.append([re.sub(r"\d+ s (ago|old)", "", text).replace(str(folder.path), "") for text in texts])
+    assert shown[0] == shown[1]
 
 
 def test_what_is_written_while_somebody_looks_is_seen(folder: RunFolder) -> None:

@@ -25,6 +25,7 @@ function show() {
   for (const button of $$("[data-tokens]")) button.setAttribute("aria-pressed", tokens);
   for (const part of $$(".colours")) part.hidden = !tokens;
   for (const button of $$("[data-by]")) button.setAttribute("aria-pressed", button.dataset.by === by);
+  if (tokens && by === "since") tellSince();
   const legend = $("#versions");
   if (legend) {
     const versions = [...new Set($$(".tokens i[data-v]").map((token) => token.dataset.v))].sort((a, b) => a - b);
@@ -74,13 +75,40 @@ async function tellWorth() {
   }
 }
 
+let since = null;
+
+// Asked for once a page: the newest checkpoint is loaded for it.
+async function tellSince() {
+  if (since) return;
+  since = {};
+  for (const place of $$("[data-since]")) {
+    say("asking the newest checkpoint ...");
+    const reply = await fetch(place.dataset.since);
+    const told = await reply.json();
+    say(reply.ok ? "" : told.error);
+    if (!reply.ok) continue;
+    Object.assign(since, told);
+    for (const answer of $$("[data-answer]")) {
+      const now = told[answer.dataset.answer];
+      if (!now) continue;
+      $$(".tokens i", answer).forEach((token, index) => {
+        const change = now[index] - token.dataset.p;
+        const shade = [0.1, 0.5, 1.5].filter((step) => Math.abs(change) >= step).length;
+        token.dataset.now = now[index].toFixed(4);
+        if (shade) token.classList.add((change > 0 ? "u" : "w") + shade);
+      });
+    }
+  }
+}
+
 function pointAtToken(token) {
   for (const before of $$(".tokens i.here")) before.classList.remove("here");
   token.classList.add("here");
-  const { i, p, v } = token.dataset;
+  const { i, p, v, now } = token.dataset;
   const known = worth[token.closest("[data-answer]")?.dataset.answer];
   const parts = [`token ${i} ${JSON.stringify(token.textContent.replaceAll("↵\n", "\n"))}`];
   if (p !== undefined) parts.push(`log-probability ${p} (${(100 * Math.exp(p)).toFixed(1)} %)`);
+  if (now !== undefined) parts.push(`now ${now} (${(100 * Math.exp(now)).toFixed(1)} %)`);
   if (v !== undefined) parts.push(`policy ${v}`);
   if (known) parts.push(`advantage ${number(known.advantage)}, weight of its call ${number(known.weight)}`);
   say(parts.join("  ·  "));
@@ -146,6 +174,7 @@ const keys = {
   2: () => choose("colour", "logprob"),
   3: () => choose("colour", "advantage"),
   4: () => choose("colour", "version"),
+  5: () => choose("colour", "since"),
 };
 
 document.addEventListener("keydown", (event) => {
@@ -202,6 +231,7 @@ function replace(fresh) {
   $$("details", main).forEach((each, index) => {
     if (index in open) each.open = open[index];
   });
+  since = null;
   if (!fresh.hasAttribute("data-live")) main.removeAttribute("data-live");
   show();
   tellWorth();
@@ -214,7 +244,7 @@ async function keepUp() {
   if (!document.hidden && !busy) {
     const options = { headers: { "If-None-Match": tag }, cache: "no-store" };
     const reply = await fetch(location.href, options).catch(() => null); // its server may be gone for a while
-    if (reply?.status === 200) {
+    if (reply?.headers.get("ETag") && reply.status !== 304) { // a page, or why there is none yet
       const fresh = $("main", new DOMParser().parseFromString(await reply.text(), "text/html"));
       tag = reply.headers.get("ETag");
       if (fresh.innerHTML !== shown) {

@@ -1,0 +1,75 @@
+"""What the newest checkpoint makes of tokens that earlier policies sampled: what has changed since.
+
+Each row is computed as the learners compute it, by their own code, on this machine's processor. That takes
+torch and the memory of the model, so it is done when somebody asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from al_ray.algorithms.rows import build_rows
+from al_ray.errors import Problem, UserError
+from al_ray.recipe import Recipe
+from al_ray.rollouts.trajectory import trajectory
+from al_ray.run.folder import RunFolder
+from al_ray.types import Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_BYTES: Final = 4
+"""Of a weight as it is computed with; a file has two or four."""
+_lock = threading.Lock()
+
+
+def logprobs_since(folder: RunFolder, recipe: Recipe, rollout: Rollout) -> Mapping[str, Sequence[float]]:
+    """By ``CALL/INDEX``, the log-probability of each token of a trained call under the newest checkpoint, at
+    the temperature it was sampled at. Raises ``UserError`` where there is none, or no memory for it."""
+    mode, temperature = rollout.request.mode, recipe.agent.sampling.temperature
+    if mode != "train" or temperature is None:
+        cure = "tokens are compared of rollouts of mode train: others are sampled otherwise"
+        raise UserError(Problem("rollout", f"{rollout.id} of mode {mode}", cure))
+    steps = folder.checkpoints()
+    if not steps:
+        cure = "no checkpoint is kept yet: checkpoint.every says when one is written"
+        raise UserError(Problem("run", str(folder.path), cure))
+    from al_ray.actors.learner.computation import Computation  # with torch
+    from al_ray.actors.learner.model import trained_logprobs
+    from al_ray.algorithms.batching import in_order, pack
+
+    made = trajectory(rollout, recipe.transitions)
+    rows = in_order(build_rows([made], [[0.0] * len(made.transitions)], "rollout_mean"))
+    found: dict[str, list[float]] = {}
+    with _lock:
+        model, alone = _model(folder.checkpoint(steps[-1])), Computation("", keeps=False)
+        for row, batch in zip(rows, pack(rows, alone.packed_tokens), strict=True):
+            values, _ = trained_logprobs(model, batch, alone, "float32", temperature)
+            for call, value in zip(row.calls[row.trained].tolist(), values.tolist(), strict=True):
+                found.setdefault(made.transitions[call].id, []).append(value)
+    return found
+
+
+def _model(folder: Path) -> PreTrainedModel:
+    """That of a checkpoint; the last one is kept."""
+    if folder not in _loaded:
+        needed = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * _BYTES // 2
+        free = psutil.virtual_memory().available
+        if needed > free:
+            gib = f"{needed / 2**30:.1f} GiB of memory needed, {free / 2**30:.1f} free"
+            raise UserError(Problem("checkpoint", str(folder), f"{gib}: look at the run on a larger machine"))
+        import torch
+
+        from al_ray.actors.learner.model import load_model
+
+        _loaded.clear()
+        _loaded[folder] = load_model(str(folder), torch.device("cpu")).requires_grad_(False)
+    return _loaded[folder]
+
+
+_loaded: dict[Path, PreTrainedModel] = {}

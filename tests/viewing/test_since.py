@@ -1,0 +1,43 @@
+"""What the newest checkpoint makes of tokens that were sampled before."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from al_ray.database.listing import Listing
+from al_ray.errors import UserError
+from al_ray.traces import call_span
+from al_ray.types import SpanKind
+from al_ray.viewing.since import logprobs_since
+from tests.viewed import write_run
+
+
+def test_each_token_has_the_log_probability_that_the_newest_checkpoint_gives_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """As transformers computes each call alone; of every call, whichever row it stands in."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = write_run(tiny_model, tmp_path / "out")
+    recipe, listing = folder.recipe(), Listing(folder.store_url)
+    rollout, held_out = (listing.rollout(id) for id in ("step-000003/0/1", "eval/step-000000/0/0"))
+    assert rollout is not None and held_out is not None
+    with pytest.raises(UserError, match=r"no checkpoint is kept yet: checkpoint\.every"):
+        logprobs_since(folder, recipe, rollout)
+    shutil.copytree(tiny_model, folder.checkpoint(5))
+    with pytest.raises(UserError, match="of mode eval': tokens are compared of rollouts of mode train"):
+        logprobs_since(folder, recipe, held_out)
+    found = logprobs_since(folder, recipe, rollout)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    calls = [span for span in rollout.spans if span.kind is SpanKind.CALL]
+    assert sorted(found) == [f"{call.id}/0" for call in calls] and len(calls) == 3
+    for call in calls:
+        prompt, response = [*call_span.prompt_ids(call)], [*call_span.choices(call)[0].response_ids]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        alone = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+        assert found[f"{call.id}/0"] == pytest.approx(alone.tolist(), abs=1e-4)
