@@ -22,6 +22,7 @@ from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run import specs
+from al_ray.run.ended.worth import worth_of_calls
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.grouped import Grouped
@@ -176,11 +177,7 @@ class CallRow:
 def calls(step: Step) -> Iterator[CallRow]:
     """Of all rollouts that were learnt from."""
     kept = step.stage.learnt(step.groups).kept
-    of_rows: dict[tuple[str, int], tuple[float, float]] = {}
-    for row in step.batch.rows:
-        for call in set(row.calls[row.trained].tolist()):
-            own = row.calls == call
-            of_rows[row.rollout_id, call] = float(row.advantages[own][0]), float(row.weights[own].sum())
+    of_rows = worth_of_calls(step.batch.rows)
     returns = step.stage.algorithm.returns(kept)
     for group, layers in zip(kept, returns, strict=True):
         for episode, given in zip(group, layers[0].returns, strict=True):

@@ -13,7 +13,7 @@ from al_ray.errors import UserError
 from al_ray.recipe import loading
 from al_ray.run.folder import RunFolder
 from tests import quiz
-from tests.recorded import record_evaluation
+from tests.recorded import record_samples
 
 Samples = Mapping[str, list[tuple[float | None, list[str]]]]
 
@@ -40,7 +40,7 @@ def _run(folder: Path, name: str, evaluations: Mapping[str, Samples], seed: int)
     recipe = loading.load(folder / "quiz.yaml", [f"seed={seed}"])
     database = Database(RunFolder.create(recipe, name).store_url)
     for batch, samples in evaluations.items():
-        record_evaluation(database, batch, samples)
+        record_samples(database, batch, samples)
     database.close()
 
 
