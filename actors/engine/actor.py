@@ -13,6 +13,7 @@ import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from al_ray.actors.engine.continuation import Continuation, Prompt
@@ -58,6 +59,10 @@ class Engine:
         self._rendering: ChatRendering
         self._continuation: Continuation
         self._trials: SchemaTrials
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return f"engine of {Path(self._spec.model_path).name}"
 
     async def start(self) -> None:
         """Loads the model; returns when the engine can answer."""
