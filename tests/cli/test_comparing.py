@@ -50,8 +50,8 @@ def test_the_last_evaluations_are_compared(runs: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().out
     assert f"first   {runs}/a (step-000003)\nsecond  {runs}/b (step-000003)\n" in told.replace("\n/", "/")
     assert "their recipes differ in seed\n" in told
-    assert "1 tasks are not compared: without a score in one of them" in told
-    assert "1 tasks better, 0 worse, 1 equal; 1 newly solved, 0 no longer solved" in told
+    assert "tasks that are not compared: 1 without a score in one of them" in told
+    assert "tasks: 1 better, 0 worse, 1 equal; 1 newly solved, 0 no longer solved" in told
     assert "+0.5000" in told and "agresti-min" in told
     assert "task t2: call 2 is the first that differs" in told
     [line] = [line for line in told.splitlines() if "so 5" in line and "no, 4" in line]
