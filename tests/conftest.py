@@ -24,6 +24,8 @@ SLOWEST_FIRST = (
     "run/test_stages.py",
     "run/test_health.py",
     "cli/test_job_submit.py",
+    "cli/test_trying.py",
+    "run/test_starter.py",
     "run/test_measure.py",
     "evaluation/test_evaluate.py",
     "actors/engine/test_pool.py",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from al_ray.database.writer import Ask, Database
 from al_ray.traces import semconv
-from al_ray.types import JSON, Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
+from al_ray.types import JSON, Attempt, AttemptStatus, Mode, RolloutRequest, Span, SpanKind, Task
 
 
 def record(database: Database, begin: int, end: int) -> None:
@@ -65,8 +65,11 @@ def _ended(attempt: Attempt, status: AttemptStatus, number: int, error: str | No
     )
 
 
-def record_evaluation(
-    database: Database, batch: str, samples: Mapping[str, list[tuple[float | None, list[str]]]]
+def record_samples(
+    database: Database,
+    batch: str,
+    samples: Mapping[str, list[tuple[float | None, list[str]]]],
+    mode: Mode = "eval",
 ) -> None:
     """Of each task, what its samples were rewarded, None where one failed, and what the model said in their
     calls, each of which goes on from the one before."""
@@ -75,7 +78,7 @@ def record_evaluation(
             for member, (reward, said) in enumerate(given):
                 task = Task(name, {"question": f"{name}?"}, "validation")
                 group = f"{batch}/{place}"
-                request = RolloutRequest(f"{group}/{member}", batch, group, task, "eval")
+                request = RolloutRequest(f"{group}/{member}", batch, group, task, mode)
                 database.enqueue(connection, [request])
                 ask = Ask("w", f"claim {request.id}", 1)
                 ((claim,),) = database.claim(connection, [ask], 100.0, 30.0, 130.0)
@@ -98,6 +101,7 @@ def _conversation(rollout: str, question: str, said: list[str]) -> list[Span]:
             semconv.INPUT_MESSAGES: [*messages],
             semconv.OUTPUT_MESSAGES: [answer],
             semconv.FINISH_REASONS: ["stop"],
+            semconv.PROMPT_IDS: [1, 2, number],
             semconv.CHOICES: [{"ids": [7, 8], "logprobs": [-0.25, -0.5], "versions": [[3, 0, 2]]}],
         }
         spans.append(

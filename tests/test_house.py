@@ -64,7 +64,7 @@ def test_no_command_of_ours_ends_what_others_run_on_the_machine() -> None:
     assert [path for path, text in texts.items() if re.search(r"pkill|killall|ray stop --force", text)] == []
 
 
-@pytest.mark.parametrize("tool", ["recipe_reference", "metrics_reference"])
+@pytest.mark.parametrize("tool", ["recipe_reference", "metrics_reference", "grafana_dashboard"])
 def test_a_page_that_a_tool_writes_says_what_the_code_says(tool: str) -> None:
     written = [sys.executable, "-c", f"import {tool} as tool; assert tool.page() == tool.PAGE.read_text()"]
     subprocess.run(written, cwd=ROOT / "tools", env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

@@ -13,8 +13,10 @@ HEAD = """# Metrics
 
 A run logs a line a step, and one an evaluation, to `metrics.jsonl` in its folder; to W&B by the same keys
 if the recipe asks for it; and what has a name in the column *Ray* to Ray's metrics, as gauges and counters
-(`_total`) tagged with the run's name, beside `al_ray_step`. Prometheus sees them with `ray_` in front. The
-column *terminal* is the title in the console's table.
+(`_total`) tagged with the names of `recipe` and `run`, beside `al_ray_step`. Prometheus sees them with
+`ray_` in front; `deploy/grafana.json` is a dashboard of all of them for the Grafana that reads it, where
+recipes and runs are chosen (`tools/grafana_dashboard.py` writes it). The column *terminal* is the title in
+the console's table.
 
 A line of `metrics.jsonl` has `step`, the steps done over all stages, and `time`, when it was written
 (seconds since 1970). A step has the keys that mean something in its stage. A key that ends in capitals

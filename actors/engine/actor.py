@@ -69,6 +69,10 @@ class Engine:
         self._continuation: Continuation
         self._trials: SchemaTrials
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return f"engine of {Path(self._spec.model_path).name}"
+
     async def start(self) -> None:
         """Loads the model; returns when the engine can answer."""
         gc.disable()  # a fifth of the time of vLLM's imports goes into looking for garbage among them

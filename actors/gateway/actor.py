@@ -59,6 +59,10 @@ class Gateway:
         self._engines: Engines = engine or self._router
         self._exporter = TraceExporter(spec.export) if spec.export else None
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return "gateway"
+
     async def start(self, at: door.Address | None = None) -> str:
         """Listen at the door, or on a free port where there is none. Raises ``UserError`` if the database
         cannot be used."""

@@ -42,6 +42,10 @@ class Door:
         self._socket: socket.socket | None = None
         self._hatch = f"\0al_ray-{uuid.uuid4().hex}"
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return "door of a gateway"
+
     def open(self, port: int = 0) -> Address:
         """Listen, if that is not done; 0 is any free port. A door that died is opened at its old one."""
         if self._socket is None:

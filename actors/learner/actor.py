@@ -69,6 +69,10 @@ class Learner:
         self._publisher = PUBLISHERS[spec.transport](rank)
         self._store: dist.TCPStore | None = None
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return f"learner {self._rank} of {self._world_size}"
+
     def open_rendezvous(self) -> tuple[str, int]:
         """On rank 0: listen where the ranks meet; returns host and port."""
         host = ray.util.get_node_ip_address()

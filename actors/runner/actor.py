@@ -58,6 +58,10 @@ class Runner:
         self._judging: Judging
         self._hooks: Hooks
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return self._spec.name
+
     async def ping(self) -> None:
         """Answers unless an agent keeps the event loop to itself."""
 

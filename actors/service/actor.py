@@ -30,6 +30,10 @@ class ServiceHost:
         self._path = path
         self._service: Service
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return f"service {self._name}"
+
     async def start(self, port: int) -> int:
         """Listen on the port, on any free one if it is 0; returns it. Raises what the service raises."""
         make: Any = dotted.load(self._section.run, f"services.{self._name}.run")

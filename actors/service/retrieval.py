@@ -113,7 +113,12 @@ class ShardActor:
     def __init__(self, index: str, number: int) -> None:
         from al_ray.retrieval.index import Shard
 
+        self._number = number
         self._shard = Shard(Path(index), number)
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return f"shard {self._number} of an index"
 
     def ping(self) -> None:
         """Answers once the shard is there."""

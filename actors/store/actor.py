@@ -75,6 +75,10 @@ class Store:
         self._seen: dict[str, Worker] = {}
         self._expiring: asyncio.Task[None] | None = None
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls it."""
+        return "store"
+
     async def ping(self) -> None:
         """Answers when the store is up. Raises ``UserError`` if its database cannot be used."""
         await asyncio.to_thread(lambda: self._database)

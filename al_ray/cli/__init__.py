@@ -1,4 +1,5 @@
 """The command line, ``al-ray VERB``. ``app`` reads arguments and knows nothing else; what a verb does stands
-in a module beside it: ``preparing``, ``training``, ``evaluating``, ``rollouts``, ``data``.
+in a module beside it, kindred verbs in one: ``preparing`` has those that come before a run, ``publishing``
+those that hand its model on, say.
 
 Nothing may import this room. A module imports Ray, torch and vLLM only within the function that runs them."""

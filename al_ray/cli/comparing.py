@@ -106,14 +106,15 @@ def _show(found: Comparison, a: Evaluated, b: Evaluated) -> None:
         cells = (_number(moved.first.value), _number(moved.second.value), f"{moved.difference.value:+.4f}")
         table.add_row(name, *cells, *_doubt(moved.difference))
     out.print(table)
-    for reason, count in found.left_out.items():
-        out.print(f"{count} tasks are not compared: {reason}")
+    if found.left_out:
+        told = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
+        out.print(f"tasks that are not compared: {told}")
     won = sum(pair.flipped and pair.change > 0 for pair in found.pairs)
     lost = sum(pair.flipped and pair.change < 0 for pair in found.pairs)
     better, worse = (sum(sign * pair.change > 0 for pair in found.pairs) for sign in (1, -1))
     equal = len(found.pairs) - better - worse
-    told = f"{better} tasks better, {worse} worse, {equal} equal; {won} newly solved, {lost} no longer solved"
-    out.print(told)
+    flipped = f"{won} newly solved, {lost} no longer solved"
+    out.print(f"tasks: {better} better, {worse} worse, {equal} equal; {flipped}")
     moved_most = [pair for pair in found.pairs if pair.change][:_SHOWN]
     if moved_most:
         table = Table("task", "first", "second", "change", "")

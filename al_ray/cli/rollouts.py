@@ -17,8 +17,9 @@ from al_ray.errors import Problem, UserError
 from al_ray.reports.console import terminal
 from al_ray.rollouts.row import rollout_row
 from al_ray.rollouts.search import Order, Search, ended, find, last
-from al_ray.rollouts.story import story
+from al_ray.rollouts.story import Told, story
 from al_ray.rollouts.terminal import rollout_line, rollouts_table, show
+from al_ray.run.ended.worth import worth
 from al_ray.run.folder import RunFolder
 from al_ray.types import Mode, RolloutStatus
 
@@ -70,19 +71,25 @@ def follow(run: Path, wanted: Search, *, as_json: bool) -> None:
 
 
 def show_rollout(run: Path, rollout: str, *, as_json: bool) -> None:
-    """All of one rollout, named by its id or the beginning of it."""
+    """All of one rollout, named by its id or the beginning of it, with what its calls were worth."""
     folder = RunFolder.newest(run)
-    recipe = folder.recipe()
+    dimension = folder.recipe().transitions.reward
     with closing(Records(folder.store_url)) as records:
         found = find(records, rollout)
+        known = worth(folder, records, found)
     if as_json:
-        told = [
-            {"kind": type(each).__name__.removeprefix("Told").lower(), **asdict(each)}
-            for each in story(found)
-        ]
-        _print_json({**rollout_row(found, recipe.transitions.reward), "story": told})
+        told = [{"kind": _kind(each), **asdict(each)} for each in story(found)]
+        row = rollout_row(found, dimension)
+        _print_json({**row, "advantages": known.advantages, "story": told})
         return
-    terminal().print(show(found, recipe.transitions.reward))
+    terminal().print(show(found, dimension, known.advantages))
+    if known.note:
+        terminal().print(f"advantages: {known.note}")
+
+
+def _kind(told: Told) -> str:
+    """call, reward or event."""
+    return type(told).__name__.removeprefix("Told").lower()
 
 
 def _print_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import ray
@@ -16,14 +17,16 @@ from al_ray.recipe import NodeShape
 class Placement:
     """The reserved resources of one run."""
 
-    def __init__(self, plan: Plan, ready_seconds: float = 60) -> None:
-        """Reserve; raises ``PlacementError`` if the cluster does not grant it in time."""
+    def __init__(self, plan: Plan, name: str, ready_seconds: float = 60) -> None:
+        """Reserve, under a name for Ray's dashboard; raises ``PlacementError`` if the cluster does not grant
+        it in time."""
         self.plan = plan
         resources = [{"CPU": b.cpus} | ({"GPU": b.gpus} if b.gpus else {}) for b in plan.bundles]
+        only = f"{name} {uuid.uuid4().hex[:6]}"  # Ray refuses a name that is in use
         # Weights may travel through the memory of a node that the plan says is the only one.
         one_node = len({bundle.node for bundle in plan.bundles}) == 1
         self._group: PlacementGroup = placement_group(
-            resources, strategy="STRICT_PACK" if one_node else "PACK"
+            resources, strategy="STRICT_PACK" if one_node else "PACK", name=only
         )
         if not self._group.wait(ready_seconds):
             remove_placement_group(self._group)

@@ -1,4 +1,5 @@
-"""Ray's own metrics: what a dashboard shows of a run while it runs, tagged with the run's name.
+"""Ray's own metrics: what a dashboard shows of a run while it runs, tagged with the names of recipe and run.
+``tools/grafana_dashboard.py`` draws them all.
 
 Names follow Prometheus (no slashes); Ray exports ``al_ray_step`` as ``ray_al_ray_step``.
 """
@@ -17,12 +18,13 @@ class RaySink:
     """Gauges start at 0, so that a dashboard has its lines before the first step; Ray refuses to
     raise a counter by 0, so a counter appears with its first rollout."""
 
-    def __init__(self, run_name: str) -> None:
-        self._tags = {"run": run_name}
-        self._step = Gauge("al_ray_step", "Global steps done", ("run",))
-        self._gauges = {m.key: Gauge(m.gauge, m.meaning, ("run",)) for m in names.METRICS if m.gauge}
-        self._counters = {m.key: Counter(m.counter, m.meaning, ("run",)) for m in names.METRICS if m.counter}
-        self._seconds = Gauge("al_ray_phase_seconds", "Seconds that a phase last took", ("run", "phase"))
+    def __init__(self, recipe_name: str, run_name: str) -> None:
+        self._tags = {"recipe": recipe_name, "run": run_name}
+        tags = tuple(self._tags)
+        self._step = Gauge("al_ray_step", "Global steps done", tags)
+        self._gauges = {m.key: Gauge(m.gauge, m.meaning, tags) for m in names.METRICS if m.gauge}
+        self._counters = {m.key: Counter(m.counter, m.meaning, tags) for m in names.METRICS if m.counter}
+        self._seconds = Gauge("al_ray_phase_seconds", "Seconds that a phase last took", (*tags, "phase"))
         self._phases = {m.key: m.key.removeprefix(names.TIME) for m in names.TIMES}
         self.log(0, dict.fromkeys((*self._gauges, *self._phases), 0.0))
 

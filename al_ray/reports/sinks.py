@@ -67,5 +67,5 @@ def open_sinks(run_name: str, folder: Path, recipe: Recipe, resume_from: int | N
     if ray.is_initialized():
         from al_ray.reports.ray_sink import RaySink
 
-        sinks.append(RaySink(run_name))
+        sinks.append(RaySink(recipe.name, run_name))
     return Sinks(sinks)

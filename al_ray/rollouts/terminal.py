@@ -80,10 +80,13 @@ def rollout_line(rollout: Rollout, dimension: str = "reward") -> str:
     return _visible("  ".join(told))
 
 
-def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
+def show(
+    rollout: Rollout, dimension: str = "reward", advantages: Mapping[str, float] | None = None
+) -> RenderableType:
     """All that the store knows of the rollout: its task, its attempts, and what happened in the deciding
     attempt: operations around what they enclose, rewards under the calls that earned them. A call shows
-    the messages that no call before it has shown."""
+    the messages that no call before it has shown. ``advantages`` are those of answers, by call and index,
+    where they are known."""
     request = rollout.request
     lines = [
         _text(f"rollout {rollout.id}", "bold"),
@@ -95,7 +98,7 @@ def show(rollout: Rollout, dimension: str = "reward") -> RenderableType:
     for attempt in rollout.attempts:
         lines += _attempt(attempt, errors)
     for told in story(rollout):
-        lines += [_inside(line, min(told.depth, _DEEPEST)) for line in told_lines(told)]
+        lines += [_inside(line, min(told.depth, _DEEPEST)) for line in told_lines(told, advantages)]
     total = rewards(rollout).get(dimension)
     lines.append(_heading("no reward" if total is None else f"final reward {total:g}"))
     return Lines(*lines)
@@ -116,11 +119,11 @@ def _attempt(attempt: Attempt, errors: dict[str, int]) -> list[Text]:
     return lines
 
 
-def told_lines(told: Told) -> list[Text]:
+def told_lines(told: Told, advantages: Mapping[str, float] | None = None) -> list[Text]:
     """One thing that happened."""
     match told:
         case ToldCall():
-            return _call(told)
+            return _call(told, advantages or {})
         case ToldReward():
             named = ", ".join(f"{name} {value:g}" for name, value in told.rewards.items())
             return [_heading(f"{named} ({told.name})", "bold cyan")]
@@ -131,7 +134,7 @@ def told_lines(told: Told) -> list[Text]:
             ]
 
 
-def _call(call: ToldCall) -> list[Text]:
+def _call(call: ToldCall, advantages: Mapping[str, float]) -> list[Text]:
     title = f"call {call.number}" + (f" of {call.agent}" if call.agent else "")
     prompt = "" if call.prompt_tokens is None else f" {call.prompt_tokens} prompt tokens,"
     how = "from the record" if call.replayed else f"{call.seconds:.2f} s"
@@ -143,7 +146,10 @@ def _call(call: ToldCall) -> list[Text]:
     for answer in call.answers:
         noted = [f"{name} {count}" for name, count in answer.signals.items()]
         reason = [answer.choice.finish_reason] if answer.choice.finish_reason else []
-        lines += _message("assistant", ", ".join([*_sampled(answer), *reason, *noted]), answer.choice.message)
+        worth = advantages.get(f"{call.id}/{answer.choice.index}")
+        known = [] if worth is None else [f"advantage {worth:+.4f}"]
+        title = ", ".join([*_sampled(answer), *reason, *noted, *known])
+        lines += _message("assistant", title, answer.choice.message)
     return lines
 
 

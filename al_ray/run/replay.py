@@ -22,6 +22,7 @@ from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run import specs
+from al_ray.run.ended.worth import CallRow, calls_of
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.grouped import Grouped
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from al_ray.actors.learner.actor import Learner
     from al_ray.actors.learner.observing import Observations
     from al_ray.algorithms.losses.token import Loss
-    from al_ray.algorithms.named import Groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,53 +155,6 @@ def _as_logged(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
-    """What a call of a step was worth."""
-
-    rollout: str
-    number: int
-    id: str
-    """Its transition's."""
-    agent: str
-    tokens: int
-    reward: float
-    """What it earned, before it was shaped."""
-    intermediate: float
-    returned: float | None
-    """By credit, in its first layer."""
-    advantage: float
-    """As its tokens have it: what was measured of it included."""
-    weight: float
-    """Of all its tokens."""
-
-
 def calls(step: Step) -> Iterator[CallRow]:
     """Of all rollouts that were learnt from."""
     return calls_of(step.stage, step.stage.learnt(step.groups).kept, step.batch.rows)
-
-
-def calls_of(stage: Grouped, kept: Groups, rows: Sequence[Row]) -> Iterator[CallRow]:
-    """Of those that a stage kept, as they stand in rows."""
-    of_rows: dict[tuple[str, int], tuple[float, float]] = {}
-    for row in rows:
-        for call in set(row.calls[row.trained].tolist()):
-            own = row.calls == call
-            of_rows[row.rollout_id, call] = float(row.advantages[own][0]), float(row.weights[own].sum())
-    returns = stage.algorithm.returns(kept)
-    for group, layers in zip(kept, returns, strict=True):
-        for episode, given in zip(group, layers[0].returns, strict=True):
-            for number, (t, returned) in enumerate(zip(episode.transitions, given, strict=True)):
-                advantage, weight = of_rows.get((episode.rollout_id, number), (0.0, 0.0))
-                yield CallRow(
-                    rollout=episode.rollout_id,
-                    number=number,
-                    id=t.id,
-                    agent=t.agent,
-                    tokens=len(t.response_ids),
-                    reward=t.reward + t.call_reward,
-                    intermediate=t.intermediate,
-                    returned=returned,
-                    advantage=advantage,
-                    weight=weight,
-                )

@@ -56,7 +56,7 @@ async def started_for_evaluation(ready: Prepared, console: Console) -> AsyncIter
 async def _with_engines(
     ready: Prepared, model: PlacedModel, console: Console, stack: AsyncExitStack, *, learn: bool
 ) -> tuple[Agents, Policy]:
-    placement = Placement(model.plan)
+    placement = Placement(model.plan, f"{ready.recipe.name}/{ready.folder.path.name}")
     stack.callback(placement.release)
     keeper, records = await _store(ready, console, stack)
     spec = specs.engine_spec(ready.recipe, model.plan, model.folder, learn=learn)

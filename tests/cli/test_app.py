@@ -67,6 +67,9 @@ def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     [
         ["--help"],
         ["train", "--help"],
+        ["try", "--help"],
+        ["runs", "."],
+        ["init", "mine"],
         ["validate", "toy.yaml"],
         ["train", "toy.yaml", "--dry-run"],
         ["train", "toy.yaml", "--set", "placement.device=gpu"],

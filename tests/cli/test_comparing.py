@@ -13,7 +13,7 @@ from al_ray.errors import UserError
 from al_ray.recipe import loading
 from al_ray.run.folder import RunFolder
 from tests import quiz
-from tests.recorded import record_evaluation
+from tests.recorded import record_samples
 
 Samples = Mapping[str, list[tuple[float | None, list[str]]]]
 
@@ -40,7 +40,7 @@ def _run(folder: Path, name: str, evaluations: Mapping[str, Samples], seed: int)
     recipe = loading.load(folder / "quiz.yaml", [f"seed={seed}"])
     database = Database(RunFolder.create(recipe, name).store_url)
     for batch, samples in evaluations.items():
-        record_evaluation(database, batch, samples)
+        record_samples(database, batch, samples)
     database.close()
 
 
@@ -50,8 +50,8 @@ def test_the_last_evaluations_are_compared(runs: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().out
     assert f"first   {runs}/a (step-000003)\nsecond  {runs}/b (step-000003)\n" in told.replace("\n/", "/")
     assert "their recipes differ in seed\n" in told
-    assert "1 tasks are not compared: without a score in one of them" in told
-    assert "1 tasks better, 0 worse, 1 equal; 1 newly solved, 0 no longer solved" in told
+    assert "tasks that are not compared: 1 without a score in one of them" in told
+    assert "tasks: 1 better, 0 worse, 1 equal; 1 newly solved, 0 no longer solved" in told
     assert "+0.5000" in told and "agresti-min" in told
     assert "task t2: call 2 is the first that differs" in told
     [line] = [line for line in told.splitlines() if "so 5" in line and "no, 4" in line]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 
@@ -19,18 +18,20 @@ from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.errors import DataError, UserError
 from al_ray.evaluation import report
+from al_ray.evaluation.comparison import compared, task_scores
 from al_ray.evaluation.evaluate import Evaluation, evaluate
 from al_ray.evaluation.subject import Served, served, subject
 from al_ray.recipe import Recipe, loading
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
+from al_ray.run.ended.evaluated import evaluated
 from al_ray.run.folder import RunFolder
 from al_ray.run.preparation import Prepared
 from al_ray.run.start import started_for_evaluation
 from al_ray.traces import semconv
 from al_ray.types import Rollout, RolloutStatus, SpanKind
 from tests import quiz
-from tests.processes import ROOT, Command, run
+from tests.processes import Command, run
 
 
 @dataclass(frozen=True)
@@ -201,19 +202,17 @@ def test_a_checkpoint_is_evaluated_under_its_own_name(
     assert RunFolder.resume(chosen, "a").recipe() == chosen
 
 
-def test_two_evaluations_are_compared_by_task_as_the_page_tells(done: Done, tmp_path: Path) -> None:
-    """The page's own code: what makes a task hard cancels, and tasks that one of them lacks are left out."""
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    told: dict[str, Any] = {}
-    exec(page.partition("```python\n")[2].partition("```")[0], told)
-    before = report.write(done.found, done.recipe, tmp_path)
-    content = json.loads(before.read_bytes())
-    for task in content["tasks"]:
-        task["rewards"] = [{"em": sample["em"] + 0.125} for sample in task["rewards"]]
-    after = tmp_path / "after.json"
-    after.write_text(json.dumps(content))
-    found = told["difference"](before, after, "em")
-    assert (found.value, found.low, found.high, found.tasks) == (0.125, 0.125, 0.125, 11)
+def test_what_is_recorded_of_an_evaluation_is_compared_as_it_was_scored(done: Done) -> None:
+    """With itself: by the same tasks and means, and without a difference."""
+    with evaluated(done.folder.path) as side:
+        rollouts = side.records.find_rollouts(Query(), tuple(SpanKind)).items
+    scored = task_scores(rollouts, "reward")
+    found = compared(scored, scored, "reward")
+    assert list(found.metrics) == ["reward", "em", "f1"]
+    for name, moved in found.metrics.items():
+        assert moved.first.value == pytest.approx(done.found.scores[name].value)
+        assert (moved.difference.value, moved.difference.tasks) == (0.0, 11)
+    assert found.left_out == {"without a score in one of them": 1}
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ class Actor:
         return ray.get_gpu_ids()
 
 def gpus(layout, *bundles):
-    placement = Placement(Plan("gpu", layout, bundles, 1, 1))
+    placement = Placement(Plan("gpu", layout, bundles, 1, 1), layout)
     names = [tenant for bundle in bundles for tenant in bundle.tenants]
     actors = [Actor.options(**placement.actor_options(name)).remote() for name in names]
     found = ray.get([actor.gpus.remote() for actor in actors], timeout=60)
@@ -65,7 +65,7 @@ def start(placement: Placement, tenant: str) -> Any:
 
 
 def test_two_tenants_of_a_bundle_live_in_it_at_once(ray_cluster: None) -> None:
-    placement = Placement(plan(Bundle(("engine 0", "learner 0"), 2, 0, 0)))
+    placement = Placement(plan(Bundle(("engine 0", "learner 0"), 2, 0, 0)), "together")
     actors = [start(placement, name) for name in ("engine 0", "learner 0")]
     assert ray.get([actor.cpus.remote() for actor in actors], timeout=60) == [1.0, 1.0]
     placement.release()
@@ -73,17 +73,17 @@ def test_two_tenants_of_a_bundle_live_in_it_at_once(ray_cluster: None) -> None:
 
 def test_what_is_held_is_not_granted_again_until_it_is_released(ray_cluster: None) -> None:
     """And what is not granted does not stay asked for."""
-    held = Placement(plan(Bundle(("engine 0",), 1, 0, 0), Bundle(("learner 0",), 1, 0, 0)))
+    held = Placement(plan(Bundle(("engine 0",), 1, 0, 0), Bundle(("learner 0",), 1, 0, 0)), "held")
     with pytest.raises(PlacementError, match=r"placement: \[{'CPU': 2}\]: not granted in 0.5 s"):
-        Placement(plan(Bundle(("engine 0",), 2, 0, 0)), ready_seconds=0.5)
+        Placement(plan(Bundle(("engine 0",), 2, 0, 0)), "refused", ready_seconds=0.5)
     held.release()
-    placement = Placement(plan(Bundle(("engine 0",), 2, 0, 0)))
+    placement = Placement(plan(Bundle(("engine 0",), 2, 0, 0)), "granted")
     assert ray.get(start(placement, "engine 0").cpus.remote(), timeout=60) == 2.0
     placement.release()
 
 
 def test_actors_beside_the_driver_are_on_its_node_and_hold_nothing(ray_cluster: None) -> None:
-    placement = Placement(plan(Bundle(("engine 0", "learner 0"), 2, 0, 0)))
+    placement = Placement(plan(Bundle(("engine 0", "learner 0"), 2, 0, 0)), "released")
     actor = Actor.options(num_cpus=0, **beside_the_driver()).remote()  # type: ignore[attr-defined]
     assert ray.get(actor.node.remote(), timeout=60) == ray.get_runtime_context().get_node_id()
     placement.release()

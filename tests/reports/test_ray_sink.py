@@ -19,30 +19,32 @@ def port(ray_cluster: None) -> int:
 
 
 def _exported(port: int) -> dict[str, float]:
-    """Our samples by ``name{run, phase}``."""
+    """Our samples by ``name{recipe, run, phase}``."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         text = answer.read().decode()
     samples = {}
     for name, tags, value in re.findall(r"^ray_(al_ray_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-        kept = [found for tag in ("run", "phase") for found in re.findall(rf'\b{tag}="(.*?)"', tags)]
+        kept = [
+            found for tag in ("recipe", "run", "phase") for found in re.findall(rf'\b{tag}="(.*?)"', tags)
+        ]
         samples[f"{name}{{{', '.join(kept)}}}"] = float(value)
     return samples
 
 
 @pytest.mark.slow
-def test_what_is_logged_is_exported_with_the_runs_name(port: int) -> None:
-    sink = RaySink("run-1")
+def test_what_is_logged_is_exported_with_the_names_of_recipe_and_run(port: int) -> None:
+    sink = RaySink("toy", "run-1")
     sink.log(
         3, {"reward/mean": 0.5, "rollout/count": 60.0, "rollout/failed": 0.0, "time/update": 1.5, "x": 1.0}
     )
     sink.log(4, {"rollout/count": 4.0})
     expected = {
-        "al_ray_step{run-1}": 4.0,
-        "al_ray_reward_mean{run-1}": 0.5,
-        "al_ray_rollouts_total{run-1}": 64.0,
-        "al_ray_phase_seconds{run-1, update}": 1.5,
-        "al_ray_phase_seconds{run-1, rollouts}": 0.0,
-        "al_ray_loss{run-1}": 0.0,
+        "al_ray_step{toy, run-1}": 4.0,
+        "al_ray_reward_mean{toy, run-1}": 0.5,
+        "al_ray_rollouts_total{toy, run-1}": 64.0,
+        "al_ray_phase_seconds{toy, run-1, update}": 1.5,
+        "al_ray_phase_seconds{toy, run-1, rollouts}": 0.0,
+        "al_ray_loss{toy, run-1}": 0.0,
     }
     deadline = time.monotonic() + 60
     while not expected.items() <= (found := _exported(port)).items():

@@ -17,7 +17,7 @@ from al_ray.rollouts.export import Export, export
 from al_ray.rollouts.search import Search
 from al_ray.traces import semconv
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
-from tests.recorded import record_evaluation
+from tests.recorded import record_samples
 
 SYSTEM: JSON = {"role": "system", "content": "Add."}
 ASKED: JSON = {"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]}
@@ -92,7 +92,7 @@ def test_trainers_read_what_is_exported(tmp_path: Path, suffix: str) -> None:
     """As Hugging Face datasets, by the columns that trainers of conversations and preferences look for."""
     database = Database(sqlite_url(tmp_path / "store.sqlite"))
     samples = {"t1": [(1.0, ["a", "b"]), (0.0, ["a", "c"])], "t2": [(1.0, ["d"]), (1.0, ["e"])]}
-    record_evaluation(database, "eval/step-000000", samples)
+    record_samples(database, "eval/step-000000", samples)
     source = Export(database, Search(), TransitionsSection())
     files = {what: tmp_path / f"{what}.{suffix}" for what in ("conversations", "preferences")}
     counts = {what: export(source, what, None, file) for what, file in files.items()}

@@ -65,13 +65,13 @@ def _front(recipe: Recipe) -> Iterator[str]:
         "pipeline_tag": "text-generation",
         "tags": ["reinforcement-learning", "agents", "al_ray"],
     }
-    if not Path(recipe.model.path).is_absolute():  # else it is a folder of somebody's machine
+    if not _is_folder(recipe):
         about["base_model"] = recipe.model.path
     yield f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n"
 
 
 def _text(recipe: Recipe, run: Path, step: int) -> Iterator[str]:
-    base = recipe.model.path if not Path(recipe.model.path).is_absolute() else recipe.model.name
+    base = recipe.model.name if _is_folder(recipe) else recipe.model.path
     yield f"# {recipe.name}, after {step} steps\n"
     yield f"{base}, trained by al_ray {__version__} inside the agent"
     yield f"`{recipe.agent.run or shlex.join(recipe.agent.command or ())}`. The licence is that of {base}.\n"
@@ -95,6 +95,12 @@ def _text(recipe: Recipe, run: Path, step: int) -> Iterator[str]:
     told = ", ".join(f"{name} {value:g}" for name, value in sampling(recipe).items())
     yield f"{told}.{_parsers(recipe)}\n"
     yield f"## Recipe\n\n```yaml\n{loading.as_yaml(loading.shown(recipe))}```"
+
+
+def _is_folder(recipe: Recipe) -> bool:
+    """Whether the recipe's model is a folder of somebody's machine, which tells others nothing."""
+    path = Path(recipe.model.path)
+    return path.is_absolute() or path.is_dir()
 
 
 def _evaluation(recipe: Recipe, line: Mapping[str, Any]) -> str:

@@ -22,6 +22,10 @@ class Distillation(Grouped):
     settings: OnPolicyDistillationStage
 
     @property
+    def needs_measured(self) -> bool:
+        return True
+
+    @property
     def needs_reward(self) -> bool:
         return self.settings.reward_weight > 0
 

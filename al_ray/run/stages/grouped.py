@@ -111,6 +111,11 @@ class Grouped(ABC):
         return 1
 
     @property
+    def needs_measured(self) -> bool:
+        """Whether learners or a teacher look at a batch before its calls are given their worth."""
+        return False
+
+    @property
     def needs_reward(self) -> bool:
         """Whether a rollout without the reward that is learnt from is left out."""
         return True

@@ -45,6 +45,10 @@ class Reinforcement(Grouped):
     def min_group(self) -> int:
         return MIN_GROUP
 
+    @property
+    def needs_measured(self) -> bool:
+        return needs_measured(self.settings)
+
     def teaching(self, comparable: Groups) -> Groups:
         """Those of which a call has an advantage."""
         chosen = self.algorithm
@@ -67,7 +71,7 @@ class Reinforcement(Grouped):
         """By what the learners measure of the calls, where that is needed. A critic learns from them at once:
         their values were asked for before."""
         learnt = self.learnt(groups)
-        if not needs_measured(self.settings):
+        if not self.needs_measured:
             return learnt
         chosen, with_critic = self.algorithm, self.spec.critic is not None
         estimator = self.settings.kl_estimator if chosen.kl_in_reward else None

@@ -10,7 +10,8 @@ import asyncio
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from al_ray import tracing
@@ -36,8 +37,20 @@ def output_of(section: AgentSection, job: Job) -> Any:
         return asyncio.run(await_agent(section, call, job))
     if section.isolation == "thread":
         return call_agent(section, call, job)
-    os.environ.update(environment.variables(job, os.environ))
-    return _as_in_a_process(call, copy.deepcopy(dict(job.task)), job)
+    with _variables(environment.variables(job, os.environ)):
+        return _as_in_a_process(call, copy.deepcopy(dict(job.task)), job)
+
+
+@contextmanager
+def _variables(given: Mapping[str, str]) -> Iterator[None]:
+    """Inside, this process has these."""
+    before = dict(os.environ)
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _as_in_a_process(call: Callable[..., Any], task: Mapping[str, Any], job: Job) -> Any:

@@ -22,7 +22,7 @@ from al_ray.actors.gateway.actor import Gateway
 from al_ray.actors.gateway.calls.own_engine import OwnEngine
 from al_ray.actors.service.actor import HOST, ServiceHost
 from al_ray.database.backends import sqlite_url
-from al_ray.machines import models
+from al_ray.machines import cluster, models
 from al_ray.machines.plan import plan, this_machine
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
@@ -58,6 +58,9 @@ def opened(recipe: Recipe, store: Path, console: Console) -> Iterator[House]:
                 engine = loop.run(_engine(spec))
             stack.callback(lambda: loop.run(engine.shutdown()))
         services = {}
+        if recipe.services:  # which may have actors of their own, an index its shards
+            with console.part("Ray"):
+                stack.enter_context(cluster.running(dashboard=False))
         for name, section in recipe.services.items():
             with console.part(f"service {name}"):
                 host = ServiceHost(name, section, recipe.data.path)
