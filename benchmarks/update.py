@@ -57,11 +57,11 @@ def ours(model: Path, shape: str, micro_batch_tokens: int, threads: int) -> Call
     )
     learner = Learner(spec)
     learner.start_stage(StageSpec(OptimizerSection(learning_rate=LEARNING_RATE), 1000))
-    rows = _rows(samples(shape))
+    rows = rows_of(samples(shape))
     return lambda: learner.update([rows], PolicyGradient(Clipped(0.2, 0.2)))
 
 
-def _rows(told: Sequence[Sample]) -> list[Row]:
+def rows_of(told: Sequence[Sample]) -> list[Row]:
     """Calls that continue each other are one row."""
     rollouts: dict[tuple[int, int], list[Sample]] = {}
     for sample in told:
@@ -151,7 +151,7 @@ def _compare(shape: str, arguments: argparse.Namespace, model: Path) -> None:
     as much as the clock's."""
     told = samples(shape)
     useful, most = useful_tokens(told), padded_tokens(told, arguments.micro_batch_tokens)
-    computed = sum(batch.computed for batch in pack(_rows(told), arguments.micro_batch_tokens))
+    computed = sum(batch.computed for batch in pack(rows_of(told), arguments.micro_batch_tokens))
     print(f"{shape}: {useful} useful tokens, padded {most}, computed by al_ray {computed}")
     print(f"{'':>8} {'tokens/s':>9} {'a core':>9} {'GiB':>6} {'GFLOP/s':>8} {'al_ray is':>9}", flush=True)
     found = {side: measure(side, shape, arguments, model) for side in ("al_ray", "padded", "trl")}

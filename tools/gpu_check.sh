@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can show, on one NVIDIA card, in ten minutes: the tests marked gpu, in float32 and bfloat16, and a
+# What only a GPU can show, on one NVIDIA card, in twelve minutes: the tests marked gpu, in float32 and bfloat16, and a
 # short whole training, with tokens a second and the peak of memory beside the estimate.
 #
 #   tools/gpu_check.sh [OUTPUT]          on a machine with the network: installs, then checks
@@ -52,7 +52,7 @@ fi
 part install 240 make install-test BUILD=gpu PYTHON="$PYTHON"
 part model 60 .venv/bin/al-ray model "$MODEL"
 for dtype in float32 bfloat16; do
-    part "tests_$dtype" 150 .venv/bin/pytest -m gpu -k "$dtype" -q --durations=5
+    part "tests_$dtype" 240 .venv/bin/pytest -m gpu -k "$dtype" -q --durations=5
 done
 
 # The run of the README, on the card, short: imitation, then reinforcement, with evaluations.

@@ -1,8 +1,8 @@
 """The learner: holds the weights and moves them, one optimizer step an update.
 
 It knows token rows and losses, nothing of agents, rollouts' meaning or engines. Several learners
-hold equal weights, sum their gradients and take equal steps, so a step equals that of one learner
-with all rows, however rows are packed and spread.
+hold equal weights or share them out, and sum their gradients: a step equals that of one learner with
+all rows, however rows are packed and spread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from al_ray.actors.learner.computation import Computation, computation
 from al_ray.actors.learner.holding import adapter
 from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.holding.kept import Kept
-from al_ray.actors.learner.holding.sharded import Sharded
 from al_ray.actors.learner.holding.whole import Whole
 from al_ray.actors.learner.model import load_model, peak_bytes, sequence_logprobs
 from al_ray.actors.learner.observing import Observations, observe, with_proximal
@@ -86,8 +85,10 @@ class Learner:
         backend = "gloo" if self._device.type == "cpu" else "nccl"
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world_size)
         if self._spec.sharded:
-            self._computation()  # which is tried out on the whole model
-            self._held = Sharded(self._model)
+            from al_ray.actors.learner.holding.sharded import Sharded  # torch's FSDP takes a second to import
+
+            how = self._computation()  # which is tried out on the whole model
+            self._held = Sharded(self._model, how, self._spec.dtype)
 
     def computes(self) -> str:
         """How rows are computed, in words. Raises ``RecipeError`` where the model cannot be trained."""
@@ -303,7 +304,7 @@ class Learner:
     def load(self, folder: str) -> None:
         """Become, exactly, the learner that saved ``folder``."""
         checkpoint.read_model(self._held, self._spec, Path(folder))
-        state = checkpoint.read_resume(Path(folder), self._device)
+        state = checkpoint.read_resume(Path(folder), in_parts=self._spec.sharded)
         self._version = state["policy_version"]
         self._stage = None
         if saved := state["stage"]:

@@ -52,6 +52,8 @@ def write_resume(state: Mapping[str, Any], folder: Path) -> None:
     torch.save(dict(state), path)
 
 
-def read_resume(folder: Path, device: torch.device) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(folder / _RESUME_STATE, map_location=device, weights_only=True)
+def read_resume(folder: Path, *, in_parts: bool) -> dict[str, Any]:
+    """In main memory; what is used ``in_parts`` is read from the disk when it is."""
+    path = folder / _RESUME_STATE
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=in_parts)
     return state

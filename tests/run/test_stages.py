@@ -1,6 +1,6 @@
 """One run through the stages that learn otherwise than by reinforcement, with the real parts: the best of
 rollouts that a judge rewards are imitated, of two sources by a curriculum; then a teacher, another tiny model
-at a vLLM server of its own, is come nearer to."""
+at a vLLM server of its own, is come nearer to. What is trained is an adapter, by two learners together."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def content(model: Path, output: Path, teacher: str) -> dict[str, Any]:
     recipe["upstreams"] = {"wise": {"base_url": teacher, "model": "teacher"}}
     recipe["engines"] |= {"max_running": 32}
     recipe["model"]["lora"] = {"alpha": 64}
+    recipe["learners"] = {**recipe.get("learners", {}), "replicas": 2, "weights": "sharded"}
     common = {"steps": SAMPLED, "groups_per_step": 4, "group_size": 3, "curriculum": {"solved": 30}}
     recipe["stages"] = [
         {"algorithm": "rejection_sampling", **common, "optimizer": {"learning_rate": 1e-3}},

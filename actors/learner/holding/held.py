@@ -91,4 +91,4 @@ class Held(ABC):
 
     @abstractmethod
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """The reverse: a tensor of the shape of the parameter ``like``, held as that is."""
+        """The reverse: a tensor of the shape of the parameter ``like``, held as that is and where that is."""

@@ -20,10 +20,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from al_ray.actors.learner.computation import Computation
 from al_ray.actors.learner.holding.held import Found, Held
+from al_ray.actors.learner.model import trained_logprobs
 from al_ray.actors.learner.recomputation import decoder_layers
 from al_ray.algorithms.batching import MicroBatch, collate
 from al_ray.errors import Problem, RecipeError
+from al_ray.machines.precision import Dtype
 from al_ray.types import Row
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ _IDLE: Final = Row(
     "", "", np.zeros(2, np.int64), np.array([False, True]), _NONE, _NONE, _NONE, np.array([-1, 0])
 )
 """The least that can be computed."""
+_SOME: Final = 32
+"""Tokens that are tried together."""
 
 
 class _Root(nn.Module):
@@ -49,14 +54,13 @@ class _Root(nn.Module):
 
 
 class Sharded(Held):
-    """Over all ranks of the process group. Raises ``RecipeError`` where the model has no layers that are
-    known as such."""
+    """Over all ranks of the process group. Raises ``RecipeError`` where the model cannot be held so."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, how: Computation, dtype: Dtype) -> None:
         super().__init__(model)
         layers = decoder_layers(model)
-        if not layers:
-            cure = f"whole: {type(model).__name__} has no layers that could be put together one by one"
+        if reason := _unfit(model, layers, how, dtype):
+            cure = f"whole: {type(model).__name__} {reason}"
             raise RecipeError(Problem("learners.weights", "sharded", cure))
         self._first = dist.get_rank() == 0
         self._root: Any = _Root(model)
@@ -121,6 +125,42 @@ class Sharded(Held):
         here = tensor.to(like.device)
         found = distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
         return found.clone()  # or the whole tensor would stay
+
+
+def _unfit(model: PreTrainedModel, layers: Sequence[nn.Module], how: Computation, dtype: Dtype) -> str | None:
+    """Why a model cannot be sharded by layers."""
+    if not layers:
+        return "has no layers that could be put together one by one"
+    parameters = [id(parameter) for layer in layers for parameter in layer.parameters()]
+    if len(parameters) > len(set(parameters)):
+        return "has layers that share weights or hold each other"
+    if _reached(model, how, dtype, _IDLE) != _reached(model, how, dtype, _some(model)):
+        # Ranks would sum other gradients each, and torch does not notice.
+        return "has weights, as of experts, that some tokens do not reach"
+    return None
+
+
+def _reached(model: PreTrainedModel, how: Computation, dtype: Dtype, row: Row) -> set[int]:
+    """The parameters that would have a gradient; none is computed."""
+    logprobs, _ = trained_logprobs(model, collate([row]).to(model.device), how, dtype, 1.0)
+    found: set[int] = set()
+    seen, left = set(), [logprobs.grad_fn]
+    while left:
+        node: Any = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found |= {id(node.variable)} if hasattr(node, "variable") else set()
+            left += [each for each, _ in node.next_functions]
+    return found
+
+
+def _some(model: PreTrainedModel) -> Row:
+    """Tokens of all kinds."""
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    vocabulary = min(each.weight.shape[0] for each in embeddings if each is not None)
+    tokens = np.random.default_rng(0).integers(0, vocabulary, _SOME)
+    trained, none = np.arange(_SOME) > 0, np.zeros(_SOME, np.float32)
+    return Row("", "", tokens, trained, none, none, none, np.where(trained, 0, -1))
 
 
 def _own(tensor: Tensor) -> Tensor:

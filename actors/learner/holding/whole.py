@@ -52,4 +52,4 @@ class Whole(Held):
         return tensor
 
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
-        return tensor
+        return tensor.to(like.device)

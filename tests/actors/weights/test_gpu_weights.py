@@ -18,7 +18,7 @@ from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.learner.group import LearnerGroup
 from al_ray.actors.learner.spec import Reference, StageSpec
 from al_ray.actors.weights.update import BACKENDS, transport
-from al_ray.recipe import OptimizerSection
+from al_ray.recipe import LoraSection, OptimizerSection
 from al_ray.types import ChatRequest, Sampling
 from tests.actors.engine_inputs import engine_spec
 from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, learner_spec, rows
@@ -106,3 +106,26 @@ async def test_a_seed_gives_the_same_tokens_again(pair: Pair) -> None:
         for number, seed in enumerate((1, 1, 2))
     ]
     assert one.choices[0].response_ids == same.choices[0].response_ids != other.choices[0].response_ids
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_an_engine_is_given_adapters_alone(tiny_model: Path, ray_cluster: None, dtype: Dtype) -> None:
+    """As files, also on a device that it shares with the learner."""
+    lora = LoraSection(rank=4, alpha=64)
+    learners = LearnerGroup(replace(learner_spec(tiny_model), dtype=dtype, device="cuda", lora=lora), [HALF])
+    pool = EnginePool(engine_spec(tiny_model, device="gpu", dtype=dtype, lora=lora), [HALF])
+    try:
+        await pool.start()
+        [engine] = pool.admitted()
+        learners.start_stage(StageSpec(BIG_STEPS, 10, Reference()))
+        told = [await engine.logprobs.remote(PROBE)]
+        for version in range(3):
+            await pool.update(await asyncio.to_thread(learners.publish, version))
+            told.append(await engine.logprobs.remote(PROBE))
+            expected = await asyncio.to_thread(learners.logprobs, PROBE)
+            assert told[-1] == pytest.approx(expected, abs=TOLERANCE[dtype])
+            await asyncio.to_thread(learners.update, rows(version), POLICY_GRADIENT)
+        assert max(abs(a - b) for a, b in zip(told[0], told[-1], strict=True)) > 1
+    finally:
+        await pool.shutdown()
+        learners.close()
