@@ -173,6 +173,8 @@ def ray_cluster() -> Iterator[None]:
     os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
     # It follows the logs of every actor that a session starts, for nobody: a fiftieth of all computing.
     ray._private.node.Node.start_log_monitor = lambda self: None
+    # Nor are there nodes to be had.
+    ray._private.node.Node.start_monitor = lambda self: None
     ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()

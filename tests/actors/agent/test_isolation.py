@@ -93,7 +93,7 @@ async def test_what_an_agent_prints_and_logs_is_kept_with_its_attempt_and_no_oth
 async def test_of_much_that_is_printed_the_beginning_and_the_end_are_kept(any_house: House) -> None:
     text = printed(await any_house.rollout({"do": "print_much"}))[semconv.STDOUT]
     assert text.startswith("line 0\nline 1\n")
-    assert "line 199999\n" in text
+    assert "line 49999\n" in text[-200:]
     assert "bytes left out" in text
     assert len(text) < 2**17
 

@@ -150,7 +150,7 @@ async def test_a_stream_adds_up_to_the_reply_that_is_given_at_once(engine: Actor
     [whole] = (await engine.chat.remote(request)).choices
     deltas, reply = await streamed(engine, request)
     [choice] = reply.choices
-    assert len(deltas) > 3 and deltas[0]["role"] == "assistant"
+    assert len(deltas) > 1 and deltas[0]["role"] == "assistant"
     assert choice.response_ids == whole.response_ids and choice.finish_reason == whole.finish_reason
     assert choice.logprobs == pytest.approx(whole.logprobs, abs=1e-5)
     text = "".join(delta.get("content", "") for delta in deltas)
