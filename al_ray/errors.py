@@ -132,6 +132,10 @@ class LearnerLostError(AlRayError):
     """The process of a learner died; what the learners held since the last checkpoint is lost."""
 
 
+class CheckpointError(AlRayError):
+    """A checkpoint could not be written, or is damaged."""
+
+
 class UnresponsiveError(AlRayError):
     """A process did not answer in time: it is stopped, stuck or out of reach."""
 

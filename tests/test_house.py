@@ -54,6 +54,15 @@ def test_the_layers_and_the_rooms_table_hold() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_messages_that_troubleshooting_tells_are_said_by_the_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rooms = (ROOT / room for room in ("al_ray", "actors", "algorithms"))
+    code = "\n".join(path.read_text(encoding="utf-8") for room in rooms for path in room.rglob("*.py"))
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.M)
+    assert len(messages) > 20
+    assert [message for message in messages if message not in code] == []
+
+
 def test_no_command_of_ours_ends_what_others_run_on_the_machine() -> None:
     """Processes are ended by their ids, never by a name or all at once."""
     places = ("Makefile", ".ci", "al_ray", "actors", "benchmarks", "deploy", "tools", "*.yaml")

@@ -292,19 +292,21 @@ class Learner:
             return self._held.compute(asked)
 
     def save(self, folder: str) -> None:
-        """A model's or an adapter's folder, with the resume state, whole or not at all; the first rank's."""
+        """A model's or an adapter's folder, with the resume state, whole or not at all; the first rank's.
+        Raises ``CheckpointError`` where it cannot be written."""
         state = {"policy_version": self._version, "stage": self._stage and self._stage.state()}
         values = {name: self._held.whole(parameter.detach()) for name, parameter in self._held.trained()}
         if self._rank > 0:
             return
-        with whole_folder(Path(folder)) as unfinished:
+        with checkpoint.writing(Path(folder)), whole_folder(Path(folder)) as unfinished:
             checkpoint.write_model(self._held, values, self._spec, unfinished)
             checkpoint.write_resume(state, unfinished)
 
     def load(self, folder: str) -> None:
-        """Become, exactly, the learner that saved ``folder``."""
-        checkpoint.read_model(self._held, self._spec, Path(folder))
-        state = checkpoint.read_resume(Path(folder), in_parts=self._spec.sharded)
+        """Become, exactly, the learner that saved ``folder``. Raises ``CheckpointError`` if it is damaged."""
+        with checkpoint.reading(Path(folder)):
+            checkpoint.read_model(self._held, self._spec, Path(folder))
+            state = checkpoint.read_resume(Path(folder), in_parts=self._spec.sharded)
         self._version = state["policy_version"]
         self._stage = None
         if saved := state["stage"]:

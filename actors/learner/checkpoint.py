@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from al_ray.actors.learner.holding import adapter
 from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.model import load_model
 from al_ray.actors.learner.spec import LearnerSpec
+from al_ray.errors import CheckpointError
 
 _RESUME_STATE = Path("resume", "state.pt")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raises ``CheckpointError`` where the disk does not take it: each library says so in its own way."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(_nearest(folder)).free
+        told = f"{folder}: the checkpoint could not be written: {error}"
+        raise CheckpointError(f"{told} ({free / 2**30:.2f} GiB are free there)") from error
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Raises ``CheckpointError`` where it is not what was written."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
+        cure = "remove the folder, to go on from the checkpoint before it"
+        raise CheckpointError(f"{folder}: the checkpoint is damaged: {error}; {cure}") from error
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest around it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def write_model(held: Held, values: Mapping[str, Tensor], spec: LearnerSpec, folder: Path) -> None:

@@ -373,7 +373,14 @@ def doctor() -> None:
 
 def main() -> None:
     """The console script."""
-    from al_ray.errors import UselessRunError, UserError
+    from al_ray.errors import (
+        CheckpointError,
+        EngineUnavailableError,
+        LearnerLostError,
+        ServiceUnavailableError,
+        UselessRunError,
+        UserError,
+    )
 
     sys.path.insert(0, "")  # an agent beside the recipe is importable, as with ``python -m``
     try:
@@ -384,6 +391,9 @@ def main() -> None:
         sys.exit(2)
     except UselessRunError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except (CheckpointError, EngineUnavailableError, LearnerLostError, ServiceUnavailableError) as error:
+        typer.echo(f"error: {error}\nwhat is recorded stays: --resume goes on from there", err=True)
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import Loss, TokenLosses
 from al_ray.algorithms.passes import Passes
+from al_ray.errors import CheckpointError
 from al_ray.recipe import OptimizerSection
 from tests.actors.learner_inputs import (
     OPTIMIZER,
@@ -207,23 +209,37 @@ def test_a_checkpoint_is_a_model_folder_with_the_models_own_tokenizer_files(
     assert learner.logprobs(PROBE) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("room", [1_000, 500_000], ids=["in the weights", "in the resume state"])
+def test_a_disk_that_is_full_is_told_with_its_folder_and_the_checkpoint_before_stays(
+    tiny_model: Path, tmp_path: Path, room: int
 ) -> None:
+    """Each of the libraries that write tells it in its own way; nothing stays of what was written."""
     learner, folder = started(tiny_model), tmp_path / "step_1"
+    learner.update([rows(0)], CrossEntropy())
     learner.save(str(folder))
     before = json.dumps(sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*")))
-
-    def full_disk(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full_disk)
-        with pytest.raises(OSError, match="no space"):
+    sizes = [(folder / name).stat().st_size for name in ("model.safetensors", "resume/state.pt")]
+    assert sizes[0] < 500_000 < sizes[1]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"step_1: .*could not be written: .* GiB are free there"):
             learner.save(str(folder))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert json.dumps(sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*"))) == before
     learner.save(str(folder))
     assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "resume/state.pt"])
+def test_a_checkpoint_that_was_cut_is_told_with_the_cure(tiny_model: Path, tmp_path: Path, file: str) -> None:
+    learner = started(tiny_model)
+    learner.save(str(tmp_path / "step_1"))
+    path = tmp_path / "step_1" / file
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match=r"step_1: the checkpoint is damaged: .*; remove the folder"):
+        learner.load(str(tmp_path / "step_1"))
 
 
 def test_published_weights_have_checkpoint_names_the_published_dtype_and_no_tied_duplicate(
