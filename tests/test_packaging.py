@@ -145,3 +145,4 @@ def test_a_wheel_carries_every_module_and_the_sample_rows_and_nothing_else(
     assert found == expected
     assert list(installed.glob("al_ray/envs/calc_x/samples/*.jsonl"))
     assert (installed / "al_ray" / "py.typed").exists()
+    assert list(installed.glob("al_ray/run/starter/templates/*.tmpl"))
