@@ -99,8 +99,8 @@ def _print_json(value: Any) -> None:
 
 def export(run: Path, wanted: Search, what: str, format: str | None, output: Path) -> str:
     """Write the records to the file; says what was written."""
-    from al_ray.rollouts.export import Export
     from al_ray.rollouts.export import export as write
+    from al_ray.rollouts.tables import Export
 
     folder = RunFolder.newest(run)
     with closing(Records(folder.store_url)) as records:

@@ -18,9 +18,10 @@ from al_ray.database.reader import Records
 from al_ray.database.writer import Ask, Database
 from al_ray.errors import UserError
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts import export as exporting
-from al_ray.rollouts.export import Export, export
+from al_ray.rollouts import tables
+from al_ray.rollouts.export import export
 from al_ray.rollouts.search import Search
+from al_ray.rollouts.tables import Export
 from al_ray.traces import semconv
 from al_ray.types import RolloutRequest, Span, SpanKind, Task
 from tests.recorded import record
@@ -192,7 +193,7 @@ def test_what_fails_midway_leaves_the_file_that_was_there(
     def broken(*_: object) -> Any:
         raise RuntimeError("the database is gone")
 
-    monkeypatch.setattr(exporting, "rollout_row", broken)
+    monkeypatch.setattr(tables, "rollout_row", broken)
     with pytest.raises(RuntimeError, match="the database is gone"):
         export(_source(database), "rollouts", "jsonl", file)
     assert [orjson.loads(line) for line in file.read_bytes().splitlines()] == before
