@@ -52,7 +52,7 @@ class ModelSection(Section):
     lora: LoraSection | None = None
     """Train an adapter alone; ``{}`` is one of these defaults. None: all weights are trained."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What engines and learners compute in; a learner's own weights and its optimizer are float32 always.
+    """What engines and learners compute in; what a learner trains and its optimizer are float32 always.
     auto: bfloat16 where the device multiplies it natively (NVIDIA GPUs since Ampere, CPUs with amx_bf16 or
     avx512_bf16), else float32; `al-ray doctor` says which."""
     max_length: Positive = 2048
