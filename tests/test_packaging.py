@@ -145,10 +145,7 @@ def test_a_wheel_carries_every_module_and_the_sample_rows_and_nothing_else(
     assert found == expected
     assert list(installed.glob("al_ray/envs/calc_x/samples/*.jsonl"))
     assert (installed / "al_ray" / "py.typed").exists()
-<<<<<<< HEAD
     for folder in ("pages", "static"):
         names = {path.name for path in (ROOT / "al_ray" / "viewing" / folder).iterdir()}
         assert {path.name for path in (installed / "al_ray" / "viewing" / folder).iterdir()} == names
-=======
     assert list(installed.glob("al_ray/run/starter/templates/*.tmpl"))
->>>>>>> tryit
