@@ -6,12 +6,12 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +21,8 @@ from al_ray.machines.plan import Plan
 from al_ray.recipe import Recipe, loading
 
 _RECIPE = "recipe.yaml"
+_DEPTHS: Final = ("*", "*/*", "*/*/*")
+_OF_TRAINING: Final = 2
 _TEMPLATE = "chat_template.jinja"
 _SCHEMA = "store_schema"
 _TASKS = "tasks.sha256"
@@ -83,15 +85,22 @@ class RunFolder:
 
     @classmethod
     def newest(cls, path: Path) -> RunFolder:
-        """The run at ``path``, or the one that was begun last of those in it, or in the folders in it, as
-        ``outputs`` has them. Raises ``UserError`` if there is none."""
-        if cls.is_at(path):
-            return cls(path)
-        files = [*path.glob(f"*/{_RECIPE}"), *path.glob(f"*/*/{_RECIPE}")]
-        found = [file for file in files if cls.is_at(file.parent)]
+        """The run at ``path``, or the one in it that was begun last; an evaluation's, which lies deeper in
+        ``outputs``, is none. Raises ``UserError`` if there is none."""
+        found = [run for run in cls.all_in(path) if len(run.path.relative_to(path).parts) <= _OF_TRAINING]
         if not found:
             raise UserError(Problem("run", str(path), f"no run folder, nor is one in it: no {_RECIPE}"))
-        return cls(max(found, key=lambda file: file.stat().st_mtime).parent)
+        return found[-1]
+
+    @classmethod
+    def all_in(cls, path: Path) -> Sequence[RunFolder]:
+        """The run at ``path``, or all that are at most three folders below it, as ``outputs`` has them; the
+        one that was begun last is the last."""
+        if cls.is_at(path):
+            return [cls(path)]
+        files = [file for depth in _DEPTHS for file in path.glob(f"{depth}/{_RECIPE}")]
+        files.sort(key=lambda file: file.stat().st_mtime)
+        return [cls(file.parent) for file in files if cls.is_at(file.parent)]
 
     @staticmethod
     def is_at(path: Path) -> bool:

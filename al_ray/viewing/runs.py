@@ -18,7 +18,6 @@ from al_ray.viewing.index import Index
 from al_ray.viewing.tokens import Texts
 from al_ray.viewing.worth import Worths
 
-_DEPTHS: Final = ("recipe.yaml", "*/recipe.yaml", "*/*/recipe.yaml", "*/*/*/recipe.yaml")
 _LOCKS: Final = Path("/proc/locks")
 _NAME: Final = "run"
 """Of the only run, where the viewer was given one."""
@@ -105,15 +104,13 @@ class Runs:
 
     def all(self) -> Sequence[ViewedRun]:
         """The one that was started last first."""
-        alone = (self.root / _DEPTHS[0]).is_file()
-        files = [file for depth in _DEPTHS[: 1 if alone else None] for file in self.root.glob(depth)]
-        files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
         found = []
-        for file in files:
-            name = _NAME if alone else file.parent.relative_to(self.root).as_posix()
-            number = file.stat().st_ino
+        for folder in reversed(RunFolder.all_in(self.root)):
+            alone = folder.path == self.root
+            name = _NAME if alone else folder.path.relative_to(self.root).as_posix()
+            number = folder.recipe_file.stat().st_ino
             if name not in self._known or self._known[name][0] != number:
-                self._known[name] = number, ViewedRun(name, RunFolder(file.parent))
+                self._known[name] = number, ViewedRun(name, folder)
             found.append(self._known[name][1])
         return found
 

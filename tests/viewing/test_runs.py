@@ -69,6 +69,7 @@ def test_a_recipe_that_cannot_be_read_does_not_hide_the_other_runs(folder: RunFo
     other = tmp_path / "out" / "toy" / "b"
     other.mkdir()
     (other / "recipe.yaml").write_text("nonsense: 1\n")
+    (other / ".rayignore").touch()
     rows = {row.name: row for row in map(run_row, Runs(tmp_path / "out").all())}
     assert rows["toy/a"].error == "" and "nonsense" in rows["toy/b"].error
 

@@ -3,8 +3,7 @@ is opened."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,20 +38,11 @@ class RunLine:
 
 def listing(folder: Path) -> Sequence[RunLine]:
     """Every run at or below ``folder``, the newest last."""
-    return sorted((_line(path) for path in _runs(folder)), key=lambda line: line.begun)
+    return [_line(run) for run in RunFolder.all_in(folder)]
 
 
-def _runs(folder: Path) -> Iterator[Path]:
-    """Nothing within a run is a run."""
-    for path, below, _ in os.walk(folder):
-        below[:] = [name for name in below if not name.startswith(".")]
-        if RunFolder.is_at(Path(path)):
-            below.clear()
-            yield Path(path)
-
-
-def _line(path: Path) -> RunLine:
-    run = RunFolder(path)
+def _line(run: RunFolder) -> RunLine:
+    path = run.path
     logged = jsonl_sink.read(path)
     try:
         wanted = stage_spans(run.recipe())[-1].end
