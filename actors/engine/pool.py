@@ -179,7 +179,9 @@ class EnginePool:
 
     async def _keep(self, slot: _Slot) -> None:
         """Replace the slot's engine whenever it is lost. Raises ``EngineUnavailableError`` when that does not
-        help, and what an engine raises that starts."""
+        help. One that cannot start where another could may only be too early: what is left of that one still
+        has its memory."""
+        error: BaseException | None = None
         while True:
             if (engine := slot.engine) is not None:
                 await asyncio.sleep(_PROBE_SECONDS)
@@ -188,9 +190,9 @@ class EnginePool:
                 try:
                     await self._ask(slot, engine, "ping")
                     continue
-                except _LOST as error:
+                except _LOST as lost:
                     if slot.engine is engine:
-                        _log.warning("%s is replaced: %s", _name(slot), _brief(error))
+                        _log.warning("%s is replaced: %s", _name(slot), _brief(lost))
                         slot.end()
             self._lost += 1
             if self._lost > _MAX_LOST:
@@ -198,13 +200,13 @@ class EnginePool:
                 raise EngineUnavailableError(
                     f"{self._lost} engines died since policy version {version} was admitted; "
                     f"their logs are in {cluster.log_folder()}"
-                )
+                ) from error
             try:
                 await self._fill(slot)
-            except _LOST as error:
-                if isinstance(error, RayTaskError):  # its own word: it will not do better
-                    raise
-                _log.warning("%s did not come up: %s", _name(slot), _brief(error))
+            except _LOST as lost:
+                error = lost
+                _log.warning("%s did not come up: %s", _name(slot), _brief(lost))
+                await asyncio.sleep(_PROBE_SECONDS)
 
     async def _fill(self, slot: _Slot) -> None:
         """Start an engine. It is admitted with the current weights, unless these are sent: connect the

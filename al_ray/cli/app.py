@@ -244,7 +244,9 @@ def export(
     ],
     what: Annotated[
         str | None,
-        typer.Option(help="rollouts (the default), spans, transitions, conversations or preferences."),
+        typer.Option(
+            help="rollouts (the default), spans, transitions, conversations, preferences or episodes."
+        ),
     ] = None,
     format: Annotated[
         str | None, typer.Option(help="jsonl or parquet; what the suffix of FILE names if not given.")

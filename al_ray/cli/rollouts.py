@@ -104,5 +104,11 @@ def export(run: Path, wanted: Search, what: str, format: str | None, output: Pat
 
     folder = RunFolder.newest(run)
     with closing(Records(folder.store_url)) as records:
-        rows = write(Export(records, wanted, folder.recipe().transitions), what, format, output)
+        source = Export(records, wanted, folder.recipe().transitions)
+        if what == "episodes":
+            from al_ray.run.ended.episodes import export_episodes
+
+            rows = export_episodes(source, format, output)
+        else:
+            rows = write(source, what, format, output)
     return f"{output}: {rows} {what}"

@@ -31,11 +31,18 @@ def export(source: Export, what: str, format: str | None, output: Path) -> int:
     """Writes ``output`` and returns its number of rows; without a format, in the one that its suffix
     names. Raises ``UserError``."""
     if what not in TABLES:
-        raise UserError(Problem("--what", what, f"one of {', '.join(TABLES)}"))
+        known = (*TABLES, "episodes")  # which a higher room writes, since they need Ray
+        raise UserError(Problem("--what", what, f"one of {', '.join(known)}"))
     write = _WRITERS[_format(format, output)]
     schema, rows = TABLES[what]
     with _opened(output) as file:
         return write(rows(source), schema, file)
+
+
+def write_parquet(rows: Iterable[Row], schema: pa.Schema, output: Path) -> int:
+    """Writes ``output``, whole or not at all, and returns its number of rows. Raises ``UserError``."""
+    with _opened(output) as file:
+        return _write_parquet(rows, schema, file)
 
 
 def _format(told: str | None, output: Path) -> str:

@@ -27,7 +27,7 @@ from al_ray.types import JSON, Signals
 
 _log = logging.getLogger(__name__)
 
-Row = Mapping[str, JSON]
+Row = Mapping[str, JSON | bytes]
 
 SPANS_READ: Final = 32
 """At once; the span of a call holds its whole conversation."""

@@ -104,9 +104,11 @@ async def test_when_all_are_lost_as_weights_change_the_update_waits_for_new_ones
     await lost(pool, before, 2)
 
 
-async def test_an_engine_that_dies_as_it_comes_up_is_tried_again(pool: EnginePool, faults: Path) -> None:
+async def test_an_engine_that_cannot_come_up_is_tried_again(pool: EnginePool, faults: Path) -> None:
+    """Also where it says why: the memory of the one before may not be free yet."""
     update = next_update(pool)
     (faults / "start.dies").touch()
+    (faults / "start.raises").touch()
     (faults / "load.is_stopped").touch()
     await pool.update(update)
     await all_admitted(pool, update.version)
