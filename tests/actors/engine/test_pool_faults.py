@@ -119,13 +119,13 @@ async def test_weights_that_live_engines_refuse_end_the_update_with_their_word(
     pool: EnginePool, faults: Path
 ) -> None:
     """The current weights stay, and new engines hold them."""
-    current = await pool.one()
-    version = await current.policy_version.remote()
+    current = next_update(pool)
+    await pool.update(current)
     for engine in range(2):
         (faults / f"load.{engine}.raises").touch()
     with pytest.raises(EngineUnavailableError, match=r"no engine could load it: .*will not do"):
         await pool.update(next_update(pool))
-    await all_admitted(pool, version)
+    await all_admitted(pool, current.version)
 
 
 async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_number(
