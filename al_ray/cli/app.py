@@ -254,6 +254,10 @@ def export(
     batch: BatchOption = None,
     mode: ModeOption = None,
     min_reward: Annotated[float | None, typer.Option(help="Only rollouts with at least this reward.")] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Give a checkpoint's model to the Hugging Face hub, too."),
+    ] = None,
 ) -> None:
     """Write what a run has recorded to a file that Hugging Face datasets reads, or a checkpoint's model to a
     folder that transformers and vLLM load, with a model card."""
@@ -261,8 +265,12 @@ def export(
 
     if (run / "config.json").is_file():
         given = {"what": what, "format": format, "batch": batch, "mode": mode, "min-reward": min_reward}
-        typer.echo(publishing.export(run, output, **given))
+        typer.echo(publishing.export(run, output, push, **given))
         return
+    if push is not None:
+        from al_ray.errors import Problem, UserError
+
+        raise UserError(Problem("--push", push, "is for a checkpoint's model; this is a run"))
     search = rollouts.search(run, {"batch": batch, "mode": mode, "min_reward": min_reward})
     typer.echo(rollouts.export(run, search, what or "rollouts", format, output))
 

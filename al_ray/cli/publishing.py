@@ -7,6 +7,7 @@ from pathlib import Path
 
 from al_ray.errors import Problem, UserError
 from al_ray.run.ended import model_folder
+from al_ray.run.ended.push import pushed
 from al_ray.run.ended.serving import server
 from al_ray.run.folder import RunFolder, recipe_of
 
@@ -20,14 +21,16 @@ def serve(checkpoint: Path, host: str, port: int, *, dry_run: bool) -> None:
     os.execve(started.command[0], list(started.command), {**os.environ, **started.variables})
 
 
-def export(checkpoint: Path, output: Path, **of_records: object) -> str:
-    """Write the model; says what was written. ``of_records`` are options that only a run's records have."""
+def export(checkpoint: Path, output: Path, push: str | None, **of_records: object) -> str:
+    """Write the model, and give it to a hub if a name there is given; says what was written. ``of_records``
+    are options that only a run's records have."""
     for name, value in of_records.items():
         if value is not None:
             told = "is for the records of a run; of a checkpoint, the model is exported"
             raise UserError(Problem(f"--{name}", str(value), told))
     model_folder.write(checkpoint, _recipe_folder(checkpoint).recipe(), output)
-    return f"{output}: the model after {checkpoint.name}, with a model card"
+    told = f"{output}: the model after {checkpoint.name}, with a model card"
+    return told if push is None else f"{told}\n{pushed(output, push)}"
 
 
 def _recipe_folder(checkpoint: Path) -> RunFolder:

@@ -102,7 +102,7 @@ def test_a_checkpoint_is_served_as_its_run_served_it(
 def test_an_exported_model_tells_how_it_was_trained(tmp_path: Path, make_run: MakeRun) -> None:
     """And leaves behind what only a resumed run needs. Its defaults are those of the evaluations."""
     output = tmp_path / "model"
-    told = export(RunFolder(make_run("a")).checkpoint(1), output)
+    told = export(RunFolder(make_run("a")).checkpoint(1), output, None)
     assert told == f"{output}: the model after step-000001, with a model card"
     found = {file.name for file in output.iterdir()}
     assert found == {"config.json", "model.safetensors", "generation_config.json", "README.md"}
@@ -119,7 +119,7 @@ def test_an_exported_model_tells_how_it_was_trained(tmp_path: Path, make_run: Ma
 def test_what_is_of_a_runs_records_is_refused_for_a_model(tmp_path: Path, make_run: MakeRun) -> None:
     checkpoint = RunFolder(make_run("a")).checkpoint(1)
     with pytest.raises(UserError, match=re.escape("--format: 'parquet': is for the records of a run")):
-        export(checkpoint, tmp_path / "model", what=None, format="parquet")
+        export(checkpoint, tmp_path / "model", None, what=None, format="parquet")
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="is there already; name a new folder"):
-        export(checkpoint, tmp_path / "there")
+        export(checkpoint, tmp_path / "there", None)
