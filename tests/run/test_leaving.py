@@ -17,10 +17,10 @@ from tests.processes import Command
 pytestmark = pytest.mark.slow
 
 
-def test_an_interrupted_run_goes_on_from_the_step_that_it_had_done(
+def test_a_run_that_is_ended_goes_on_from_the_step_that_it_had_done(
     tmp_path: Path, tiny_model: Path, joining: Mapping[str, str]
 ) -> None:
-    """Though no checkpoint was due: one is written on the way out. Here a batch system ends it."""
+    """By Ctrl-C, here. Though no checkpoint was due, one is written on the way out; no process stays."""
     toy.write_code(tmp_path)
     content = toy.recipe(tiny_model, tmp_path / "out")
     content["agent"] |= {"run": "toy_agent:solve_slowly", "concurrency": 1}
@@ -39,10 +39,11 @@ def test_an_interrupted_run_goes_on_from_the_step_that_it_had_done(
         records.close()
         return bool(found)
 
-    with Command(training, tmp_path, **joining) as command:
+    with Command(training, tmp_path) as command:
         command.wait_until(second_step)
-        command.terminate()
+        command.interrupt()
         assert command.wait(120) == 130, command.output
+        command.wait_until_nothing_is_left(0)
     assert "interrupted after step 1; --resume goes on from there" in command.output
     assert "Traceback" not in command.output
     assert folder.checkpoints() == [1]

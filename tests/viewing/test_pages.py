@@ -83,6 +83,7 @@ def test_rollouts_are_filtered_searched_and_sorted(reader: Reader) -> None:
     page.get_by_label("text").fill("2 + 2?")
     page.get_by_text("Find").click()
     expect(page.locator("h1")).to_contain_text("9 of 28")
+    page.wait_for_load_state()  # of the script, which hears the keys
     page.keyboard.press("j")
     page.keyboard.press("j")
     page.keyboard.press("Enter")

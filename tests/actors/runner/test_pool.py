@@ -165,6 +165,7 @@ class Broken(Runner):
     """Cannot be made."""
 
     def __init__(self, spec: RunnerSpec, store: Any) -> None:
+        super().__init__(spec, store)
         raise RuntimeError("no runner here")
 
 
