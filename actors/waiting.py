@@ -24,10 +24,13 @@ async def answered(asked: Awaitable[_Answer], seconds: float, who: str) -> _Answ
     finally:
         answer.cancel()
     if not done:
-        raise UnresponsiveError(
-            f"{who} did not answer for {seconds:g} s: it is stopped, stuck or out of reach"
-        )
+        raise UnresponsiveError(silence(who, seconds))
     return answer.result()
+
+
+def silence(who: str, seconds: float) -> str:
+    """What is said of whoever did not answer for so long."""
+    return f"{who} did not answer for {seconds:g} s: it is stopped, stuck or out of reach"
 
 
 async def while_answering(

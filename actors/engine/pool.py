@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -160,11 +161,11 @@ class EnginePool:
     async def shutdown(self) -> None:
         """End every engine, also those that do not answer."""
         await self._keepers.stop()
-        asked = [asyncio.ensure_future(engine.shutdown.remote()) for engine in self.engines()]
-        if asked:
-            await asyncio.wait(asked, timeout=_SHUTDOWN_SECONDS)
-        for answer in asked:
-            answer.cancel()
+        asked = asyncio.gather(
+            *(engine.shutdown.remote() for engine in self.engines()), return_exceptions=True
+        )
+        with suppress(UnresponsiveError):  # it is ended all the same
+            await answered(asked, _SHUTDOWN_SECONDS, "an engine")
         self._end()
 
     async def _look(self) -> None:

@@ -21,6 +21,7 @@ from al_ray.actors.learner.observing import Observations
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.actors.learner.tally import worth_computing
 from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.waiting import silence
 from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.token import Loss
@@ -186,8 +187,7 @@ class LearnerGroup:
         _, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
         if silent:
             self._end()
-            told = "it is stopped, stuck or out of reach"
-            raise LearnerLostError(f"a learner did not answer for {_ANSWER_SECONDS:g} s: {told}")
+            raise LearnerLostError(silence("a learner", _ANSWER_SECONDS))
 
 
 def _error(answer: ObjectRef[Any]) -> RayError | None:

@@ -14,7 +14,8 @@ from ray.exceptions import RayError
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.service.actor import HOST, SERVICE_OPTIONS, ServiceHost
-from al_ray.errors import ServiceUnavailableError
+from al_ray.actors.waiting import answered
+from al_ray.errors import ServiceUnavailableError, UnresponsiveError
 from al_ray.recipe import ServiceSection
 
 _PROBE_EVERY: Final = 1.0
@@ -77,10 +78,9 @@ class ServicePool:
                 if hosted.host is None:
                     await self._start(hosted)
                 await asyncio.sleep(_PROBE_EVERY)
-                async with asyncio.timeout(_PROBE_SECONDS):
-                    await hosted.host.probe.remote()
+                await answered(hosted.host.probe.remote(), _PROBE_SECONDS, "it")
                 deaths = 0
-            except (RayError, TimeoutError) as error:
+            except (RayError, UnresponsiveError) as error:
                 deaths += 1
                 if deaths > _MAX_DEATHS:
                     told = f"service {hosted.name} was not well {deaths} times in a row"

@@ -20,9 +20,8 @@ from al_ray.machines import models
 from al_ray.machines.plan import plan, this_machine
 from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
-from al_ray.reports import jsonl_sink
 from al_ray.run import specs
-from al_ray.run.ended.worth import CallRow, calls_of
+from al_ray.run.ended.worth import CallRow, calls_of, logged_step
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.grouped import Grouped
@@ -57,10 +56,10 @@ class Step:
 
 def logged(folder: RunFolder, step: int) -> Mapping[str, Any]:
     """What the run logged of the step when it ended. Raises ``UserError`` where it did not."""
-    lines = [line for line in jsonl_sink.read(folder.path) if line["step"] == step and "optim/loss" in line]
-    if not lines:
+    line = logged_step(folder, step)
+    if line is None:
         raise UserError(Problem("STEP", step, f"has not ended in {folder.path}"))
-    return lines[-1]
+    return line
 
 
 def replay(folder: RunFolder, step: int, recipe: Recipe) -> Step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from al_ray.errors import UserError
 from al_ray.recipe import OnPolicyDistillationStage, Recipe, ReinforcementStage
@@ -75,9 +75,15 @@ def worth(folder: RunFolder, records: Records, rollout: Rollout) -> Worth:
     """Nothing of a rollout that no step learns from."""
     if (step := step_of(rollout)) is None:
         return Worth()
-    if not any(line["step"] == step + 1 and _LOGGED in line for line in jsonl_sink.read(folder.path)):
+    if logged_step(folder, step + 1) is None:
         return Worth(note=f"step {step + 1} has not ended yet")
     return worth_of_step(folder.recipe(), records, step).get(rollout.id, Worth())
+
+
+def logged_step(folder: RunFolder, step: int) -> Mapping[str, Any] | None:
+    """What the run logged of a step, counted from 1, when it ended; None: it has not."""
+    lines = jsonl_sink.read(folder.path)
+    return next((line for line in reversed(lines) if line["step"] == step and _LOGGED in line), None)
 
 
 def worth_of_step(recipe: Recipe, records: Records | Listing, step: int) -> Mapping[str, Worth]:
