@@ -7,7 +7,7 @@ Needs the extra ``rllib``. Every fifth group is held out. Of each of their calls
 it earned, undiscounted, is compared with what these expect:
 
     marwil  the value function of RLlib's MARWIL (arXiv 1806.08055, section 3), trained by its offline data on
-            the other groups; it sees the columns of ``al_ray.rollouts.steps`` alone, none of which is text
+            the other groups; it sees the columns of ``rollouts.exporting.steps`` alone, none of which is text
     critic  the network of al_ray's critic of ``gae`` on those columns, where it has a model's state in a run
     group   the mean return of the other rollouts of the call's own group, which neither of the two sees
 
@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from al_ray.algorithms.critic import Critic
 from al_ray.recipe import CriticSection
-from al_ray.rollouts.steps import COLUMNS, Did
+from al_ray.rollouts.exporting.steps import COLUMNS, Did
 
 HELD_OUT: Final = 5
 """Of so many groups, one."""

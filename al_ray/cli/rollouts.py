@@ -15,7 +15,7 @@ import orjson
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.reports.console import terminal
-from al_ray.rollouts.row import rollout_row
+from al_ray.rollouts.exporting.row import rollout_row
 from al_ray.rollouts.search import Order, Search, ended, find, last
 from al_ray.rollouts.story import Told, story
 from al_ray.rollouts.terminal import rollout_line, rollouts_table, show
@@ -99,8 +99,8 @@ def _print_json(value: Any) -> None:
 
 def export(run: Path, wanted: Search, what: str, format: str | None, output: Path) -> str:
     """Write the records to the file; says what was written."""
-    from al_ray.rollouts.export import export as write
-    from al_ray.rollouts.tables import Export
+    from al_ray.rollouts.exporting.files import export as write
+    from al_ray.rollouts.exporting.tables import Export
 
     folder = RunFolder.newest(run)
     with closing(Records(folder.store_url)) as records:

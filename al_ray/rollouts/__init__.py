@@ -2,5 +2,5 @@
 searches and exports it.
 
 The learner's side takes ``trajectory``, the reader's ``search``, ``story`` (drawn by ``terminal``),
-``conversation`` and ``export``; ``requests`` asks for rollouts, ``rewards`` sums what one was given, and
+``conversation`` and ``exporting``; ``requests`` asks for rollouts, ``rewards`` sums what one was given, and
 ``outcome`` says how it ended, by the ``agent_error`` that ended it, and ``blame`` whose doing that is."""

@@ -15,11 +15,11 @@ from typing import Any, Final
 import pyarrow as pa
 
 from al_ray.errors import Problem, UnreadableError, UserError
-from al_ray.rollouts.export import write_parquet
-from al_ray.rollouts.row import head
+from al_ray.rollouts.exporting.files import write_parquet
+from al_ray.rollouts.exporting.row import head
+from al_ray.rollouts.exporting.steps import COLUMNS, Did, steps
+from al_ray.rollouts.exporting.tables import Export, Row
 from al_ray.rollouts.search import matching
-from al_ray.rollouts.steps import COLUMNS, Did, steps
-from al_ray.rollouts.tables import Export, Row
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import Rollout
 

@@ -14,9 +14,9 @@ from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
 from al_ray.errors import UserError
 from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.exporting.steps import COLUMNS, Did
+from al_ray.rollouts.exporting.tables import Export
 from al_ray.rollouts.search import Search
-from al_ray.rollouts.steps import COLUMNS, Did
-from al_ray.rollouts.tables import Export
 from al_ray.run.ended.episodes import export_episodes
 from tests.recorded import record
 

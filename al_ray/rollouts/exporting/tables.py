@@ -18,9 +18,9 @@ from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.errors import UnreadableError
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts.dialogues import dialogues, preference
+from al_ray.rollouts.exporting.dialogues import dialogues, preference
+from al_ray.rollouts.exporting.row import head, json_text, rollout_row
 from al_ray.rollouts.rewards import rewards
-from al_ray.rollouts.row import head, json_text, rollout_row
 from al_ray.rollouts.search import Search, every, matching
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import JSON, Signals

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from al_ray.algorithms.credit.gae import targets
-from al_ray.rollouts.steps import COLUMNS, Did, steps
+from al_ray.rollouts.exporting.steps import COLUMNS, Did, steps
 from al_ray.types import Signals, Trajectory, Transition
 
 

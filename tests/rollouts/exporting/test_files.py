@@ -18,10 +18,10 @@ from al_ray.database.reader import Records
 from al_ray.database.writer import Ask, Database
 from al_ray.errors import UserError
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts import tables
-from al_ray.rollouts.export import export
+from al_ray.rollouts.exporting import tables
+from al_ray.rollouts.exporting.files import export
+from al_ray.rollouts.exporting.tables import Export
 from al_ray.rollouts.search import Search
-from al_ray.rollouts.tables import Export
 from al_ray.traces import semconv
 from al_ray.types import RolloutRequest, Span, SpanKind, Task
 from tests.recorded import record

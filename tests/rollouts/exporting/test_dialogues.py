@@ -12,10 +12,10 @@ import pytest
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts.dialogues import dialogues, preference
-from al_ray.rollouts.export import export
+from al_ray.rollouts.exporting.dialogues import dialogues, preference
+from al_ray.rollouts.exporting.files import export
+from al_ray.rollouts.exporting.tables import Export
 from al_ray.rollouts.search import Search
-from al_ray.rollouts.tables import Export
 from al_ray.traces import semconv
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.recorded import record_samples

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from al_ray.errors import Problem, UserError
 from al_ray.machines.whole import whole_file
-from al_ray.rollouts.tables import TABLES, Export, Row
+from al_ray.rollouts.exporting.tables import TABLES, Export, Row
 
 ROWS_CONVERTED: Final = 32
 ROW_GROUP_BYTES: Final = 16 * 2**20
