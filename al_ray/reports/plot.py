@@ -21,7 +21,7 @@ _ORANGE: Final = "#c2571a"
 _GREY: Final = "#555555"
 _SMOOTH_FROM: Final = 20
 """Points of a curve from which a moving mean is drawn over it."""
-_STYLE: Final = {
+STYLE: Final = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -52,7 +52,7 @@ def plot_run(recipe: Recipe, folder: Path) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 1.2 + 2.6 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
         rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from al_ray.evaluation.estimates import T, bootstrap, estimate, over_seeds, paired, pass_at_k, wilson
+from al_ray.evaluation.estimates import (
+    T,
+    bootstrap,
+    estimate,
+    over_seeds,
+    over_seeds_and_tasks,
+    paired,
+    pass_at_k,
+    student,
+    wilson,
+)
 
 Z = 1.959963984540054
 
@@ -169,3 +179,55 @@ def test_the_interval_over_seeds_is_students() -> None:
     assert found.value == pytest.approx(0.6)
     assert found.high - found.value == pytest.approx(4.3027 * 0.1 / math.sqrt(3))
     assert math.isnan(over_seeds([0.5]).low)
+
+
+@given(st.integers(2, 5), st.integers(2, 12), st.integers(0, 2**32 - 1))
+def test_over_runs_and_tasks_the_variance_is_that_of_two_factors_at_random(
+    runs: int, tasks: int, seed: int
+) -> None:
+    """From the covariances of pairs: two values share their run, their task, or neither."""
+    values = np.random.default_rng(seed).normal(size=(runs, tasks)) + np.arange(runs)[:, None]
+    centred = values - values.mean()
+    cells = [(r, t) for r in range(runs) for t in range(tasks)]
+    by_run = sum(values[r].mean() ** 2 for r in range(runs)) * tasks - runs * tasks * values.mean() ** 2
+    by_task = (values.mean(0) ** 2).sum() * runs - runs * tasks * values.mean() ** 2
+    left = sum(centred[cell] ** 2 for cell in cells) - by_run - by_task
+    a, b, e = by_run / (runs - 1), by_task / (tasks - 1), left / ((runs - 1) * (tasks - 1))
+    # Components: of runs (a - e) / tasks, of tasks (b - e) / runs, of what is left e.
+    variance = max(a - e, 0) / (tasks * runs) + max(b - e, 0) / (runs * tasks) + e / (runs * tasks)
+    found = over_seeds_and_tasks(values.tolist())
+    assert found.value == pytest.approx(values.mean())
+    assert found.stderr == pytest.approx(math.sqrt(variance), rel=1e-6)
+    assert found.low < found.value < found.high
+    assert found.tasks == tasks
+
+
+@pytest.mark.parametrize(
+    ("of_runs", "of_tasks", "left"), [(0, 0, 0.4), (0, 0.3, 0.3), (0.05, 0.3, 0.3), (0.2, 0.2, 0)]
+)
+def test_the_interval_over_runs_and_tasks_holds_the_truth_as_often_as_it_says(
+    of_runs: float, of_tasks: float, left: float
+) -> None:
+    """Three runs of 100 tasks, 1,000 times; the truth is 0."""
+    draw = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        values = draw.normal(0, of_runs, (3, 1)) + draw.normal(0, of_tasks, (1, 100))
+        values = values + draw.normal(0, left, (3, 100))
+        found = over_seeds_and_tasks(values.tolist())
+        held += found.low <= 0 <= found.high
+    assert 0.9 < held / 1000 < 0.99
+
+
+def test_one_run_has_the_interval_of_its_tasks_and_one_task_that_of_its_runs() -> None:
+    values = [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert over_seeds_and_tasks([values]) == estimate(values)
+    assert over_seeds_and_tasks([[each] for each in values]).low == over_seeds(values).low
+
+
+def test_students_quantile_is_between_those_of_whole_degrees() -> None:
+    quantiles = [student(freedom) for freedom in (1, 1.5, 2, 7, 7.3, 8, 20, 50, 1e9)]
+    assert quantiles == sorted(quantiles, reverse=True)
+    assert [student(freedom) for freedom in range(1, 21)] == pytest.approx(list(T), rel=1e-12)
+    assert student(60) == pytest.approx(2.0003, abs=2e-3)
+    assert student(1e9) == pytest.approx(Z)
