@@ -136,6 +136,10 @@ class CheckpointError(AlRayError):
     """A checkpoint could not be written, or is damaged."""
 
 
+class StoreError(AlRayError):
+    """The disk does not take what the store writes."""
+
+
 class UnresponsiveError(AlRayError):
     """A process did not answer in time: it is stopped, stuck or out of reach."""
 

@@ -36,7 +36,7 @@ from sqlalchemy.exc import OperationalError
 from al_ray.actors.gateway.attempt_keys import AttemptKeys, key_of
 from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
-from al_ray.errors import AttemptEndedError, BadRequestError
+from al_ray.errors import AttemptEndedError, BadRequestError, StoreError
 from al_ray.traces import otlp_in, semconv
 from al_ray.traces.otlp_in import Owner
 from al_ray.types import JSON, Span
@@ -114,7 +114,7 @@ class OtlpReceiver:
             return _answer(Status(message=str(error)), 401, is_json)
         except BadRequestError as error:
             return _answer(Status(code=3, message=str(error)), 400, is_json)
-        except OperationalError:
+        except (OperationalError, StoreError):
             _log.exception("an export of traces could not be kept")
             return _answer(Status(message="the store is away; send it again"), 503, is_json)
         reply = ExportTraceServiceResponse()

@@ -25,12 +25,13 @@ from al_ray.actors.agent.isolation import ISOLATIONS
 from al_ray.actors.agent.job import MAX_RESULT_BYTES, Job, ReadyAgent, Running, too_large
 from al_ray.actors.agent.printed import Printed, ends_of
 from al_ray.actors.coalescer import Coalescer
+from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.failure import failed, is_cancelled
 from al_ray.actors.runner.hooks import Hooks
 from al_ray.actors.runner.judging import Judging
 from al_ray.actors.runner.scoring import Scoring
 from al_ray.actors.runner.spec import RunnerSpec
-from al_ray.errors import AttemptEndedError
+from al_ray.errors import AttemptEndedError, StoreError
 from al_ray.traces import semconv
 from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, Start
 
@@ -75,6 +76,10 @@ class Runner:
             await self._claim_and_run()
         except asyncio.CancelledError:  # nobody else does that
             return "one of its agents has cancelled every task of its event loop"
+        except ExceptionGroup as group:
+            if (of_store := group.subgroup(StoreError)) is not None:
+                raise _first(of_store) from None
+            raise
         return "too many of its agents could not be ended"
 
     async def _claim_and_run(self) -> None:
@@ -111,7 +116,11 @@ class Runner:
     async def _claim(self) -> Sequence[Claim]:
         """As many rollouts as there is room for."""
         room = self._spec.agent.concurrency - len(self._running)
-        return await self._store.claim.remote(self._spec.name, uuid.uuid4().hex, room, _CLAIM_WAIT)
+        with unwrapped():
+            claims: Sequence[Claim] = await self._store.claim.remote(
+                self._spec.name, uuid.uuid4().hex, room, _CLAIM_WAIT
+            )
+        return claims
 
     def _start(self, claim: Claim, tasks: asyncio.TaskGroup) -> None:
         reference = (claim.attempt.rollout_id, claim.attempt.number)
@@ -204,7 +213,8 @@ class Runner:
         while True:
             await asyncio.sleep(period)
             before = set(self._running)
-            held = {tuple(reference) for reference in await self._store.renew.remote(self._spec.name)}
+            with unwrapped():
+                held = {tuple(reference) for reference in await self._store.renew.remote(self._spec.name)}
             for reference in before - held:
                 task = self._running.get(reference)
                 if task is not None and not task.cancelling():  # once: its agent may take its grace
@@ -244,6 +254,14 @@ async def _is_open(url: str) -> bool:
         return True
     writer.close()
     return True
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """An error of a group that is no group itself."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def as_json(output: Any) -> JSON:

@@ -80,8 +80,11 @@ class Store:
         return "store"
 
     async def ping(self) -> None:
-        """Answers when the store is up. Raises ``UserError`` if its database cannot be used."""
+        """Answers when the store is up. Raises ``UserError`` if its database cannot be used, ``StoreError``
+        if the disk did not take what was written last."""
         await asyncio.to_thread(lambda: self._database)
+        if self._commits.failure is not None:
+            raise self._commits.failure
 
     async def enqueue(self, requests: Sequence[RolloutRequest]) -> None:
         """Ask for rollouts; those already known by id are left as they are."""

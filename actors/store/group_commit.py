@@ -17,6 +17,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
+from al_ray.errors import StoreError
+
 Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 """Does many writes of one kind at once; an outcome each."""
 Begin = Callable[[], AbstractContextManager[Connection]]
@@ -38,6 +40,8 @@ class GroupCommit:
         self._begin = begin
         self._pending: list[_Write] = []
         self._committing: asyncio.Task[None] | None = None
+        self.failure: StoreError | None = None
+        """Why nothing of the last commit is durable, if the disk is to blame."""
 
     async def write(self, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
         """The outcomes of the items, or the exceptions in their places, once all are durable."""
@@ -52,8 +56,10 @@ class GroupCommit:
             writes, self._pending = self._pending, []
             try:
                 outcomes = await asyncio.to_thread(_commit, self._begin, writes)
+                self.failure = None
             except Exception as error:  # nothing of this commit is durable, and every caller is told
                 outcomes = [[error] * len(write.items) for write in writes]
+                self.failure = error if isinstance(error, StoreError) else None
             for write, outcome in zip(writes, outcomes, strict=True):
                 if not write.outcomes.cancelled():
                     write.outcomes.set_result(outcome)
@@ -64,7 +70,7 @@ def _commit(begin: Begin, writes: Sequence[_Write]) -> list[Sequence[Any]]:
     try:
         with begin() as connection:
             return _done(writes, partial(_together, connection))
-    except OperationalError:  # the database's own trouble: it would only be waited for twice
+    except (OperationalError, StoreError):  # the database's own trouble: it would only be waited for twice
         raise
     except Exception:  # nothing is done so far; whose fault it was shows when each is done for itself
         with begin() as connection:

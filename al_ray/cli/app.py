@@ -388,6 +388,7 @@ def main() -> None:
         EngineUnavailableError,
         LearnerLostError,
         ServiceUnavailableError,
+        StoreError,
         UselessRunError,
         UserError,
     )
@@ -402,7 +403,13 @@ def main() -> None:
     except UselessRunError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except (CheckpointError, EngineUnavailableError, LearnerLostError, ServiceUnavailableError) as error:
+    except (
+        CheckpointError,
+        EngineUnavailableError,
+        LearnerLostError,
+        ServiceUnavailableError,
+        StoreError,
+    ) as error:
         typer.echo(f"error: {error}\nwhat is recorded stays: --resume goes on from there", err=True)
         sys.exit(1)
 

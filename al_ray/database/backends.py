@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +24,16 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from al_ray.database import log
 from al_ray.database.schema import SCHEMA_VERSION, meta, metadata
-from al_ray.errors import Problem, UserError
+from al_ray.errors import Problem, StoreError, UserError
 
 _log = logging.getLogger(__name__)
 _WRITES: Final = "al_ray_writes"
 """The execution option of transactions that write."""
 _BUSY_SECONDS: Final = 30.0
+_PRIMARY: Final = 0xFF
+"""Of SQLite's error codes: what is above tells more of the same error."""
+_OF_THE_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+_PG_DISK_FULL: Final = "53100"
 _LOCK: Final = sa.select(meta).with_for_update()
 
 
@@ -100,8 +105,9 @@ def writing(engine: sa.Engine) -> sa.Engine:
 @contextmanager
 def exclusively(writing: sa.Engine) -> Iterator[Connection]:
     """A transaction that no other one writes beside. It waits for one that does: another process's, or
-    the last of one that was killed, which its server may not have ended yet."""
-    with writing.begin() as connection:
+    the last of one that was killed, which its server may not have ended yet. Raises ``StoreError`` where the
+    disk does not take what is written."""
+    with _told_of_the_disk(writing), writing.begin() as connection:
         if connection.dialect.name != "sqlite":  # there, BEGIN IMMEDIATE has waited
             connection.execute(_LOCK)
         yield connection
@@ -151,6 +157,24 @@ def _require_version(engine: sa.Engine, where: str) -> None:
     if version != SCHEMA_VERSION:
         cure = f"this al_ray reads version {SCHEMA_VERSION}; use the al_ray that wrote it"
         raise UserError(Problem(where, f"schema version {version}", cure))
+
+
+@contextmanager
+def _told_of_the_disk(engine: sa.Engine) -> Iterator[None]:
+    """Other trouble comes as it is."""
+    try:
+        yield
+    except OperationalError as error:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if (code is None or code & _PRIMARY not in _OF_THE_DISK) and (
+            getattr(error.orig, "sqlstate", None) != _PG_DISK_FULL
+        ):
+            raise
+        place, told = engine.url.render_as_string(), str(error.orig).strip()
+        if code is not None:
+            place = str(Path(str(engine.url.database)).absolute())
+            told += f" ({shutil.disk_usage(Path(place).parent).free / 2**30:.2f} GiB are free there)"
+        raise StoreError(f"the store {place} cannot be written: {told}") from error
 
 
 def _make_tables(engine: sa.Engine) -> None:

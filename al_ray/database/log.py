@@ -56,8 +56,8 @@ def close_log(database: str) -> None:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 connection.execute("PRAGMA journal_mode=DELETE")  # refused while others have it open
                 return
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:  # in use, or the disk is full
             if time.monotonic() > deadline:
-                _log.warning("the log of %s stays: somebody still has it open", database, exc_info=True)
+                _log.warning("the log of %s stays beside it: %s", database, error)
                 return
             time.sleep(_RETRY_SECONDS)

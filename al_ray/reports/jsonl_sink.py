@@ -26,7 +26,9 @@ class JsonlSink:
         self._file = self._beginning([] if resume_from is None else _until(folder, resume_from))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(_line({"step": step, "time": time.time(), **values}))
+        line = memoryview(_line({"step": step, "time": time.time(), **values}))
+        while line:  # of a disk that is nearly full a part is taken
+            line = line[self._file.write(line) :]
 
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         """Nothing: the store has them whole."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from al_ray.actors.ray_errors import unwrapped
 from al_ray.database.reader import Records
 from al_ray.rollouts.requests import judge_request
 from al_ray.types import Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus
@@ -61,7 +62,8 @@ class Agents:
         batch = requests[0].batch
         missing = {request.group for request in requests}
         done: list[str] = []
-        await self.store.enqueue.remote(requests)
+        with unwrapped():
+            await self.store.enqueue.remote(requests)
         while missing:
             names = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
             done += names

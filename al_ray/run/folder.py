@@ -40,13 +40,23 @@ class RunFolder:
 
     @classmethod
     def create(cls, recipe: Recipe, name: str) -> RunFolder:
-        """A new folder ``output/recipe name/name``. Raises ``UserError`` if it is there already."""
+        """A new folder ``output/recipe name/name``. Raises ``UserError`` if it is there already, or cannot be
+        made."""
         path = _place(recipe, name)
         try:
             path.mkdir(parents=True, mode=0o700)  # its store holds live keys, and what agents were told
+            return cls(path)._begun(recipe)
         except FileExistsError:
             cure = "this run exists; give another --run, or --resume to go on with it"
             raise UserError(Problem("run", str(path), cure)) from None
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            cure = f"cannot be written: {error.strerror}; --set output=FOLDER names another place"
+            raise UserError(Problem("output", str(path), cure)) from error
+
+    def _begun(self, recipe: Recipe) -> RunFolder:
+        """With what says which run it is."""
+        path, name = self.path, self.path.name
         (path / _NOT_UPLOADED).write_text("*\n", encoding="utf-8")  # with the next `ray job submit`
         template = recipe.model.chat_template
         if template is not None:  # a run outlives the place that its recipe was read from
@@ -56,7 +66,7 @@ class RunFolder:
             readable = re.sub(r"[^a-z0-9]", "_", f"{recipe.name}_{name}".lower())[:40]
             (path / _SCHEMA).write_text(f"{readable}_{uuid.uuid4().hex[:8]}", encoding="utf-8")
         (path / _RECIPE).write_text(loading.dump(recipe), encoding="utf-8")
-        return cls(path)
+        return self
 
     @classmethod
     def resume(cls, recipe: Recipe, name: str | None) -> RunFolder:

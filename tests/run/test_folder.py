@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import zipfile
 from pathlib import Path
@@ -38,6 +39,22 @@ def test_a_run_is_made_once(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_run_is_its_owners_alone(recipe: Recipe) -> None:
     """Its store holds the keys of attempts under way."""
     assert RunFolder.create(recipe, "a").path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_reason_and_nothing_is_left(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output: '.*file/toy/a': cannot be written: Not a directory"):
+        RunFolder.create(changed(recipe, output=str(tmp_path / "file")), "a")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # less than a recipe has
+    try:
+        with pytest.raises(UserError, match="cannot be written: File too large; --set output=FOLDER"):
+            RunFolder.create(recipe, "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (Path(recipe.output) / recipe.name / "a").exists()
 
 
 def test_runs_are_not_uploaded_with_a_job(recipe: Recipe, tmp_path: Path) -> None:

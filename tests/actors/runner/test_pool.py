@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,7 @@ from al_ray.actors.runner.actor import Runner
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.database import retry
-from al_ray.errors import RecipeError
+from al_ray.errors import RecipeError, StoreError
 from al_ray.recipe import AgentSection
 from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.actors.beside_the_store import finished
@@ -208,3 +209,22 @@ async def test_a_runner_full_of_threads_that_hang_is_replaced(start_store: Start
     assert good.status is RolloutStatus.SUCCEEDED
     assert all(attempt.status is not AttemptStatus.UNRESPONSIVE for attempt in good.attempts)
     assert len({rollout.attempts[0].worker for rollout in hung}) > 1
+
+
+async def test_a_runner_whose_store_cannot_be_written_is_not_replaced_but_says_why(
+    start_store: StartStore, tmp_path: Path
+) -> None:
+    """Others would fare no better."""
+    store, mark = start_store(), tmp_path / "mark"
+    await enqueue(store, {"do": "sleep_the_first_time", "mark": str(mark)})
+    async with pool_of(store, timeout=2.0, grace=0.1) as pool:
+        await exists(mark)
+        await store.__ray_call__.remote(_write_nothing)
+        error = await failure(pool)
+    assert isinstance(error, StoreError)
+    assert "the store" in str(error)
+
+
+def _write_nothing(_: Any) -> None:
+    """As if the disk were full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
