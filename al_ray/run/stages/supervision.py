@@ -41,7 +41,7 @@ class Supervision:
         """Demonstrations of the step's tasks, tokenised exactly as the engines render calls."""
         demonstrate = dotted.load(self.settings.demonstrate, f"stages.{self.span.index}.demonstrate")
         seed = (self.recipe.seed, self.span.index)
-        sources = sources_of(self.recipe.data, self.tasks)
+        sources = sources_of(self.recipe.data, self._demonstrated())
         count, place = self.settings.tasks_per_step, step - self.span.begin
         chosen = mixed_tasks_of_step(sources, count, place, seed)
         shown = [demonstrate(task.data) for task in chosen]
@@ -59,3 +59,13 @@ class Supervision:
         rows = imitation.rows([[episode] for episode in episodes])
         metrics = {"demonstration/too_long": too_long, "health/too_long": too_long / len(chosen)}
         return Batch(rows, imitation.loss, metrics=metrics)
+
+    def _demonstrated(self) -> Sequence[Task]:
+        """The tasks that have a demonstration: the same for every stage of a recipe, and for every recipe
+        with its seed."""
+        count = self.settings.demonstrations
+        if count is None:
+            return self.tasks
+        sources = sources_of(self.recipe.data, self.tasks)
+        chosen = mixed_tasks_of_step(sources, count, 0, (self.recipe.seed,))
+        return list({task.id: task for task in chosen}.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,34 @@ async def test_demonstrations_that_are_too_long_are_a_share_of_the_batch(stage: 
 async def test_a_batch_whose_demonstrations_are_all_too_long_ends_the_run(stage: Supervision) -> None:
     with pytest.raises(UselessRunError, match=r"step 1: all 2 .* longer than model.max_length, 128"):
         await batch(stage, {"0", "1"})
+
+
+async def test_a_stage_with_few_demonstrations_shows_those_again_whatever_its_place_in_the_recipe(
+    stage: Supervision,
+) -> None:
+    """Thirty of a hundred tasks, in steps of ten: each epoch has each of them once, in another order."""
+    tasks = [Task(str(index), {"word": str(index)}) for index in range(100)]
+    settings = stage.settings.model_copy(update={"demonstrations": 30, "tasks_per_step": 10})
+    orders = []
+    for index in (0, 1):
+        few = replace(stage, settings=settings, tasks=tasks, span=replace(stage.span, index=index))
+        policy: Any = Recording()
+        for step in range(6):
+            await few.batch(step + few.span.begin, None, policy, lambda done, total: None)  # type: ignore[arg-type]
+        orders += [policy.shown[:30], policy.shown[30:]]
+    assert len({tuple(order) for order in orders}) == 4
+    assert len({frozenset(order) for order in orders}) == 1
+    assert all(len(set(order)) == 30 for order in orders)
+
+
+class Recording:
+    """A policy that remembers which conversations it was asked to render."""
+
+    def __init__(self) -> None:
+        self.shown: list[JSON] = []
+
+    async def render_calls(
+        self, messages: Sequence[Mapping[str, JSON]], tools: Any
+    ) -> Sequence[TokenisedCall] | None:
+        self.shown.append(messages[0]["content"])
+        return [((1, 2), (3, 4))]
