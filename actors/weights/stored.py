@@ -8,7 +8,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile, mkdtemp
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from al_ray.actors.weights.update import NamedTensors, WeightUpdate
@@ -22,14 +22,15 @@ SHARD_BYTES = 2**29
 
 
 async def local_files(update: WeightUpdate) -> AsyncIterator[str]:
-    """The files of ``update`` on this node; one from the object store lives until the next is asked for."""
+    """The files of ``update`` on this node; one from the object store lives until the next is asked for, and
+    no longer than this process."""
     if update.path is not None:
         yield update.path
     for shard in update.shards:
-        with NamedTemporaryFile(dir=SHARED_MEMORY, prefix=PREFIX, suffix=".safetensors") as file:
+        with open(os.memfd_create(PREFIX), "wb") as file:
             file.write(memoryview(await shard))
             file.flush()
-            yield file.name
+            yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 class SharedMemoryPublisher:
