@@ -114,7 +114,7 @@ class Gateway:
         reports = AgentReports(keys, recorder, database)
         traces = OtlpReceiver(keys, recorder, spec.collector_key)
         document = web.get(openapi.PATH, openapi.serve)
-        told = [each.routes() for each in (calls, earlier, models, reports, traces)]
+        told = [each.routes() for each in (calls, earlier, models, reports, traces, self._router.absences)]
         return [*chain.from_iterable(told), document]
 
     def _protocol(self, server: Any) -> asyncio.BaseProtocol:

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from al_ray.actors.gateway import otlp_receiver
 from al_ray.actors.gateway.agent_reports import EVENTS, REWARDS, EventBody, RewardBody
+from al_ray.actors.gateway.calls import absences
 from al_ray.actors.gateway.calls.earlier import RESPONSE
 from al_ray.actors.gateway.calls.models import MODEL, MODELS
 from al_ray.actors.gateway.dialects import DIALECTS
@@ -67,7 +68,8 @@ def document() -> dict[str, Any]:
         MODEL: _one("A model.", "model"),
         RESPONSE: _one("A response that was answered.", "response"),
         otlp_receiver.PATH: {"post": _export()},
-        PATH: {"get": {"summary": "This.", "security": [], "responses": {"200": _told("It.", _OBJECT)}}},
+        absences.PATH: _public("When calls waited for an engine: how many seconds ago, from and to."),
+        PATH: _public("This."),
     }
     for path, model in BODIES.items():
         schema = bodies[model, "validation"]
@@ -85,6 +87,11 @@ def document() -> dict[str, Any]:
 
 async def serve(request: web.Request) -> web.Response:
     return json_response(document())
+
+
+def _public(summary: str) -> dict[str, Any]:
+    """What is told to whoever asks."""
+    return {"get": {"summary": summary, "security": [], "responses": {"200": _told("It.", _OBJECT)}}}
 
 
 def _one(summary: str, name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from al_ray.actors.agent.job import MAX_RESULT_BYTES, Job, ReadyAgent, Running, 
 from al_ray.actors.agent.printed import Printed, ends_of
 from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.runner.clock import expire
 from al_ray.actors.runner.failure import failed, is_cancelled
 from al_ray.actors.runner.hooks import Hooks
 from al_ray.actors.runner.judging import Judging
@@ -152,8 +153,12 @@ class Runner:
     async def _play_in_time(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
         timeout = self._spec.agent.timeout
         try:
-            async with asyncio.timeout(timeout) as deadline:
-                outcome = await self._play(job)
+            async with asyncio.timeout(None) as deadline:
+                clock = asyncio.create_task(expire(deadline, timeout, job.endpoint.base_url))
+                try:
+                    outcome = await self._play(job)
+                finally:
+                    clock.cancel()
         except TimeoutError:  # the deadline's: everybody else's are caught before they come here
             outcome = None
         # It has expired all the same where somebody suppressed the cancellation.

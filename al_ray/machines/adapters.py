@@ -45,8 +45,8 @@ def config(section: LoraSection, base: str) -> dict[str, Any]:
 
 @contextmanager
 def folder_of(weights: Path, section: LoraSection, base: str) -> Iterator[Path]:
-    """An adapter's folder, inside, of weights that lie in a file, beside that."""
-    with TemporaryDirectory(dir=weights.parent) as folder:
+    """An adapter's folder of weights that lie in a file, wherever that is."""
+    with TemporaryDirectory(prefix="al_ray-adapter-") as folder:
         (Path(folder) / WEIGHTS).symlink_to(weights)
         (Path(folder) / CONFIG).write_text(json.dumps(config(section, base)), encoding="utf-8")
         yield Path(folder)

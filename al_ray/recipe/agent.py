@@ -123,7 +123,7 @@ class AgentSection(Section):
     after: DottedPath | None = None
     """Called likewise after each attempt, however that ended, with the attempt as it will be stored."""
     timeout: Seconds = 300.0
-    """Seconds an attempt may take before it is ended."""
+    """Seconds an attempt may take before it is ended; those in which there was no engine do not count."""
     retry: RetrySection = RetrySection()
     """When a rollout is tried again."""
     grace: Seconds = 5.0

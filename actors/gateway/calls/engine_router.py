@@ -16,6 +16,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
+from al_ray.actors.gateway.calls.absences import Absences
 from al_ray.actors.gateway.calls.call import Call
 from al_ray.actors.gateway.calls.deadly import DeadlyQuestions, Question
 from al_ray.actors.ray_errors import unwrapped
@@ -48,6 +49,7 @@ class EngineRouter:
     def __init__(self) -> None:
         self._admitted: deque[_Admitted] = deque()
         self._any = asyncio.Event()
+        self.absences = Absences()
         self._homes: Recent[str, _Admitted] = Recent(ROLLOUTS_REMEMBERED)
         self._deadly = DeadlyQuestions()
 
@@ -57,6 +59,7 @@ class EngineRouter:
         self._admitted = deque(known.get(engine) or _Admitted(engine) for engine in engines)
         if engines:
             self._any.set()
+            self.absences.end()
         else:
             self._any.clear()
 
@@ -122,6 +125,7 @@ class EngineRouter:
     async def _pick(self, rollout_id: str) -> _Admitted:
         """The engine that has the rollout's prefix in its cache, else the least loaded one."""
         while not self._admitted:
+            self.absences.begin()
             await self._any.wait()
         home = self._homes.get(rollout_id)
         if home is None or home not in self._admitted:

@@ -12,6 +12,7 @@ import orjson
 import pytest
 import ray
 
+from al_ray.actors.runner.clock import absent
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus
@@ -328,6 +329,7 @@ async def test_requests_wait_while_no_engine_is_admitted(house: House, engine_a:
     ]
     await asyncio.wait(answers, timeout=0.5)
     assert not any(answer.done() for answer in answers)
+    assert 0.2 < await absent(house.url, 30.0) < 30.0
     await house.admit(engine_a)
     whole, chunks = await asyncio.gather(*answers)
     assert whole.choices[0].message.content == "a0"
