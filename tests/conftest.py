@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.processes import STARTUP
+
 # What hundreds of imported modules made is looked through for garbage a tenth of the time otherwise.
 gc.set_threshold(50_000, 50, 100)
+# A quarter of the time in the processes that are started here.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(STARTUP), os.environ.get("PYTHONPATH"))))
 # Several workers share the processors: threads of one computation would busily wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("untimed", deadline=None)

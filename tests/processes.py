@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTUP = ROOT / "tests" / "startup"
+"""For ``PYTHONPATH``: what every Python that a test starts begins with."""
 _MARK = "AL_RAY_TEST_COMMAND"
 
 
@@ -30,7 +32,7 @@ class Command:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *map(str, arguments)],
                 cwd=folder,
-                env=_environment() | dict([self._mark.split("=")]) | variables,
+                env=_environment(variables) | dict([self._mark.split("=")]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -122,11 +124,13 @@ def wait_until_ended(*pids: int, seconds: float = 20) -> None:
         time.sleep(0.1)
 
 
-def _environment() -> dict[str, str]:
-    """This process's, with al_ray importable and nothing that would lead to another cluster or to data."""
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's, with al_ray importable and nothing that would lead to another cluster or to data; then
+    ``variables``."""
     dropped = {"RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "WANDB_MODE", "PYTHONDONTWRITEBYTECODE"}
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    chosen = kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | variables
+    return chosen | {"PYTHONPATH": os.pathsep.join(filter(None, (str(STARTUP), chosen["PYTHONPATH"])))}
 
 
 def _read(path: Path) -> bytes:
