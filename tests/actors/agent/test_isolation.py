@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,25 +239,22 @@ async def test_a_program_whose_last_line_is_no_json_has_no_reward(command: House
 @pytest.mark.slow
 async def test_hundreds_of_programs_run_at_once_in_one_runner(ray_cluster: None, tmp_path: Path) -> None:
     """Beyond the number of files that select(2) can wait for; each waits until all are there."""
-    gate = tmp_path / "gate"
+    gate, there = tmp_path / "gate", tmp_path / "there"
     os.mkfifo(gate)
-    program = ["sh", "-c", f'read _ < {gate}; echo "{{\\"reward\\": 1}}"']
+    there.touch()
+    program = ["sh", "-c", f'echo >> {there}; read _ < {gate}; echo "{{\\"reward\\": 1}}"']
     section = {"isolation": "command", "command": program, "concurrency": 300, "timeout": 300.0}
     houses = house_of(tmp_path, lease=60.0, **section)
     house = next(houses)
     batch = await house.enqueue(*[{}] * 300)
-    await until(lambda: waiting(gate) == 300, 150)
-    gate.write_text("go\n" * 300)
-    assert {(rollout.status, rollout.attempts[0].error) for rollout in await house.ended(batch)} == {
+    await until(lambda: there.stat().st_size == 300, 150)
+    with gate.open("r+b", buffering=0) as opened:  # until the last has opened it too
+        opened.write(b"go\n" * 300)
+        ended = await house.ended(batch)
+    assert {(rollout.status, rollout.attempts[0].error) for rollout in ended} == {
         (RolloutStatus.SUCCEEDED, None)
     }
     assert list(houses) == []
-
-
-def waiting(gate: Path) -> int:
-    """How many shells would read from it."""
-    found = subprocess.run(["pgrep", "-fc", f"^sh -c read _ < {gate}"], capture_output=True, check=False)
-    return int(found.stdout)
 
 
 async def test_a_long_last_line_is_read_whole(command: House) -> None:
