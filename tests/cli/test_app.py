@@ -84,6 +84,16 @@ def test_what_starts_nothing_imports_nothing_heavy(folder: Path, arguments: list
     assert done.stderr.splitlines()[-1] == "imported: []"
 
 
+def test_an_evaluation_imports_no_torch_of_its_own() -> None:
+    """What answers may be a server; else torch is the engine's. It takes a second of computing."""
+    parts = ("cli.evaluating", "evaluation.evaluate", "evaluation.report", "run.start", "run.step_report")
+    imports = f"import sys, {', '.join(f'al_ray.{part}' for part in parts)}; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", imports], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_a_dry_run_prints_recipe_and_placement_and_leaves_nothing_behind(invoke: Invoke) -> None:
     code, output = invoke("train toy.yaml --dry-run --set seed=7")
     assert code == 0, output

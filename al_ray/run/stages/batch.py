@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.rollouts.outcome import Outcome
 from al_ray.types import Rollout, Row
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from al_ray.actors.learner.observing import Observations
+    from al_ray.algorithms.losses.token import Loss
 
 
 class Measures(Protocol):
