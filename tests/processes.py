@@ -83,13 +83,16 @@ class Command:
         os.killpg(self._process.pid, signal.SIGKILL)
 
     def alive(self) -> list[int]:
-        """The processes that descend from the command and have not ended."""
+        """The processes that descend from the command and have not ended.
+
+        Ray's agents give themselves a title that covers the mark: they are known by their parents."""
         mark = self._mark.encode()
-        return [
-            int(folder.name)
-            for folder in Path("/proc").iterdir()
-            if folder.name.isdecimal() and mark in _read(folder / "environ").split(b"\0")
-        ]
+        pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+        found = {pid for pid in pids if mark in _read(Path(f"/proc/{pid}/environ")).split(b"\0")}
+        parents = {pid: _parent(pid) for pid in pids}
+        while children := {pid for pid in pids if parents[pid] in found and pid not in found}:
+            found |= children
+        return [pid for pid in found if not has_ended(pid)]
 
     def wait_until_nothing_is_left(self, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
@@ -114,6 +117,11 @@ def has_ended(pid: int) -> bool:
     """It is gone, or a zombie."""
     told = _read(Path(f"/proc/{pid}/stat"))
     return not told or b") Z " in told
+
+
+def _parent(pid: int) -> int:
+    told = _read(Path(f"/proc/{pid}/stat"))
+    return int(told.rpartition(b")")[2].split()[1]) if told else 0
 
 
 def wait_until_ended(*pids: int, seconds: float = 20) -> None:

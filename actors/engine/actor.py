@@ -80,14 +80,15 @@ class Engine:
 
         from al_ray.actors.engine.rendering import ChatRendering
 
+        # What vLLM's modules made lives as long as the engine: looking through it takes half a second.
+        gc.freeze()
         self._llm = AsyncLLM.from_engine_args(engine_args(self._spec))
         self._rendering = ChatRendering(self._llm, self._spec)
         self._continuation = Continuation(self._rendering, LineageMemory())
         self._trials = SchemaTrials(self._rendering.vocabulary)
         await self._llm.update_weight_version(str(self._version))
-        # What vLLM's modules made lives as long as the engine: looking through it takes seconds.
         gc.collect()
-        gc.freeze()
+        gc.freeze()  # what was started lives as long too
         gc.enable()
 
     async def chat(self, request: ModelRequest, /) -> ChatReply:
