@@ -74,6 +74,7 @@ _NEW_SPAN: Final = sa.select(*span_parameters()).where(
 """``span_row``, if its attempt has not ended."""
 _GIVEN_SPAN: Final = sa.select(*span_parameters())
 """... whether it has or not."""
+_OF_STEPS: Final = ("train", "judge")
 _BRIEF: Final = 2**18
 """Characters that are written in a moment."""
 _LIVE_OF: Final = sa.select(attempts.c.rollout_id, attempts.c.number).where(
@@ -125,7 +126,8 @@ class Database(Records):
         lease_seconds: float,
         lease_until: float,
     ) -> list[list[Claim]]:
-        """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, oldest first.
+        """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, batches by
+        their names, in a batch the oldest first: what a step waits for comes before what was asked for ahead.
 
         A ``claim_id`` that is known gives what it gave, as far as that has not ended. Leases are told by a
         clock of the caller's own.
@@ -137,7 +139,7 @@ class Database(Records):
         query = (
             sa.select(rollouts, sa.func.coalesce(last.scalar_subquery(), 0).label("last"))
             .where(rollouts.c.status == RolloutStatus.QUEUED)
-            .order_by(rollouts.c.position)
+            .order_by(rollouts.c.batch, rollouts.c.position)
             .limit(sum(ask.limit for ask in new))
         )
         queued = iter(connection.execute(query).all() if new else ())
@@ -279,6 +281,18 @@ class Database(Records):
             )
             unfinished = sa.and_(rollouts.c.id.in_(ids), rollouts.c.status.not_in(ENDED))
             connection.execute(rollouts.update().where(unfinished).values(status=RolloutStatus.CANCELLED))
+
+    def withdraw(self, connection: Connection, batch: str, now: float) -> None:
+        """Take back what has not ended of the training batches from ``batch`` on, by name, and of their
+        judges: as if it had not been asked for yet. Attempts at it are cancelled, and stay: once it is asked
+        for again, an attempt has another number."""
+        these = sa.and_(
+            rollouts.c.batch >= batch, rollouts.c.mode.in_(_OF_STEPS), rollouts.c.status.not_in(ENDED)
+        )
+        ids = connection.scalars(sa.select(rollouts.c.id).where(these)).all()
+        self.cancel(connection, ids, now)
+        for some in chunks(ids):
+            connection.execute(rollouts.delete().where(rollouts.c.id.in_(some)))
 
     def cancel_batch(self, connection: Connection, batch: str, now: float) -> None:
         """Cancel what is queued or running in ``batch``."""
