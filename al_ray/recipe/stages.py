@@ -61,6 +61,9 @@ class GroupedStage(Stage):
     """Rollouts of each task."""
     curriculum: CurriculumSection | None = None
     """Which tasks are asked more often; ``{}`` for the defaults. None: all alike, each once an epoch."""
+    staleness: Annotated[int, Field(ge=0)] = 0
+    """How many updates older than the weights that learn from it a token may be. Agents are asked so many
+    steps ahead, and go on while learners do. 0: a step's rollouts end before its update begins."""
 
 
 class SupervisedStage(Stage):
@@ -256,6 +259,8 @@ class OnPolicyDistillationStage(GroupedStage):
     """Names the stage."""
     group_size: Positive = 1
     """Rollouts of each task."""
+    staleness: Literal[0] = 0
+    """A token's worth is a difference from the policy that drew it: an older one's would lead elsewhere."""
     teacher: Name
     """Of `upstreams`: a vLLM server of a model that has the same tokenizer."""
     reward_weight: Annotated[float, Field(ge=0)] = 0.0

@@ -12,6 +12,12 @@ from al_ray.rollouts.blame import AROUND_THE_AGENT
 from al_ray.types import AttemptStatus, Group, Mode, RetryPolicy, RolloutRequest, Task
 
 
+def step_batch(step: int, refill: int = 0) -> str:
+    """That of the rollouts of a global step, or of one of its refills. By name they are in the order of the
+    steps: a step's own, its judges and its refills come before those of the next."""
+    return f"step-{step:06d}" + (f"-refill-{refill}" if refill else "")
+
+
 def rollout_requests(
     recipe: Recipe, batch: str, tasks: Sequence[Task], members: int, mode: Mode
 ) -> list[RolloutRequest]:
