@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from al_ray.database import backends
 from al_ray.database.judged import judged_batch
 from al_ray.database.lone_insert import lone_insert
-from al_ray.database.reader import ENDED, Records, chunks
+from al_ray.database.reader import ENDED, Records, chunks, named
 from al_ray.database.retry import is_retried
 from al_ray.database.schema import (
     attempt_of,
@@ -74,7 +74,6 @@ _NEW_SPAN: Final = sa.select(*span_parameters()).where(
 """``span_row``, if its attempt has not ended."""
 _GIVEN_SPAN: Final = sa.select(*span_parameters())
 """... whether it has or not."""
-_OF_STEPS: Final = ("train", "judge")
 _BRIEF: Final = 2**18
 """Characters that are written in a moment."""
 _LIVE_OF: Final = sa.select(attempts.c.rollout_id, attempts.c.number).where(
@@ -282,13 +281,11 @@ class Database(Records):
             unfinished = sa.and_(rollouts.c.id.in_(ids), rollouts.c.status.not_in(ENDED))
             connection.execute(rollouts.update().where(unfinished).values(status=RolloutStatus.CANCELLED))
 
-    def withdraw(self, connection: Connection, batch: str, now: float) -> None:
-        """Take back what has not ended of the training batches from ``batch`` on, by name, and of their
-        judges: as if it had not been asked for yet. Attempts at it are cancelled, and stay: once it is asked
-        for again, an attempt has another number."""
-        these = sa.and_(
-            rollouts.c.batch >= batch, rollouts.c.mode.in_(_OF_STEPS), rollouts.c.status.not_in(ENDED)
-        )
+    def withdraw(self, connection: Connection, beginning: str, first: str, now: float) -> None:
+        """Take back what has not ended of the batches that begin so, from ``first`` on, by name: as if it had
+        not been asked for yet. Attempts at it are cancelled, and stay: once it is asked for again, an attempt
+        has another number."""
+        these = sa.and_(named(beginning), rollouts.c.batch >= first, rollouts.c.status.not_in(ENDED))
         ids = connection.scalars(sa.select(rollouts.c.id).where(these)).all()
         self.cancel(connection, ids, now)
         for some in chunks(ids):

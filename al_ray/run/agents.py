@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.database.reader import Records
-from al_ray.rollouts.requests import judge_request, step_batch
+from al_ray.rollouts.requests import EVALUATIONS, TRAINING, evaluation_batch, judge_request, step_batch
 from al_ray.types import Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus
 
 _WATCH_SECONDS = 2.0
@@ -48,10 +48,12 @@ class Agents:
         with unwrapped():
             await self.store.enqueue.remote(requests)
 
-    async def withdraw(self, step: int) -> None:
-        """Take back what was asked for of the batches of ``step`` and later ones, and has not ended."""
+    async def withdraw(self, step: int, evaluation: int) -> None:
+        """Take back what was asked for of the batches of ``step`` and later ones, and of evaluations after
+        ``evaluation`` steps and more, and has not ended."""
         with unwrapped():
-            await self.store.withdraw.remote(step_batch(step))
+            await self.store.withdraw.remote(TRAINING, step_batch(step))
+            await self.store.withdraw.remote(EVALUATIONS, evaluation_batch(evaluation))
 
     async def ended(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
         """The groups of one batch, which was asked for, as they are complete, judged where they are to be.

@@ -115,10 +115,12 @@ class Run:
                 await self._run_stage(span, done)
 
     async def _restore(self) -> int:
-        """Load the last checkpoint, if there is one; returns the steps that it holds. What later steps asked
-        for and has not ended is taken back before engines answer with older weights than it may have."""
+        """Load the last checkpoint, if there is one; returns the steps that it holds. What later steps and
+        evaluations asked for and has not ended is taken back before engines answer with older weights than it
+        may have."""
         steps = self.folder.checkpoints()
-        await self.agents.withdraw(first_not_due(self.recipe, steps[-1] if steps else 0))
+        done = steps[-1] if steps else 0
+        await self.agents.withdraw(first_not_due(self.recipe, done), done + 1)
         if not steps:
             return 0
         await self.policy.load(self.folder.checkpoint(steps[-1]))

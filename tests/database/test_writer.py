@@ -260,7 +260,7 @@ class DatabaseMachine(RuleBasedStateMachine):
     def withdraw(self, batch: str) -> None:
         """As if what has not ended had not been asked for, but attempts of then stay ended."""
         with self.database.begin() as connection:
-            self.database.withdraw(connection, batch, 7.0)
+            self.database.withdraw(connection, "", batch, 7.0)
         for name, rollout in list(self.model.items()):
             if batch <= "b" and not rollout.status.ended:
                 rollout.ends = [end if end.ended else AttemptStatus.CANCELLED for end in rollout.ends]
@@ -429,8 +429,9 @@ def test_what_was_asked_for_too_early_is_withdrawn_and_asked_for_again(database:
     finish(database, done, AttemptStatus.SUCCEEDED)
     early = {a.rollout_id: a for a in database.find_attempts(Query()).items}["step-000004"]
     with database.begin() as connection:
-        database.withdraw(connection, "step-000004", 7.0)
-        database.withdraw(connection, "step-000004", 7.0)
+        database.withdraw(connection, "step-", "step-000004", 7.0)
+        database.withdraw(connection, "step-", "step-000004", 7.0)
+        database.withdraw(connection, "eval/", "eval/step-000010", 7.0)
     kept = {"eval/step-000009", "step-000003", "step-000003-judged", "done"}
     assert set(database.rollout_ids()) == kept
     assert not finish(database, early, AttemptStatus.SUCCEEDED)

@@ -111,7 +111,7 @@ class Agents:
         self._world.pass_by()
         self._world.fault(KilledError)
 
-    async def withdraw(self, step: int) -> None:
+    async def withdraw(self, step: int, evaluation: int) -> None:
         for name, each in list(self._world.store.items()):
             if self._withdraws and each.ended is None and each.request.batch >= step_batch(step):
                 del self._world.store[name]

@@ -189,7 +189,7 @@ async def test_what_is_withdrawn_is_its_runners_no_more_and_waits_to_be_asked_fo
     store = start_store()
     await store.enqueue.remote([request("early")])
     (claim,) = await claimed(store, "c1")
-    await store.withdraw.remote("b")
+    await store.withdraw.remote("b", "b")
     assert await store.renew.remote("w") == []
     waiting = asyncio.ensure_future(claimed(store, "c2", wait=60.0))
     await asyncio.wait({waiting}, timeout=0.5)
