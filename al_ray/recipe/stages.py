@@ -259,8 +259,6 @@ class OnPolicyDistillationStage(GroupedStage):
     """Names the stage."""
     group_size: Positive = 1
     """Rollouts of each task."""
-    staleness: Literal[0] = 0
-    """A token's worth is a difference from the policy that drew it: an older one's would lead elsewhere."""
     teacher: Name
     """Of `upstreams`: a vLLM server of a model that has the same tokenizer."""
     reward_weight: Annotated[float, Field(ge=0)] = 0.0
