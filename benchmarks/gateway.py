@@ -32,6 +32,8 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
+from al_ray.actors.line import OnLine
+
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT_IDS = list(range(1000, 1300))
 RESPONSE_IDS = list(range(2000, 2040))
@@ -54,7 +56,7 @@ class Figures:
     p99: float
 
 
-class MockEngine:
+class MockEngine(OnLine):
     """What the mock upstream says, as an engine says it."""
 
     def __init__(self) -> None:

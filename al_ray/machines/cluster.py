@@ -13,9 +13,11 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
+import grpc
 import psutil
 import ray
 from ray._private import ray_constants
+from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from al_ray.errors import Problem, UserError
@@ -121,7 +123,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises ``OSError`` where nobody listens, since Ray itself would go on trying for minutes."""
+    """Raises ``OSError`` where nobody listens, or somebody who does not speak as Ray does: Ray itself would
+    go on trying for minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -129,6 +132,13 @@ def _knock(address: str) -> None:
         cure = "must be the head's host:port (often port 6379), or auto; another machine's cluster is "
         raise UserError(Problem("RAY_ADDRESS", address, cure + "used by `ray job submit`"))
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    channel = init_grpc_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_KNOCK_SECONDS)
+    except grpc.FutureTimeoutError as error:
+        raise OSError("what listens there does not speak gRPC, as a head does: is this its port?") from error
+    finally:
+        channel.close()
 
 
 def log_folder() -> str:
