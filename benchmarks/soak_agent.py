@@ -18,6 +18,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
+from al_ray.actors.line import OnLine
 from al_ray.types import ChatDelta, ChatReply, Choice, Endpoint, ModelRequest, VersionSpan
 
 LOG_VARIABLE = "AL_RAY_SOAK_LOG"
@@ -59,7 +60,7 @@ def earned(answers: Sequence[str]) -> float:
     return int(hashlib.sha256(" ".join(answers).encode()).hexdigest()[:8], 16) / 2**32
 
 
-class ScriptedEngine:
+class ScriptedEngine(OnLine):
     """Answers the last question; tokens are bytes."""
 
     async def chat(self, request: ModelRequest) -> ChatReply:

@@ -108,8 +108,15 @@ CHAT_TEMPLATE = """\
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Llama (hidden 64, head 32, 2 layers, tied embeddings, float32), and a
-    byte-level tokenizer whose end of turn is ``<|im_end|>``."""
+    """A folder with ``write_tiny_model``'s."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    write_tiny_model(folder)
+    return folder
+
+
+def write_tiny_model(folder: Path) -> None:
+    """A random Llama (hidden 64, head 32, 2 layers, tied embeddings, float32), and a byte-level tokenizer
+    whose end of turn is ``<|im_end|>``."""
     import torch
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
@@ -124,7 +131,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(special)
     tokenizer.add_tokens(["<tool_call>", "</tool_call>"])
-    folder = tmp_path_factory.mktemp("tiny_model")
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|im_start|>",
@@ -148,7 +154,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

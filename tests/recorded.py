@@ -14,9 +14,8 @@ def record(database: Database, begin: int, end: int) -> None:
     failed; the others have a tenth of their number as reward, of which another dimension has the double.
     The agent of the even ones is called ``even``; the odd ones are evaluation."""
     with database.begin() as connection:
-        requests = [_request(number) for number in range(begin, end + 1)]
-        database.enqueue(connection, requests)
         for number in range(begin, end):
+            database.enqueue(connection, [_request(number)])
             ((claim,),) = database.claim(connection, [Ask("w", f"claim {number}", 1)], 100.0, 30.0, 130.0)
             attempt, name = claim.attempt, claim.request.id
             database.append(connection, [[_call(name, number)]])
@@ -30,6 +29,7 @@ def record(database: Database, begin: int, end: int) -> None:
                 }
                 reward = Span(f"{name}/s", name, 1, SpanKind.REWARD, "reward", 1.0, 1.0, attributes)
                 database.finish(connection, [(_ended(attempt, AttemptStatus.SUCCEEDED, number), [reward])])
+        database.enqueue(connection, [_request(end)])
 
 
 def _request(number: int) -> RolloutRequest:

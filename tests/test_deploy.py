@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from al_ray.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +48,18 @@ def test_the_rayjob_runs_a_recipe_that_exists() -> None:
     command = load("deploy/rayjob.yaml")["spec"]["entrypoint"].split()
     assert command[:2] == ["al-ray", "train"]
     assert (ROOT / command[2]).is_file()
+
+
+def test_the_slurm_script_runs_on_two_nodes_what_the_command_line_has() -> None:
+    """As a shell reads it; the verbs that it calls are the command line's."""
+    script = ROOT / "deploy" / "slurm.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    verbs = re.findall(r"^al-ray (\w+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    known = {each.callback.__name__ for each in app.registered_commands if each.callback is not None}
+    assert verbs == ["doctor", "train"] and set(verbs) <= known
+
+
+def test_skypilot_starts_a_recipe_that_exists() -> None:
+    task = load("deploy/skypilot.yaml")
+    assert (ROOT / task["envs"]["RECIPE"]).is_file()
+    assert '.venv/bin/al-ray train "$RECIPE"' in task["run"] and "make install BUILD=gpu" in task["setup"]

@@ -86,7 +86,7 @@ def recipe(model: Path, output: Path) -> dict[str, Any]:
     return {
         "name": "toy",
         "output": str(output),
-        "model": {"path": str(model), "max_length": 128},
+        "model": {"path": str(model), "max_length": 128, "dtype": "float32"},
         "data": {"load": "toy_agent:load"},
         "agent": {
             "run": "toy_agent:solve",

@@ -10,6 +10,7 @@ from functools import partial
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.engine.spec import EngineSpec
+from al_ray.actors.line import OnLine
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.cli.app import main
 from al_ray.errors import ContextLengthError
@@ -20,7 +21,7 @@ from tests.actors.fake_engine import TOO_LONG
 SAID = "abcdefgh"
 
 
-class SpeakingEngine:
+class SpeakingEngine(OnLine):
     """What a run asks of an engine, when nothing is streamed."""
 
     def __init__(self, spec: EngineSpec) -> None:

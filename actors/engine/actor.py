@@ -21,6 +21,7 @@ from al_ray.actors.engine.continuation import Continuation, Prompt
 from al_ray.actors.engine.lineage import LineageMemory
 from al_ray.actors.engine.schema_trial import SchemaTrials
 from al_ray.actors.engine.spec import EngineSpec, engine_args
+from al_ray.actors.line import OnLine
 from al_ray.actors.weights.stored import local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
@@ -57,7 +58,7 @@ _MAX_STOPS: Final = 64
 _MAX_STOP_LENGTH: Final = 2**13
 
 
-class Engine:
+class Engine(OnLine):
     """Made an actor by ``EnginePool``; call ``start`` before anything else."""
 
     def __init__(self, spec: EngineSpec) -> None:

@@ -148,6 +148,12 @@ class Store:
         now = time.time()
         return await self._lose(lambda connection: self._database.lose(connection, now, worker))
 
+    async def withdraw(self, beginning: str, first: str) -> None:
+        """Take back what has not ended of the batches that begin so, from ``first`` on, by name. Runners
+        learn of it when they renew; asked for again, it is run from the start."""
+        now = time.time()
+        await self._alone(lambda connection: self._database.withdraw(connection, beginning, first, now))
+
     async def cancel(self, batch: str) -> None:
         """Cancel what is unfinished in ``batch``; runners learn of it when they renew."""
         now = time.time()

@@ -374,10 +374,26 @@ def init(
 
 
 @app.command()
-def doctor() -> None:
-    """What this machine has and lacks, with the cure."""
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="With --cluster: what its model, agent and output need.")
+    ] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Each node of the cluster at RAY_ADDRESS, or of the one here."),
+    ] = False,
+    overrides: SetOption = None,
+) -> None:
+    """What this machine has and lacks, or each node of a cluster, with the cure."""
     from al_ray.cli import preparing
 
+    if not cluster and recipe is not None:
+        raise typer.BadParameter(
+            "goes with --cluster; for a recipe alone, al-ray validate", param_hint="RECIPE"
+        )
+    if cluster:
+        loaded = None if recipe is None else _load(recipe, overrides, None)
+        raise typer.Exit(0 if preparing.doctor_of_cluster(loaded) else 1)
     raise typer.Exit(0 if preparing.doctor() else 1)
 
 

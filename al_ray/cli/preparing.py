@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from al_ray.actors.agent import environment
 from al_ray.actors.agent.walls import wall
@@ -21,6 +22,9 @@ from al_ray.run.footprint import memory_lines
 from al_ray.run.lengths import warnings_of_lengths
 from al_ray.run.preparation import nodes, services
 from al_ray.run.teacher import require_teachers
+
+if TYPE_CHECKING:
+    from al_ray.machines.doctor import Check
 
 
 def validate(recipe: Recipe, path: Path) -> None:
@@ -131,6 +135,25 @@ def doctor() -> bool:
     from al_ray.machines.doctor import checks
 
     found = checks()
-    rows = [("ok" if check.ok else "LACKS", check.name, check.found, check.cure) for check in found]
-    Console().table("this machine", ("", "what", "found", "cure"), rows)
+    Console().table("this machine", ("", "what", "found", "cure"), _rows(found))
     return all(check.ok for check in found)
+
+
+def doctor_of_cluster(recipe: Recipe | None) -> bool:
+    """Print the checks of every node of the cluster at ``RAY_ADDRESS``, or of the one on this machine."""
+    from al_ray.machines import cluster, models, node_doctor
+
+    needs = node_doctor.Needs()
+    if recipe is not None:
+        hosted = recipe.model.name in recipe.upstreams
+        model = None if hosted else models.resolve(recipe.model.path)
+        needs = node_doctor.Needs(model, recipe.agent.run, Path(recipe.output).absolute())
+    with cluster.joined(os.environ.get("RAY_ADDRESS", "auto")):
+        found = node_doctor.checks(needs)
+    for node, checks in found.items():
+        Console().table(f"node {node}", ("", "what", "found", "cure"), _rows(checks))
+    return all(check.ok for checks in found.values() for check in checks)
+
+
+def _rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
+    return [("ok" if check.ok else "LACKS", check.name, check.found, check.cure) for check in checks]

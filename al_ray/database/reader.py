@@ -107,8 +107,7 @@ class Records:
 
     def batches(self, beginning: str) -> list[str]:
         """The names of all batches that begin so, ascending."""
-        named = sa.and_(rollouts.c.batch >= beginning, rollouts.c.batch < beginning + "\U0010ffff")
-        query = sa.select(rollouts.c.batch).where(named).distinct().order_by(rollouts.c.batch)
+        query = sa.select(rollouts.c.batch).where(named(beginning)).distinct().order_by(rollouts.c.batch)
         with self._reading.connect() as connection:
             return list(connection.scalars(query))
 
@@ -218,6 +217,11 @@ def _last_spans(
         .order_by(spans.c.rollout_id, spans.c.sequence)
     )
     return [span_of(row) for row in connection.execute(query).all()]
+
+
+def named(beginning: str) -> sa.ColumnElement[bool]:
+    """Rollouts of a batch whose name begins so."""
+    return sa.and_(rollouts.c.batch >= beginning, rollouts.c.batch < beginning + "\U0010ffff")
 
 
 def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -12,9 +12,10 @@ LOST_LIMIT = 5
 
 def is_retried(policy: RetryPolicy, ended: Attempt, ends: Sequence[str]) -> bool:
     """Whether the rollout of an attempt that ended otherwise than well is tried again; ``ends`` are
-    the statuses of all its attempts."""
+    the statuses of all its attempts. Those count for nothing that were cancelled: it had been withdrawn."""
     lost = ends.count(AttemptStatus.UNRESPONSIVE)
-    if lost >= LOST_LIMIT or len(ends) - lost >= policy.max_attempts:
+    tried = len(ends) - lost - ends.count(AttemptStatus.CANCELLED)
+    if lost >= LOST_LIMIT or tried >= policy.max_attempts:
         return False
     if ended.status is AttemptStatus.UNRESPONSIVE:
         return True

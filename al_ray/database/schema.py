@@ -67,7 +67,7 @@ rollouts = sa.Table(
     sa.Column("retry", _Json, nullable=False),
     sa.Column("replay", _Json),
     sa.Column("status", Text, nullable=False),
-    sa.Index("rollouts_by_status", "status", "position"),
+    sa.Index("rollouts_by_status", "status", "batch", "position"),
     sa.Index("rollouts_by_group", "batch", "group", "status", "position"),
 )
 attempts = sa.Table(

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from al_ray.database import backends
 from al_ray.database.judged import judged_batch
 from al_ray.database.lone_insert import lone_insert
-from al_ray.database.reader import ENDED, Records, chunks
+from al_ray.database.reader import ENDED, Records, chunks, named
 from al_ray.database.retry import is_retried
 from al_ray.database.schema import (
     attempt_of,
@@ -125,7 +125,8 @@ class Database(Records):
         lease_seconds: float,
         lease_until: float,
     ) -> list[list[Claim]]:
-        """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, oldest first.
+        """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, batches by
+        their names, in a batch the oldest first: what a step waits for comes before what was asked for ahead.
 
         A ``claim_id`` that is known gives what it gave, as far as that has not ended. Leases are told by a
         clock of the caller's own.
@@ -137,7 +138,7 @@ class Database(Records):
         query = (
             sa.select(rollouts, sa.func.coalesce(last.scalar_subquery(), 0).label("last"))
             .where(rollouts.c.status == RolloutStatus.QUEUED)
-            .order_by(rollouts.c.position)
+            .order_by(rollouts.c.batch, rollouts.c.position)
             .limit(sum(ask.limit for ask in new))
         )
         queued = iter(connection.execute(query).all() if new else ())
@@ -279,6 +280,16 @@ class Database(Records):
             )
             unfinished = sa.and_(rollouts.c.id.in_(ids), rollouts.c.status.not_in(ENDED))
             connection.execute(rollouts.update().where(unfinished).values(status=RolloutStatus.CANCELLED))
+
+    def withdraw(self, connection: Connection, beginning: str, first: str, now: float) -> None:
+        """Take back what has not ended of the batches that begin so, from ``first`` on, by name: as if it had
+        not been asked for yet. Attempts at it are cancelled, and stay: once it is asked for again, an attempt
+        has another number."""
+        these = sa.and_(named(beginning), rollouts.c.batch >= first, rollouts.c.status.not_in(ENDED))
+        ids = connection.scalars(sa.select(rollouts.c.id).where(these)).all()
+        self.cancel(connection, ids, now)
+        for some in chunks(ids):
+            connection.execute(rollouts.delete().where(rollouts.c.id.in_(some)))
 
     def cancel_batch(self, connection: Connection, batch: str, now: float) -> None:
         """Cancel what is queued or running in ``batch``."""

@@ -14,7 +14,7 @@ from al_ray.data.mixture import SOURCE
 from al_ray.evaluation.scores import Result, Scores, by_key, failures, result_of, scores
 from al_ray.recipe import Recipe
 from al_ray.rollouts.outcome import Outcome
-from al_ray.rollouts.requests import rollout_requests
+from al_ray.rollouts.requests import evaluation_batch, rollout_requests
 from al_ray.rollouts.trajectory import require_named
 from al_ray.types import Group, RolloutRequest, Task
 
@@ -63,7 +63,7 @@ async def evaluate(
     recipe: Recipe, agents: Agents, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
 ) -> Evaluation:
     """Run the agent on each task with the evaluation's sampling, after ``step`` global steps."""
-    batch = f"eval/step-{step:06d}"
+    batch = evaluation_batch(step)
     requests = rollout_requests(recipe, batch, tasks, recipe.evaluation.samples, "eval")
     results: list[Result] = []
     async for ended in agents.rollouts(requests):

@@ -8,14 +8,18 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Event, Thread
 from types import FrameType
 from typing import Any
 
+import grpc
 import psutil
 import ray
 from ray._private import ray_constants
+from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from al_ray.errors import Problem, UserError
@@ -25,6 +29,7 @@ _OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
 
 _KNOCK_SECONDS = 5.0
+_LOOK_SECONDS = 5.0
 _END_SECONDS = 10.0
 """Until what is left of a cluster is ended."""
 
@@ -97,16 +102,42 @@ def _initialised(**options: Any) -> Iterator[None]:
     ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     started = [child for child in psutil.Process().children() if child not in before]
     signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
+    left = Event()
+    Thread(target=_end_without_node, args=(left, started), daemon=True).start()
     try:
         yield
     finally:
+        left.set()
         # Ray's shutdown does not wait for what its own processes started.
-        family = [each for child in started for each in (child, *_descendants(child))]
+        family = _with_descendants(started)
         ray.shutdown()
         _, alive = psutil.wait_procs(family, timeout=_END_SECONDS)
         for process in alive:
             process.kill()
         signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
+    """End this process, and what is left of a cluster that it started, when Ray's node here is gone: nothing
+    that waits for an actor would hear of it, nor could any be replaced."""
+    here = ray.get_runtime_context().get_node_id()
+    while not left.wait(_LOOK_SECONDS):
+        if any(node["NodeID"] == here and node["Alive"] for node in ray.nodes()):
+            continue
+        why = f"Ray's node here is gone: it was killed, or the memory was full; {log_folder()} says more"
+        print(
+            f"error: {why}. A run goes on from its last checkpoint with --resume.",
+            file=sys.stderr,
+            flush=True,
+        )
+        for process in _with_descendants(started):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        os._exit(1)
+
+
+def _with_descendants(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    return [each for process in processes for each in (process, *_descendants(process))]
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
@@ -121,7 +152,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises ``OSError`` where nobody listens, since Ray itself would go on trying for minutes."""
+    """Raises ``OSError`` where nobody listens, or somebody who does not speak as Ray does: Ray itself would
+    go on trying for minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -129,6 +161,13 @@ def _knock(address: str) -> None:
         cure = "must be the head's host:port (often port 6379), or auto; another machine's cluster is "
         raise UserError(Problem("RAY_ADDRESS", address, cure + "used by `ray job submit`"))
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    channel = init_grpc_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_KNOCK_SECONDS)
+    except grpc.FutureTimeoutError as error:
+        raise OSError("what listens there does not speak gRPC, as a head does: is this its port?") from error
+    finally:
+        channel.close()
 
 
 def log_folder() -> str:

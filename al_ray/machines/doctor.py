@@ -44,18 +44,25 @@ def checks() -> list[Check]:
         _torch(),
         _vllm(),
         _torch_companions(),
-        _cores(),
-        _precision(),
-        _memory(),
-        _room("shared memory", Path("/dev/shm"), 1, "start the container with --shm-size=2g or more"),
+        *of_machine(),
         _room("disk", Path.cwd(), 5, "free some, or set `output` in the recipe to a folder elsewhere"),
-        _open_files(),
         _hub(),
         _models(),
         _data(),
         _wandb(),
         _cluster(),
         _authentication(),
+    ]
+
+
+def of_machine() -> list[Check]:
+    """Those of them that any machine must pass on which parts of a run live."""
+    return [
+        _cores(),
+        _precision(),
+        _memory(),
+        _room("shared memory", Path("/dev/shm"), 1, "start the container with --shm-size=2g or more"),
+        _open_files(),
     ]
 
 

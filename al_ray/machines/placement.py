@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -12,6 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from al_ray.errors import PlacementError, Problem
 from al_ray.machines.plan import Plan
 from al_ray.recipe import NodeShape
+
+_WAIT_SECONDS: Final = 1
 
 
 class Placement:
@@ -28,10 +31,22 @@ class Placement:
         self._group: PlacementGroup = placement_group(
             resources, strategy="STRICT_PACK" if one_node else "PACK", name=only
         )
-        if not self._group.wait(ready_seconds):
-            remove_placement_group(self._group)
+        try:
+            granted = self._granted(ready_seconds)
+        except BaseException:
+            self.release()
+            raise
+        if not granted:
+            self.release()
             cure = f"not granted in {ready_seconds:g} s: other jobs hold the resources; wait for them"
             raise PlacementError(Problem("placement", resources, cure))
+
+    def _granted(self, seconds: float) -> bool:
+        """In steps: Ray hears of no Ctrl-C while it waits."""
+        ends = time.monotonic() + seconds
+        while not (granted := self._group.wait(_WAIT_SECONDS)) and time.monotonic() < ends:
+            pass
+        return bool(granted)
 
     def actor_options(self, tenant: str) -> dict[str, Any]:
         """Ray options that put ``tenant`` into its bundle with its share of the resources."""

@@ -275,6 +275,9 @@ def _distillation(recipe: Recipe) -> Iterator[Problem]:
         if stage.reward_weight > 0 and stage.group_size == 1:
             cure = "has no effect with group_size: 1, where nothing is better than the mean; set it to 0"
             yield Problem(f"stages.{index}.reward_weight", stage.reward_weight, cure)
+        if stage.staleness:
+            cure = "0: a token's worth is a difference from the policy that drew it, not an older one"
+            yield Problem(f"stages.{index}.staleness", stage.staleness, cure)
         if temperature not in (None, 0, 1):
             cure = f"1: a teacher (stages.{index}) tells the log-probabilities of that temperature"
             yield Problem("agent.sampling.temperature", temperature, cure)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from al_ray.recipe import AnyStage, Recipe
+from al_ray.recipe import AnyStage, GroupedStage, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,36 @@ def stage_spans(recipe: Recipe) -> Sequence[StageSpan]:
         StageSpan(index, stage, end - stage.steps, end)
         for index, (stage, end) in enumerate(zip(recipe.stages, ends, strict=True))
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Which batches may be asked for, in a stage that trains batch after batch in order.
+
+    With a stage's ``staleness`` of S, batch k is asked for once the weights after k - S steps are served, or
+    those with which the stage begins, where these are later. So those weights or later ones sample it, and no
+    token is more than S updates old when step k trains it.
+    """
+
+    span: StageSpan
+
+    @property
+    def staleness(self) -> int:
+        return self.span.stage.staleness if isinstance(self.span.stage, GroupedStage) else 0
+
+    def due(self, step: int) -> range:
+        """The batches that are trained at ``step`` or later, and may be asked for at it: all of one stage."""
+        return range(step, min(step + self.staleness + 1, self.span.end))
+
+    def asked_at(self, batch: int) -> int:
+        """The first step at which a batch is due. What it asks for may go by the steps before that alone."""
+        return max(self.span.begin, batch - self.staleness)
+
+
+def first_not_due(recipe: Recipe, done: int) -> int:
+    """The first batch that must not be asked for when ``done`` steps are done."""
+    ahead = (Admission(span).due(done).stop for span in stage_spans(recipe) if span.begin <= done < span.end)
+    return next(ahead, done)
 
 
 def evaluation_name(recipe: Recipe, step: int) -> str:

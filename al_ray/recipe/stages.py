@@ -61,6 +61,9 @@ class GroupedStage(Stage):
     """Rollouts of each task."""
     curriculum: CurriculumSection | None = None
     """Which tasks are asked more often; ``{}`` for the defaults. None: all alike, each once an epoch."""
+    staleness: Annotated[int, Field(ge=0)] = 0
+    """How many updates older than the weights that learn from it a token may be. Agents are asked so many
+    steps ahead, and go on while learners do. 0: a step's rollouts end before its update begins."""
 
 
 class SupervisedStage(Stage):

@@ -117,6 +117,7 @@ FURTHER: Final[Sequence[Metric]] = (
            gauge="al_ray_teacher_kl"),
     Metric("judge/groups", "groups", "Groups that `agent.judge` was asked to reward."),
     Metric("judge/failed", "groups", "Those of them on which it failed: they are left out."),
+    Metric("rollout/ahead", "share", "Rollouts that had ended before their step began (`staleness`)."),
     Metric("curriculum/tried", "share", "Training tasks that were tried before the step."),
     Metric("curriculum/always_solved", "share", "Training tasks whose last rollouts all solved them."),
     Metric("curriculum/never_solved", "share", "Training tasks that were tried, and not solved lately."),
@@ -181,7 +182,8 @@ HEALTH: Final[Sequence[Metric]] = (
 STEP: Final[Sequence[Metric]] = (
     Metric("stage", "", "Index of the stage, from 0."),
     Metric("policy/version", "", "Weight updates since the run began.", gauge="al_ray_policy_version"),
-    Metric("perf/generated_tokens_per_s", "tokens/s", "Sampled tokens over the time of the rollouts.",
+    Metric("perf/generated_tokens_per_s", "tokens/s", 
+           "Sampled tokens over the time of the rollouts; with staleness, over that of the step.",
            column=Column(8, "gen tok/s", 9), gauge="al_ray_generated_tokens_per_s"),
     Metric("perf/trained_tokens_per_s", "tokens/s", "Computed tokens over the time of the update.",
            column=Column(9, "train tok/s", 11), gauge="al_ray_trained_tokens_per_s"),

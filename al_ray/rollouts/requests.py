@@ -5,11 +5,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from al_ray.database.judged import judge_batch
 from al_ray.recipe import Recipe
 from al_ray.rollouts.blame import AROUND_THE_AGENT
 from al_ray.types import AttemptStatus, Group, Mode, RetryPolicy, RolloutRequest, Task
+
+TRAINING: Final = "step-"
+EVALUATIONS: Final = "eval/step-"
+"""By which the names of batches begin."""
+
+
+def evaluation_batch(step: int) -> str:
+    """That of the evaluation after so many global steps."""
+    return f"{EVALUATIONS}{step:06d}"
+
+
+def step_batch(step: int, refill: int = 0) -> str:
+    """That of the rollouts of a global step, or of one of its refills. By name they are in the order of the
+    steps: a step's own, its judges and its refills come before those of the next."""
+    return f"{TRAINING}{step:06d}" + (f"-refill-{refill}" if refill else "")
 
 
 def rollout_requests(

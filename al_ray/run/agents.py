@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.database.reader import Records
-from al_ray.rollouts.requests import judge_request
+from al_ray.rollouts.requests import EVALUATIONS, TRAINING, evaluation_batch, judge_request, step_batch
 from al_ray.types import Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus
 
 _WATCH_SECONDS = 2.0
@@ -38,8 +38,26 @@ class Agents:
     """How often the judge of a training group is asked; None: there is none."""
 
     async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
-        """Enqueue the rollouts of one batch and yield its groups as they are complete, judged where they are
-        to be. Raises what keeps them from ending."""
+        """Ask for the rollouts of one batch, and yield its groups as they are complete."""
+        await self.ask(requests)
+        async for groups in self.ended(requests):
+            yield groups
+
+    async def ask(self, requests: Sequence[RolloutRequest]) -> None:
+        """Whoever asks twice has asked once."""
+        with unwrapped():
+            await self.store.enqueue.remote(requests)
+
+    async def withdraw(self, step: int, evaluation: int) -> None:
+        """Take back what was asked for of the batches of ``step`` and later ones, and of evaluations after
+        ``evaluation`` steps and more, and has not ended."""
+        with unwrapped():
+            await self.store.withdraw.remote(TRAINING, step_batch(step))
+            await self.store.withdraw.remote(EVALUATIONS, evaluation_batch(evaluation))
+
+    async def ended(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
+        """The groups of one batch, which was asked for, as they are complete, judged where they are to be.
+        Raises what keeps them from ending."""
         if self.judges is None or requests[0].mode != "train":
             async for groups in self._ended(requests):
                 yield groups
@@ -49,7 +67,7 @@ class Agents:
             hopeless = [group for group in groups if not any(map(_succeeded, group.rollouts))]
             judges = [judge_request(group, self.judges) for group in groups if group not in hopeless]
             if judges:  # they work while other groups do
-                await self.store.enqueue.remote(judges)
+                await self.ask(judges)
             asked += judges
             if hopeless:
                 yield hopeless
@@ -62,8 +80,6 @@ class Agents:
         batch = requests[0].batch
         missing = {request.group for request in requests}
         done: list[str] = []
-        with unwrapped():
-            await self.store.enqueue.remote(requests)
         while missing:
             names = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
             done += names

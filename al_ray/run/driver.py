@@ -18,7 +18,14 @@ from ray.exceptions import RayError
 from al_ray.errors import AlRayError, LearnerLostError
 from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, evaluation_name, stage_spans
+from al_ray.recipe.schedule import (
+    StageSpan,
+    checkpoint_due,
+    evaluation_due,
+    evaluation_name,
+    first_not_due,
+    stage_spans,
+)
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
 from al_ray.reports.health import Health, useless, warnings
@@ -108,8 +115,12 @@ class Run:
                 await self._run_stage(span, done)
 
     async def _restore(self) -> int:
-        """Load the last checkpoint, if there is one; returns the steps that it holds."""
+        """Load the last checkpoint, if there is one; returns the steps that it holds. What later steps and
+        evaluations asked for and has not ended is taken back before engines answer with older weights than it
+        may have."""
         steps = self.folder.checkpoints()
+        done = steps[-1] if steps else 0
+        await self.agents.withdraw(first_not_due(self.recipe, done), done + 1)
         if not steps:
             return 0
         await self.policy.load(self.folder.checkpoint(steps[-1]))
@@ -123,14 +134,17 @@ class Run:
     async def _run_stage(self, span: StageSpan, done: int) -> None:
         """What is left of a stage when ``done`` steps of the run are done."""
         stage = stage_of(self.recipe, span, self.train_tasks)
-        if done <= span.begin:
-            await self._enter(stage)
-        for step in range(max(done, span.begin), span.end):
-            await self._step(span, stage, step)
-            if checkpoint_due(self.recipe, span, step + 1):
-                await self._save(step + 1)
-            if evaluation_due(self.recipe, span, step + 1):
-                await self._evaluate(step + 1)
+        try:
+            if done <= span.begin:
+                await self._enter(stage)
+            for step in range(max(done, span.begin), span.end):
+                await self._step(span, stage, step)
+                if checkpoint_due(self.recipe, span, step + 1):
+                    await self._save(step + 1)
+                if evaluation_due(self.recipe, span, step + 1):
+                    await self._evaluate(step + 1)
+        finally:
+            await stage.leave()
 
     async def _enter(self, stage: Stage) -> None:
         """Each stage has an optimizer of its own."""

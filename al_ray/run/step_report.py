@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from al_ray.data.mixture import SOURCE
 from al_ray.evaluation.evaluate import Evaluation
-from al_ray.recipe.schedule import StageSpan
+from al_ray.recipe.schedule import Admission, StageSpan
 from al_ray.reports.names import TIME
 from al_ray.run.stages.batch import Batch
 from al_ray.types import UpdateReport
@@ -28,7 +28,9 @@ def step_values(
         values["perf/trained_tokens_per_s"] = report.metrics["learner/computed_tokens"] / times["update"]
     if "rollout/count" in batch.metrics:
         generated = batch.metrics["rollout/response_tokens"] * batch.metrics["rollout/count"]
-        values["perf/generated_tokens_per_s"] = generated / times["rollouts"]
+        # What was asked for ahead was sampled while learners worked too.
+        seconds = times["step" if Admission(span).staleness else "rollouts"]
+        values["perf/generated_tokens_per_s"] = generated / seconds
     return values
 
 

@@ -12,6 +12,7 @@ from al_ray.errors import UserError
 from al_ray.recipe.schedule import evaluation_name
 from al_ray.reports.health import RULES
 from al_ray.reports.names import METRICS, TIMES, Metric
+from al_ray.rollouts.requests import evaluation_batch
 from al_ray.types import RolloutStatus, Worker
 from al_ray.viewing.charts import COLOURS, Chart, chart, series, stacked
 from al_ray.viewing.index import Entry
@@ -243,7 +244,7 @@ def _evaluations(run: ViewedRun) -> Iterator[Evaluation]:
         yield Evaluation(
             name=evaluation_name(run.recipe, step),
             step=step,
-            batch=f"eval/step-{step:06d}",
+            batch=evaluation_batch(step),
             accuracy=line["eval/accuracy"],
             stderr=line.get("eval/stderr"),
             tasks=int(line.get("eval/tasks") or 0),

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+from al_ray.actors.line import OnLine
 from al_ray.errors import BadRequestError, ContextLengthError, EngineUnavailableError
 from al_ray.types import (
     JSON,
@@ -36,7 +37,7 @@ ERRORS = {
 }
 
 
-class FakeEngine:
+class FakeEngine(OnLine):
     """Answers every call with its own name, or with a call of the first tool it is offered, whose arguments
     are an ``x``, or ``input`` where the tool has that; one that wants a format with an object.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -330,3 +331,15 @@ def test_an_address_without_a_cluster_is_the_users_mistake(
     code, output = invoke("train toy.yaml")
     assert code == 2 and output.startswith(f"error: RAY_ADDRESS: '{address}': ")
     assert not Path("out").exists()
+
+
+def test_a_port_at_which_another_listens_than_a_cluster_is_told_as_that(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A web server, or one that never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        code, output = invoke("train toy.yaml")
+    assert code == 2 and f"error: RAY_ADDRESS: '{address}': " in output
+    assert "is this its port?" in output

@@ -33,6 +33,7 @@ from al_ray.types import (
     Attempt,
     AttemptStatus,
     Claim,
+    Mode,
     Replay,
     Resource,
     RetryPolicy,
@@ -113,9 +114,10 @@ class ModelRollout:
     def end(self, status: AttemptStatus) -> None:
         self.ends[-1] = status
         lost = self.ends.count(AttemptStatus.UNRESPONSIVE)
+        tried = len(self.ends) - lost - self.ends.count(AttemptStatus.CANCELLED)
         if status is AttemptStatus.SUCCEEDED:
             self.status = RolloutStatus.SUCCEEDED
-        elif lost >= LOST_LIMIT or len(self.ends) - lost >= self.max_attempts:
+        elif lost >= LOST_LIMIT or tried >= self.max_attempts:
             self.status = RolloutStatus.FAILED
         else:
             self.status = RolloutStatus.QUEUED
@@ -129,6 +131,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.url = url
         self.database = Database(url)
         self.model: dict[str, ModelRollout] = {}
+        self.withdrawn: dict[str, ModelRollout] = {}
         self.claims = 0
         self.last_claim = ("w0", "none", 1)
         self.given: set[str] = set()
@@ -137,9 +140,12 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.database.close()
 
     def some_attempt(self, data: st.DataObject) -> tuple[ModelRollout, Attempt]:
-        tried = [rollout for rollout in self.model.values() if rollout.attempts]
+        tried = [rollout for rollout in self.all() if rollout.attempts]
         rollout = data.draw(st.sampled_from(tried))
         return rollout, data.draw(st.sampled_from(rollout.attempts))
+
+    def all(self) -> list[ModelRollout]:
+        return [*self.model.values(), *self.withdrawn.values()]
 
     def running(self, rollout: ModelRollout, attempt: Attempt) -> bool:
         return not rollout.ends[attempt.number - 1].ended
@@ -148,6 +154,8 @@ class DatabaseMachine(RuleBasedStateMachine):
     def enqueue(self, ids: list[str], max_attempts: int) -> None:
         enqueue(self.database, *(request(name, max_attempts=max_attempts) for name in ids))
         for name in ids:
+            if again := self.withdrawn.pop(name, None):
+                self.model[name] = replace(again, max_attempts=max_attempts, status=RolloutStatus.QUEUED)
             self.model.setdefault(name, ModelRollout(max_attempts))
 
     @rule(worker=st.sampled_from(["w0", "w1"]), limit=st.integers(1, 3))
@@ -187,7 +195,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             rollout.spans.append([])
             assert made.attempt.number == len(rollout.attempts)
 
-    @precondition(lambda self: any(rollout.attempts for rollout in self.model.values()))
+    @precondition(lambda self: any(rollout.attempts for rollout in self.all()))
     @rule(data=st.data(), version=st.integers(1, 3))
     def start(self, data: st.DataObject, version: int) -> None:
         rollout, attempt = self.some_attempt(data)
@@ -200,7 +208,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             started = replace(attempt, status=AttemptStatus.RUNNING, resources={"prompt": version})
             rollout.attempts[attempt.number - 1] = started
 
-    @precondition(lambda self: any(rollout.attempts for rollout in self.model.values()))
+    @precondition(lambda self: any(rollout.attempts for rollout in self.all()))
     @rule(data=st.data(), names=st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True))
     def append(self, data: st.DataObject, names: list[int]) -> None:
         rollout, attempt = self.some_attempt(data)
@@ -214,7 +222,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             append(self.database, *(span(name, attempt) for name in ids))
             recorded += new
 
-    @precondition(lambda self: any(rollout.attempts for rollout in self.model.values()))
+    @precondition(lambda self: any(rollout.attempts for rollout in self.all()))
     @rule(data=st.data(), status=st.sampled_from(ENDINGS))
     def finish(self, data: st.DataObject, status: AttemptStatus) -> None:
         rollout, attempt = self.some_attempt(data)
@@ -247,6 +255,16 @@ class DatabaseMachine(RuleBasedStateMachine):
             if not rollout.status.ended:
                 rollout.status = RolloutStatus.CANCELLED
                 rollout.ends = [end if end.ended else AttemptStatus.CANCELLED for end in rollout.ends]
+
+    @rule(batch=st.sampled_from("abc"))
+    def withdraw(self, batch: str) -> None:
+        """As if what has not ended had not been asked for, but attempts of then stay ended."""
+        with self.database.begin() as connection:
+            self.database.withdraw(connection, "", batch, 7.0)
+        for name, rollout in list(self.model.items()):
+            if batch <= "b" and not rollout.status.ended:
+                rollout.ends = [end if end.ended else AttemptStatus.CANCELLED for end in rollout.ends]
+                self.withdrawn[name] = self.model.pop(name)
 
     @rule()
     def reopen(self) -> None:
@@ -381,7 +399,7 @@ def test_a_judge_rewards_what_has_ended_once_and_only_what_it_was_asked_to_judge
     for attempt in (judged, other):
         finish(database, attempt, AttemptStatus.SUCCEEDED)
     enqueue(database, replace(request("g/judge", batch=judge_batch("b")), mode="judge"), request("agent"))
-    judge, agent = (each.attempt for each in claim(database, "b", 2))
+    agent, judge = (each.attempt for each in claim(database, "b", 2))
     reward = span("reward", judged, SpanKind.REWARD)
     for attempt, foreign in (
         (agent, reward),
@@ -395,6 +413,50 @@ def test_a_judge_rewards_what_has_ended_once_and_only_what_it_was_asked_to_judge
     (group,) = database.groups("b", ["g"])
     assert [each.id for each in group.rollouts[0].spans] == ["reward"]
     assert [each.id for each in database.attempt_spans("g/judge", 1)] == ["own"]
+
+
+def test_what_was_asked_for_too_early_is_withdrawn_and_asked_for_again(database: Database) -> None:
+    """Of later batches and their judges, what has not ended; who still works on it is refused, and no attempt
+    of before counts as a try."""
+    batches = ("eval/step-000009", "step-000003", "step-000003-judged", "step-000004", "step-000004-judged")
+    modes: dict[str, Mode] = {"eval/step-000009": "eval", "step-000003-judged": "judge"}
+    modes["step-000004-judged"] = "judge"
+    wanted = [replace(request(name, batch=name), mode=modes.get(name, "train")) for name in batches]
+    wanted.append(request("done", batch="step-000004"))
+    enqueue(database, *reversed(wanted))
+    (done, *others) = (made.attempt for made in claim(database, "c", limit=9)[3:4])
+    assert done.rollout_id == "done" and not others
+    finish(database, done, AttemptStatus.SUCCEEDED)
+    early = {a.rollout_id: a for a in database.find_attempts(Query()).items}["step-000004"]
+    with database.begin() as connection:
+        database.withdraw(connection, "step-", "step-000004", 7.0)
+        database.withdraw(connection, "step-", "step-000004", 7.0)
+        database.withdraw(connection, "eval/", "eval/step-000010", 7.0)
+    kept = {"eval/step-000009", "step-000003", "step-000003-judged", "done"}
+    assert set(database.rollout_ids()) == kept
+    assert not finish(database, early, AttemptStatus.SUCCEEDED)
+    with pytest.raises(AttemptEndedError):
+        append(database, span("late", early))
+    enqueue(database, *wanted)
+    again = {made.request.id: made.attempt for made in claim(database, "again", limit=9)}
+    assert {name: attempt.number for name, attempt in again.items()} == {
+        "step-000004": 2,
+        "step-000004-judged": 2,
+    }
+    assert not finish(database, early, AttemptStatus.SUCCEEDED)
+    finish(database, again["step-000004"], AttemptStatus.SUCCEEDED, span("own", again["step-000004"]))
+    (group,) = database.groups("step-000004", ["g"])
+    assert {each.id: [s.id for s in each.spans] for each in group.rollouts} == {
+        "done": [],
+        "step-000004": ["own"],
+    }
+
+
+def test_what_an_earlier_step_waits_for_is_given_first(database: Database) -> None:
+    """Though later steps asked before: its judges, its refills; and an evaluation before all."""
+    order = ["eval/step-000003", "step-000003", "step-000003-judged", "step-000003-refill-1", "step-000004"]
+    enqueue(database, *(request(name, batch=name) for name in reversed(order)))
+    assert [made.request.id for made in claim(database, "c", limit=9)] == order
 
 
 def test_cancelled_rollouts_end_with_their_attempts_and_others_go_on(database: Database) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import ROOT, Command
+from tests.processes import ROOT, Command, process_name
 
 CLUSTER = """
 import time, ray
@@ -66,3 +68,15 @@ def test_nobody_speaks_to_it_without_its_token(
         assert done.stdout.strip() == "1", done.stderr
     else:
         assert done.returncode == 1 and "InvalidAuthToken" in done.stderr
+
+
+def test_who_runs_a_cluster_ends_with_its_node_and_leaves_nothing(tmp_path: Path) -> None:
+    """Ray's actors are gone, and no other can be had: nothing would ever end."""
+    (tmp_path / "started.py").write_text(CLUSTER)
+    with Command(["started"], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}") as command:
+        command.wait_until(lambda: "answers 42" in command.output)
+        [raylet] = [pid for pid in command.alive() if "/raylet/raylet " in process_name(pid)]
+        os.kill(raylet, signal.SIGKILL)
+        assert command.wait(120) == 1
+        assert "error: Ray's node here is gone" in command.output and "--resume" in command.output
+        command.wait_until_nothing_is_left()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray.util import placement_group_table
 
 from al_ray.errors import PlacementError
 from al_ray.machines.placement import Placement, beside_the_driver, cluster_shape
@@ -109,3 +112,15 @@ def test_on_gpus_colocated_tenants_see_one_and_others_their_own() -> None:
     assert colocated[0] == colocated[1] and len(colocated[0]) == 1
     assert sorted(apart) == [[0], [1]]
     assert sorted(wide[0]) == [0, 1]
+
+
+def test_who_waits_for_a_placement_can_be_interrupted_and_leaves_none(ray_cluster: None) -> None:
+    """Ray itself hears of no Ctrl-C until the time to wait is over."""
+    interrupt = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        Placement(plan(Bundle(("engine 0",), 1000, 0, 0)), "interrupted", ready_seconds=3600)
+    [found] = [
+        group for group in placement_group_table().values() if group["name"].startswith("interrupted ")
+    ]
+    assert found["state"] == "REMOVED"

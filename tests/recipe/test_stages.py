@@ -27,6 +27,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"algorithm": "on_policy_distillation", "teacher": "wise", "reward_weight": 0.1},
         "stages.0.reward_weight: 0.1: has no effect with group_size: 1",
     ),
+    (
+        {"algorithm": "on_policy_distillation", "teacher": "wise", "staleness": 1},
+        "stages.0.staleness: 1: 0: a token's worth is a difference from the policy that drew it",
+    ),
 ]
 UPSTREAMS = {"wise": {"base_url": "http://127.0.0.1:8000/v1", "model": "large"}}
 

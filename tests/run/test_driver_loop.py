@@ -141,3 +141,26 @@ def test_a_run_whose_learners_are_lost_goes_on_from_the_last_checkpoint_and_not_
             with pytest.raises(LearnerLostError):
                 asyncio.run(run.train())
             assert events.count("restart") == 5
+
+
+@pytest.mark.parametrize(("kept", "taken_back"), [([], (1, 1)), ([1, 2], (3, 3))])
+def test_what_later_steps_and_evaluations_asked_for_is_taken_back_before_weights_are_older(
+    kept: list[int], taken_back: tuple[int, int], tmp_path: Path
+) -> None:
+    """Or the weights of the checkpoint would answer an evaluation of later ones."""
+    events: list[Any] = []
+
+    async def withdraw(step: int, evaluation: int) -> None:
+        events.append((step, evaluation))
+
+    async def load(folder: int) -> None:
+        events.append(f"load {folder}")
+
+    folder: Any = SimpleNamespace(path=tmp_path, checkpoints=lambda: kept, checkpoint=lambda step: step)
+    agents: Any = SimpleNamespace(withdraw=withdraw)
+    policy: Any = SimpleNamespace(load=load)
+    console: Any = SimpleNamespace(note=lambda text: None)
+    nothing: Any = None
+    run = Run(RECIPE, folder, agents, policy, nothing, console, (), (), nothing)
+    assert asyncio.run(run._restore()) == max(kept, default=0)
+    assert events == [taken_back, *[f"load {step}" for step in kept[-1:]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from al_ray.database.reader import Records
 from al_ray.errors import UselessRunError
 from al_ray.rollouts.rewards import rewards
 from al_ray.run.agents import Agents
+from al_ray.run.stages.asked import Asked
 from al_ray.run.stages.grouped import judge_metrics
 from al_ray.types import AttemptStatus, Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.actors.house import house_of
@@ -62,6 +64,21 @@ async def test_a_judge_rewards_the_rollouts_of_a_group_together_and_the_store_ha
     assert judge.attempts[-1].output == {r.id: rewards(r)["reward"] for r in group.rollouts}
     assert "judging 3" in str([span.attributes for span in judge.spans]), "what it prints is kept"
     assert await group_of(agents, asked(f"together-{later}", later=later)) == group, "a resumed run's"
+
+
+async def test_what_is_asked_for_ahead_is_judged_though_nobody_waits_for_it_yet(agents: Agents) -> None:
+    """And told when its step comes. Who leaves it gets nothing, and is told of no failure."""
+    left = await Asked.of(agents, asked("left", judge="hang"), {})
+    await left.leave()
+    ahead = await Asked.of(agents, asked("ahead"), {})
+    async with asyncio.timeout(60):
+        while ahead.ended < 1:
+            await asyncio.sleep(0.1)
+    judge = agents.records.rollout("ahead/g/judge")
+    assert judge is not None and judge.status is RolloutStatus.SUCCEEDED
+    told: list[tuple[int, int]] = []
+    (group,) = await ahead.groups(lambda *progress: told.append(progress))
+    assert all(rewards(rollout) for rollout in group.rollouts) and told == [(MEMBERS, MEMBERS)]
 
 
 async def test_a_judge_that_fails_is_asked_again(agents: Agents) -> None:

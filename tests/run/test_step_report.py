@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.data.mixture import SOURCE
@@ -32,6 +35,8 @@ def test_a_step_is_logged_with_what_batch_and_learners_told_its_times_and_its_sp
     assert unlisted(values) == [] and missing(STEP, values) == set()
     assert {**batch.metrics, **report.metrics, "time/step": 6.0}.items() <= values.items()
     assert values["perf/generated_tokens_per_s"] == 10 and values["perf/trained_tokens_per_s"] == 25
+    ahead = replace(SPAN, stage=SPAN.stage.model_copy(update={"staleness": 1}))
+    assert step_values(ahead, batch, report, times)["perf/generated_tokens_per_s"] == pytest.approx(20 / 6)
 
 
 def test_a_step_that_sampled_and_computed_nothing_has_no_speed() -> None:

@@ -10,26 +10,26 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
-import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import RayActorError
 
 from al_ray.actors.gateway.calls.absences import Absences
 from al_ray.actors.gateway.calls.call import Call
 from al_ray.actors.gateway.calls.deadly import DeadlyQuestions, Question
-from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.line import Line, LineLostError
 from al_ray.actors.recent import Recent
 from al_ray.errors import EngineUnavailableError
 from al_ray.traces.messages import Message
 from al_ray.types import ChatDelta, ChatReply
 
-ROLLOUTS_REMEMBERED: Final = 10_000
-"""Far more than are ever under way at once."""
+_REMEMBERED: Final = 20_000
+"""Rollouts and groups: far more than are ever under way at once."""
+_SPARE_CALLS: Final = 8
+"""With few calls on all engines, none has many more."""
 
-_GONE: Final = (RayActorError, ObjectLostError, EngineUnavailableError)
-"""An answer can be lost with its engine's node after it was given: large ones stay there."""
+_GONE: Final = (RayActorError, LineLostError, EngineUnavailableError)
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,21 @@ class _Admitted:
         self.engine = engine
         self.asked: set[Question] = set()
         self.gone = False
+        self._line: asyncio.Task[Line] | None = None
+
+    async def line(self) -> Line:
+        """The way to it, made when it is first asked and when it was lost. Raises what is in ``_GONE``."""
+        if self._line is None or (self._line.done() and (self._line.exception() or self._line.result().lost)):
+            self._line = asyncio.create_task(Line.to(self.engine))
+        return await asyncio.shield(self._line)
+
+    async def is_there(self) -> bool:
+        """Whether it lives, when its line was lost."""
+        try:
+            await self.line()
+        except _GONE:
+            return False
+        return True
 
 
 class EngineRouter:
@@ -50,7 +65,7 @@ class EngineRouter:
         self._admitted: deque[_Admitted] = deque()
         self._any = asyncio.Event()
         self.absences = Absences()
-        self._homes: Recent[str, _Admitted] = Recent(ROLLOUTS_REMEMBERED)
+        self._homes: Recent[str, _Admitted] = Recent(_REMEMBERED)
         self._deadly = DeadlyQuestions()
 
     def admit(self, engines: Sequence[Any]) -> None:
@@ -81,13 +96,7 @@ class EngineRouter:
         question = Question(arguments[0])
         while True:
             async with self._engine(rollout_id, question) as engine:
-                reference = getattr(engine, method).remote(*arguments)
-                try:
-                    with unwrapped():
-                        return await reference
-                except asyncio.CancelledError:
-                    ray.cancel(reference)
-                    raise
+                return await engine.ask(method, *arguments)
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """The answer piece by piece, the whole reply last; close it to stop the engine's work on it."""
@@ -95,44 +104,59 @@ class EngineRouter:
         started = False
         while not started:
             async with self._engine(call.attempt.rollout_id, question) as engine:
-                pieces = engine.stream.options(num_returns="streaming").remote(call.request)
-                try:
-                    with unwrapped():
-                        async for reference in pieces:
-                            piece = await reference
-                            started = True
-                            yield piece
-                    return
-                except (asyncio.CancelledError, GeneratorExit):
-                    ray.cancel(pieces)
-                    raise
+                async with aclosing(engine.items("stream", call.request)) as pieces:
+                    async for piece in pieces:
+                        started = True
+                        yield piece
+                return
         raise EngineUnavailableError("the engine died in the middle of its answer; ask again")
 
     @asynccontextmanager
-    async def _engine(self, rollout_id: str, question: Question) -> AsyncIterator[Any]:
-        """An engine to ask; what is raised because it is gone ends here."""
+    async def _engine(self, rollout_id: str, question: Question) -> AsyncIterator[Line]:
+        """The line to an engine; what is raised because that is gone ends here."""
         async with self._deadly.turn(question):
             self._deadly.refuse(question)
-            admitted = await self._pick(rollout_id)
+            admitted, line = await self._reach(rollout_id)
             admitted.asked.add(question)
             try:
-                yield admitted.engine
+                yield line
             except _GONE as error:
-                self._drop(admitted, error)
+                if not (isinstance(error, LineLostError) and await admitted.is_there()):
+                    self._drop(admitted, error)
             finally:
                 admitted.asked.remove(question)
 
+    async def _reach(self, rollout_id: str) -> tuple[_Admitted, Line]:
+        """An engine and the line to it."""
+        while True:
+            admitted = await self._pick(rollout_id)
+            try:
+                return admitted, await admitted.line()
+            except _GONE as error:
+                self._drop(admitted, error)
+
     async def _pick(self, rollout_id: str) -> _Admitted:
-        """The engine that has the rollout's prefix in its cache, else the least loaded one."""
+        """The rollout's engine, which knows the tokens of its earlier calls; for the first that of its group,
+        which has the task in its cache, unless that has many more calls than another.
+        ``benchmarks.routing`` compares."""
         while not self._admitted:
             self.absences.begin()
             await self._any.wait()
-        home = self._homes.get(rollout_id)
-        if home is None or home not in self._admitted:
-            home = min(self._admitted, key=lambda admitted: len(admitted.asked))
-            self._admitted.rotate(-1)  # so that the equally loaded take turns
-        self._homes[rollout_id] = home
-        return home
+        if (own := self._home(rollout_id)) is not None:
+            return own
+        least = min(self._admitted, key=lambda admitted: len(admitted.asked))
+        self._admitted.rotate(-1)  # so that the equally loaded take turns
+        group = rollout_id.rpartition("/")[0]
+        home = self._home(group) or least
+        if group:
+            self._homes[group] = home
+        most = 2 * len(least.asked) + _SPARE_CALLS
+        self._homes[rollout_id] = own = home if len(home.asked) <= most else least
+        return own
+
+    def _home(self, name: str) -> _Admitted | None:
+        home = self._homes.get(name)
+        return home if home in self._admitted else None
 
     def _drop(self, admitted: _Admitted, error: Exception) -> None:
         if admitted.gone:

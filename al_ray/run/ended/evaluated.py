@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import Recipe
+from al_ray.rollouts.requests import EVALUATIONS
 from al_ray.run.folder import RunFolder, recipe_of
-
-_BATCHES: Final = "eval/step-"
-"""Of evaluations (``al_ray.evaluation.evaluate``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +32,10 @@ def evaluated(path: Path) -> Iterator[Evaluated]:
     checkpoint = (path / "config.json").is_file()
     folder = RunFolder.open(recipe_of(path).parent) if checkpoint else RunFolder.newest(path)
     with closing(Records(folder.store_url)) as records:
-        there = records.batches(_BATCHES)
-        batch = f"eval/{path.resolve().name}" if checkpoint else there[-1] if there else _BATCHES
+        there = records.batches(EVALUATIONS)
+        batch = f"eval/{path.resolve().name}" if checkpoint else there[-1] if there else EVALUATIONS
         if batch not in there:
-            steps = ", ".join(name.removeprefix(_BATCHES).lstrip("0") or "0" for name in there)
+            steps = ", ".join(name.removeprefix(EVALUATIONS).lstrip("0") or "0" for name in there)
             cure = f"its run was evaluated after the steps {steps}" if steps else "has not been evaluated"
             raise UserError(Problem("run", str(path), f"{cure}; al-ray eval makes an evaluation of its own"))
         name = path if checkpoint else folder.path

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from al_ray.run.stages.grouped import Grouped
 
 _BATCH: Final = re.compile(r"step-([0-9]+)(?:-refill-[0-9]+)?")
-"""Of a step's rollouts, counted from 0 (``Grouped.batch_name``)."""
+"""Of a step's rollouts, counted from 0 (``al_ray.rollouts.requests.step_batch``)."""
 _LOGGED: Final = "optim/loss"
 
 

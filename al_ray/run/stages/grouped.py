@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -20,7 +20,7 @@ from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
 from al_ray.errors import UnreadableError, UselessRunError
 from al_ray.recipe import GroupedStage, Recipe, TransitionsSection
-from al_ray.recipe.schedule import StageSpan
+from al_ray.recipe.schedule import Admission, StageSpan
 from al_ray.reports.batch_metrics import (
     call_metrics,
     dimension_metrics,
@@ -32,12 +32,14 @@ from al_ray.reports.batch_metrics import (
 from al_ray.rollouts.agent_error import agent_error
 from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.outcome import Outcome, outcome_of
-from al_ray.rollouts.requests import rollout_requests
+from al_ray.rollouts.requests import rollout_requests, step_batch
 from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
+from al_ray.run.stages.asked import Asked, Progress
 from al_ray.run.stages.batch import Batch, Measures
 from al_ray.run.stages.history import History, Tries, told_of, worth_of
+from al_ray.run.stages.staleness import require_fresh
 from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, SpanKind, Task, Trajectory
 
 _log = logging.getLogger(__name__)
@@ -80,13 +82,16 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True)
 class Grouped(ABC):
-    """A stage whose rollouts are sampled from the policy as the learners have it."""
+    """A stage whose rollouts are sampled from the policy as the learners have it, or had it at most
+    ``staleness`` updates ago."""
 
     recipe: Recipe
     settings: GroupedStage
     span: StageSpan
     tasks: Sequence[Task]
     history: History = field(default_factory=History, compare=False)
+    under_way: dict[int, Asked] = field(default_factory=dict, compare=False)
+    """By step, what was asked for and is not learnt from yet."""
 
     @property
     def spec(self) -> StageSpec:
@@ -132,18 +137,32 @@ class Grouped(ABC):
         """Whose rewards and lengths are told."""
         return learnt.comparable
 
-    async def batch(
-        self, step: int, agents: Agents, policy: Policy, progress: Callable[[int, int], None]
-    ) -> Batch:
-        """What is learnt from the rollouts of a step."""
-        tries = await self.tries(step, agents)
-        groups = await self.groups(step, agents, progress, tries)
+    async def batch(self, step: int, agents: Agents, policy: Policy, progress: Progress) -> Batch:
+        """What is learnt from the rollouts of a step. Those of the next ones are asked for too, as far as
+        they are due, and go on meanwhile."""
+        asked = await self.ask(step, agents)
+        ahead = {"rollout/ahead": asked.ended}
+        groups = await self.groups(step, agents, progress)
         judges = await asyncio.to_thread(self.judges, step, agents.records) if agents.judges else []
         of_judges = judge_metrics(step, judges)
         batch = await self.batch_of(groups, policy)
         curriculum = self.settings.curriculum
-        of_tries = told_of(tries, self.tasks, curriculum) if curriculum is not None else {}
-        return replace(batch, metrics={**batch.metrics, **of_tries, **of_judges})
+        of_tries = told_of(asked.tries, self.tasks, curriculum) if curriculum is not None else {}
+        del self.under_way[step]
+        return replace(batch, metrics={**batch.metrics, **ahead, **of_tries, **of_judges})
+
+    async def leave(self) -> None:
+        for asked in self.under_way.values():
+            await asked.leave()
+        self.under_way.clear()
+
+    async def ask(self, step: int, agents: Agents) -> Asked:
+        """Ask for what is due at a step, unless that was done before it; returns the step's own."""
+        for batch in Admission(self.span).due(step):
+            if batch not in self.under_way:
+                tries = await self.tries(batch, agents)
+                self.under_way[batch] = await Asked.of(agents, self.requests(batch, 0, tries), tries)
+        return self.under_way[step]
 
     def judges(self, step: int, records: Records) -> Sequence[Rollout]:
         """Those of the groups of a step."""
@@ -155,35 +174,33 @@ class Grouped(ABC):
         return self.learnt(groups)
 
     async def tries(self, step: int, agents: Agents) -> Tries:
-        """What a curriculum goes by."""
+        """What a curriculum goes by for a step: all that is known for sure when the step is asked for."""
         curriculum = self.settings.curriculum
         if curriculum is None:
             return {}
-        reward = self.recipe.transitions.reward
-        return await asyncio.to_thread(self.history.before, step, agents.records, reward, curriculum.memory)
+        before = Admission(self.span).asked_at(step)
+        reward, memory = self.recipe.transitions.reward, curriculum.memory
+        return await asyncio.to_thread(self.history.before, before, agents.records, reward, memory)
 
-    async def groups(
-        self, step: int, agents: Agents, progress: Callable[[int, int], None], tries: Tries = NO_TRIES
-    ) -> Sequence[Group]:
-        """Those of the step, once all have ended, and those that were asked for in place of groups that teach
-        nothing."""
-        groups: list[Group] = []
-        for refill in range(1 + self.refills):
+    async def groups(self, step: int, agents: Agents, progress: Progress) -> Sequence[Group]:
+        """Those of the step, once all have ended, and those that are asked for now in place of groups that
+        teach nothing."""
+        asked = await self.ask(step, agents)
+        groups = list(await asked.groups(progress))
+        for refill in range(1, 1 + self.refills):
             missing = self.settings.groups_per_step - len(self.teaching(self.comparable(groups)[1]))
             if missing == 0:
                 break
-            requests = self.requests(step, refill, tries)[: missing * self.settings.group_size]
+            requests = self.requests(step, refill, asked.tries)[: missing * self.settings.group_size]
             before = sum(len(group.rollouts) for group in groups)
-            progress(before, before + len(requests))
-            async for ended in agents.rollouts(requests):
-                groups += ended
-                progress(sum(len(group.rollouts) for group in groups), before + len(requests))
+            replacing = await Asked.of(agents, requests, asked.tries)
+            groups += await replacing.groups(lambda now, all: progress(before + now, before + all))  # noqa: B023
         return groups
 
     def requests(self, step: int, refill: int = 0, tries: Tries = NO_TRIES) -> list[RolloutRequest]:
         """The groups of a step, or of one of its refills, which are of other tasks while there are any; they
         are functions of the recipe, of these two and, where there is a curriculum, of what was tried in the
-        steps before."""
+        steps before the one at which they are due."""
         curriculum = self.settings.curriculum
         worth = worth_of(tries, curriculum) if curriculum is not None else None
         sources = sources_of(self.recipe.data, self.tasks)
@@ -194,16 +211,12 @@ class Grouped(ABC):
             seed = (self.recipe.seed, self.span.index, *[number] * (number > 0))
             count, place = self.settings.groups_per_step, step - self.span.begin
             chosen = mixed_tasks_of_step(sources, count, place, seed, asked, worth)
-        batch = self.batch_name(step, refill)
+        batch = step_batch(step, refill)
         return rollout_requests(self.recipe, batch, chosen, self.settings.group_size, "train")
 
     def batch_names(self, step: int) -> Sequence[str]:
         """Those of the rollouts of a step and of all its refills."""
-        return [self.batch_name(step, refill) for refill in range(1 + self.refills)]
-
-    def batch_name(self, step: int, refill: int) -> str:
-        """That of the rollouts of a step, or of one of its refills."""
-        return f"step-{step:06d}" + (f"-refill-{refill}" if refill else "")
+        return [step_batch(step, refill) for refill in range(1 + self.refills)]
 
     def recorded(self, records: Records, step: int) -> list[Group]:
         """The groups of a step and of its refills, as far as there were any, that the store has."""
@@ -215,6 +228,8 @@ class Grouped(ABC):
     async def batch_of(self, groups: Sequence[Group], policy: Measures) -> Batch:
         """What is learnt from the groups, with all that is told of them."""
         learnt = await self.learn(groups, policy)
+        bound, place = self.settings.staleness, f"stages.{self.span.index}"
+        require_fresh(learnt.kept, policy.served_version, bound, place)
         ordered = sorted(groups, key=lambda group: group.id)
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
         metrics = self.metrics(groups, learnt, outcomes, policy.served_version)

@@ -1,7 +1,7 @@
 """What the tasks of a run were rewarded with so far, as its store has it: what a curriculum goes by.
 
-A step sees the rollouts of the steps before it and nothing else. So a run that goes on asks for what it would
-have asked for, whatever the store holds of later steps by then.
+What is asked for at a step sees the rollouts of the steps before it and nothing else. So a run that goes on
+asks for what it would have asked for, whatever the store holds of later steps by then.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from al_ray.data.curriculum import Worth, learnability
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
 from al_ray.recipe import CurriculumSection
+from al_ray.rollouts.requests import step_batch
 from al_ray.rollouts.rewards import rewards
 from al_ray.types import RolloutStatus, SpanKind, Task
 
@@ -30,13 +31,14 @@ class History:
     _tries: dict[str, deque[float]] = field(default_factory=dict)
 
     def before(self, step: int, records: Records, reward: str, memory: int) -> Tries:
-        """Of each task the last ``memory`` rollouts that have the ``reward``, up to a global step."""
+        """Of each task the last ``memory`` rollouts that have the ``reward``, up to a global step; what is
+        returned does not change when later steps are read."""
         assert step >= self._steps, "steps are taken in order"
         of_steps = [
             Condition("mode", "=", "train"),
             Condition("status", "=", RolloutStatus.SUCCEEDED),
-            Condition("batch", ">=", f"step-{self._steps:06d}"),
-            Condition("batch", "<", f"step-{step:06d}"),
+            Condition("batch", ">=", step_batch(self._steps)),
+            Condition("batch", "<", step_batch(step)),
         ]
         for rollout in records.find_rollouts(Query(of_steps), [SpanKind.REWARD]).items:
             given = rewards(rollout)
@@ -44,7 +46,7 @@ class History:
                 last = self._tries.setdefault(rollout.request.task.id, deque(maxlen=memory))
                 last.append(given[reward])
         self._steps = step
-        return self._tries
+        return {task: tuple(last) for task, last in self._tries.items()}
 
 
 def worth_of(tries: Tries, curriculum: CurriculumSection) -> Worth:

@@ -41,7 +41,12 @@ class Stage(Protocol):
     async def batch(
         self, step: int, agents: Agents, policy: Policy, progress: Callable[[int, int], None]
     ) -> Batch:
-        """That of a global step. ``progress`` is told how many rollouts have ended, of how many."""
+        """That of a global step. ``progress`` is told how many rollouts have ended, of how many. Rollouts of
+        later steps may go on when it returns."""
+        ...
+
+    async def leave(self) -> None:
+        """Nothing is waited for any more: the run leaves the stage, at its end or before."""
         ...
 
 

@@ -60,6 +60,9 @@ class Supervision:
         metrics = {"demonstration/too_long": too_long, "health/too_long": too_long / len(chosen)}
         return Batch(rows, imitation.loss, metrics=metrics)
 
+    async def leave(self) -> None:
+        """Nothing is under way between its steps."""
+
     def _demonstrated(self) -> Sequence[Task]:
         """The tasks that have a demonstration: the same for every stage of a recipe, and for every recipe
         with its seed."""

@@ -388,6 +388,25 @@ async def test_rollouts_keep_their_engine_and_take_turns_among_the_idle(
     assert (await house.ask(attempts[0])).choices[0].message.content == answers[0], "also when admitted again"
 
 
+async def test_a_groups_rollouts_have_one_engine_until_that_has_many_more_calls_than_another(
+    house: House, mortal: tuple[Any, Any]
+) -> None:
+    """And each stays where it was."""
+    names = {(await house.ask(await house.attempt(group="g/0"))).choices[0].message.content for _ in range(4)}
+    [home] = names
+    a, b = mortal
+    full, other = (a, b) if home == "a0" else (b, a)
+    asked = len(await full.requests.remote())
+    busy = [asyncio.ensure_future(house.ask(await house.attempt(group="g/0"), "wait")) for _ in range(9)]
+    while len(await full.requests.remote()) < asked + 9:
+        await asyncio.sleep(0.02)
+    spilt = await house.attempt(group="g/0")
+    for _ in range(2):
+        assert (await house.ask(spilt)).choices[0].message.content == ("b0" if home == "a0" else "a0")
+        await asyncio.gather(full.release.remote(), other.release.remote(), *busy)
+    assert (await house.ask(await house.attempt(group="g/0"))).choices[0].message.content == home
+
+
 async def test_a_new_rollout_goes_to_the_engine_with_the_fewest_calls(
     house: House, mortal: tuple[Any, Any]
 ) -> None:

@@ -183,6 +183,23 @@ async def test_a_cancelled_batch_ends_its_attempts_and_completes_its_groups(star
         await authorize(store, a.attempt.key)
 
 
+async def test_what_is_withdrawn_is_its_runners_no_more_and_waits_to_be_asked_for_again(
+    start_store: StartStore,
+) -> None:
+    store = start_store()
+    await store.enqueue.remote([request("early")])
+    (claim,) = await claimed(store, "c1")
+    await store.withdraw.remote("b", "b")
+    assert await store.renew.remote("w") == []
+    waiting = asyncio.ensure_future(claimed(store, "c2", wait=60.0))
+    await asyncio.wait({waiting}, timeout=0.5)
+    assert not waiting.done()
+    await store.enqueue.remote([request("early")])
+    (again,) = await waiting
+    assert (again.request.id, again.attempt.number) == ("early", 2)
+    assert await store.finish.remote([ended(claim.attempt)]) == [False]
+
+
 async def test_cancelled_rollouts_are_lost_to_their_runner_at_its_next_renewal(
     start_store: StartStore,
 ) -> None:

@@ -112,3 +112,21 @@ def test_without_a_correction_tokens_are_measured_against_the_sampler() -> None:
     batch = batch_of([-2.0], [1.0])
     found = PolicyGradient(PLAIN)(variable([0.0]), None, batch)
     assert found.values.tolist() == [-1.3]
+
+
+@pytest.mark.parametrize("surrogate", [Clipped(1.0, 99.0), Cispo(1.0, 99.0)])
+@pytest.mark.parametrize("correction", [None, Correction("token", "truncate", 99.0)])
+def test_tokens_that_older_weights_drew_have_the_gradient_of_the_policy_now(
+    surrogate: Surrogate, correction: Correction | None
+) -> None:
+    """Over all tokens, each as often as the older weights draw it, and nothing clipped: that of the expected
+    advantage under the policy as it is now."""
+    older = torch.tensor([0.5, -1.0, 0.2, 0.0], dtype=torch.float64).log_softmax(-1)
+    advantages = torch.tensor([1.0, -0.5, 2.0, -1.0], dtype=torch.float64)
+    logits = variable([0.1, 0.4, -0.3, 0.6])
+    logp = logits.log_softmax(-1)
+    (expected,) = torch.autograd.grad((logp.exp() * advantages).sum(), logits, retain_graph=True)
+    batch = batch_of(older.tolist(), advantages.tolist(), [0, 1, 2, 3])
+    values = PolicyGradient(surrogate, correction=correction)(logp, None, batch).values
+    (found,) = torch.autograd.grad((older.exp() * values).sum(), logits)
+    torch.testing.assert_close(found, -expected, rtol=1e-5, atol=1e-6)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from al_ray.actors.line import OnLine
 from al_ray.types import ChatReply, ChatRequest, Choice, Endpoint, Task, VersionSpan
 
 DEPTH: Final = 3
@@ -100,7 +101,7 @@ def task(name: str, *habits: str) -> Task:
     return Task(name, {"name": name, "habits": list(habits)})
 
 
-class TreeEngine:
+class TreeEngine(OnLine):
     """Says left or right, by the path that the conversation tells; to be made an actor."""
 
     def __init__(self) -> None:

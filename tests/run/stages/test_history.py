@@ -13,7 +13,7 @@ from al_ray.database.backends import sqlite_url
 from al_ray.database.reader import Records
 from al_ray.database.writer import Ask, Database
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import stage_spans
+from al_ray.recipe.schedule import Admission, stage_spans
 from al_ray.reports.names import FURTHER
 from al_ray.run.stages.history import told_of
 from al_ray.run.stages.stage import stage_of
@@ -26,10 +26,16 @@ TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
 MEMORY = 8
 
 
-def stage(seed: int = 0) -> Any:
+def stage(seed: int = 0, staleness: int = 0) -> Any:
     content = toy.recipe(Path("model"), Path("out")) | {"seed": seed}
     content["stages"] = [
-        {**content["stages"][1], "steps": 60, "kl_coefficient": 0, "curriculum": {"memory": MEMORY}}
+        {
+            **content["stages"][1],
+            "steps": 60,
+            "kl_coefficient": 0,
+            "curriculum": {"memory": MEMORY},
+            "staleness": staleness,
+        }
     ]
     recipe = Recipe.model_validate(content)
     return stage_of(recipe, stage_spans(recipe)[0], TASKS)
@@ -98,6 +104,25 @@ async def test_a_resumed_run_asks_for_the_same_whatever_the_store_holds_of_later
             assert await asked(again, database, step) == kept[step]
     other = stage(seed=1)
     assert [r.task for r in await asked(other, database, 5)] != [r.task for r in kept[5]]
+
+
+async def test_what_is_asked_for_ahead_goes_by_the_steps_alone_that_had_ended_for_sure(
+    database: Database,
+) -> None:
+    """A batch asked for two steps ahead: the same for a run that goes on and finds later steps ended."""
+    first, kept = stage(staleness=2), dict[int, list[RolloutRequest]]()
+    admission = Admission(first.span)
+    for step in range(12):
+        for batch in admission.due(step):
+            if batch not in kept:
+                kept[batch] = await asked(first, database, batch)
+        play(database, kept[step])
+        if step % 2 and step + 1 in kept:  # it is early
+            play(database, kept[step + 1])
+    for begun in (0, 5, 9):
+        again = stage(staleness=2)
+        for batch in range(begun, 12):
+            assert await asked(again, database, batch) == kept[batch]
 
 
 async def test_only_the_last_rollouts_of_a_task_count_and_what_is_told_fits(database: Database) -> None:

@@ -16,7 +16,7 @@ import pytest
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.observing import Observations
 from al_ray.algorithms.passes import Passes
-from al_ray.errors import UserError
+from al_ray.errors import AlRayError, UserError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import result_of
 from al_ray.recipe import Recipe, ReinforcementStage, SourceSection, TransitionsSection
@@ -111,8 +111,10 @@ class Simulated:
         self.solves = solves
         self.asked: list[list[RolloutRequest]] = []
 
-    async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
+    async def ask(self, requests: Sequence[RolloutRequest]) -> None:
         self.asked.append(list(requests))
+
+    async def ended(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
         for group, of_group in groupby(requests, key=lambda request: request.group):
             ended = [
                 replace(rollout(group, member, self.solves(request)), request=request)
@@ -306,8 +308,27 @@ def test_a_batch_in_which_everything_failed_has_no_rows() -> None:
 
 
 def test_staleness_is_the_version_now_minus_the_version_that_sampled() -> None:
-    batch = made(stage(), groups([0.0, 1.0]), 7)
-    assert batch.metrics["off_policy/staleness_max"] == pytest.approx(2)
+    """By the call's oldest token. Beyond what the recipe allows, nothing is learnt, and the call is named."""
+    stale = RECIPE.stages[1].model_copy(update={"staleness": 2})
+    allowed = stage(RECIPE.model_copy(update={"stages": [RECIPE.stages[0], stale]}))
+    assert made(allowed, groups([0.0, 1.0]), 7).metrics["off_policy/staleness_max"] == pytest.approx(2)
+    mixed = with_spans(groups([0.0, 1.0])[0], of_versions([[4, 0, 1], [6, 1, 2]]))
+    told = r"rollout g0/0, call g0/0/0/0: .* version 4, to be trained at 7, but stages\.1\.staleness is 2"
+    with pytest.raises(AlRayError, match=told):
+        made(allowed, [mixed], 7)
+
+
+def of_versions(versions: Sequence[Sequence[int]]) -> Callable[[Span], Span]:
+    """A call as if these had sampled it."""
+
+    def change(span: Span) -> Span:
+        if span.kind is not SpanKind.CALL:
+            return span
+        (choice,) = span.attributes[semconv.CHOICES]
+        changed = [{**choice, "versions": versions}]
+        return replace(span, attributes={**span.attributes, semconv.CHOICES: changed})
+
+    return change
 
 
 def settled(**transitions: object) -> Recipe:

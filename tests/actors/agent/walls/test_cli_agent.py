@@ -16,6 +16,7 @@ import pytest
 import ray
 
 from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
+from al_ray.actors.line import OnLine
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.errors import ContextLengthError
@@ -67,7 +68,7 @@ SCRIPTS = {
 TEMPLATES = dict(zip(SCRIPTS, [SMOLLM2_TOOLS, QWEN3], strict=True))
 
 
-class SpeakingEngine:
+class SpeakingEngine(OnLine):
     """Says the lines of a script, one after each result of a tool; ``FULL`` refuses the call."""
 
     def __init__(self, template: str, script: Sequence[str]) -> None:
