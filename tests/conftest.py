@@ -26,6 +26,7 @@ settings.load_profile("untimed")
 SLOWEST_FIRST = (
     "run/test_driver.py",
     "cli/test_job_submit.py",
+    "run/test_asynchronous_run.py",
     "run/test_measure.py",
     "run/test_stages.py",
     "run/test_health.py",
