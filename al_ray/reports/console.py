@@ -52,7 +52,7 @@ class Console:
         self._live: Live | None = None
         self._headed = False
         self._told_at = 0.0
-        self._evaluations: list[tuple[str, str, str, int]] = []
+        self._evaluations: list[tuple[str, str, str, int, str, str]] = []
         self._parts: list[str] = []
         """What is being started, one within another."""
 
@@ -126,10 +126,21 @@ class Console:
         cells = [stage, f"{step}/{total}", *(compact(values.get(key)) for _, key in _METRICS)]
         self._out.print(Text(_aligned(cells, columns)))
 
-    def evaluation(self, name: str, accuracy: float, stderr: float, count: int, seconds: float) -> None:
-        self._evaluations.append((name, f"{accuracy:.4f}", f"± {stderr:.4f}", count))
+    def evaluation(
+        self,
+        name: str,
+        accuracy: float,
+        stderr: float,
+        count: int,
+        seconds: float,
+        gain: Sequence[float] = (),
+    ) -> None:
+        """``gain``: over the evaluation before on the same tasks, and the ends of its interval."""
+        value, interval = (f"{gain[0]:+.4f}", f"{gain[1]:+.4f} to {gain[2]:+.4f}") if gain else ("", "")
+        self._evaluations.append((name, f"{accuracy:.4f}", f"± {stderr:.4f}", count, value, interval))
         told = f"{'evaluation':<10}  {name}: {accuracy:.4f} ± {stderr:.4f}, {count} tasks, {seconds:.1f} s"
-        self._out.print(Text(told, "cyan"))
+        gained = f"; {value} ({interval}) since the one before" if gain else ""
+        self._out.print(Text(told + gained, "cyan"))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """The first column is left-aligned, as are others that hold text; numbers are right-aligned."""
@@ -141,7 +152,8 @@ class Console:
             self._live.stop()
             self._live = None
         if self._evaluations:
-            self.table("Evaluations", ("name", "accuracy", "std. error", "tasks"), self._evaluations)
+            columns = ("name", "accuracy", "std. error", "tasks", "gain", "its 95 % interval")
+            self.table("Evaluations", columns, self._evaluations)
             self._evaluations = []
 
     def _fitting(self) -> Sequence[tuple[str, int]]:

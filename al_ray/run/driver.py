@@ -16,7 +16,7 @@ from typing import Final
 from ray.exceptions import RayError
 
 from al_ray.errors import AlRayError, LearnerLostError
-from al_ray.evaluation.evaluate import evaluate
+from al_ray.evaluation.evaluate import Evaluation, evaluate
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import (
     StageSpan,
@@ -40,6 +40,7 @@ from al_ray.types import Task, UpdateReport
 
 _MAX_LOST: Final = 5
 """Learners lost in a run, after which it is not by chance."""
+_GAIN: Final = ("eval/gain", "eval/gain_low", "eval/gain_high")
 _LEAVE_SECONDS: Final = 120.0
 """For an update under way to end, and its checkpoint to be written, when the run is interrupted."""
 
@@ -208,7 +209,8 @@ class Run:
             step,
             lambda done, total: self.console.phase(phase, done, total),
         )
-        values = evaluation_values(found, time.perf_counter() - started)
+        taken = time.perf_counter() - started
+        values = evaluation_values(found, taken, await self._evaluation_before(step))
         self.metrics.log(step, values)
         self._show_evaluation(step, values)
         run = self.folder.path
@@ -216,6 +218,15 @@ class Run:
             raise error
         for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
             self.console.warning(f"evaluation, {name}: {warning}")
+
+    async def _evaluation_before(self, step: int) -> Evaluation | None:
+        """Asked for once more, which is to read it."""
+        earlier = max((each for each in self._evaluated() if each < step), default=None)
+        if earlier is None:
+            return None
+        return await evaluate(
+            self.recipe, self.agents, self.held_out_tasks, earlier, lambda done, total: None
+        )
 
     async def _evaluate_if_missing(self, step: int) -> None:
         """At the start, and where a run stopped between a checkpoint and its evaluation."""
@@ -236,6 +247,9 @@ class Run:
             values["eval/stderr"],
             int(values["eval/tasks"]),
             values["time/evaluation"],
+            tuple(values[f"eval/gain{end}"] for end in ("", "_low", "_high"))
+            if "eval/gain" in values
+            else (),
         )
 
     def _show_rollouts(self, ended: int, asked: int) -> None:

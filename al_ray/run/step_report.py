@@ -34,11 +34,15 @@ def step_values(
     return values
 
 
-def evaluation_values(found: Evaluation, seconds: float) -> dict[str, float]:
-    """What is logged of an evaluation: every metric by its name, the primary as the accuracy."""
+def evaluation_values(
+    found: Evaluation, seconds: float, before: Evaluation | None = None
+) -> dict[str, float]:
+    """What is logged of an evaluation: every metric by its name, the primary as the accuracy, and what was
+    gained since the one before."""
     named = {f"eval/{name}": each.value for name, each in found.scores.items() if name != found.primary}
     primary = found.scores.get(found.primary)
     sources = found.by.get(SOURCE, {})
+    gain = None if before is None else found.gain(before)
     return {
         **named,
         **{
@@ -49,6 +53,7 @@ def evaluation_values(found: Evaluation, seconds: float) -> dict[str, float]:
         "eval/accuracy": primary.value if primary else math.nan,
         "eval/stderr": primary.stderr if primary else math.nan,
         "eval/tasks": primary.tasks if primary else 0,
+        **({"eval/gain": gain.value, "eval/gain_low": gain.low, "eval/gain_high": gain.high} if gain else {}),
         "eval/failed": sum(found.failed.values()),
         "eval/without_calls": sum(not outcome.called for outcome in found.outcomes),
         "eval/truncated": found.health["signals/truncated"],

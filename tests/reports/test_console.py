@@ -58,7 +58,7 @@ def _say_everything(said: Console) -> None:
     said.step("grpo", 21, 80, GRPO)
     said.note("a [red]note[/red]")
     said.evaluation("untrained", 0.25, 0.04, 128, 3.0)
-    said.evaluation("after grpo", 0.8125, 0.034, 128, 3.0)
+    said.evaluation("after grpo", 0.8125, 0.034, 128, 3.0, (0.5625, 0.46, 0.65))
     said.table("Placement", ("bundle", "tenants"), [(0, "engine 0, learner 0")])
     said.close()
 
@@ -81,7 +81,8 @@ def test_the_end_sums_up_every_evaluation() -> None:
     _say_everything(Console(file))
     summary = [line.split() for line in file.getvalue().partition("Evaluations")[2].splitlines()]
     assert ["untrained", "0.2500", "±", "0.0400", "128"] in summary
-    assert ["after", "grpo", "0.8125", "±", "0.0340", "128"] in summary
+    gained = ["+0.5625", "+0.4600", "to", "+0.6500"]
+    assert ["after", "grpo", "0.8125", "±", "0.0340", "128", *gained] in summary
 
 
 def test_off_a_terminal_a_phase_is_told_of_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,18 +49,44 @@ def test_a_step_that_sampled_and_computed_nothing_has_no_speed() -> None:
 def test_an_evaluation_is_logged_with_every_score_and_its_failures() -> None:
     scores = {"reward": estimate([0.0, 1.0]), "em": estimate([1.0, 1.0, 0.0, 0.0])}
     calls = [Transition("c", "", (), (), (), 0, signals=Signals(truncated=cut)) for cut in (1, 0, 0, 0)]
-    episode, task = Trajectory("r", "g", "t", calls, 1.0), Task("t", {})
+    episode, task = Trajectory("r", "g", "t", calls, 1.0, rewards={"reward": 1.0}), Task("t", {})
     results = [
         Result(task, "g", episode, Outcome("r")),
         Result(task, "g", None, Outcome("s", AgentError("timed_out"), called=False)),
     ]
-    values = evaluation_values(
-        Evaluation("reward", 1, results, scores, {}, {"ValueError": 2, "timed_out": 1}), 9.0
-    )
+    found = Evaluation("reward", 1, results, scores, {}, {"ValueError": 2, "timed_out": 1})
+    values = evaluation_values(found, 9.0, found)
     assert unlisted(values) == [] and missing(EVALUATION, values) == set()
     assert (values["eval/accuracy"], values["eval/em"], values["eval/failed"]) == (0.5, 0.5, 3)
     assert (values["eval/tasks"], values["time/evaluation"]) == (2, 9.0)
     assert (values["eval/without_calls"], values["eval/truncated"]) == (1, 0.25)
+
+
+def test_what_was_gained_is_of_the_tasks_that_have_a_score_in_both_evaluations() -> None:
+    """Each counts once, however many samples it has."""
+
+    def evaluated(rewards: dict[str, list[float | None]]) -> Evaluation:
+        results = [
+            Result(
+                Task(task, {}),
+                task,
+                None
+                if reward is None
+                else Trajectory("r", "g", task, (), reward, rewards={"reward": reward}),
+                Outcome("r"),
+            )
+            for task, given in rewards.items()
+            for reward in given
+        ]
+        return Evaluation("reward", 2, results, {}, {}, {})
+
+    before = evaluated({"a": [0.0, 1.0], "b": [1.0, 1.0], "c": [None], "d": [0.0]})
+    after = evaluated({"a": [1.0, 1.0], "b": [0.0, 1.0], "c": [1.0], "e": [1.0], "f": [0.5]})
+    gain = after.gain(before)
+    assert gain is not None and (gain.value, gain.tasks) == (0.0, 2)
+    assert evaluation_values(after, 9.0, before)["eval/gain"] == 0.0
+    assert after.gain(evaluated({"z": [1.0]})) is None
+    assert "eval/gain" not in evaluation_values(after, 9.0)
 
 
 def test_an_evaluation_of_several_sources_tells_of_each() -> None:
