@@ -189,7 +189,7 @@ def test_validate_tells_all_that_would_end_a_run_at_once(invoke: Invoke, folder:
 
 def test_a_recipe_for_a_described_cluster_is_valid_on_any_machine(invoke: Invoke) -> None:
     cluster = "--set placement.device=gpu --set 'placement.cluster=[{cpus: 16, gpus: 1}]'"
-    code, output = invoke(f"validate toy.yaml {cluster}")
+    code, output = invoke(f"validate toy.yaml --set model.dtype=auto {cluster}")
     valid, computing, memory = output.splitlines()
     assert (code, valid) == (0, "toy.yaml: valid; 8 tasks to train on, 2 held out")
     assert computing == "computing in bfloat16 on gpu, layers computed again in the backward pass"
