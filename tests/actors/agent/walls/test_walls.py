@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -236,6 +237,7 @@ def test_where_no_wall_can_be_had_the_cure_is_told(monkeypatch: pytest.MonkeyPat
             wall.wall(SandboxSection(**section))
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="there is no bubblewrap here")
 def test_walls_in_which_no_program_starts_are_told(tmp_path: Path) -> None:
     agent = AgentSection(
         isolation="command", command=COMMAND, sandbox={"image": str(tmp_path), "wall": "bubblewrap"}
