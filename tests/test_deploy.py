@@ -30,12 +30,20 @@ def test_ray_up_accepts_the_cluster() -> None:
     assert types["gpu"]["min_workers"] <= types["gpu"]["max_workers"] <= prepared["max_workers"]
 
 
-def test_the_rayjob_has_what_kuberay_requires() -> None:
-    """A RayJob of this Ray version whose containers all come from one image."""
-    job = load("deploy/rayjob.yaml")
+def test_the_rayjob_and_the_raycluster_have_what_kuberay_requires() -> None:
+    """Of this Ray version, with containers that all come from one image, and the same workers."""
+    job, alone = load("deploy/rayjob.yaml"), load("deploy/raycluster.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert (alone["apiVersion"], alone["kind"]) == ("ray.io/v1", "RayCluster")
     cluster = job["spec"]["rayClusterSpec"]
-    assert cluster["rayVersion"] == ray.__version__
+    assert cluster["rayVersion"] == alone["spec"]["rayVersion"] == ray.__version__
+    told = {"env", "image"}
+    for one, other in zip(cluster["workerGroupSpecs"], alone["spec"]["workerGroupSpecs"], strict=True):
+        pods = [group["template"]["spec"] for group in (one, other)]
+        [first], [second] = (
+            [{k: v for k, v in each.items() if k not in told} for each in pod["containers"]] for pod in pods
+        )
+        assert first == second and pods[0]["volumes"] == pods[1]["volumes"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     containers = [group["template"]["spec"]["containers"][0] for group in groups]
     assert len({container["image"] for container in containers}) == 1
