@@ -8,6 +8,7 @@ run that was killed goes on with the same batches, and rollouts that had ended a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -236,9 +237,13 @@ class Run:
             await self._evaluate(step)
 
     def _evaluated(self) -> Mapping[int, Mapping[str, float]]:
-        """The evaluations of this run so far, by step; one without a score is none."""
-        lines = jsonl_sink.read(self.folder.path)
-        return {int(line["step"]): line for line in lines if line.get("eval/accuracy") is not None}
+        """The evaluations of this run so far, by step; one without a score is none. What could not be told,
+        as an interval of one task, is a null in the file."""
+        return {
+            int(line["step"]): {key: math.nan if value is None else value for key, value in line.items()}
+            for line in jsonl_sink.read(self.folder.path)
+            if line.get("eval/accuracy") is not None
+        }
 
     def _show_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         self.console.evaluation(
@@ -247,9 +252,7 @@ class Run:
             values["eval/stderr"],
             int(values["eval/tasks"]),
             values["time/evaluation"],
-            tuple(values[f"eval/gain{end}"] for end in ("", "_low", "_high"))
-            if "eval/gain" in values
-            else (),
+            [values[key] for key in _GAIN if key in values],
         )
 
     def _show_rollouts(self, ended: int, asked: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 from al_ray.errors import LearnerLostError
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan
+from al_ray.reports.console import Console
 from al_ray.reports.health import Health
+from al_ray.reports.jsonl_sink import JsonlSink
 from al_ray.run.driver import Run
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.stage import Stage
@@ -164,3 +168,19 @@ def test_what_later_steps_and_evaluations_asked_for_is_taken_back_before_weights
     run = Run(RECIPE, folder, agents, policy, nothing, console, (), (), nothing)
     assert asyncio.run(run._restore()) == max(kept, default=0)
     assert events == [taken_back, *[f"load {step}" for step in kept[-1:]]]
+
+
+def test_a_run_goes_on_after_an_evaluation_of_a_single_task_which_has_no_interval(tmp_path: Path) -> None:
+    """JSON has no number for what cannot be told."""
+    found = {"eval/accuracy": 0.3, "eval/stderr": math.nan, "eval/tasks": 1, "time/evaluation": 1.0}
+    gain = {"eval/gain": 0.1, "eval/gain_low": math.nan, "eval/gain_high": math.nan}
+    sink = JsonlSink(tmp_path, None)
+    sink.log(2, {**found, **gain})
+    sink.close(ok=True)
+    told = io.StringIO()
+    folder: Any = SimpleNamespace(path=tmp_path)
+    nothing: Any = None
+    run = Run(RECIPE, folder, nothing, nothing, nothing, Console(told), (), (), nothing)
+    [(step, values)] = run._evaluated().items()
+    run._show_evaluation(step, values)
+    assert "0.3000 ± nan, 1 tasks, 1.0 s; +0.1000 (+nan to +nan)" in told.getvalue()
