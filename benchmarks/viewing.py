@@ -27,6 +27,7 @@ from al_ray.database.backends import close_log
 from al_ray.database.writer import Ask, Database
 from al_ray.recipe import Recipe
 from al_ray.reports.jsonl_sink import JsonlSink
+from al_ray.rollouts.requests import step_batch
 from al_ray.run.folder import RunFolder
 from al_ray.traces import call_span, semconv
 from al_ray.traces.reward_span import reward_attributes
@@ -100,7 +101,7 @@ def _requests(rollouts: int) -> Iterator[RolloutRequest]:
         group, member = divmod(number, GROUP)
         step, place = divmod(group, GROUPS)
         task = Task(f"t{group % TASKS}", {"question": f"What is {group} + {step}?"})
-        batch = f"step-{step:06d}"
+        batch = step_batch(step)
         yield RolloutRequest(f"{batch}/{place}/{member}", batch, f"{batch}/{place}", task)
 
 
@@ -131,7 +132,7 @@ def _ended(claim: Claim, drawn: random.Random) -> Attempt:
 
 async def measure(run: RunFolder, rollouts: int, rounds: int) -> None:
     """Print a table of the pages."""
-    middle = f"step-{rollouts // (GROUP * GROUPS) // 2:06d}"
+    middle = step_batch(rollouts // (GROUP * GROUPS) // 2)
     list_of = "/rollouts?run=run"
     pages = {
         "a page of rollouts, the newest": list_of,

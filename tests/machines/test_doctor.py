@@ -36,7 +36,7 @@ def found(name: str) -> doctor.Check:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, packages: dict[str, str], gpus: int = 0) -> None:
-    monkeypatch.setattr(doctor, "_installed", packages.get)
+    monkeypatch.setattr(doctor, "installed", packages.get)
     monkeypatch.setattr(doctor, "nvidia_gpus", lambda: gpus)
 
 
