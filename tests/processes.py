@@ -52,6 +52,10 @@ class Command:
         self._process.wait()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 

@@ -18,6 +18,7 @@ from al_ray.rollouts.outcome import CommonError, Outcome, errors
 
 _ENTROPY: Final = "policy/entropy"
 _FALL: Final = "health/entropy_fall"
+_ROLLOUTS: Final = "rollout/count"
 _ASK_THE_ENDPOINT: Final = (
     "the agent must ask the endpoint that it is given, llm.base_url with llm.api_key (a process finds them "
     "in OPENAI_BASE_URL and OPENAI_API_KEY), for llm.model; a call that is refused, as one longer than "
@@ -92,9 +93,10 @@ class Health:
     """By stage."""
 
     def entropy_fall(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """What is logged of it; nothing in a step without entropy. To be told of a run's steps in order."""
+        """What is logged of it; nothing in a step without rollouts, as imitation is meant to lower it. To be
+        told of a run's steps in order."""
         entropy = values.get(_ENTROPY)
-        if entropy is None:
+        if entropy is None or values.get(_ROLLOUTS) is None:
             return {}
         first = self._first_entropy.setdefault(values["stage"], entropy)
         return {_FALL: max(0.0, 1 - entropy / first) if first > 0 else 0.0}

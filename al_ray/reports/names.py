@@ -175,7 +175,7 @@ HEALTH: Final[Sequence[Metric]] = (
            gauge="al_ray_too_long"),
     Metric("health/branches", "share", "Calls that opened a branch, of those that continue a conversation.",
            column=Column(16, "branches", 8), gauge="al_ray_branches"),
-    Metric("health/entropy_fall", "share", "By how much the entropy fell since the first step of the stage.",
+    Metric("health/entropy_fall", "share", "The fall of the entropy since the first step that had rollouts.",
            gauge="al_ray_entropy_fall"),
     Metric("health/wasted_tokens", "share", "Sampled tokens of rollouts that gave no gradient.",
            column=Column(17, "wasted", 6), gauge="al_ray_wasted_tokens"),
