@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -115,13 +116,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_tiny_model(folder: Path) -> None:
-    """A random Llama (hidden 64, head 32, 2 layers, tied embeddings, float32), and a byte-level tokenizer
-    whose end of turn is ``<|im_end|>``."""
+def write_tiny_model(folder: Path, kind: str = "llama", **own: Any) -> None:
+    """A random Llama (hidden 64, head 32, 2 layers, tied embeddings, float32), or another ``kind`` of such a
+    model, and a byte-level tokenizer whose end of turn is ``<|im_end|>``. ``own`` is of the config."""
     import torch
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocabulary = {
@@ -140,7 +141,8 @@ def write_tiny_model(folder: Path) -> None:
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,
         intermediate_size=128,
@@ -153,8 +155,9 @@ def write_tiny_model(folder: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **own,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

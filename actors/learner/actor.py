@@ -27,7 +27,7 @@ from al_ray.actors.learner.holding import adapter
 from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.holding.kept import Kept
 from al_ray.actors.learner.holding.whole import Whole
-from al_ray.actors.learner.model import load_model, peak_bytes, sequence_logprobs
+from al_ray.actors.learner.model import in_files, in_state, load_model, peak_bytes, sequence_logprobs
 from al_ray.actors.learner.observing import Observations, observe, with_proximal
 from al_ray.actors.learner.recomputation import recompute_layers
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
@@ -246,20 +246,27 @@ class Learner:
         return merged
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What is trained, as it is held, by its names in files, in the published dtype; tied ones once."""
-        for name, parameter in self._held.trained():
-            public = name if self._spec.lora is None else adapter.public_name(name)
-            yield public, parameter.detach().to(getattr(torch, self._spec.dtype))
+        """What engines are given, as it is held, what is trained in the published dtype: an adapter by names
+        in files; a model with its buffers, by its own names (``in_files``)."""
+        dtype = getattr(torch, self._spec.dtype)
+        if self._spec.lora is not None:
+            for name, parameter in self._held.trained():
+                yield adapter.public_name(name), parameter.detach().to(dtype)
+            return
+        for name, tensor in in_state(self._model):
+            yield name, tensor.detach().to(dtype) if tensor.requires_grad else tensor
 
     def publish(self, version: int) -> WeightUpdate:
         """Make the weights available to the engines as policy ``version``; the first rank's answer counts."""
         if isinstance(self._publisher, PushingPublisher):
-            return self._publisher.publish(self.named_tensors(), version)
+            return self._publisher.publish(self.named_tensors(), partial(in_files, self._model), version)
         pieces = ((name, self._held.whole(tensor)) for name, tensor in self.named_tensors())
         if self._rank > 0:
             for _ in pieces:
                 pass
             return WeightUpdate(version)
+        if self._spec.lora is None:
+            pieces = in_files(self._model, pieces)
         return self._publisher.publish(pieces, version)
 
     def free_address(self) -> tuple[str, int]:

@@ -10,7 +10,8 @@ transformers is imported when a model is loaded: whoever only holds a handle doe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from al_ray.actors.learner.computation import Computation
+from al_ray.actors.weights.update import NamedTensors
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.head import head_logprobs
 from al_ray.algorithms.losses.token import token_logprobs
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _CAP: Final = re.compile(r"att.*(soft_?cap|logits?_(soft_)?cap)")
 """In the name of a soft cap of attention scores."""
+_LAYER: Final = re.compile(r"(.*?\.\d+)\.")
+"""At the beginning of the name of what a layer has."""
 
 
 def load_model(folder: str, device: torch.device) -> PreTrainedModel:
@@ -81,6 +85,26 @@ def sequence_logprobs(model: PreTrainedModel, token_ids: Sequence[int], dtype: D
 
 def computed_in(model: PreTrainedModel, dtype: Dtype) -> torch.autocast:
     return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def in_state(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, and buffers that are kept in files, by their names in the model; tied ones once."""
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def in_files(model: PreTrainedModel, tensors: NamedTensors) -> Iterator[tuple[str, Tensor]]:
+    """Some of ``in_state``, in its order, as the files of a checkpoint have them.
+
+    Some models are held otherwise: the experts of a layer are one tensor (transformers 5), or layers have
+    other names. A layer at a time is made into what is in files, so that no more is there twice."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    for _, layer in groupby(tensors, key=lambda named: match[1] if (match := _LAYER.match(named[0])) else ""):
+        yield from revert_weight_conversion(model, dict(layer)).items()
 
 
 def peak_bytes(device: torch.device) -> int:

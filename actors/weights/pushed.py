@@ -6,7 +6,7 @@ vLLM's own trainer engine drives the transfer. vLLM is imported when the engines
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from al_ray.actors.weights.update import NamedTensors, WeightUpdate
@@ -26,10 +26,14 @@ class PushingPublisher(ABC):
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._named_tensors: list[tuple[str, torch.Tensor]] = []
+        self._in_files: Callable[[NamedTensors], NamedTensors] = iter
         self._trainer: Any = None
 
-    def publish(self, named_tensors: NamedTensors, version: int) -> WeightUpdate:
-        self._named_tensors = list(named_tensors)
+    def publish(
+        self, named_tensors: NamedTensors, in_files: Callable[[NamedTensors], NamedTensors], version: int
+    ) -> WeightUpdate:
+        """``in_files`` makes of tensors in one piece, also of mere shapes, what a checkpoint has."""
+        self._named_tensors, self._in_files = list(named_tensors), in_files
         return WeightUpdate(version)
 
     def connect(self, engines: Sequence[ActorHandle], tensor_parallel: int, address: str, port: int) -> None:
@@ -55,17 +59,22 @@ class PushingPublisher(ABC):
         """What vLLM's trainer engine is started with."""
 
     def _source(self) -> Any:
+        import torch
         from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, materialize_full_tensor
 
         publisher = self
 
         class Published(WeightSource):
             def metadata(self) -> list[ParamMeta]:
-                return [ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in publisher._named_tensors]
+                held = publisher._named_tensors
+                shapes = ((n, torch.empty(t.shape, dtype=t.dtype, device="meta")) for n, t in held)
+                found = publisher._in_files(shapes)
+                return [ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in found]
 
             def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-                for name, tensor in publisher._named_tensors:
-                    yield name, materialize_full_tensor(tensor.detach())
+                held = publisher._named_tensors
+                whole = ((name, materialize_full_tensor(tensor.detach())) for name, tensor in held)
+                yield from publisher._in_files(whole)
 
         return Published()
 

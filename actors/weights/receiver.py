@@ -17,6 +17,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
@@ -54,6 +55,11 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
     def start_weight_update(self) -> None:
         # Before the reload takes tied weights apart.
         self._missing = {name for name, _ in self.model.named_parameters()}
+        for layer in self.model.modules():
+            if isinstance(getattr(layer, "quant_method", None), FusedMoEMethodBase):
+                # Experts' weights are packed where there is no kernel yet; else what comes would be computed
+                # with as if it were packed.
+                layer.quant_method.moe_kernel = None
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: FileUpdateInfo) -> None:

@@ -26,6 +26,7 @@ CONFIG: Final = "adapter_config.json"
 _MERGED: Final = "merged"
 _OF_LAYER: Final = re.compile(r"\.\d+\..*?(\w+)\.weight$")
 """The last part of the name of something that each layer has."""
+_OF_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
 
 
 def config(section: LoraSection, base: str) -> dict[str, Any]:
@@ -53,12 +54,17 @@ def folder_of(weights: Path, section: LoraSection, base: str) -> Iterator[Path]:
 
 
 def problem_of_targets(folder: Path, section: LoraSection) -> Problem | None:
-    """Where a target is no matrix of the layers of the model in that folder."""
-    matrices = (name for name, shape in tensors.shapes(folder) if len(shape) == 2)
-    known = {match[1] for match in map(_OF_LAYER.search, matrices) if match}
+    """Where a target is no matrix of the layers of the model in that folder, or one of experts: these are
+    held as one tensor, on which peft puts an adapter that vLLM does not read."""
+    known, of_experts = set[str](), set[str]()
+    for name, shape in tensors.shapes(folder):
+        if len(shape) == 2 and (match := _OF_LAYER.search(name)):
+            (of_experts if _OF_EXPERT.search(name) else known).add(match[1])
+    known -= of_experts
     for index, target in enumerate(section.targets):
         if target not in known:
-            cure = f"is no linear layer of this model, which has {', '.join(sorted(known)) or 'none'}"
+            what = "a matrix of experts, which get no adapter" if target in of_experts else "no linear layer"
+            cure = f"is {what}; this model has {', '.join(sorted(known)) or 'none'}"
             return Problem(f"model.lora.targets.{index}", target, cure)
     return None
 

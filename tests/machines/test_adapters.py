@@ -9,6 +9,7 @@ import pytest
 from al_ray.errors import RecipeError
 from al_ray.machines import adapters, models
 from al_ray.recipe import LoraSection, ModelSection
+from tests.conftest import write_tiny_model
 
 
 def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
@@ -26,3 +27,13 @@ def test_a_target_that_is_no_linear_layer_is_refused_with_those_that_are(
     with pytest.raises(RecipeError, match=rf"targets\.1: '{target}': .* k_proj, o_proj, q_proj, up_proj"):
         models.require_trainable(tiny_model, section)
     models.require_trainable(tiny_model, ModelSection(path=str(tiny_model), lora=LoraSection()))
+
+
+def test_experts_which_are_held_as_one_tensor_get_no_adapter(tmp_path: Path) -> None:
+    """What is beside them, by the same names in files, does."""
+    write_tiny_model(tmp_path, "qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+    told = r"targets\.4: 'gate_proj': is a matrix of experts, .*; this model has gate, k_proj, o_proj, q_proj"
+    with pytest.raises(RecipeError, match=told):
+        models.require_trainable(tmp_path, ModelSection(path=str(tmp_path), lora=LoraSection()))
+    attention = LoraSection(targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+    models.require_trainable(tmp_path, ModelSection(path=str(tmp_path), lora=attention))

@@ -41,6 +41,7 @@ from tests.actors.learner_inputs import (
     rows,
     settled,
 )
+from tests.conftest import write_tiny_model
 from tests.processes import wait_until_ended
 
 POISON = 12345.0
@@ -159,17 +160,27 @@ def renewed(pair: LearnerGroup, tiny_model: Path) -> Iterator[Callable[[LearnerS
 
 
 @pytest.mark.parametrize(
-    ("sharded", "lora"), [(True, None), (True, LoraSection(rank=4)), (False, LoraSection(rank=4))]
+    ("kind", "sharded", "lora"),
+    [
+        ("llama", True, None),
+        ("mixtral", True, None),
+        ("llama", True, LoraSection(rank=4)),
+        ("llama", False, LoraSection(rank=4)),
+    ],
 )
 def test_two_learners_of_an_adapter_or_of_shards_equal_one_and_resume_from_its_checkpoint(
     renewed: Callable[[LearnerSpec], LearnerGroup],
     tiny_model: Path,
     tmp_path: Path,
+    kind: str,
     sharded: bool,
     lora: LoraSection | None,
 ) -> None:
     """Also where one has fewer rows or none, and the other must not wait; and each the other way round."""
-    spec = replace(learner_spec(tiny_model), sharded=sharded, lora=lora, recompute=sharded)
+    model = tiny_model
+    if kind == "mixtral":
+        write_tiny_model(model := tmp_path / "model", kind, num_local_experts=4)
+    spec = replace(learner_spec(model), sharded=sharded, lora=lora, recompute=sharded)
     one, both = Learner(spec), renewed(spec)
 
     def equal(left: Mapping[str, float], right: Mapping[str, float]) -> None:
