@@ -48,6 +48,8 @@ class MicroBatch:
     """float32 ``[N]``."""
     calls: Tensor
     """int64 ``[N]``: the call of the token, counted from 0 in this micro-batch."""
+    constrained: Tensor
+    """bool ``[N]``: a grammar held the token, and ``logprobs`` are of what it allowed."""
     saved: int
     """Tokens that sharing spared."""
 
@@ -143,6 +145,7 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
         advantages=_trained(rows, "advantages"),
         weights=_trained(rows, "weights"),
         calls=_calls(rows),
+        constrained=_constrained(rows),
         saved=sum(len(_inputs(row)) for row in rows) - computed,
     )
 
@@ -173,6 +176,15 @@ def _calls(rows: Sequence[Row]) -> Tensor:
     of_row = np.repeat(np.arange(len(rows)), [int(row.trained.sum()) for row in rows])
     _, numbers = np.unique(np.stack([of_row, own]), axis=1, return_inverse=True)
     return torch.from_numpy(numbers.reshape(-1))
+
+
+def _constrained(rows: Sequence[Row]) -> Tensor:
+    none = (np.zeros(int(row.trained.sum()), bool) for row in rows)
+    own = [
+        n if row.constrained is None else row.constrained[row.trained]
+        for row, n in zip(rows, none, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(own))
 
 
 def _inputs(row: Row) -> np.ndarray:

@@ -24,16 +24,19 @@ def taught(
     a token.
 
     ``teacher`` has for each row the log-probability, float32 ``[T]``, that it gives each token after those
-    before it; only those of trained tokens count. The mean is the baseline: without it nearly every token
-    that was drawn would be pushed down, which is right on average and far noisier.
+    before it; only those of trained tokens count that no grammar held, since the teacher knows of none. The
+    mean is the baseline: without it nearly every token that was drawn would be pushed down, which is right on
+    average and far noisier.
     """
+    free = [row.trained if row.constrained is None else row.trained & ~row.constrained for row in rows]
     differences = [
-        np.where(row.trained, of_row - row.logprobs, 0.0) for row, of_row in zip(rows, teacher, strict=True)
+        np.where(known, of_row - row.logprobs, 0.0)
+        for known, row, of_row in zip(free, rows, teacher, strict=True)
     ]
-    count = sum(int(row.trained.sum()) for row in rows)
+    count = sum(int(known.sum()) for known in free)
     mean = sum(float(each.sum()) for each in differences) / max(count, 1)
     made = []
-    for row, each in zip(rows, differences, strict=True):
-        worth = np.where(row.trained, each - mean + reward_weight * row.advantages, 0.0)
+    for known, row, each in zip(free, rows, differences, strict=True):
+        worth = np.where(known, each - mean, 0.0) + reward_weight * row.advantages
         made.append(replace(row, advantages=worth.astype(np.float32)))
     return made, -mean

@@ -32,11 +32,12 @@ class _Branch:
     logprobs: np.ndarray
     advantages: np.ndarray
     calls: np.ndarray
+    constrained: np.ndarray
 
     @classmethod
     def empty(cls) -> _Branch:
-        integers, numbers = np.empty(0, np.int64), np.empty(0, np.float32)
-        return cls(integers, np.empty(0, bool), numbers, numbers, integers)
+        integers, numbers, flags = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, bool)
+        return cls(integers, flags, numbers, numbers, integers, flags)
 
     def begins(self, prompt: np.ndarray) -> bool:
         return len(self.tokens) <= len(prompt) and bool((prompt[: len(self.tokens)] == self.tokens).all())
@@ -60,6 +61,7 @@ class _Branch:
         self.advantages = np.concatenate([self.advantages, zeros, spread])
         numbers = np.where(trained, number, NO_CALL)
         self.calls = np.concatenate([self.calls, np.full(len(context), NO_CALL), numbers])
+        self.constrained = np.concatenate([self.constrained, zeros > 0, trained & call.constrained])
 
 
 def _branches(trajectory: Trajectory, advantages: Sequence[float]) -> list[_Branch]:
@@ -107,6 +109,7 @@ def build_rows(
                 np.float32
             ),
             calls=branch.calls,
+            constrained=branch.constrained if branch.constrained.any() else None,
         )
         for trajectory, branches in forests
         for branch in branches

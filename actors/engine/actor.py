@@ -99,7 +99,8 @@ class Engine(OnLine):
         answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
         async for output in self._generate(request.id, prompt.ids, params):
             choices = [answer(choice.index).complete(choice) for choice in output.outputs]
-        return self._reply(request, openai, prompt, choices)
+        constrained = params.structured_outputs is not None
+        return self._reply(request, openai, prompt, choices, constrained=constrained)
 
     async def stream(self, request: ModelRequest, /) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """Answers one call piece by piece; the last item is the reply that the pieces add up to."""
@@ -112,7 +113,9 @@ class Engine(OnLine):
                 if not answers[piece.index].started:
                     yield ChatDelta(piece.index, {"role": "assistant", "content": ""})
                 yield answers[piece.index].extend(piece)
-        yield self._reply(request, openai, prompt, [answer.choice() for answer in answers])
+        choices = [answer.choice() for answer in answers]
+        constrained = params.structured_outputs is not None
+        yield self._reply(request, openai, prompt, choices, constrained=constrained)
 
     async def remember(self, request: ModelRequest, reply: ChatReply) -> None:
         """Takes over a call that was answered elsewhere: one that continues it begins with its tokens."""
@@ -274,11 +277,13 @@ class Engine(OnLine):
         openai: ChatCompletionRequest | None,
         prompt: Prompt,
         choices: Sequence[Choice],
+        *,
+        constrained: bool,
     ) -> ChatReply:
         """Remembered before anyone sees it, so that the next call can continue it."""
         if openai is not None:
             self._continuation.remember(request, prompt, choices, self._rendering.hidden(openai))
-        return ChatReply(prompt.ids, choices, prompt.lineage)
+        return ChatReply(prompt.ids, choices, prompt.lineage, constrained=constrained)
 
     def _sampling_params(
         self,

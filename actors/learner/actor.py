@@ -166,7 +166,7 @@ class Learner:
         stage = self._stage
         if loss.kl_coefficient > 0 and stage.reference is None:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs a stage that keeps a reference")
-        if loss.needs_proximal and len(batches) > 1:
+        if len(batches) > 1 and self._on_any_rank(_needs_proximal(batches, loss)):
             how, dtype = self._computation(), self._spec.dtype
             batches = with_proximal(self._held, batches, how, dtype, loss.temperature)
         rate = learning_rate(stage.spec.optimizer, stage.step, stage.spec.updates)
@@ -234,6 +234,13 @@ class Learner:
         total = ((losses.values - loss.entropy_coefficient * entropy) * batch.weights).sum()
         total.backward()
         return Tally.of(batch, total.detach(), {**losses.metrics, "policy/entropy": entropy.detach()})
+
+    def _on_any_rank(self, here: bool) -> bool:
+        if self._world_size == 1:
+            return here
+        anywhere = torch.tensor(int(here), device=self._device)
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+        return bool(anywhere)
 
     def _of_all_ranks(self, tally: Tally) -> Tally:
         if self._world_size == 1:
@@ -320,3 +327,8 @@ class Learner:
             self.start_stage(spec_of(saved))
             assert self._stage is not None
             self._stage.load(saved)
+
+
+def _needs_proximal(batches: Sequence[Sequence[Row]], loss: Loss) -> bool:
+    """Tokens that a grammar held are measured against the policy that the update begins with."""
+    return loss.needs_proximal or any(row.constrained is not None for rows in batches for row in rows)

@@ -34,7 +34,8 @@ class Observations:
 
     calls: Sequence[CallId]
     divergences: np.ndarray
-    """float32 ``[C]``: estimates of KL(sampler || reference), summed over the response, in nats."""
+    """float32 ``[C]``: estimates of KL(sampler || reference), summed over those tokens of the response that
+    no grammar held, in nats."""
     features: np.ndarray
     """float32 ``[C, H]``: the last hidden state of the prompt."""
 
@@ -71,7 +72,9 @@ def observe(
         with reference.in_place():
             for batch in batches:
                 logprobs, _ = held.logprobs(batch, how, dtype, temperature)
-                of_token = ESTIMATORS[estimator](batch.logprobs - logprobs)
+                # The reference was not held by the grammar that a token was.
+                free = torch.where(batch.constrained, 0.0, batch.logprobs - logprobs)
+                of_token = ESTIMATORS[estimator](free)
                 of_call = sum_of_call(of_token, batch.calls)
                 divergences.append(of_call[_first_of_calls(batch)].cpu())
     if features:

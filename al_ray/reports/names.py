@@ -147,9 +147,14 @@ LEARNERS: Final[Sequence[Metric]] = (
     Metric("policy/clip_frac", "share", "Trained tokens whose loss is clipped."),
     Metric("policy/ratio_mean", "", "Mean probability ratio of trained tokens: learner to sampler."),
     Metric("policy/ratio_max", "", "The largest of these ratios."),
-    Metric("off_policy/mismatch_kl", "nats", "Mean k3 estimate of the KL from the sampler to the learner.",
+    Metric("off_policy/mismatch_kl", "nats", "Mean k3 estimate of the KL from the sampler to the learner, 0 "
+           "for tokens that a grammar held.",
            column=Column(14, "mismatch", 8), gauge="al_ray_mismatch_kl"),
     Metric("off_policy/certain", "share", "Trained tokens that the sampler could not have drawn otherwise."),
+    Metric("off_policy/constrained", "share", "Trained tokens that a grammar held: a format or a tool was "
+           "demanded."),
+    Metric("off_policy/constrained_kl", "nats", "Mean KL from the sampler to the learner that grammars make: "
+           "what they left of the policy's probability, as -log; 0 for other tokens."),
     Metric("off_policy/correction_mean", "", "Mean weight that corrects for the sampler, where one does."),
     Metric("learner/rows", "rows", "Rows of the batch."),
     Metric("learner/rows_without_advantage", "rows", "Rows without a gradient: not computed."),

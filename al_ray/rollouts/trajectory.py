@@ -129,6 +129,7 @@ def _transitions(
                     policy_version=min(span.version for span in choice.versions),
                     finish_reason=choice.finish_reason,
                     trained=trained,
+                    constrained=call_span.is_constrained(call),
                     signals=found.get((call.id, choice.index), Signals()),
                 ),
             )

@@ -42,6 +42,8 @@ def reply_attributes(reply: ChatReply) -> dict[str, JSON]:
         told[semconv.LINEAGE_REUSED] = reply.lineage.reused_tokens
         if reply.lineage.parent is not None:
             told[semconv.LINEAGE_PARENT] = reply.lineage.parent
+        if reply.constrained:
+            told[semconv.CONSTRAINED] = True
     return told
 
 
@@ -76,6 +78,11 @@ def is_replayed(call: Span) -> bool:
     return semconv.REPLAYED in call.attributes
 
 
+def is_constrained(call: Span) -> bool:
+    """Whether a grammar held its answers."""
+    return semconv.CONSTRAINED in call.attributes
+
+
 def answered(spans: Iterable[Span]) -> list[Span]:
     """The calls among the spans of an attempt, but those whose agent hung up, in the order in which they were
     answered: whatever a call was asked after comes before it."""
@@ -88,7 +95,7 @@ def reply(call: Span) -> ChatReply:
     told = lineage(call)
     if told is None:
         return ChatReply(prompt_ids(call), choices(call), hosted_usage=usage(call))
-    return ChatReply(prompt_ids(call), choices(call), told)
+    return ChatReply(prompt_ids(call), choices(call), told, constrained=is_constrained(call))
 
 
 def prompt_ids(call: Span) -> Sequence[int]:

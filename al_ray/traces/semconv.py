@@ -34,6 +34,8 @@ PROMPT_IDS: Final = "al_ray.tokens.prompt"
 CHOICES: Final = "al_ray.tokens.choices"
 """A list, one entry a choice: ``{"ids": [...], "logprobs": [...], "versions": [[v, start, end], ...]}``,
 and ``stop``, the stop sequence that ended it, if one did."""
+CONSTRAINED: Final = "al_ray.constrained"
+"""True where a grammar held the answers: a format or a tool was demanded."""
 LINEAGE: Final = "al_ray.lineage.outcome"
 """How the call's prompt descends from an earlier call: a value of ``LineageOutcome``."""
 LINEAGE_PARENT: Final = "al_ray.lineage.parent"

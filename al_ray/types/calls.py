@@ -156,6 +156,8 @@ class ChatReply(Value):
     lineage: Lineage = Lineage(LineageOutcome.NEW)
     hosted_usage: Usage | None = None
     """What a hosted model says of its tokens."""
+    constrained: bool = False
+    """A grammar held the answers: tokens were drawn from those that it allowed."""
 
     @property
     def usage(self) -> Usage:

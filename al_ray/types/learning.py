@@ -59,6 +59,8 @@ class Transition(Value):
     finish_reason: str = "stop"
     trained: bool = True
     """False: the call of an agent that is not trained; its tokens are at most others' context."""
+    constrained: bool = False
+    """Its tokens were drawn from those that a grammar allowed, and ``logprobs`` are of that distribution."""
     signals: Signals = Signals()
 
     @property
@@ -113,6 +115,9 @@ class Row(Value):
     proximal: np.ndarray | None = None
     """float32: as ``logprobs``, but under the policy with which an update of several optimizer steps began;
     None where nothing needs them."""
+    constrained: np.ndarray | None = None
+    """bool: the token was drawn from those that a grammar allowed, and its ``logprobs`` are of that
+    distribution. None where no token of the row was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.correction import Correction
-from al_ray.algorithms.losses.kl import ESTIMATORS, k3
+from al_ray.algorithms.losses.kl import ESTIMATORS, k1, k3
 from al_ray.algorithms.losses.ratio import bounded_exp
 from al_ray.algorithms.losses.token import TokenLosses
 from al_ray.types import Row
@@ -28,7 +28,13 @@ class Surrogate(Protocol):
 class PolicyGradient:
     """Without a correction tokens are measured against the sampler's own log-probabilities; with one,
     against those that the policy had when the update began, and the correction makes up for the difference
-    between these two (decoupled PPO, arXiv 2110.00641)."""
+    between these two (decoupled PPO, arXiv 2110.00641).
+
+    Of a token that a grammar held, the sampler told the log-probability among what was allowed,
+    ``log p - log m`` with ``m`` the probability of all of that, which nobody knows. Such a token is always
+    measured against the policy that the update began with, and never corrected. So its gradient is that of
+    ``log p`` instead of ``log p - log m``: the same in the mean where advantages are measured from what the
+    state is worth, since ``m`` does not depend on what was drawn."""
 
     surrogate: Surrogate
     kl_coefficient: float = 0.0
@@ -50,9 +56,11 @@ class PolicyGradient:
         return self.every_row or other_terms or bool(row.advantages.any())
 
     def __call__(self, logprobs: Tensor, reference: Tensor | None, batch: MicroBatch) -> TokenLosses:
-        off_policy = (logprobs - batch.logprobs).detach()
         proximal = logprobs.detach() if batch.proximal is None else batch.proximal
-        old = batch.logprobs if self.correction is None else proximal
+        sampler = torch.where(batch.constrained, proximal, batch.logprobs)
+        old = sampler if self.correction is None else proximal
+        off_policy = torch.where(batch.constrained, 0.0, (logprobs - batch.logprobs).detach())
+        allowed = torch.where(batch.constrained, (batch.logprobs - logprobs).detach(), 0.0)
         # Where nothing else could be drawn, for a grammar left nothing else (a tool that is demanded, a quote
         # that must come), the sampler's distribution has no gradient, though the learner's has.
         drawn = batch.logprobs < 0
@@ -64,9 +72,11 @@ class PolicyGradient:
             "policy/ratio_mean": bounded_exp(off_policy),
             "off_policy/mismatch_kl": k3(-off_policy),
             "off_policy/certain": (~drawn).float(),
+            "off_policy/constrained": batch.constrained.float(),
+            "off_policy/constrained_kl": k1(allowed),
         }
         if self.correction is not None:
-            weight = self.correction(torch.where(drawn, proximal - batch.logprobs, 0.0), batch.calls)
+            weight = self.correction(torch.where(drawn, proximal - sampler, 0.0), batch.calls)
             values = values * weight
             metrics["off_policy/correction_mean"] = weight
         if reference is not None:

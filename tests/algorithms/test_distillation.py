@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_a_token_is_worth_what_the_teacher_thinks_of_it_beside_the_mean_and_the_
     assert divergence == pytest.approx(mean, abs=1e-5)
     for each, (ours, theirs, advantage) in zip(made, tokens, strict=True):
         assert each.advantages.tolist() == pytest.approx([0, theirs - ours + mean + 2 * advantage], abs=1e-5)
+
+
+def test_a_token_that_a_grammar_held_is_worth_its_reward_alone_and_has_no_part_in_the_mean() -> None:
+    """The teacher would have had other tokens to choose from."""
+    free, held = row(1, -0.5, 0.25), replace(row(2, -3.0, 0.25), constrained=np.array([False, True]))
+    told = [np.array([0.0, of_teacher], np.float32) for of_teacher in (-0.7, -9.0)]
+    made, divergence = taught([free, held], told, 2.0)
+    assert divergence == pytest.approx(0.2)
+    assert [each.advantages[1] for each in made] == pytest.approx([0.5, 0.5])
 
 
 def test_every_row_is_computed_also_where_the_teacher_agrees() -> None:

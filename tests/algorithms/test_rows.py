@@ -32,7 +32,8 @@ def trajectories(draw: st.DrawFn, rollout: str) -> Trajectory:
         response = draw(TOKENS)
         logprobs = [-float(count + i) for i in range(len(response))]
         count += len(response)
-        calls.append(Transition(f"{rollout}/{number}", "a", prompt, response, logprobs, 0))
+        held = draw(st.booleans())
+        calls.append(Transition(f"{rollout}/{number}", "a", prompt, response, logprobs, 0, constrained=held))
     return Trajectory(rollout, "g", "t", calls, 1.0)
 
 
@@ -49,13 +50,27 @@ def test_every_sampled_token_is_trained_once_after_exactly_the_tokens_it_was_sam
     batch: tuple[Trajectory, ...],
 ) -> None:
     expected = Counter(
-        (trajectory.rollout_id, (*call.prompt_ids, *call.response_ids[:i]), token, logprob, float(number))
+        (
+            trajectory.rollout_id,
+            (*call.prompt_ids, *call.response_ids[:i]),
+            token,
+            logprob,
+            float(number),
+            call.constrained,
+        )
         for trajectory in batch
         for number, call in enumerate(trajectory.transitions)
         for i, (token, logprob) in enumerate(zip(call.response_ids, call.logprobs, strict=True))
     )
     trained = Counter(
-        (row.rollout_id, tuple(row.tokens[:i]), row.tokens[i], row.logprobs[i], row.advantages[i])
+        (
+            row.rollout_id,
+            tuple(row.tokens[:i]),
+            row.tokens[i],
+            row.logprobs[i],
+            row.advantages[i],
+            row.constrained is not None and row.constrained[i],
+        )
         for row in build_rows(batch, advantages_of(batch), "token_mean")
         for i in np.flatnonzero(row.trained)
     )

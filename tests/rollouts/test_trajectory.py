@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -219,3 +220,10 @@ def test_what_cannot_be_read_is_told_with_its_rollout(attributes: dict[str, JSON
     spans = [_call(0, [[7]]), _span(1, SpanKind.REWARD, attributes), _span(2, SpanKind.REWARD, attributes)]
     with pytest.raises(UnreadableError, match="the spans of rollout r cannot be read"):
         trajectory(_rollout(spans))
+
+
+def test_the_transitions_of_a_call_that_a_grammar_held_say_so() -> None:
+    spans = _spans([[[1], [2]], [[3]]])
+    held = replace(spans[0], attributes={**spans[0].attributes, semconv.CONSTRAINED: True})
+    transitions = trajectory(_rollout([held, spans[1]])).transitions
+    assert [t.constrained for t in transitions] == [True, True, False]

@@ -34,7 +34,8 @@ def replies(draw: st.DrawFn) -> ChatReply:
     if draw(st.booleans()):
         return ChatReply(draw(IDS), choices, hosted_usage=Usage(draw(st.integers(0, 9)), 2))
     outcome = draw(st.sampled_from(LineageOutcome))
-    return ChatReply(draw(IDS), choices, Lineage(outcome, draw(st.none() | TEXTS), draw(st.integers(0, 9))))
+    descent = Lineage(outcome, draw(st.none() | TEXTS), draw(st.integers(0, 9)))
+    return ChatReply(draw(IDS), choices, descent, constrained=draw(st.booleans()))
 
 
 def stored(attributes: dict[str, Any]) -> Span:

@@ -401,6 +401,44 @@ async def test_a_token_to_which_a_grammar_leaves_no_other_has_probability_1(engi
     assert [logprob < 0 for logprob in choice.logprobs] == [i == 1 for i in range(len(choice.logprobs))]
 
 
+TEMPERATURE = 0.7
+FREE = Sampling(temperature=TEMPERATURE, max_tokens=60, n=4)
+VERDICT = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "constrained"),
+    [
+        (ChatRequest("call", GREET, FREE), False),
+        (ChatRequest("call", GREET, replace(FREE, stop=("l", "e"))), False),
+        (ChatRequest("call", ASK, replace(FREE, stop=('"a"',)), tools=TOOLS), False),
+        (ChatRequest("call", GREET, FREE, tools=TOOLS, tool_choice="none"), False),
+        (ChatRequest("call", GREET, FREE, response_format={"type": "text"}), False),
+        (ChatRequest("call", GREET, FREE, response_format={"type": "json_object"}), True),
+        (ChatRequest("call", GREET, FREE, response_format=VERDICT), True),
+        (ChatRequest("call", GREET, FREE, tools=TOOLS, tool_choice="required"), True),
+    ],
+    ids=["plain", "stop", "tools and stop", "no tools", "text", "object", "schema", "tool"],
+)
+async def test_recorded_log_probabilities_are_the_learners_unless_the_reply_says_that_a_grammar_held_it(
+    engine: ActorHandle, taught: Path, request_: ChatRequest, constrained: bool
+) -> None:
+    """Then they are of what the grammar allowed, and nowhere below the learner's: that is what it took."""
+    model = LlamaForCausalLM.from_pretrained(taught).eval()
+    for reply in (await engine.chat.remote(request_), (await streamed(engine, request_))[1]):
+        assert reply.constrained == constrained
+        taken = []
+        for choice in reply.choices:
+            whole = torch.tensor([[*reply.prompt_ids, *choice.response_ids]])
+            with torch.no_grad():
+                scores = (model(whole).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
+            own = scores.gather(1, whole[0, 1:, None])[len(reply.prompt_ids) - 1 :, 0]
+            taken += (torch.tensor(choice.logprobs) - own).tolist()
+            assert_whole(choice)
+        assert min(taken) > -1e-3
+        assert (max(taken) > 0.5) == constrained
+
+
 async def test_likely_tokens_are_told_without_disturbing_what_is_recorded(engine: ActorHandle) -> None:
     [plain] = (await engine.chat.remote(ChatRequest("call", GREET, GREEDY))).choices
     request = ChatRequest("call", GREET, GREEDY, top_logprobs=3)

@@ -328,3 +328,32 @@ def test_a_reference_that_moves_follows_the_weights_when_it_is_time(
     after = weights(learner)[name]
     assert not torch.equal(before, after)
     torch.testing.assert_close(of_reference(), left * before + (1 - left) * after)
+
+
+def test_tokens_that_a_grammar_held_are_measured_against_the_policy_that_the_update_began_with(
+    tiny_model: Path,
+) -> None:
+    """Also by a loss that measures others against their sampler, and in later steps of the update."""
+    learner = started(tiny_model)
+    batch = rows()
+    held = [replace(row, constrained=row.trained if row is batch[0] else None) for row in batch]
+    proximal: list[torch.Tensor | None] = []
+
+    class Watched(PolicyGradient):
+        def __call__(
+            self, logprobs: torch.Tensor, reference: torch.Tensor | None, batch: MicroBatch
+        ) -> TokenLosses:
+            proximal.append(batch.proximal)
+            return super().__call__(logprobs, reference, batch)
+
+    loss = Watched(Clipped(0.2, 0.2))
+    assert not loss.needs_proximal
+    metrics = learner.update(Passes(epochs=2)(held), loss).metrics
+    assert proximal and all(each is not None for each in proximal)
+    share = batch[0].trained.sum() / sum(row.trained.sum() for row in batch)
+    assert metrics["off_policy/constrained"] == pytest.approx(share)
+    assert metrics["off_policy/constrained_kl"] != 0
+    proximal.clear()
+    learner.update([held], loss)
+    learner.update(Passes(epochs=2)(batch), loss)
+    assert not any(each is not None for each in proximal)

@@ -99,6 +99,20 @@ def test_mini_batches_and_measurements_of_two_learners_are_those_of_one(
     assert pair.logprobs(PROBE) == pytest.approx(one.logprobs(PROBE), abs=1e-3)
 
 
+def test_two_learners_of_which_one_alone_has_tokens_that_a_grammar_held_are_one(
+    pair: LearnerGroup, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Both then look at the batch first, and neither waits for the other."""
+    one, loss = Learner(learner_spec(tiny_model)), PolicyGradient(Clipped(0.2, 0.2))
+    pair.start_stage(SECTION)
+    pair.save(str(tmp_path / "start"))
+    one.load(str(tmp_path / "start"))
+    batch = [replace(row, constrained=row.trained if i == 0 else None) for i, row in enumerate(rows())]
+    expected, found = one.update(Passes(epochs=2)(batch), loss), pair.update(batch, loss, Passes(epochs=2))
+    for key in expected.metrics.keys() - PACKING:
+        assert found.metrics[key] == pytest.approx(expected.metrics[key], rel=1e-3, abs=1e-6), key
+
+
 def test_all_learners_hold_the_same_weights_and_resume_together(pair: LearnerGroup, tmp_path: Path) -> None:
     pair.start_stage(WITH_REFERENCE)
     pair.update(rows(0), POLICY_GRADIENT)

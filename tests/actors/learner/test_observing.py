@@ -62,3 +62,15 @@ def test_what_is_not_asked_for_is_not_measured(tiny_model: Path) -> None:
     assert not nothing.calls
     both = Observations.joined([nothing, seen])
     assert both.calls == seen.calls and (both.divergences == seen.divergences).all()
+
+
+def test_a_divergence_leaves_out_the_tokens_that_a_grammar_held(tiny_model: Path) -> None:
+    """Of a call that one held nothing is left, and those of others are what they are without."""
+    learner = Learner(learner_spec(tiny_model))
+    learner.start_stage(WITH_REFERENCE)
+    of_second = [replace(row, constrained=row.calls == 1) for row in BATCH]
+    free = learner.observe(BATCH, POLICY_GRADIENT, "k1", features=False)
+    held = learner.observe(of_second, POLICY_GRADIENT, "k1", features=False)
+    assert free.calls == held.calls and {call for _, call in held.calls} == {0, 1}
+    expected = [d * (call == 0) for (_, call), d in zip(free.calls, free.divergences, strict=True)]
+    assert held.divergences.tolist() == pytest.approx(expected)

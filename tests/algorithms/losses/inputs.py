@@ -20,9 +20,12 @@ TOKENS = st.lists(
 
 
 def batch_of(
-    sampled: Sequence[float], advantages: Sequence[float], calls: Sequence[int] | None = None
+    sampled: Sequence[float],
+    advantages: Sequence[float],
+    calls: Sequence[int] | None = None,
+    constrained: Sequence[bool] | None = None,
 ) -> MicroBatch:
-    """Of tokens that weigh 1 each; every one a call of its own unless told."""
+    """Of tokens that weigh 1 each; every one a call of its own, and free, unless told."""
     nothing = torch.empty(0)
     numbers = list(range(len(sampled))) if calls is None else list(calls)
     return MicroBatch(
@@ -32,6 +35,7 @@ def batch_of(
         torch.tensor(advantages, dtype=torch.float64),
         torch.ones(len(sampled)),
         torch.tensor(numbers),
+        torch.tensor(constrained or [False] * len(sampled)),
         0,
     )
 

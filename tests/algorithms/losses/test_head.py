@@ -28,7 +28,7 @@ def batch() -> MicroBatch:
     """Tokens of one position, of none, and out of order."""
     sources, targets = torch.tensor([0, 6, 0, 2, 5, 5, 3]), torch.tensor([4, 0, 4, 10, 0, 3, 1])
     nothing = torch.empty(0)
-    return MicroBatch(*(nothing,) * 4, sources, targets, *(nothing,) * 5, 0)
+    return MicroBatch(*(nothing,) * 4, sources, targets, *(nothing,) * 6, 0)
 
 
 def drawn(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,6 +107,54 @@ def test_a_token_that_could_not_be_drawn_otherwise_has_no_gradient_and_changes_n
         assert found.metrics["off_policy/certain"].tolist() == [0, 1, 0]
         gradients.append(logprobs.grad.tolist())
     assert gradients[0] == pytest.approx(gradients[1]) and gradients[0][0] < 0
+
+
+@pytest.mark.parametrize("surrogate", [PLAIN, Gspo(0.2, 0.3), Cispo(0.9, 0.3)])
+@pytest.mark.parametrize("correction", [None, Correction("sequence", "truncate", 2.0)])
+def test_a_token_that_a_grammar_held_is_measured_against_the_policy_and_told_apart(
+    surrogate: Surrogate, correction: Correction | None
+) -> None:
+    """The learner gives it a tenth of what the sampler told, which would be clipped, or corrected, as if the
+    policy had moved: it has the loss and the gradient of a token on policy, and others have theirs."""
+    grammar = PolicyGradient(surrogate, correction=correction)
+    logprobs, told = variable([-1.0, -3.3, -2.0]), [-1.1, -1.0, -1.9]
+    batch = batch_of(told, [0.5, -0.5, 0.5], [0, 0, 1], [False, True, False])
+    found = grammar(logprobs, None, batch)
+    found.values.sum().backward()
+    alike = variable([-1.0, -3.3, -2.0])
+    on_policy = grammar(alike, None, batch_of([-1.1, -3.3, -1.9], [0.5, -0.5, 0.5], [0, 0, 1]))
+    on_policy.values.sum().backward()
+    assert logprobs.grad is not None and alike.grad is not None and logprobs.grad[1] != 0
+    assert found.values.tolist() == on_policy.values.tolist()
+    assert logprobs.grad.tolist() == alike.grad.tolist()
+    for name in ("off_policy/mismatch_kl", "policy/ratio_mean", "policy/clip_frac"):
+        assert found.metrics[name].tolist() == on_policy.metrics[name].tolist(), name
+    assert found.metrics["off_policy/constrained"].tolist() == [0, 1, 0]
+    assert found.metrics["off_policy/constrained_kl"].tolist() == pytest.approx([0, 2.3, 0])
+    later = replace(batch, proximal=torch.tensor([-1.0, -3.0, -2.0], dtype=torch.float64))
+    moved = grammar(logprobs, None, later).values[1].detach()
+    fresh = batch_of(told, [0.5, -0.5, 0.5], [0, 0, 1])
+    known = replace(
+        fresh, logprobs=torch.tensor([-1.1, -3.0, -1.9], dtype=torch.float64), proximal=later.proximal
+    )
+    assert float(moved) == pytest.approx(float(grammar(logprobs, None, known).values[1].detach()))
+
+
+@pytest.mark.parametrize("baseline", ["of the state", "none"])
+def test_over_all_that_a_grammar_allows_the_gradient_is_that_of_the_expected_advantage(baseline: str) -> None:
+    """Under the distribution that the answers are drawn from; exactly so with advantages of mean 0."""
+    allowed = torch.tensor([True, True, False, True])
+    logits = variable([0.5, -1.0, 2.0, 0.3])
+    policy = logits.log_softmax(-1)
+    held = policy[allowed] - policy[allowed].logsumexp(-1)
+    advantages = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    if baseline == "of the state":
+        advantages = advantages - (held.exp() * advantages).sum().detach()
+    (expected,) = torch.autograd.grad((held.exp() * advantages).sum(), logits, retain_graph=True)
+    batch = batch_of(held.tolist(), advantages.tolist(), None, [True] * 3)
+    values = PolicyGradient(PLAIN)(policy[allowed], None, batch).values
+    (found,) = torch.autograd.grad(-(held.exp().detach() * values).sum(), logits)
+    assert torch.allclose(found, expected, atol=1e-9) == (baseline == "of the state")
 
 
 def test_without_a_correction_tokens_are_measured_against_the_sampler() -> None:
