@@ -69,6 +69,9 @@ def test_the_values_of_a_known_decision_process_are_what_episodes_earn(
     error = earned.std() / len(earned) ** 0.5
     assert abs(earned.mean() - policy.expected_return) < 4 * error
     gains = np.array([decision_process.true_advantages(policy, episode) for episode in episodes])
+    group = [episode for episode in episodes if episode.task_id == "0"][:2]
+    found = decision_process.measured_advantages(policy, group, 4000, draw)
+    np.testing.assert_allclose(found, [decision_process.true_advantages(policy, e) for e in group], atol=0.05)
     # What calls contributed and what was expected before the first come to what was earned.
     np.testing.assert_allclose(gains.sum(1) + policy.expected_return, earned, atol=1e-9)
     assert (np.abs(gains.mean(0)) < 4 * gains.std(0) / len(gains) ** 0.5 + 1e-12).all()

@@ -267,14 +267,13 @@ class Learner:
         """Make the weights available to the engines as policy ``version``; the first rank's answer counts."""
         if isinstance(self._publisher, PushingPublisher):
             return self._publisher.publish(self.named_tensors(), partial(in_files, self._model), version)
-        pieces = ((name, self._held.whole(tensor)) for name, tensor in self.named_tensors())
+        whole = ((name, self._held.whole(tensor)) for name, tensor in self.named_tensors())
         if self._rank > 0:
-            for _ in pieces:
+            for _ in whole:
                 pass
             return WeightUpdate(version)
-        if self._spec.lora is None:
-            pieces = in_files(self._model, pieces)
-        return self._publisher.publish(pieces, version)
+        adapts = self._spec.lora is not None
+        return self._publisher.publish(whole if adapts else in_files(self._model, whole), version)
 
     def free_address(self) -> tuple[str, int]:
         """Where engines may meet this learner: its node, and a port that is free now."""
