@@ -56,6 +56,7 @@ def validate(recipe: Recipe, path: Path) -> None:
     reckoned: list[str] = []
     if model is not None and placed is not None:
         folder, where = model, placed
+        tried(lambda: models.require_adaptable(folder, recipe.model, where.device))
         reckoned = tried(lambda: memory_lines(recipe, where, folder)) or []
     if problems:
         raise UserError(*problems)

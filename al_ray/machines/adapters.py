@@ -27,6 +27,8 @@ _MERGED: Final = "merged"
 _OF_LAYER: Final = re.compile(r"\.\d+\..*?(\w+)\.weight$")
 """The last part of the name of something that each layer has."""
 _OF_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
+_OF_EXPERTS: Final = re.compile(r"\.experts\.")
+"""Of one, or of all of a layer in one tensor."""
 
 
 def config(section: LoraSection, base: str) -> dict[str, Any]:
@@ -67,6 +69,11 @@ def problem_of_targets(folder: Path, section: LoraSection) -> Problem | None:
             cure = f"is {what}; this model has {', '.join(sorted(known)) or 'none'}"
             return Problem(f"model.lora.targets.{index}", target, cure)
     return None
+
+
+def has_experts(folder: Path) -> bool:
+    """Whether the model in that folder does."""
+    return any(_OF_EXPERTS.search(name) for name, _ in tensors.shapes(folder))
 
 
 def is_adapter(folder: Path) -> bool:

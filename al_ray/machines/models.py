@@ -20,6 +20,7 @@ from filelock import FileLock
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines import adapters, model_limits
 from al_ray.machines.home import home
+from al_ray.machines.plan import Device
 from al_ray.machines.whole import whole_folder
 from al_ray.recipe import ModelSection, model_name
 
@@ -124,6 +125,13 @@ def require_trainable(folder: Path, section: ModelSection) -> None:
         raise RecipeError(problem)
     if section.lora and (problem := adapters.problem_of_targets(folder, section.lora)):
         raise RecipeError(problem)
+
+
+def require_adaptable(folder: Path, section: ModelSection, device: Device) -> None:
+    """Raises ``RecipeError`` where an adapter is to be trained and engines on the device would die of it."""
+    if section.lora and device == "cpu" and adapters.has_experts(folder):
+        cure = "leave it out: the model has experts, which vLLM 0.32 computes beside adapters on GPUs alone"
+        raise RecipeError(Problem("model.lora", f"rank {section.lora.rank}", cure))
 
 
 def _prepared(name: str) -> Path:

@@ -82,6 +82,8 @@ def prepared(
                 require_teachers(recipe, model)
     with nodes(console) as found:
         placed = None if model is None else PlacedModel(model, plan(recipe, found))
+        if placed is not None and learn:
+            models.require_adaptable(placed.folder, recipe.model, placed.plan.device)
         folder = choice.open(recipe)
         folder.require_tasks(digest([*tasks.train, *tasks.held_out] if learn else tasks.held_out))
         if placed is not None:

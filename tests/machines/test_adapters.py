@@ -36,4 +36,9 @@ def test_experts_which_are_held_as_one_tensor_get_no_adapter(tmp_path: Path) -> 
     with pytest.raises(RecipeError, match=told):
         models.require_trainable(tmp_path, ModelSection(path=str(tmp_path), lora=LoraSection()))
     attention = LoraSection(targets=["q_proj", "k_proj", "v_proj", "o_proj"])
-    models.require_trainable(tmp_path, ModelSection(path=str(tmp_path), lora=attention))
+    section = ModelSection(path=str(tmp_path), lora=attention)
+    models.require_trainable(tmp_path, section)
+    models.require_adaptable(tmp_path, section, "gpu")
+    models.require_adaptable(tmp_path, ModelSection(path=str(tmp_path)), "cpu")
+    with pytest.raises(RecipeError, match=r"model\.lora: 'rank \d+': leave it out: the model has experts"):
+        models.require_adaptable(tmp_path, section, "cpu")
