@@ -197,7 +197,8 @@ class Learner:
         self._held.zero_gradient()
         mine = list(pack(rows, self._computation().packed_tokens))
         batches = self._held.even(mine)
-        references = self._reference_logprobs(batches, loss.temperature, stage.reference)
+        reference = stage.reference if loss.kl_coefficient > 0 else None
+        references = self._reference_logprobs(batches, loss.temperature, reference)
         own = Tally()
         for batch, logprobs in zip(mine, references, strict=False):
             own.add(self._backward(batch.to(self._device), loss, logprobs))
