@@ -126,7 +126,7 @@ def _marwil(rows: Sequence[bytes], known: np.ndarray, iterations: int, rate: flo
         module = learner.module["default_policy"]
         return module.compute_values({"obs": torch.from_numpy(known)}).numpy()
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         with tempfile.TemporaryDirectory() as folder:
