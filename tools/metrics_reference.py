@@ -32,7 +32,11 @@ SECTIONS = (
         BATCH,
     ),
     ("What a step learns from, by its stage", "Where the recipe has such a stage, or asks for it.", FURTHER),
-    ("The update", "As the learners report it. Means are over trained tokens.", LEARNERS),
+    (
+        "The update",
+        "As the learners report it. Means are over trained tokens: of rows with a gradient.",
+        LEARNERS,
+    ),
     (
         "Health",
         "What a run warns of beyond the limits of its recipe's `health` ([recipes.md](recipes.md#health)),\n"

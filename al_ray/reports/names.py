@@ -165,7 +165,7 @@ LEARNERS: Final[Sequence[Metric]] = (
     Metric("learner/peak_gib", "GiB", "Memory that the first learner has held at most, since it began."),
     Metric("learner/estimated_gib", "GiB", "What the start of the run reckoned for that; 0 if it could not."),
 )
-"""The update, as the learners report it: means are over trained tokens."""
+"""The update, as the learners report it: means are over trained tokens, those of rows with a gradient."""
 
 HEALTH: Final[Sequence[Metric]] = (
     Metric("health/failed", "share", "Rollouts of the batch that failed.", gauge="al_ray_failed"),
