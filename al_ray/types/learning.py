@@ -58,7 +58,10 @@ class Transition(Value):
     """What a critic expects to be earned from its call on."""
     finish_reason: str = "stop"
     trained: bool = True
-    """False: the call of an agent that is not trained; its tokens are at most others' context."""
+    """False: the call of an agent that is not trained, or of a policy that is frozen; its tokens are at most
+    others' context."""
+    policy: str = ""
+    """Which of several policies answered it; empty: there is one."""
     signals: Signals = Signals()
 
     @property
@@ -113,6 +116,8 @@ class Row(Value):
     proximal: np.ndarray | None = None
     """float32: as ``logprobs``, but under the policy with which an update of several optimizer steps began;
     None where nothing needs them."""
+    policy: str = ""
+    """Which of several policies sampled the trained tokens, and learns from them; empty: there is one."""
 
 
 @dataclass(frozen=True, slots=True)
