@@ -24,6 +24,7 @@ from al_ray.recipe import LoraSection
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
 _MERGED: Final = "merged"
+_POLICIES: Final = "policies"
 _OF_LAYER: Final = re.compile(r"\.\d+\..*?(\w+)\.weight$")
 """The last part of the name of something that each layer has."""
 
@@ -41,6 +42,11 @@ def config(section: LoraSection, base: str) -> dict[str, Any]:
         "bias": "none",
         "inference_mode": True,
     }
+
+
+def place_of(checkpoint: Path, policy: str) -> Path:
+    """Where a checkpoint has the policy's adapter: within, where there are several."""
+    return checkpoint / _POLICIES / policy if policy else checkpoint
 
 
 @contextmanager
