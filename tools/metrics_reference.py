@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from al_ray.reports.names import BATCH, EVALUATION, FURTHER, HEALTH, LEARNERS, STEP, TIMES, Metric
+from al_ray.reports.names import BATCH, EVALUATION, FURTHER, HEALTH, LEARNERS, POLICIES, STEP, TIMES, Metric
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 HEAD = """# Metrics
@@ -33,6 +33,12 @@ SECTIONS = (
     ),
     ("What a step learns from, by its stage", "Where the recipe has such a stage, or asks for it.", FURTHER),
     ("The update", "As the learners report it. Means are over trained tokens.", LEARNERS),
+    (
+        "Several policies",
+        "Where the recipe has `policies` ([policies.md](policies.md)): of each by its name. The keys without\n"
+        "a name are of all of them together.",
+        POLICIES,
+    ),
     (
         "Health",
         "What a run warns of beyond the limits of its recipe's `health` ([recipes.md](recipes.md#health)),\n"

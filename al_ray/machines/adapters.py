@@ -69,6 +69,20 @@ def problem_of_targets(folder: Path, section: LoraSection) -> Problem | None:
     return None
 
 
+def problem_of(where: str, folder: Path, section: LoraSection) -> Problem | None:
+    """Why what lies in that folder, which stands ``where`` in the recipe, is no adapter like the others of a
+    run, which are as ``section`` says."""
+    if not is_adapter(folder) or not (folder / WEIGHTS).is_file():
+        return Problem(where, str(folder), f"holds no adapter: no {CONFIG} and {WEIGHTS}")
+    found, wanted = json.loads((folder / CONFIG).read_bytes()), config(section, "")
+    for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
+        theirs, ours = found.get(key), wanted[key]
+        if (sorted(theirs or ()) != sorted(ours)) if key == "target_modules" else theirs != ours:
+            cure = f"has {key} {theirs}, and model.lora.{name} is {ours}: adapters of a run are alike"
+            return Problem(where, str(folder), cure)
+    return None
+
+
 def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 

@@ -162,6 +162,18 @@ LEARNERS: Final[Sequence[Metric]] = (
 )
 """The update, as the learners report it: means are over trained tokens."""
 
+POLICIES: Final[Sequence[Metric]] = (
+    Metric("rollout/calls/NAME", "calls", "Mean calls of a rollout that the policy answered."),
+    Metric("optim/loss/NAME", "", "`optim/loss`, of the policy's steps."),
+    Metric("optim/grad_norm/NAME", "", "`optim/grad_norm`, of the policy's steps."),
+    Metric("policy/entropy/NAME", "nats", "`policy/entropy`, over the policy's trained tokens."),
+    Metric("learner/rows/NAME", "rows", "Rows that the policy learns from."),
+    Metric("learner/trained_tokens/NAME", "tokens", "The policy's trained tokens, in every epoch."),
+    Metric("demonstration/of_others", "tasks", "Demonstrations left out: of agents whose policy is frozen."),
+    Metric("health/idle_policies", "share", "Policies that answered no call."),
+)
+"""Where a recipe has several policies, of each by its name; the keys without a name are of all together."""
+
 HEALTH: Final[Sequence[Metric]] = (
     Metric("health/failed", "share", "Rollouts of the batch that failed.", gauge="al_ray_failed"),
     Metric("health/without_calls", "share", "Rollouts of the batch in which the model answered no call.",
@@ -205,4 +217,13 @@ TIMES: Final[Sequence[Metric]] = (
 """What each phase took. Ray has one gauge for all, told apart by its tag ``phase``."""
 # fmt: on
 
-METRICS: Final[Sequence[Metric]] = (*EVALUATION, *BATCH, *FURTHER, *LEARNERS, *HEALTH, *STEP, *TIMES)
+METRICS: Final[Sequence[Metric]] = (
+    *EVALUATION,
+    *BATCH,
+    *FURTHER,
+    *LEARNERS,
+    *POLICIES,
+    *HEALTH,
+    *STEP,
+    *TIMES,
+)
