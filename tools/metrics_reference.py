@@ -35,8 +35,8 @@ SECTIONS = (
     ("The update", "As the learners report it. Means are over trained tokens.", LEARNERS),
     (
         "Several policies",
-        "Where the recipe has `policies` ([policies.md](policies.md)): of each by its name. The keys without\n"
-        "a name are of all of them together.",
+        "Where the recipe has `policies` ([policies.md](policies.md)): of each by its name. Keys without a\n"
+        "name are of all of them together.",
         POLICIES,
     ),
     (

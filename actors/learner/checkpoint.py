@@ -41,7 +41,7 @@ def reading(folder: Path) -> Iterator[None]:
     """Raises ``CheckpointError`` where it is not what was written."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError, KeyError) as error:
         cure = "remove the folder, to go on from the checkpoint before it"
         raise CheckpointError(f"{folder}: the checkpoint is damaged: {error}; {cure}") from error
 

@@ -164,13 +164,14 @@ LEARNERS: Final[Sequence[Metric]] = (
 
 POLICIES: Final[Sequence[Metric]] = (
     Metric("rollout/calls/NAME", "calls", "Mean calls of a rollout that the policy answered."),
-    Metric("optim/loss/NAME", "", "`optim/loss`, of the policy's steps."),
-    Metric("optim/grad_norm/NAME", "", "`optim/grad_norm`, of the policy's steps."),
-    Metric("policy/entropy/NAME", "nats", "`policy/entropy`, over the policy's trained tokens."),
+    Metric("optim/loss/NAME", "", "Loss of the policy's optimizer steps, on average."),
+    Metric("optim/grad_norm/NAME", "", "Norm of the policy's gradient before clipping, on average."),
+    Metric("policy/entropy/NAME", "nats", "Mean entropy over the policy's trained tokens."),
     Metric("learner/rows/NAME", "rows", "Rows that the policy learns from."),
     Metric("learner/trained_tokens/NAME", "tokens", "The policy's trained tokens, in every epoch."),
     Metric("demonstration/of_others", "tasks", "Demonstrations left out: of agents whose policy is frozen."),
-    Metric("health/idle_policies", "share", "Policies that answered no call."),
+    Metric("health/idle_policies", "share", "Policies that answered no call.",
+           gauge="al_ray_idle_policies"),
 )
 """Where a recipe has several policies, of each by its name; the keys without a name are of all together."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,29 @@ def test_a_target_that_is_no_linear_layer_is_refused_with_those_that_are(
     with pytest.raises(RecipeError, match=rf"targets\.1: '{target}': .* k_proj, o_proj, q_proj, up_proj"):
         models.require_trainable(tiny_model, section)
     models.require_trainable(tiny_model, ModelSection(path=str(tiny_model), lora=LoraSection()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"r": 8}, "has r 8, and model.lora.rank is 4: adapters of a run are alike"),
+        ({"lora_alpha": 1}, "has lora_alpha 1, and model.lora.alpha is 32"),
+        (
+            {"target_modules": ["q_proj"]},
+            "has target_modules ['q_proj'], and model.lora.targets is ['k_proj', ",
+        ),
+        (None, "holds no adapter: no adapter_config.json"),
+    ],
+)
+def test_what_a_policy_begins_as_is_an_adapter_like_the_others(
+    tmp_path: Path, changed: dict[str, object] | None, told: str
+) -> None:
+    section = LoraSection(rank=4, targets=["k_proj", "q_proj"])
+    whole = adapters.config(section, "base") | {"target_modules": ["q_proj", "k_proj"]}
+    (tmp_path / adapters.WEIGHTS).touch()
+    if changed is not None:
+        (tmp_path / adapters.CONFIG).write_text(json.dumps(whole))
+        assert adapters.problem_of("policies.a.adapter", tmp_path, section) is None
+        (tmp_path / adapters.CONFIG).write_text(json.dumps(whole | changed))
+    found = str(adapters.problem_of("policies.a.adapter", tmp_path, section))
+    assert found.startswith(f"policies.a.adapter: '{tmp_path}': {told}")
