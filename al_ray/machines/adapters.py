@@ -19,7 +19,7 @@ from filelock import FileLock
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines import tensors
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import LoraSection
+from al_ray.recipe import LoraSection, Recipe
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -67,6 +67,19 @@ def problem_of_targets(folder: Path, section: LoraSection) -> Problem | None:
             cure = f"is no linear layer of this model, which has {', '.join(sorted(known)) or 'none'}"
             return Problem(f"model.lora.targets.{index}", target, cure)
     return None
+
+
+def require_alike(recipe: Recipe) -> None:
+    """Raises ``RecipeError`` where what a policy is to begin as is no adapter like the others."""
+    section = recipe.model.lora
+    begin = {name: policy.adapter for name, policy in recipe.policies.items() if policy.adapter is not None}
+    problems = [
+        problem
+        for name, folder in begin.items()
+        if section and (problem := problem_of(f"policies.{name}.adapter", Path(folder), section))
+    ]
+    if problems:
+        raise RecipeError(*problems)
 
 
 def problem_of(where: str, folder: Path, section: LoraSection) -> Problem | None:

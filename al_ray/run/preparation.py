@@ -16,7 +16,6 @@ from al_ray.actors.agent import environment, interpreter
 from al_ray.actors.agent.walls import wall
 from al_ray.data.task_order import digest
 from al_ray.data.tasks import Tasks, load_tasks
-from al_ray.errors import RecipeError
 from al_ray.machines import adapters, models
 from al_ray.machines.plan import Plan, plan, this_machine
 from al_ray.protocols import Service
@@ -77,7 +76,7 @@ def prepared(
         model = None if hosted else models.resolve(path, console.phase)
     if model is not None:
         models.require_whole(model, recipe.model)
-        _require_adapters(recipe)
+        adapters.require_alike(recipe)
         if learn:
             models.require_trainable(model, recipe.model)
             with console.part("teachers"):
@@ -89,20 +88,6 @@ def prepared(
         if placed is not None:
             folder.note_placement(placed.plan)
         yield Prepared(recipe, folder, tasks, placed)
-
-
-def _require_adapters(recipe: Recipe) -> None:
-    """Raises ``RecipeError`` where what a policy is to begin as is none of the recipe's."""
-    section = recipe.model.lora
-    problems = [
-        problem
-        for name, policy in recipe.policies.items()
-        if section is not None
-        and policy.adapter is not None
-        and (problem := adapters.problem_of(f"policies.{name}.adapter", Path(policy.adapter), section))
-    ]
-    if problems:
-        raise RecipeError(*problems)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import pytest
 
 from al_ray.errors import RecipeError
 from al_ray.machines import adapters, models
-from al_ray.recipe import LoraSection, ModelSection
+from al_ray.recipe import LoraSection, ModelSection, Recipe
+from tests import toy
 
 
 def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
@@ -53,3 +54,9 @@ def test_what_a_policy_begins_as_is_an_adapter_like_the_others(
         (tmp_path / adapters.CONFIG).write_text(json.dumps(whole | changed))
     found = str(adapters.problem_of("policies.a.adapter", tmp_path, section))
     assert found.startswith(f"policies.a.adapter: '{tmp_path}': {told}")
+    policies = {"a": {"agents": ["x"], "adapter": str(tmp_path)}, "b": {"agents": ["y"]}}
+    content = toy.recipe(Path("model"), Path("out")) | {"policies": policies}
+    content["model"]["lora"] = section.model_dump()
+    with pytest.raises(RecipeError) as caught:
+        adapters.require_alike(Recipe.model_validate(content))
+    assert [str(problem) for problem in caught.value.problems] == [found]

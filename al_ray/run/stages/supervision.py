@@ -51,13 +51,14 @@ class Supervision:
         episodes = [
             demonstration(task, made, learner)
             for task, made, learners in zip(chosen, calls, learning, strict=True)
-            for learner in (learners if made is not None else ())
+            if made is not None
+            for learner in sorted(learners)
         ]
         too_long = sum(made is None for made in calls)
         if not any(learning):
-            agents = ", ".join(sorted({repr(each.agent) for each in shown}))
+            of_agents = ", ".join(sorted({repr(each.agent) for each in shown}))
             raise UselessRunError(
-                f"step {step + 1}: all demonstrations are of agents whose policy does not learn: {agents}; "
+                f"step {step + 1}: all demonstrations are of agents whose policy does not learn: {of_agents}; "
                 f"the policies that do are {', '.join(self.recipe.trained_policies)} (policies)"
             )
         if not episodes:
