@@ -80,10 +80,16 @@ def test_each_policy_has_the_rows_that_it_would_have_if_no_other_were_trained(na
     def groups(trained: str) -> list[list[Trajectory]]:
         return [[played(0, 1.0, trained), played(1, 0.25, trained), played(2, 0.5, trained)]]
 
-    chosen = algorithm(GRPO.model_validate({"steps": 1, "optimizer": OPTIMIZER, "algorithm": name}), SAMPLING)
-    both = chosen.rows(groups("writer critic"))
+    given = {"steps": 1, "optimizer": OPTIMIZER, "algorithm": name, "kl_in": "reward", "kl_coefficient": 0.1}
+    chosen = algorithm(GRPO.model_validate(given), SAMPLING)
+    seen = Measured(
+        {(f"r{rollout}", call): 1.0 + rollout + 3 * call for rollout in (0, 1, 2) for call in (0, 1)}, {}
+    )
+    both = chosen.rows(groups("writer critic"), seen)
     for policy in ("writer", "critic"):
-        found, alone = [row for row in both if row.policy == policy], chosen.rows(groups(policy))
+        own = {call: value for call, value in seen.divergences.items() if call[1] == (policy == "critic")}
+        found = [row for row in both if row.policy == policy]
+        alone = chosen.rows(groups(policy), Measured(own, {}))
         assert len(found) == len(alone) == (3 if policy == "writer" else 2)
         for ours, expected in zip(found, alone, strict=True):
             for field in fields(Row):

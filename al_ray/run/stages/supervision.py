@@ -58,8 +58,8 @@ class Supervision:
         if not any(learning):
             of_agents = ", ".join(sorted({repr(each.agent) for each in shown}))
             raise UselessRunError(
-                f"step {step + 1}: all demonstrations are of agents whose policy does not learn: {of_agents}; "
-                f"the policies that do are {', '.join(self.recipe.trained_policies)} (policies)"
+                f"step {step + 1}: all demonstrations are of agents whose policy does not learn: {of_agents}"
+                f"; the policies that do are {', '.join(self.recipe.trained_policies)} (policies)"
             )
         if not episodes:
             raise UselessRunError(
