@@ -117,6 +117,13 @@ def test_each_agents_calls_are_its_policys_and_engine_and_learner_agree_on_every
             assert line[f"optim/grad_norm/{name}"] > 0 and line[f"policy/entropy/{name}"] > 0
 
 
+def test_a_rollout_is_shown_with_whom_each_call_was_answered_by(finished: RunFolder) -> None:
+    code, told = run(["al_ray", "rollouts", str(finished.path), "step-000001/0/0"], finished.path)
+    assert code == 0, told
+    for title in ("call 1 of writer, answered by writer", "call 2 of checker, answered by critic"):
+        assert title in " ".join(told.split()), told
+
+
 def test_what_is_told_of_policies_is_in_the_table(finished: RunFolder) -> None:
     told = {key for line in jsonl_sink.read(finished.path) for key in line} - {"step", "time"}
     assert unlisted(told) == [] and missing(POLICIES, told) == set()
