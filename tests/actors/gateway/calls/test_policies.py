@@ -28,12 +28,10 @@ def two(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield opened
 
 
-async def ask(house: House, attempt: Attempt, agent: str, model: str = "toy", **options: Any) -> Any:
+async def ask(house: House, attempt: Attempt, agent: str, model: str = "toy") -> Any:
     headers = {"x-al-ray-agent": agent} if agent else {}
     async with house.client(attempt) as client:
-        return await client.chat.completions.create(
-            model=model, messages=say("hi"), extra_headers=headers, **options
-        )
+        return await client.chat.completions.create(model=model, messages=say("hi"), extra_headers=headers)
 
 
 async def test_a_call_is_answered_by_its_agents_policy_which_its_transition_names(
@@ -45,8 +43,7 @@ async def test_a_call_is_answered_by_its_agents_policy_which_its_transition_name
         await ask(two, attempt, agent)
         request = (await engine_a.requests.remote())[-1]
         assert isinstance(request, ChatRequest) and request.policy == policy
-    stream = await ask(two, attempt, "checker", stream=True)
-    assert [chunk async for chunk in stream]
+    assert await two.chunks(attempt, extra_headers={"x-al-ray-agent": "checker"})
     async with two.client(attempt) as client:
         await client.completions.create(model="toy", prompt="go", extra_headers={"x-al-ray-agent": "writer"})
     request = (await engine_a.requests.remote())[-1]
