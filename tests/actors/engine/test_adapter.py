@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.learner.actor import Learner
@@ -114,4 +116,11 @@ async def test_an_engine_answers_for_several_policies_each_by_its_own_adapter(
             assert reply.choices[0].versions[0].version == version
             assert reply.choices[0].logprobs == pytest.approx(told, abs=1e-3)
         learn(**seeds)
+
+    ray.kill(engine)  # the one in its place begins with all of them
+    while not pool.admitted() or pool.admitted() == [engine]:
+        await asyncio.sleep(0.2)
+    [engine] = pool.admitted()
+    for name, of_policy in expected.items():
+        assert await engine.logprobs.remote(PROBE, name) == pytest.approx(of_policy, abs=1e-4), name
     await pool.shutdown()
