@@ -233,10 +233,8 @@ def test_two_learners_of_several_policies_equal_one(
     for each in (one, two):
         each.start_stage(WITH_REFERENCE)
     for given in (batch(0, writer=6, critic=5), batch(10, critic=1), batch(20, writer=2, critic=6)):
-        expected, found = (
-            one.update([given], POLICY_GRADIENT).metrics,
-            two.update(given, POLICY_GRADIENT).metrics,
-        )
+        expected = one.update([given], POLICY_GRADIENT).metrics
+        found = two.update(given, POLICY_GRADIENT).metrics
         for key in expected.keys() - PACKING:
             assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-6), key
     two.save(str(tmp_path / "two"))
