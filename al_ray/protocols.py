@@ -115,6 +115,9 @@ class Demonstration:
 
     messages: Sequence[Mapping[str, JSON]]
     tools: Sequence[Mapping[str, JSON]] | None = None
+    agent: str = ""
+    """The name of the agent that would have it: of several policies that agent's learns from it. Empty: all
+    do."""
 
 
 class Demonstrate(Protocol):

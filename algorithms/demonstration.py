@@ -10,8 +10,9 @@ TokenisedCall = tuple[Sequence[int], Sequence[int]]
 """Prompt ids and response ids of one assistant message."""
 
 
-def demonstration(task: Task, calls: Sequence[TokenisedCall]) -> Trajectory:
-    """The rollout that a demonstrator would have had on ``task``; each of its calls is worth 1."""
+def demonstration(task: Task, calls: Sequence[TokenisedCall], policy: str = "") -> Trajectory:
+    """The rollout that a demonstrator would have had on ``task``, for a policy to learn from; each of its
+    calls is worth 1."""
     transitions = [
         Transition(
             id=f"{task.id}/{number}",
@@ -20,6 +21,7 @@ def demonstration(task: Task, calls: Sequence[TokenisedCall]) -> Trajectory:
             response_ids=response_ids,
             logprobs=(),
             policy_version=0,
+            policy=policy,
         )
         for number, (prompt_ids, response_ids) in enumerate(calls)
     ]

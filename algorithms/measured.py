@@ -28,9 +28,13 @@ class Measured:
         return cls(*(dict(zip(calls, map(float, each), strict=False)) for each in (divergences, values)))
 
     def told(self, trajectory: Trajectory, kl_coefficient: float) -> Trajectory:
-        """With the values, and each response's divergence taken from its reward and from the return."""
+        """With the values, and the divergence of each response that is trained taken from its reward and from
+        the return."""
         ids = [(trajectory.rollout_id, number) for number in range(len(trajectory.transitions))]
-        costs = [kl_coefficient * self.divergences.get(id, 0.0) for id in ids]
+        costs = [
+            kl_coefficient * self.divergences.get(id, 0.0) if t.trained else 0.0
+            for id, t in zip(ids, trajectory.transitions, strict=True)
+        ]
         transitions = [
             replace(t, reward=t.reward - cost, value=self.values.get(id, 0.0))
             for id, t, cost in zip(ids, trajectory.transitions, costs, strict=True)

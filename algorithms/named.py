@@ -8,7 +8,7 @@ algorithms choose; any choice fits any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -61,21 +61,31 @@ class Algorithm:
         return [self.credit(group) for group in self._shaped(groups, measured)]
 
     def advantages(self, groups: Groups, measured: Measured | None = None) -> list[Advantages]:
-        """Those of the calls of each group, compared as they came. ``measured`` is what learners told of
-        them, where ``needs_measured``."""
-        shaped = self._shaped(groups, measured)
-        return advantages(shaped, [self.credit(group) for group in shaped], self.comparison)
+        """Those of the calls of each group, compared as they came, each with calls of its own policy alone.
+        ``measured`` is what learners told of them, where ``needs_measured``."""
+        of_policies = [self._advantages(own, measured) for own in by_policy(groups)]
+        return [
+            [[sum(of_call) for of_call in zip(*parts, strict=True)] for parts in zip(*of_group, strict=True)]
+            for of_group in zip(*of_policies, strict=True)
+        ]
 
     def rows(self, groups: Groups, measured: Measured | None = None) -> list[Row]:
         """``groups`` are the comparable rollouts of each task. Nothing is dropped between baseline and
-        update."""
-        made = self.advantages(groups, measured)
+        update. Each policy has the rows that it would have if no other were trained."""
+        return [row for own in by_policy(groups) for row in self._rows(own, measured)]
+
+    def _rows(self, groups: Groups, measured: Measured | None) -> list[Row]:
+        made = self._advantages(groups, measured)
         return build_rows(
             [trajectory for group in groups for trajectory in group],
             [of_rollout for of_group in made for of_rollout in of_group],
             self.aggregate,
             self.tokens,
         )
+
+    def _advantages(self, groups: Groups, measured: Measured | None) -> list[Advantages]:
+        shaped = self._shaped(groups, measured)
+        return advantages(shaped, [self.credit(group) for group in shaped], self.comparison)
 
     def critic_targets(self, groups: Groups, measured: Measured) -> Mapping[CallId, float]:
         """What the critic is to learn of each trained call."""
@@ -95,6 +105,20 @@ class Algorithm:
         for shaping in self.shapings:
             groups = [[shaping(each) for each in group] for group in groups]
         return groups
+
+
+def by_policy(groups: Groups) -> list[Groups]:
+    """The groups as each of the policies that are trained sees them, in the order of their names: the calls
+    of the others are context. Once, as they are, where there are no several."""
+    found = {t.policy for group in groups for each in group for t in each.transitions if t.trained}
+    if len(found) < 2:
+        return [groups]
+    return [[[_of_policy(each, policy) for each in group] for group in groups] for policy in sorted(found)]
+
+
+def _of_policy(trajectory: Trajectory, policy: str) -> Trajectory:
+    own = [replace(t, trained=t.trained and t.policy == policy) for t in trajectory.transitions]
+    return replace(trajectory, transitions=own)
 
 
 def imitation(stage: SupervisedStage, sampling: SamplingSection) -> Algorithm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -10,9 +11,8 @@ from torch import nn
 from al_ray.recipe import OptimizerSection
 
 
-def adamw(model: nn.Module, section: OptimizerSection) -> torch.optim.AdamW:
+def adamw(parameters: Sequence[nn.Parameter], section: OptimizerSection) -> torch.optim.AdamW:
     """Weight decay acts on matrices only."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": section.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -40,10 +40,9 @@ def learning_rate(section: OptimizerSection, step: int, total_steps: int) -> flo
 
 
 class FlatGradient:
-    """All gradients of a model as views of one vector: zeroed, reduced, measured and clipped at once."""
+    """The gradients of parameters as views of one vector: zeroed, reduced, measured and clipped at once."""
 
-    def __init__(self, model: nn.Module) -> None:
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         first = parameters[0]
         self.vector = torch.zeros(sum(p.numel() for p in parameters), dtype=first.dtype, device=first.device)
         pieces = self.vector.split([p.numel() for p in parameters])

@@ -33,6 +33,8 @@ class _Branch:
     advantages: np.ndarray
     calls: np.ndarray
     constrained: np.ndarray
+    policy: str = ""
+    """Whose the trained tokens are."""
 
     @classmethod
     def empty(cls) -> _Branch:
@@ -54,6 +56,8 @@ class _Branch:
             )
         zeros = np.zeros(len(context), np.float32)
         trained = np.full(len(response), call.trained)
+        if call.trained:
+            self.policy = call.policy
         self.tokens = np.concatenate([self.tokens, context, response])
         self.trained = np.concatenate([self.trained, zeros > 0, trained])
         self.logprobs = np.concatenate([self.logprobs, zeros, sampled * trained])
@@ -84,7 +88,8 @@ def build_rows(
     aggregate: Aggregate,
     constant: int = 0,
 ) -> list[Row]:
-    """The rows of one optimizer step; ``advantages`` has one number per call of each trajectory.
+    """The rows of one optimizer step; ``advantages`` has one number per call of each trajectory. Its trained
+    calls are one policy's.
 
     ``rollout_mean``: every rollout weighs the same, and so does every trained token within a rollout.
     ``call_mean``: so does every call within a rollout, and every token within a call. ``token_mean``: every
@@ -110,6 +115,7 @@ def build_rows(
             ),
             calls=branch.calls,
             constrained=branch.constrained if branch.constrained.any() else None,
+            policy=branch.policy,
         )
         for trajectory, branches in forests
         for branch in branches

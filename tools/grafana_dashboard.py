@@ -15,6 +15,7 @@ from al_ray.reports.names import (
     FURTHER,
     HEALTH,
     LEARNERS,
+    POLICIES,
     STEP,
     TIMES,
     Metric,
@@ -26,7 +27,7 @@ SECTIONS = (
     ("Evaluations", EVALUATION),
     ("What a step learns from", (*BATCH, *FURTHER)),
     ("The update", LEARNERS),
-    ("Health", HEALTH),
+    ("Health", (*HEALTH, *POLICIES)),
 )
 UNITS = {"share": "percentunit", "s": "s"}
 """Of Grafana's; the others are plain numbers."""

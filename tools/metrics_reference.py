@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from al_ray.reports.names import BATCH, EVALUATION, FURTHER, HEALTH, LEARNERS, STEP, TIMES, Metric
+from al_ray.reports.names import BATCH, EVALUATION, FURTHER, HEALTH, LEARNERS, POLICIES, STEP, TIMES, Metric
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 HEAD = """# Metrics
@@ -36,6 +36,12 @@ SECTIONS = (
         "The update",
         "As the learners report it. Means are over trained tokens: of rows with a gradient.",
         LEARNERS,
+    ),
+    (
+        "Several policies",
+        "Where the recipe has `policies` ([policies.md](policies.md)): of each by its name. Keys without a\n"
+        "name are of all of them together.",
+        POLICIES,
     ),
     (
         "Health",

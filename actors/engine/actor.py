@@ -22,7 +22,7 @@ from al_ray.actors.engine.lineage import LineageMemory
 from al_ray.actors.engine.schema_trial import SchemaTrials
 from al_ray.actors.engine.spec import EngineSpec, engine_args
 from al_ray.actors.line import OnLine
-from al_ray.actors.weights.stored import local_files
+from al_ray.actors.weights.stored import adapters_of, as_file, local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
 from al_ray.machines import adapters
@@ -64,7 +64,8 @@ class Engine(OnLine):
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._version = 0
-        self._adapter: LoRARequest | None = None
+        self._adapters: dict[str, LoRARequest] = {}
+        """By policy; one that has none is the model itself."""
         self._llm: AsyncLLM
         self._rendering: ChatRendering
         self._continuation: Continuation
@@ -88,6 +89,8 @@ class Engine(OnLine):
         self._continuation = Continuation(self._rendering, LineageMemory())
         self._trials = SchemaTrials(self._rendering.vocabulary)
         await self._llm.update_weight_version(str(self._version))
+        for policy, folder in self._spec.adapters.items():
+            await self._adapt(policy, Path(folder))
         gc.collect()
         gc.freeze()  # what was started lives as long too
         gc.enable()
@@ -97,7 +100,7 @@ class Engine(OnLine):
         openai, prompt = await self._render(request)
         params = self._sampling_params(request, openai, len(prompt.ids), streaming=False)
         answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
-        async for output in self._generate(request.id, prompt.ids, params):
+        async for output in self._generate(request.id, prompt.ids, params, request.policy):
             choices = [answer(choice.index).complete(choice) for choice in output.outputs]
         constrained = params.structured_outputs is not None
         return self._reply(request, openai, prompt, choices, constrained=constrained)
@@ -108,7 +111,7 @@ class Engine(OnLine):
         params = self._sampling_params(request, openai, len(prompt.ids), streaming=True)
         answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
         answers = [answer(index) for index in range(params.n)]
-        async for output in self._generate(request.id, prompt.ids, params):
+        async for output in self._generate(request.id, prompt.ids, params, request.policy):
             for piece in output.outputs:
                 if not answers[piece.index].started:
                     yield ChatDelta(piece.index, {"role": "assistant", "content": ""})
@@ -149,12 +152,12 @@ class Engine(OnLine):
         except ContextLengthError:
             return None
 
-    async def logprobs(self, token_ids: list[int]) -> list[float]:
-        """log p(token | tokens before it) for each token but the first, at temperature 1."""
+    async def logprobs(self, token_ids: list[int], policy: str = "") -> list[float]:
+        """log p(token | tokens before it) for each token but the first, at temperature 1, by a policy."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
-        async for output in self._generate("logprobs", token_ids, params):
+        async for output in self._generate("logprobs", token_ids, params, policy):
             last = output
         return list(last.prompt_logprobs.logprobs)
 
@@ -167,11 +170,11 @@ class Engine(OnLine):
         await self._of_core(self._llm.resume_generation())
 
     async def load(self, update: WeightUpdate) -> None:
-        """Replaces the weights, or the adapter, by those that ``update`` points to."""
+        """Replaces the weights, or the adapters, by those that ``update`` points to."""
         if self._spec.lora is None:
             await self._load_weights(update)
         else:
-            await self._load_adapter(update, self._spec.lora)
+            await self._load_adapters(update, self._spec.lora)
         await self.admit(update.version)
 
     async def _load_weights(self, update: WeightUpdate) -> None:
@@ -182,16 +185,25 @@ class Engine(OnLine):
             await self.update_weights(WeightTransferUpdateRequest({"path": path}))
         await self.finish_weight_update()
 
-    async def _load_adapter(self, update: WeightUpdate, section: LoraSection) -> None:
-        """In the place of the one before, which calls under way name by the same number."""
+    async def _load_adapters(self, update: WeightUpdate, section: LoraSection) -> None:
+        await self._require_paused()
+        for policy, weights in (await adapters_of(update)).items():
+            with (
+                as_file(weights) as file,
+                adapters.folder_of(file, section, self._spec.model_path) as folder,
+            ):
+                await self._adapt(policy, folder)
+
+    async def _adapt(self, policy: str, folder: Path) -> None:
+        """In the place of the policy's adapter before, which calls under way name by the same number. vLLM
+        tells what it has computed with one from what it has with another by name and folder."""
         from vllm.lora.request import LoRARequest
 
-        await self._require_paused()
-        async for path in local_files(update):
-            with adapters.folder_of(Path(path), section, self._spec.model_path) as folder:
-                request = LoRARequest("policy", 1, str(folder), load_inplace=True)
-                await self._of_core(self._llm.add_lora(request))
-            self._adapter = LoRARequest("policy", 1, str(folder))
+        known = self._adapters.get(policy)
+        number = known.lora_int_id if known else len(self._adapters) + 1
+        told = policy or "policy", number, str(folder)
+        await self._of_core(self._llm.add_lora(LoRARequest(*told, load_inplace=True)))
+        self._adapters[policy] = LoRARequest(*told)
 
     async def admit(self, version: int) -> None:
         """Declares the weights just loaded to be policy ``version``."""
@@ -330,14 +342,17 @@ class Engine(OnLine):
         return self._rendering.structured_outputs(openai, has_format=request.response_format is not None)
 
     async def _generate(
-        self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams
+        self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams, policy: str
     ) -> AsyncIterator[RequestOutput]:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             async for output in self._llm.generate(
-                {"prompt_token_ids": list(prompt_ids)}, params, request_id, lora_request=self._adapter
+                {"prompt_token_ids": list(prompt_ids)},
+                params,
+                request_id,
+                lora_request=self._adapters.get(policy),
             ):
                 if any(choice.finish_reason in ("error", "abort") for choice in output.outputs):
                     raise EngineUnavailableError(f"call {request_id}: vLLM gave it up")

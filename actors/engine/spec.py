@@ -5,7 +5,8 @@ vLLM is imported when its arguments are made, so whoever only describes an engin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -47,6 +48,10 @@ class EngineSpec:
     """vLLM's weight transfer backend; ``al_ray.actors.weights.update`` says which to use where."""
     lora: LoraSection | None = None
     """What is loaded are adapters of the model, which itself stays as it is."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """By policy, the folders of those that it begins with; a policy without one is the model itself."""
+    max_adapters: int = 1
+    """Policies that have one, at most."""
 
 
 def engine_environment(spec: EngineSpec) -> dict[str, str]:
@@ -93,7 +98,7 @@ def engine_args(spec: EngineSpec) -> AsyncEngineArgs:
         room = next(rank for rank in _LORA_RANKS if rank >= spec.lora.rank)
         args |= {
             "enable_lora": True,
-            "max_loras": 1,
+            "max_loras": spec.max_adapters,
             "max_lora_rank": room,
             # With one beside the output head, vLLM 0.32 dies of a prompt's log-probabilities among others.
             "lora_target_modules": list(spec.lora.targets),

@@ -1,13 +1,13 @@
 """The learner: holds the weights and moves them, one optimizer step an update.
 
-It knows token rows and losses, nothing of agents, rollouts' meaning or engines. Several learners
+It knows token rows and losses, nothing of agents, rollouts' meaning or engines. Of several policies it holds
+the model once, and an adapter with its optimizer and reference for each. Several learners
 hold equal weights or share them out, and sum their gradients: a step equals that of one learner with
 all rows, however rows are packed and spread.
 """
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -32,10 +32,10 @@ from al_ray.actors.learner.observing import Observations, observe, with_proximal
 from al_ray.actors.learner.recomputation import recompute_layers
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.actors.learner.stage import Stage, spec_of
-from al_ray.actors.learner.tally import Tally
+from al_ray.actors.learner.tally import OF_POLICIES, Tally, moves, of_norms
 from al_ray.actors.weights.publisher import PUBLISHERS
 from al_ray.actors.weights.pushed import PushingPublisher
-from al_ray.actors.weights.update import WeightUpdate
+from al_ray.actors.weights.update import WeightUpdate, name_of_policy
 from al_ray.algorithms.batching import MicroBatch, pack
 from al_ray.algorithms.critic import Critic
 from al_ray.algorithms.losses.token import Loss
@@ -55,15 +55,18 @@ class Learner:
         self._world_size = world_size
         self._device = torch.device(spec.device)
         self._model = load_model(spec.model, self._device)
+        self._policies = list(spec.policies)
         if spec.lora is not None:
-            adapter.add_adapter(self._model, spec.lora, spec.seed)
+            adapter.add_adapters(self._model, spec.lora, self._policies, spec.seed)
         if spec.recompute:
             recompute_layers(self._model)
         self._held: Held
         if not (spec.sharded and world_size > 1):
-            self._held = Whole(self._model, world_size)
+            self._held = Whole(self._model, self._policies, world_size)
+            self._begin()
         self._how: Computation | None = None
-        self._stage: Stage | None = None
+        self._stages: dict[str, Stage] = {}
+        """By policy."""
         self._version = 0
         self._publisher = PUBLISHERS[spec.transport](rank)
         self._store: dist.TCPStore | None = None
@@ -88,7 +91,20 @@ class Learner:
             from al_ray.actors.learner.holding.sharded import Sharded  # torch's FSDP takes a second to import
 
             how = self._computation()  # which is tried out on the whole model
-            self._held = Sharded(self._model, how, self._spec.dtype)
+            self._held = Sharded(self._model, self._policies, how, self._spec.dtype)
+            self._begin()
+
+    def _begin(self) -> None:
+        """As the adapters that the policies are to begin as."""
+        for policy in self._each_policy():
+            if (folder := self._spec.policies[policy]) is not None:
+                checkpoint.read_adapter(self._held, policy, Path(folder))
+
+    def _each_policy(self) -> Iterator[str]:
+        """In use while it is looked at."""
+        for policy in self._policies:
+            self._held.use(policy)
+            yield policy
 
     def computes(self) -> str:
         """How rows are computed, in words. Raises ``RecipeError`` where the model cannot be trained."""
@@ -111,36 +127,44 @@ class Learner:
         return self._version
 
     def start_stage(self, spec: StageSpec) -> None:
-        """A fresh optimizer, reference and critic."""
+        """A fresh optimizer, reference and critic, for each policy."""
         how = self._computation()  # which may give the model another attention
-        model = self._model
+        if spec.critic is not None and how.head is None:
+            cure = f"needs the last states of the model, which {type(self._model).__name__} does not tell"
+            raise RecipeError(Problem("stages.credit", "gae", cure))
+        self._stages = {policy: self._new_stage(spec) for policy in self._each_policy()}
+
+    def _new_stage(self, spec: StageSpec) -> Stage:
+        """Of the policy in use."""
+        optimizer = adamw([parameter for _, parameter in self._held.trained()], spec.optimizer)
         reference = Kept(self._held, spec.reference) if spec.reference else None
         critic = None
         if spec.critic is not None:
-            if how.head is None:
-                cure = f"needs the last states of the model, which {type(model).__name__} does not tell"
-                raise RecipeError(Problem("stages.credit", "gae", cure))
-            critic = Critic(model.get_output_embeddings().weight.shape[1], spec.critic)
-        self._stage = Stage(spec, self._held, adamw(model, spec.optimizer), reference, critic)
+            critic = Critic(self._model.get_output_embeddings().weight.shape[1], spec.critic)
+        return Stage(spec, self._held, optimizer, reference, critic)
 
     def observe(
         self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
     ) -> Observations:
         """Of this rank's calls: their divergence from the reference by an ``estimator``, if one is named, and
         ``features`` for the critic."""
-        assert self._stage is not None, "start_stage comes first"
-        reference = self._stage.reference if estimator else None
-        assert reference is not None or not estimator, "the stage keeps no reference"
-        return observe(
-            self._held,
-            reference,
-            rows,
-            self._computation(),
-            self._spec.dtype,
-            loss.temperature,
-            estimator or "k1",
-            features=features,
-        )
+        assert self._stages, "start_stage comes first"
+        found = []
+        for policy in self._each_policy():
+            reference = self._stages[policy].reference if estimator else None
+            assert reference is not None or not estimator, "the stage keeps no reference"
+            part = observe(
+                self._held,
+                reference,
+                [row for row in rows if row.policy == policy],
+                self._computation(),
+                self._spec.dtype,
+                loss.temperature,
+                estimator or "k1",
+                features=features,
+            )
+            found.append(part)
+        return Observations.joined(found)
 
     def critic_values(self, features: np.ndarray) -> np.ndarray:
         """What the first rank's critic expects, ``[C]``, of calls of these features, ``[C, H]``."""
@@ -152,18 +176,46 @@ class Learner:
 
     @property
     def _critic(self) -> Critic:
-        assert self._stage is not None and self._stage.critic is not None, "the stage has no critic"
-        return self._stage.critic
+        stage = self._stages.get(self._policies[0])
+        assert stage is not None and stage.critic is not None, "the stage has no critic"
+        return stage.critic
 
     def update(self, batches: Sequence[Sequence[Row]], loss: Loss) -> UpdateReport:
-        """An optimizer step for each of ``batches``, this rank's rows of it; the report is of all ranks.
+        """An optimizer step of each policy for each of ``batches``, this rank's rows of it; the report is of
+        all ranks.
 
-        Gradients that are not finite move nothing, which ``optim/steps_refused`` counts. So it is where no
-        token has a gradient (``optim/steps_empty``): what AdamW remembers of earlier steps must not move the
-        weights alone. The policy version rises by one if anything moved.
+        A policy is moved by its own rows as if it were alone. Gradients that are not finite move nothing,
+        which ``optim/steps_refused`` counts. So it is where no token has a gradient (``optim/steps_empty``):
+        what AdamW remembers of earlier steps must not move the weights alone. The policy version rises by one
+        if anything moved.
         """
-        assert self._stage is not None, "start_stage comes first"
-        stage = self._stage
+        assert self._stages, "start_stage comes first"
+        if unknown := {row.policy for rows in batches for row in rows} - self._stages.keys():
+            raise ValueError(f"rows of policies that do not learn: {sorted(unknown)}")
+        tally, norms, of_policies = Tally(), list[float](), dict[str, float]()
+        for policy in self._each_policy():
+            own = [[row for row in rows if row.policy == policy] for rows in batches]
+            own_tally, own_norms = self._update(own, loss, self._stages[policy])
+            tally.add(own_tally)
+            norms += own_norms
+            if len(self._policies) > 1:
+                told = own_tally.metrics(len(own)) | of_norms(own_norms)
+                of_policies |= {f"{key}/{policy}": told[key] for key in OF_POLICIES if key in told}
+        self._version += any(map(moves, norms))
+        metrics = {
+            **tally.metrics(len(norms)),
+            **of_norms(norms),
+            **of_policies,
+            "learner/peak_gib": peak_bytes(self._device) / 2**30,
+            "learner/estimated_gib": self._spec.estimated / 2**30,
+            "optim/lr": self._stages[self._policies[0]].optimizer.param_groups[0]["lr"],
+        }
+        return UpdateReport(self._version, metrics)
+
+    def _update(
+        self, batches: Sequence[Sequence[Row]], loss: Loss, stage: Stage
+    ) -> tuple[Tally, list[float]]:
+        """An update of the policy in use; returns also the norm of each step's gradient."""
         if loss.kl_coefficient > 0 and stage.reference is None:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs a stage that keeps a reference")
         if len(batches) > 1 and self._on_any_rank(_needs_proximal(batches, loss)):
@@ -172,24 +224,12 @@ class Learner:
         rate = learning_rate(stage.spec.optimizer, stage.step, stage.spec.updates)
         for group in stage.optimizer.param_groups:
             group["lr"] = rate
-        tally, norms = Tally(), []
-        for rows in batches:
-            norms.append(self._step(rows, loss, stage, tally))
-        moved = [math.isfinite(norm) and norm > 0 for norm in norms]
-        self._version += any(moved)
+        tally = Tally()
+        norms = [self._step(rows, loss, stage, tally) for rows in batches]
         stage.step += 1
         if stage.reference is not None:
             stage.reference.move(stage.step)
-        metrics = tally.metrics(len(batches)) | {
-            "learner/peak_gib": peak_bytes(self._device) / 2**30,
-            "learner/estimated_gib": self._spec.estimated / 2**30,
-            "optim/grad_norm": math.fsum(norms) / len(norms),
-            "optim/lr": rate,
-            "optim/steps": float(sum(moved)),
-            "optim/steps_refused": float(sum(not math.isfinite(norm) for norm in norms)),
-            "optim/steps_empty": float(norms.count(0.0)),
-        }
-        return UpdateReport(self._version, metrics)
+        return tally, norms
 
     def _step(self, rows: Sequence[Row], loss: Loss, stage: Stage, tally: Tally) -> float:
         """One optimizer step on all ranks' rows, added to ``tally``; returns the norm of its gradient, which
@@ -207,7 +247,7 @@ class Learner:
         self._held.sum_gradient()
         tally.add(self._of_all_ranks(own))
         norm = self._held.clip(stage.spec.optimizer.max_grad_norm)
-        if math.isfinite(norm) and norm > 0:
+        if moves(norm):
             stage.optimizer.step()
         return norm
 
@@ -254,12 +294,14 @@ class Learner:
         return merged
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What engines are given, as it is held, what is trained in the published dtype: an adapter by names
-        in files; a model with its buffers, by its own names (``in_files``)."""
+        """What engines are given, as it is held, what is trained in the published dtype: each policy's adapter by
+        names in files; a model with its buffers, by its own names (``in_files``)."""
         dtype = getattr(torch, self._spec.dtype)
         if self._spec.lora is not None:
-            for name, parameter in self._held.trained():
-                yield adapter.public_name(name), parameter.detach().to(dtype)
+            for policy in self._each_policy():
+                for name, parameter in self._held.trained():
+                    public = name_of_policy(policy, adapter.public_name(policy, name))
+                    yield public, parameter.detach().to(dtype)
             return
         for name, tensor in in_state(self._model):
             yield name, tensor.detach().to(dtype) if tensor.requires_grad else tensor
@@ -298,9 +340,10 @@ class Learner:
         """Free what was published."""
         self._publisher.close()
 
-    def logprobs(self, token_ids: Sequence[int]) -> list[float]:
-        """Of each token but the first, given those before it, at temperature 1."""
+    def logprobs(self, token_ids: Sequence[int], policy: str = "") -> list[float]:
+        """Of each token but the first, given those before it, at temperature 1, by a policy."""
         self._computation()
+        self._held.use(policy)
         asked = partial(sequence_logprobs, token_ids=token_ids, dtype=self._spec.dtype)
         with torch.no_grad():
             return self._held.compute(asked)
@@ -308,8 +351,14 @@ class Learner:
     def save(self, folder: str) -> None:
         """A model's or an adapter's folder, with the resume state, whole or not at all; the first rank's.
         Raises ``CheckpointError`` where it cannot be written."""
-        state = {"policy_version": self._version, "stage": self._stage and self._stage.state()}
-        values = {name: self._held.whole(parameter.detach()) for name, parameter in self._held.trained()}
+        state = {
+            "policy_version": self._version,
+            "stages": {policy: stage.state() for policy, stage in self._stages.items()},
+        }
+        values = {
+            policy: {name: self._held.whole(parameter.detach()) for name, parameter in self._held.trained()}
+            for policy in self._each_policy()
+        }
         if self._rank > 0:
             return
         with checkpoint.writing(Path(folder)), whole_folder(Path(folder)) as unfinished:
@@ -322,11 +371,11 @@ class Learner:
             checkpoint.read_model(self._held, self._spec, Path(folder))
             state = checkpoint.read_resume(Path(folder), in_parts=self._spec.sharded)
         self._version = state["policy_version"]
-        self._stage = None
-        if saved := state["stage"]:
-            self.start_stage(spec_of(saved))
-            assert self._stage is not None
-            self._stage.load(saved)
+        self._stages = {}
+        if saved := state["stages"]:
+            self.start_stage(spec_of(saved[self._policies[0]]))
+            for policy in self._each_policy():
+                self._stages[policy].load(saved[policy])
 
 
 def _needs_proximal(batches: Sequence[Sequence[Row]], loss: Loss) -> bool:

@@ -1,4 +1,5 @@
-"""Checkpoints: a Hugging Face model folder, or an adapter's, with ``resume/`` beside the weights."""
+"""Checkpoints: a Hugging Face model folder, or an adapter's, with ``resume/`` beside the weights. Of several
+policies each has its adapter's folder within."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.model import load_model
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.errors import CheckpointError
+from al_ray.machines import adapters
 
 _RESUME_STATE = Path("resume", "state.pt")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
@@ -39,7 +41,7 @@ def reading(folder: Path) -> Iterator[None]:
     """Raises ``CheckpointError`` where it is not what was written."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError, KeyError) as error:
         cure = "remove the folder, to go on from the checkpoint before it"
         raise CheckpointError(f"{folder}: the checkpoint is damaged: {error}; {cure}") from error
 
@@ -49,16 +51,23 @@ def _nearest(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
-def write_model(held: Held, values: Mapping[str, Tensor], spec: LearnerSpec, folder: Path) -> None:
-    """The trained ``values``, by name, and everything else byte for byte from the model's folder: a tokenizer
-    that was loaded and saved again might not be the same tokenizer."""
+def write_model(
+    held: Held, values: Mapping[str, Mapping[str, Tensor]], spec: LearnerSpec, folder: Path
+) -> None:
+    """The trained ``values``, by policy and name, and everything else byte for byte from the model's folder:
+    a tokenizer that was loaded and saved again might not be the same tokenizer."""
     source = Path(spec.model)
     if spec.lora is None:
         parameters = dict(held.model.named_parameters(remove_duplicate=False))
         others = {name: each for name, each in held.model.state_dict().items() if name not in parameters}
-        held.model.save_pretrained(folder, state_dict={**others, **values})
+        (of_model,) = values.values()
+        held.model.save_pretrained(folder, state_dict={**others, **of_model})
     else:
-        adapter.write(folder, values, spec.lora, spec.model)
+        for policy, own in values.items():
+            place = adapters.place_of(folder, policy)
+            place.mkdir(parents=True, exist_ok=True)
+            public = {adapter.public_name(policy, name): value for name, value in own.items()}
+            adapter.write(place, public, spec.lora, spec.model)
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith(_WEIGHT_FILES) and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
@@ -72,8 +81,15 @@ def read_model(held: Held, spec: LearnerSpec, folder: Path) -> None:
         found = dict(load_model(str(folder), torch.device("cpu")).named_parameters())
         held.set(found)
     else:
-        saved = adapter.read(folder)
-        held.set({name: saved[adapter.public_name(name)] for name, _ in held.trained()})
+        for policy in held.policies:
+            held.use(policy)
+            read_adapter(held, policy, adapters.place_of(folder, policy))
+
+
+def read_adapter(held: Held, policy: str, folder: Path) -> None:
+    """The policy, which is in use, becomes the adapter in that folder."""
+    saved = adapter.read(folder)
+    held.set({name: saved[adapter.public_name(policy, name)] for name, _ in held.trained()})
 
 
 def write_resume(state: Mapping[str, Any], folder: Path) -> None:

@@ -124,9 +124,9 @@ class LearnerGroup:
         """For transports that push: what was published last, to engines that are paused."""
         self._on_all("send_weights")
 
-    def logprobs(self, token_ids: Sequence[int]) -> list[float]:
-        """Of each token but the first, under the current weights at temperature 1."""
-        logprobs: list[float] = self._on_all("logprobs", token_ids)[0]
+    def logprobs(self, token_ids: Sequence[int], policy: str = "") -> list[float]:
+        """Of each token but the first, under a policy's current weights at temperature 1."""
+        logprobs: list[float] = self._on_all("logprobs", token_ids, policy)[0]
         return logprobs
 
     def save(self, folder: str) -> None:

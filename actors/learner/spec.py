@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from al_ray.actors.weights.update import Transport
@@ -35,9 +36,12 @@ class LearnerSpec:
     sharded: bool = False
     """Each of several learners holds a part of the weights that it trains."""
     lora: LoraSection | None = None
-    """The adapter that is trained in place of the model."""
+    """The adapters that are trained in place of the model: what each is like."""
+    policies: Mapping[str, str | None] = field(default_factory=lambda: {"": None})
+    """Those that learn, by name, with the folder of the adapter that each begins as. Several have an adapter
+    each."""
     seed: int = 0
-    """Of the adapter's first weights."""
+    """Of an adapter's first weights, the same for each that begins as the model itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,25 @@ _TOTALS = (
 )
 
 
+OF_POLICIES = (_LOSS, "optim/grad_norm", "policy/entropy", _TOKENS)
+"""What is told of each of several policies too: under the key, a slash and its name."""
+
+
+def moves(norm: float) -> bool:
+    """Whether a step is taken whose gradient has this norm."""
+    return math.isfinite(norm) and norm > 0
+
+
+def of_norms(norms: Sequence[float]) -> dict[str, float]:
+    """Metrics of optimizer steps, by the norms of their gradients."""
+    return {
+        "optim/grad_norm": math.fsum(norms) / len(norms),
+        "optim/steps": float(sum(map(moves, norms))),
+        "optim/steps_refused": float(sum(not math.isfinite(norm) for norm in norms)),
+        "optim/steps_empty": float(norms.count(0.0)),
+    }
+
+
 def worth_computing(rows: Sequence[Row], loss: Loss) -> tuple[list[Row], dict[str, float]]:
     """The rows of a batch that have a gradient, and metrics of how many have."""
     kept = [row for row in rows if loss.trains(row)]
@@ -30,6 +50,8 @@ def worth_computing(rows: Sequence[Row], loss: Loss) -> tuple[list[Row], dict[st
         "learner/rows": float(len(rows)),
         "learner/rows_without_advantage": float(len(rows) - len(kept)),
     }
+    of_policies = Counter(row.policy for row in rows if row.policy)
+    told |= {f"learner/rows/{policy}": float(count) for policy, count in of_policies.items()}
     return kept, told
 
 

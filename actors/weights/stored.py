@@ -6,12 +6,12 @@ import fcntl
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from al_ray.actors.weights.update import NamedTensors, WeightUpdate
+from al_ray.actors.weights.update import NamedTensors, WeightUpdate, policy_and_name
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,29 @@ async def local_files(update: WeightUpdate) -> AsyncIterator[str]:
             file.write(memoryview(await shard))
             file.flush()
             yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+async def adapters_of(update: WeightUpdate) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of each policy's adapter, by their names in an adapter's file."""
+    from safetensors.torch import load_file
+
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    async for path in local_files(update):
+        for name, tensor in load_file(path).items():
+            policy, of_adapter = policy_and_name(name)
+            found.setdefault(policy, {})[of_adapter] = tensor
+    return found
+
+
+@contextmanager
+def as_file(tensors: Mapping[str, torch.Tensor]) -> Iterator[Path]:
+    """A safetensors file in memory, which other processes of this node may read inside."""
+    from safetensors.torch import save
+
+    with open(os.memfd_create(PREFIX), "wb") as file:
+        file.write(save(dict(tensors)))
+        file.flush()
+        yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
 
 
 class SharedMemoryPublisher:

@@ -36,6 +36,17 @@ BACKENDS: Mapping[Transport, Literal["al_ray", "nccl", "ipc"]] = {
 """vLLM's weight transfer backend (``EngineSpec.weight_transfer``) of each transport."""
 
 
+def name_of_policy(policy: str, name: str) -> str:
+    """What a tensor of a policy's adapter is called in an update, beside those of others."""
+    return f"{policy}/{name}" if policy else name
+
+
+def policy_and_name(name: str) -> tuple[str, str]:
+    """The reverse: whose a tensor is, and what it is called there."""
+    policy, _, of_adapter = name.rpartition("/")
+    return policy, of_adapter
+
+
 def transport(device: Literal["cpu", "gpu"], *, together: bool) -> Transport:
     """The transport to use: ``together`` is one node on CPU and the same devices on GPU."""
     return _TRANSPORTS[device, together]

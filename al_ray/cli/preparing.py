@@ -12,7 +12,7 @@ from al_ray.actors.agent import environment
 from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.errors import Problem, UserError
-from al_ray.machines import models
+from al_ray.machines import adapters, models
 from al_ray.machines.plan import Plan, plan
 from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
@@ -52,6 +52,7 @@ def validate(recipe: Recipe, path: Path) -> None:
         tried(lambda: models.require_whole(model, recipe.model))
         tried(lambda: models.require_trainable(model, recipe.model))
         tried(lambda: require_teachers(recipe, model))
+    tried(lambda: adapters.require_alike(recipe))
     placed: Plan | None = tried(lambda: _planned(recipe))
     reckoned: list[str] = []
     if model is not None and placed is not None:

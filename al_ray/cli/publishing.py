@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from al_ray.errors import Problem, UserError
+from al_ray.machines import adapters
 from al_ray.run.ended import model_folder
 from al_ray.run.ended.push import pushed
 from al_ray.run.ended.serving import server
@@ -34,4 +35,14 @@ def export(checkpoint: Path, output: Path, push: str | None, **of_records: objec
 
 
 def _recipe_folder(checkpoint: Path) -> RunFolder:
-    return RunFolder.open(recipe_of(checkpoint).parent)
+    """Raises ``UserError`` where there is no one model."""
+    folder = RunFolder.open(recipe_of(checkpoint).parent)
+    recipe = folder.recipe()
+    if recipe.policies:
+        modules = " ".join(
+            f"{name}={adapters.place_of(checkpoint, name)}" for name in recipe.trained_policies
+        )
+        cure = "holds adapters of several policies, which peft loads, and vLLM: vllm serve "
+        cure += f"{recipe.model.path} --enable-lora --lora-modules {modules}"
+        raise UserError(Problem("checkpoint", str(checkpoint), cure))
+    return folder

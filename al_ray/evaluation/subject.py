@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from al_ray.errors import Problem, UserError
+from al_ray.machines import adapters
 from al_ray.recipe import Recipe, UpstreamSection, http_url
 from al_ray.recipe.checks import key_problem
 
@@ -45,6 +46,8 @@ def subject(target: Path, recipe: Recipe, elsewhere: Served | None) -> Recipe:
     # Elsewhere than runs, so that the newest run is never an evaluation.
     recipe = recipe.model_copy(update={"output": f"{recipe.output}/evaluations"})
     if elsewhere is None:
+        if target.is_dir() and recipe.policies:
+            return _with_adapters(recipe, target.resolve())
         return _with_model(recipe, str(target.resolve())) if target.is_dir() else recipe
     # Servers use names that no key of a recipe may have: llama3:8b.
     name = re.sub(r"[^\w.-]", "-", elsewhere.model.rpartition("/")[2]).lstrip(".-") or "model"
@@ -53,6 +56,17 @@ def subject(target: Path, recipe: Recipe, elsewhere: Served | None) -> Recipe:
     )
     recipe = recipe.model_copy(update={"upstreams": {**recipe.upstreams, name: upstream}})
     return _with_model(recipe, name)
+
+
+def _with_adapters(recipe: Recipe, checkpoint: Path) -> Recipe:
+    """Each policy that was trained is as the checkpoint has it."""
+    policies = {
+        name: policy
+        if policy.frozen
+        else policy.model_copy(update={"adapter": str(adapters.place_of(checkpoint, name))})
+        for name, policy in recipe.policies.items()
+    }
+    return recipe.model_copy(update={"policies": policies})
 
 
 def _with_model(recipe: Recipe, path: str) -> Recipe:

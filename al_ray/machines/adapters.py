@@ -19,11 +19,12 @@ from filelock import FileLock
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines import tensors
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import LoraSection
+from al_ray.recipe import LoraSection, Recipe
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
 _MERGED: Final = "merged"
+_POLICIES: Final = "policies"
 _OF_LAYER: Final = re.compile(r"\.\d+\..*?(\w+)\.weight$")
 """The last part of the name of something that each layer has."""
 _OF_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
@@ -44,6 +45,11 @@ def config(section: LoraSection, base: str) -> dict[str, Any]:
         "bias": "none",
         "inference_mode": True,
     }
+
+
+def place_of(checkpoint: Path, policy: str) -> Path:
+    """Where a checkpoint has the policy's adapter: within, where there are several."""
+    return checkpoint / _POLICIES / policy if policy else checkpoint
 
 
 @contextmanager
@@ -74,6 +80,33 @@ def problem_of_targets(folder: Path, section: LoraSection) -> Problem | None:
 def has_experts(folder: Path) -> bool:
     """Whether the model in that folder does."""
     return any(_OF_EXPERTS.search(name) for name, _ in tensors.shapes(folder))
+
+
+def require_alike(recipe: Recipe) -> None:
+    """Raises ``RecipeError`` where what a policy is to begin as is no adapter like the others."""
+    section = recipe.model.lora
+    begin = {name: policy.adapter for name, policy in recipe.policies.items() if policy.adapter is not None}
+    problems = [
+        problem
+        for name, folder in begin.items()
+        if section and (problem := problem_of(f"policies.{name}.adapter", Path(folder), section))
+    ]
+    if problems:
+        raise RecipeError(*problems)
+
+
+def problem_of(where: str, folder: Path, section: LoraSection) -> Problem | None:
+    """Why what lies in that folder, which stands ``where`` in the recipe, is no adapter like the others of a
+    run, which are as ``section`` says."""
+    if not is_adapter(folder) or not (folder / WEIGHTS).is_file():
+        return Problem(where, str(folder), f"holds no adapter: no {CONFIG} and {WEIGHTS}")
+    found, wanted = json.loads((folder / CONFIG).read_bytes()), config(section, "")
+    for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
+        theirs, ours = found.get(key), wanted[key]
+        if (sorted(theirs or ()) != sorted(ours)) if key == "target_modules" else theirs != ours:
+            cure = f"has {key} {theirs}, and model.lora.{name} is {ours}: adapters of a run are alike"
+            return Problem(where, str(folder), cure)
+    return None
 
 
 def is_adapter(folder: Path) -> bool:

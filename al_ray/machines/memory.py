@@ -142,7 +142,7 @@ def _engine_and_room(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, mem
 
 def _fixed(recipe: Recipe, device: Literal["cpu", "gpu"], model: Sizes, dtype: Dtype) -> dict[str, int]:
     sharers = _sharers(recipe)
-    trained = _FLOAT * (_adapter(model, recipe.model.lora) if recipe.model.lora else model.parameters)
+    trained = _FLOAT * _trained(recipe, model)
     frozen = _base_width(recipe, dtype) * model.parameters if recipe.model.lora else 0
     reference = any(getattr(stage, "kl_coefficient", 0) > 0 for stage in recipe.stages)
     return {
@@ -152,6 +152,12 @@ def _fixed(recipe: Recipe, device: Literal["cpu", "gpu"], model: Sizes, dtype: D
         **({"reference": trained // sharers} if reference else {}),
         "libraries": _LIBRARIES[device],
     }
+
+
+def _trained(recipe: Recipe, model: Sizes) -> int:
+    """Parameters."""
+    section = recipe.model.lora
+    return len(recipe.trained_policies) * _adapter(model, section) if section else model.parameters
 
 
 def _sharers(recipe: Recipe) -> int:

@@ -15,6 +15,7 @@ from al_ray.recipe.agent import (
     TransitionsSection,
 )
 from al_ray.recipe.health import HealthSection
+from al_ray.recipe.policies import PolicySection, policy_of
 from al_ray.recipe.recipe import (
     DataSection,
     EvaluationSection,
@@ -74,6 +75,7 @@ __all__ = [
     "OnPolicyDistillationStage",
     "OptimizerSection",
     "PlacementSection",
+    "PolicySection",
     "Recipe",
     "ReinforcementStage",
     "RejectionSamplingStage",
@@ -91,4 +93,5 @@ __all__ = [
     "UpstreamSection",
     "WandbSection",
     "http_url",
+    "policy_of",
 ]

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -26,7 +25,9 @@ from al_ray.recipe import (
     SupervisedStage,
     dotted,
     model_name,
+    policy_checks,
 )
+from al_ray.recipe.policies import may_share_a_name, policy_of
 from al_ray.types import Signals
 
 SIGNALS: Final = tuple(field.name for field in fields(Signals))
@@ -312,7 +313,10 @@ def _trained_alike(recipe: Recipe) -> Iterator[Problem]:
         return
     sampling = recipe.agent.sampling
     for pattern, own in sampling.agents.items():
-        if not any(_may_share_a_name(pattern, trained) for trained in recipe.transitions.train):
+        if not any(may_share_a_name(pattern, trained) for trained in recipe.transitions.train):
+            continue
+        answers = policy_of(recipe.policies, pattern)  # who is named by a pattern may be anybody's
+        if answers and recipe.policies[answers].frozen and not set("*?[") & set(pattern):
             continue
         for field in own.model_fields_set & {"temperature", "top_p"}:
             if getattr(own, field) != getattr(sampling, field):
@@ -321,13 +325,6 @@ def _trained_alike(recipe: Recipe) -> Iterator[Problem]:
                     "computes, for transitions.train may name such an agent; or name there who is trained"
                 )
                 yield Problem(f"agent.sampling.agents.{pattern}.{field}", getattr(own, field), cure)
-
-
-def _may_share_a_name(one: str, other: str) -> bool:
-    """Of two patterns: whether a name may match both. Told for certain where one of them is a name."""
-    if not set("*?[") & set(one):
-        return fnmatchcase(one, other)
-    return bool(set("*?[") & set(other)) or fnmatchcase(other, one)
 
 
 def _evaluation(recipe: Recipe) -> Iterator[Problem]:
@@ -412,7 +409,9 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"stages"}, _stages),
     ({"stages", "agent", "upstreams"}, _distillation),
     ({"stages", "agent"}, _exploration),
-    ({"stages", "agent", "transitions"}, _trained_alike),
+    ({"stages", "agent", "transitions", "policies"}, _trained_alike),
+    ({"policies", "model", "transitions"}, policy_checks.policies),
+    ({"policies", "stages"}, policy_checks.stages),
     ({"transitions"}, _transitions),
     ({"evaluation"}, _evaluation),
     ({"upstreams", "model"}, _upstreams),

@@ -30,6 +30,8 @@ class HealthSection(Section):
     """Answers that were cut off for want of room."""
     branches: Share = 0.3
     """Calls that could not begin with the tokens of the conversation that they continue."""
+    idle_policies: Share = 0.0
+    """Of several policies, those that answered no call."""
     entropy_fall: Share = 0.8
     """By how much the entropy has fallen since the first step of the stage."""
     wasted_tokens: Share = 0.8

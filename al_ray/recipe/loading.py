@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -210,6 +210,10 @@ def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetail
         if isinstance(values, dict) and isinstance(values.get(key), str):
             # Not resolved: the link to an interpreter is what makes it that of an environment.
             values[key] = os.path.abspath(path.parent / values[key])
+    policies = raw.get("policies")
+    for policy in policies.values() if isinstance(policies, dict) else ():
+        if isinstance(policy, dict) and isinstance(policy.get("adapter"), str):
+            policy["adapter"] = os.path.abspath(path.parent / policy["adapter"])
     sandbox = agent.get("sandbox") if isinstance(agent, dict) else None
     if isinstance(sandbox, dict) and isinstance(mounts := sandbox.get("mounts"), dict):
         sandbox["mounts"] = {
@@ -253,6 +257,8 @@ def _problem(error: ErrorDetails) -> Problem:
         cure = "write it as package.module:attribute"
         if location == ("name",):
             cure = "letters, digits and _.- are allowed, the first a letter or digit"
+        elif location[0] == "policies":
+            cure = "a policy's name: letters, digits and _- are allowed, the first a letter or digit"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         shown.append("algorithm")
         value = value.get("algorithm", "absent")
@@ -263,12 +269,15 @@ def _problem(error: ErrorDetails) -> Problem:
 def _keys_beside(location: Sequence[int | str]) -> list[str]:
     """The keys that are known where ``location`` ends."""
     section: Any = Recipe
-    for part in location[:-1]:
+    parts = iter(location[:-1])
+    for part in parts:
         if part in STAGES:
             section = STAGES[str(part)]
         elif not isinstance(part, int):
             annotation = section.model_fields[part].annotation
             section = next((t for t in (annotation, *_arguments(annotation)) if _is_section(t)), section)
+            if get_origin(annotation) is dict:  # of sections by names that are no keys of ours
+                next(parts, None)
     return list(section.model_fields)
 
 

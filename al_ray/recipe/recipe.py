@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue
 
 from al_ray.recipe.agent import AgentSection, SamplingSection, TransitionsSection
 from al_ray.recipe.health import HealthSection
+from al_ray.recipe.policies import PolicyName, PolicySection
 from al_ray.recipe.section import DottedPath, Name, Positive, Section
 from al_ray.recipe.stages import AnyStage
 from al_ray.recipe.system import (
@@ -143,6 +144,8 @@ class Recipe(Section):
     data: DataSection
     agent: AgentSection
     transitions: TransitionsSection = TransitionsSection()
+    policies: dict[PolicyName, PolicySection] = {}
+    """Several policies behind one URL, by name. None: one policy answers every agent."""
     stages: Annotated[list[AnyStage], Field(min_length=1)]
     """Run one after the other."""
     evaluation: EvaluationSection = EvaluationSection()
@@ -160,3 +163,11 @@ class Recipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     wandb: WandbSection = WandbSection()
     traces: TracesSection = TracesSection()
+
+    @property
+    def trained_policies(self) -> Mapping[str, str | None]:
+        """Those that learn, by name, with the adapter's folder that each begins as; where there are no
+        several, the one, whose name is empty."""
+        if not self.policies:
+            return {"": None}
+        return {name: policy.adapter for name, policy in self.policies.items() if not policy.frozen}

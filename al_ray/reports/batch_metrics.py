@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -154,6 +154,16 @@ def source_metrics(groups: Sequence[Group], trajectories: Sequence[Trajectory]) 
     return {
         **{f"rollout/source/{name}": count for name, count in sorted(Counter(source.values()).items())},
         **{f"reward/source/{name}": _mean(given) for name, given in sorted(rewards.items())},
+    }
+
+
+def policy_metrics(trajectories: Sequence[Trajectory], policies: Collection[str]) -> dict[str, float]:
+    """How many calls of a rollout each of several policies answered, and the share of those that answered
+    none."""
+    calls = Counter(call.policy for trajectory in trajectories for call in trajectory.transitions)
+    return {
+        **{f"rollout/calls/{name}": calls[name] / max(1, len(trajectories)) for name in policies},
+        "health/idle_policies": sum(not calls[name] for name in policies) / len(policies),
     }
 
 

@@ -65,6 +65,9 @@ RULES: Final[Sequence[Rule]] = (
     Rule("health/branches", "of the calls that continue a conversation could not begin with its tokens, "
          "which are computed again", "lineage/branch_REASON tells why: what the agent rewrites it had better "
          "leave as it was; what the template renders otherwise is cured by a model.chat_template"),
+    Rule("health/idle_policies", "of the policies answered no call, and learnt nothing",
+         "rollout/calls/NAME in metrics.jsonl tells which; policies.NAME.agents are to be names that agents "
+         "give, which al-ray rollouts shows beside their calls"),
     Rule(_FALL, "is what the entropy has fallen by since the first step of the stage: the rollouts of a "
          "group become alike", "lower the learning rate, raise clip_high, or set kl_coefficient"),
     Rule("off_policy/mismatch_kl", "lie between the learner and the sampler of its tokens, so that the "

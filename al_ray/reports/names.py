@@ -167,6 +167,19 @@ LEARNERS: Final[Sequence[Metric]] = (
 )
 """The update, as the learners report it: means are over trained tokens, those of rows with a gradient."""
 
+POLICIES: Final[Sequence[Metric]] = (
+    Metric("rollout/calls/NAME", "calls", "Mean calls of a rollout that the policy answered."),
+    Metric("optim/loss/NAME", "", "Loss of the policy's optimizer steps, on average."),
+    Metric("optim/grad_norm/NAME", "", "Norm of the policy's gradient before clipping, on average."),
+    Metric("policy/entropy/NAME", "nats", "Mean entropy over the policy's trained tokens."),
+    Metric("learner/rows/NAME", "rows", "Rows that the policy learns from."),
+    Metric("learner/trained_tokens/NAME", "tokens", "The policy's trained tokens, in every epoch."),
+    Metric("demonstration/of_others", "tasks", "Demonstrations left out: of agents whose policy is frozen."),
+    Metric("health/idle_policies", "share", "Policies that answered no call.",
+           gauge="al_ray_idle_policies"),
+)
+"""Where a recipe has several policies, of each by its name; the keys without a name are of all together."""
+
 HEALTH: Final[Sequence[Metric]] = (
     Metric("health/failed", "share", "Rollouts of the batch that failed.", gauge="al_ray_failed"),
     Metric("health/without_calls", "share", "Rollouts of the batch in which the model answered no call.",
@@ -210,4 +223,13 @@ TIMES: Final[Sequence[Metric]] = (
 """What each phase took. Ray has one gauge for all, told apart by its tag ``phase``."""
 # fmt: on
 
-METRICS: Final[Sequence[Metric]] = (*EVALUATION, *BATCH, *FURTHER, *LEARNERS, *HEALTH, *STEP, *TIMES)
+METRICS: Final[Sequence[Metric]] = (
+    *EVALUATION,
+    *BATCH,
+    *FURTHER,
+    *LEARNERS,
+    *POLICIES,
+    *HEALTH,
+    *STEP,
+    *TIMES,
+)

@@ -56,6 +56,14 @@ class ToldCall:
     answers: Sequence[ToldAnswer]
     replayed: bool
     """It was answered with what was recorded in another rollout."""
+    policy: str
+    """Which of several answered it; empty: there is one."""
+
+    @property
+    def title(self) -> str:
+        """Which call it is, whose, and by whom it was answered."""
+        of_agent = f" of {self.agent}" if self.agent else ""
+        return f"call {self.number}{of_agent}" + (f", answered by {self.policy}" if self.policy else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,7 @@ def _calls(nesting: Nesting, around: Mapping[str, Sequence[Span]]) -> Iterator[T
             messages=fresh,
             answers=answers,
             replayed=call_span.is_replayed(call),
+            policy=call_span.policy(call),
         )
 
 

@@ -135,10 +135,9 @@ def told_lines(told: Told, advantages: Mapping[str, float] | None = None) -> lis
 
 
 def _call(call: ToldCall, advantages: Mapping[str, float]) -> list[Text]:
-    title = f"call {call.number}" + (f" of {call.agent}" if call.agent else "")
     prompt = "" if call.prompt_tokens is None else f" {call.prompt_tokens} prompt tokens,"
     how = "from the record" if call.replayed else f"{call.seconds:.2f} s"
-    lines = [_heading(f"{title}:{prompt} {how}")]
+    lines = [_heading(f"{call.title}:{prompt} {how}")]
     if call.earlier:
         lines.append(_indented(f"({call.earlier} messages as before)", "dim"))
     for message in call.messages:

@@ -112,7 +112,8 @@ def _transitions(
     found = signals(nesting)
     for call, given in answers:
         agent = nesting.agent(call)
-        trained = any(fnmatchcase(agent, pattern) for pattern in settings.train)
+        named = any(fnmatchcase(agent, pattern) for pattern in settings.train)
+        trained = named and not call_span.is_frozen(call)
         prompt_ids = tuple(call_span.prompt_ids(call))
         for choice, reason in given:
             if reason is not None:
@@ -130,6 +131,7 @@ def _transitions(
                     finish_reason=choice.finish_reason,
                     trained=trained,
                     constrained=call_span.is_constrained(call),
+                    policy=call_span.policy(call),
                     signals=found.get((call.id, choice.index), Signals()),
                 ),
             )

@@ -58,6 +58,9 @@ class Chosen:
 def chosen(folder: RunFolder, recipe: Recipe, wanted: Wanted) -> Chosen:
     """``recipe`` is the run's. Raises ``UserError`` if it has recorded no such rollouts, or does not keep the
     weights."""
+    if recipe.policies:
+        cure = "has several policies, and a call is measured by playing on from it with one: not supported"
+        raise UserError(Problem("run", str(folder.path), cure))
     with closing(Records(folder.store_url)) as records:
         named = [find(records, prefix) for prefix in wanted.rollouts]
         step = _step(folder, recipe, records, wanted, named)

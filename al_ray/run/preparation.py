@@ -16,7 +16,7 @@ from al_ray.actors.agent import environment, interpreter
 from al_ray.actors.agent.walls import wall
 from al_ray.data.task_order import digest
 from al_ray.data.tasks import Tasks, load_tasks
-from al_ray.machines import models
+from al_ray.machines import adapters, models
 from al_ray.machines.plan import Plan, plan, this_machine
 from al_ray.protocols import Service
 from al_ray.recipe import NodeShape, Recipe, dotted
@@ -76,6 +76,7 @@ def prepared(
         model = None if hosted else models.resolve(path, console.phase)
     if model is not None:
         models.require_whole(model, recipe.model)
+        adapters.require_alike(recipe)
         if learn:
             models.require_trainable(model, recipe.model)
             with console.part("teachers"):

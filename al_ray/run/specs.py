@@ -34,8 +34,11 @@ def transport_of(recipe: Recipe, plan: Plan) -> Transport:
 
 
 def engine_spec(recipe: Recipe, plan: Plan, model: Path, *, learn: bool) -> EngineSpec:
-    """``learn``: what it answers with will change."""
+    """``learn``: what it answers with will change, but for what is frozen."""
     section, engines = recipe.model, recipe.engines
+    begins = {name: policy.adapter for name, policy in recipe.policies.items() if policy.adapter is not None}
+    trained = recipe.trained_policies if learn else {}
+    kept = {name: folder for name, folder in begins.items() if name not in trained}
     return EngineSpec(
         model_path=str(model),
         device=plan.device,
@@ -51,7 +54,9 @@ def engine_spec(recipe: Recipe, plan: Plan, model: Path, *, learn: bool) -> Engi
         tool_parser=section.tool_parser,
         reasoning_parser=section.reasoning_parser,
         weight_transfer=BACKENDS[transport_of(recipe, plan)],
-        lora=section.lora if learn else None,
+        lora=section.lora if trained or kept else None,
+        adapters=kept,
+        max_adapters=max(1, len(trained) + len(kept)),
     )
 
 
@@ -68,6 +73,7 @@ def learner_spec(recipe: Recipe, plan: Plan, model: Path) -> LearnerSpec:
         transport=transport_of(recipe, plan),
         sharded=recipe.learners.weights == "sharded",
         lora=recipe.model.lora,
+        policies=recipe.trained_policies,
         seed=recipe.seed,
         recompute=estimate.recompute if estimate else recipe.learners.recompute == "always",
         estimated=estimate.learner if estimate else 0,
@@ -85,6 +91,7 @@ def gateway_spec(recipe: Recipe, recorded: str | None) -> GatewaySpec:
                 "judge": _sampling(recipe.evaluation.sampling),
             },
             seed=recipe.seed,
+            policies=recipe.policies,
         ),
         limits=Limits(recipe.agent.limits.calls, recipe.agent.limits.tokens),
         hosted={

@@ -126,6 +126,16 @@ def choices(call: Span) -> Sequence[Choice]:
     ]
 
 
+def policy(call: Span) -> str:
+    """Which of several policies answered it; empty: there is one."""
+    return str(call.attributes.get(semconv.POLICY, ""))
+
+
+def is_frozen(call: Span) -> bool:
+    """Whether who answered it does not learn."""
+    return semconv.FROZEN in call.attributes
+
+
 def sampled_tokens(call: Span) -> int:
     """How many our engines sampled for it; counted without decoding them."""
     return sum(len(tokens["ids"]) for tokens in call.attributes.get(semconv.CHOICES) or () if tokens)

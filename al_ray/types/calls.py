@@ -50,6 +50,8 @@ class ChatRequest(Value):
     """Alternatives of each token to tell, beside itself. None: the agent asked for no log-probabilities."""
     parallel_tool_calls: bool = True
     """False: the agent is shown one tool call an answer."""
+    policy: str = ""
+    """Which of several policies answers; empty: there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class CompletionRequest(Value):
     prompt: str | Sequence[int]
     sampling: Sampling
     top_logprobs: int | None = None
+    policy: str = ""
 
 
 ModelRequest = ChatRequest | CompletionRequest

@@ -58,9 +58,12 @@ class Transition(Value):
     """What a critic expects to be earned from its call on."""
     finish_reason: str = "stop"
     trained: bool = True
-    """False: the call of an agent that is not trained; its tokens are at most others' context."""
+    """False: the call of an agent that is not trained, or of a policy that is frozen; its tokens are at most
+    others' context."""
     constrained: bool = False
     """Its tokens were drawn from those that a grammar allowed, and ``logprobs`` are of that distribution."""
+    policy: str = ""
+    """Which of several policies answered it; empty: there is one."""
     signals: Signals = Signals()
 
     @property
@@ -118,6 +121,8 @@ class Row(Value):
     constrained: np.ndarray | None = None
     """bool: the token was drawn from those that a grammar allowed, and its ``logprobs`` are of that
     distribution. None where no token of the row was."""
+    policy: str = ""
+    """Which of several policies sampled the trained tokens, and learns from them; empty: there is one."""
 
 
 @dataclass(frozen=True, slots=True)

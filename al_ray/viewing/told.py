@@ -230,7 +230,7 @@ def _call(each: ToldCall, span: Span, texts: Texts, place: tuple[str, int], time
     return Item(
         "call",
         *place,
-        f"call {each.number}" + (f" of {each.agent}" if each.agent else ""),
+        each.title,
         [*prompt, *how, *replayed],
         *times,
         earlier=each.earlier,

@@ -50,7 +50,7 @@ def misspelt(query: str, schema: str) -> str:
 
 
 def _call(role: str, state: Mapping[str, Any], reply: str) -> Demonstration:
-    return Demonstration([*agent.prompt(role, state), {"role": "assistant", "content": reply}])
+    return Demonstration([*agent.prompt(role, state), {"role": "assistant", "content": reply}], agent=role)
 
 
 def _result(task: Mapping[str, Any], query: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,10 +26,11 @@ from al_ray.algorithms.named import Algorithm, algorithm, needs_measured
 from al_ray.algorithms.rows import Aggregate
 from al_ray.recipe import OptimizerSection, ReinforcementStage, SamplingSection, SupervisedStage
 from al_ray.recipe.stages import CREDITS, NAMED
-from al_ray.types import Trajectory, Transition
+from al_ray.types import Row, Trajectory, Transition
 from tests.algorithms.forests import BATCHES
 
 OPTIMIZER = OptimizerSection(learning_rate=1e-5)
+SAMPLING = SamplingSection()
 GRPO = ReinforcementStage(algorithm="grpo", steps=1, optimizer=OPTIMIZER)
 
 
@@ -62,6 +64,39 @@ def test_the_tables_have_exactly_the_names_that_the_recipe_allows() -> None:
     }
     for field, table in tables.items():
         assert list(table) == choices(field), field
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name != "ppo"])
+def test_each_policy_has_the_rows_that_it_would_have_if_no_other_were_trained(name: str) -> None:
+    """Though one goes on where the other spoke: neither baseline, scale nor mean is shared."""
+
+    def played(number: int, reward: float, trained: str) -> Trajectory:
+        first = Transition("0", "a", (1, 2), (3, number), (-1.0, -2.0), 0, policy="writer")
+        then = (1, 2, 3, number, 5)
+        more = Transition("1", "b", then, (6,) * (number + 1), (-3.0,) * (number + 1), 0, policy="critic")
+        calls = [replace(t, trained=t.policy in trained) for t in [first, more][: 2 if number else 1]]
+        return Trajectory(f"r{number}", "g", "t", calls, reward)
+
+    def groups(trained: str) -> list[list[Trajectory]]:
+        return [[played(0, 1.0, trained), played(1, 0.25, trained), played(2, 0.5, trained)]]
+
+    given = {"steps": 1, "optimizer": OPTIMIZER, "algorithm": name, "kl_in": "reward", "kl_coefficient": 0.1}
+    chosen = algorithm(GRPO.model_validate(given), SAMPLING)
+    seen = Measured(
+        {(f"r{rollout}", call): 1.0 + rollout + 3 * call for rollout in (0, 1, 2) for call in (0, 1)}, {}
+    )
+    both = chosen.rows(groups("writer critic"), seen)
+    for policy in ("writer", "critic"):
+        own = {call: value for call, value in seen.divergences.items() if call[1] == (policy == "critic")}
+        found = [row for row in both if row.policy == policy]
+        alone = chosen.rows(groups(policy), Measured(own, {}))
+        assert len(found) == len(alone) == (3 if policy == "writer" else 2)
+        for ours, expected in zip(found, alone, strict=True):
+            for field in fields(Row):
+                np.testing.assert_array_equal(getattr(ours, field.name), getattr(expected, field.name))
+    (made,) = chosen.advantages(groups("writer critic"))
+    of_each = [chosen.advantages(groups(policy))[0] for policy in ("writer", "critic")]
+    assert made == [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(*of_each, strict=True)]
 
 
 def test_a_named_algorithm_chooses_what_was_published_and_a_recipe_may_choose_otherwise() -> None:

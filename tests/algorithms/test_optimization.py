@@ -26,15 +26,15 @@ def test_the_rate_rises_to_its_peak_and_falls_towards_zero_over_the_rest_of_the_
 def test_weight_decay_acts_on_matrices_only() -> None:
     model = nn.Linear(3, 3)
     start = [parameter.detach().clone() for parameter in model.parameters()]
-    FlatGradient(model)
-    adamw(model, OptimizerSection(learning_rate=0.1, weight_decay=0.5)).step()
+    FlatGradient(list(model.parameters()))
+    adamw(list(model.parameters()), OptimizerSection(learning_rate=0.1, weight_decay=0.5)).step()
     assert torch.allclose(model.weight, start[0] * 0.95)
     assert torch.equal(model.bias, start[1])
 
 
 def test_gradients_accumulate_in_the_buffer_and_are_clipped_to_the_global_norm() -> None:
     model = nn.Linear(2, 1)
-    gradient = FlatGradient(model)
+    gradient = FlatGradient(list(model.parameters()))
     for _ in range(2):
         model(torch.tensor([3.0, 4.0])).backward()
     assert gradient.vector.tolist() == [6, 8, 2]

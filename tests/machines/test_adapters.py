@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from al_ray.errors import RecipeError
 from al_ray.machines import adapters, models
-from al_ray.recipe import LoraSection, ModelSection
+from al_ray.recipe import LoraSection, ModelSection, Recipe
+from tests import toy
 from tests.conftest import write_tiny_model
 
 
@@ -42,3 +44,35 @@ def test_experts_which_are_held_as_one_tensor_get_no_adapter(tmp_path: Path) -> 
     models.require_adaptable(tmp_path, ModelSection(path=str(tmp_path)), "cpu")
     with pytest.raises(RecipeError, match=r"model\.lora: 'rank \d+': leave it out: the model has experts"):
         models.require_adaptable(tmp_path, section, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"r": 8}, "has r 8, and model.lora.rank is 4: adapters of a run are alike"),
+        ({"lora_alpha": 1}, "has lora_alpha 1, and model.lora.alpha is 32"),
+        (
+            {"target_modules": ["q_proj"]},
+            "has target_modules ['q_proj'], and model.lora.targets is ['k_proj', ",
+        ),
+        (None, "holds no adapter: no adapter_config.json"),
+    ],
+)
+def test_what_a_policy_begins_as_is_an_adapter_like_the_others(
+    tmp_path: Path, changed: dict[str, object] | None, told: str
+) -> None:
+    section = LoraSection(rank=4, targets=["k_proj", "q_proj"])
+    whole = adapters.config(section, "base") | {"target_modules": ["q_proj", "k_proj"]}
+    (tmp_path / adapters.WEIGHTS).touch()
+    if changed is not None:
+        (tmp_path / adapters.CONFIG).write_text(json.dumps(whole))
+        assert adapters.problem_of("policies.a.adapter", tmp_path, section) is None
+        (tmp_path / adapters.CONFIG).write_text(json.dumps(whole | changed))
+    found = str(adapters.problem_of("policies.a.adapter", tmp_path, section))
+    assert found.startswith(f"policies.a.adapter: '{tmp_path}': {told}")
+    policies = {"a": {"agents": ["x"], "adapter": str(tmp_path)}, "b": {"agents": ["y"]}}
+    content = toy.recipe(Path("model"), Path("out")) | {"policies": policies}
+    content["model"]["lora"] = section.model_dump()
+    with pytest.raises(RecipeError) as caught:
+        adapters.require_alike(Recipe.model_validate(content))
+    assert [str(problem) for problem in caught.value.problems] == [found]

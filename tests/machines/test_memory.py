@@ -110,19 +110,27 @@ def test_a_reference_is_counted_where_a_stage_keeps_one() -> None:
 
 
 def test_an_adapter_needs_a_small_part_and_its_parameters_are_those_that_peft_makes(tiny_model: Path) -> None:
-    from al_ray.actors.learner.holding.adapter import add_adapter
+    from al_ray.actors.learner.holding.adapter import add_adapters
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     section = LoraSection(rank=4)
-    add_adapter(model, section, 0)
+    add_adapters(model, section, ["writer", "critic"], 0)
     made = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     sizes = memory.sizes_of(tiny_model)
-    assert sizes is not None and memory._adapter(sizes, section) == made
+    assert sizes is not None and 2 * memory._adapter(sizes, section) == made
     told = recipe(recompute="always")
     small = Recipe.model_validate({**told.model_dump(), "model": {"path": "model", "lora": {}}})
     whole, adapted = (estimate(each, plan(each, GPU_NODE), LLAMA, "bfloat16", CARD) for each in (told, small))
     assert whole.learner > 60 * GIB and 2 * LLAMA.parameters < adapted.parts["weights"] < 7 * GIB
     assert 4 * LLAMA.parameters <= adapted.learner < 20 * GIB
+    policies = {
+        "writer": {"agents": ["w"]},
+        "critic": {"agents": ["c"]},
+        "old": {"agents": ["o"], "frozen": True},
+    }
+    several = Recipe.model_validate({**small.model_dump(), "policies": policies})
+    parts = estimate(several, plan(several, GPU_NODE), LLAMA, "bfloat16", CARD).parts
+    assert parts["optimizer"] == 2 * adapted.parts["optimizer"]
 
 
 def test_sharded_learners_share_all_but_activations_and_what_is_put_together() -> None:

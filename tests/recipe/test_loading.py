@@ -79,7 +79,7 @@ SET_MISTAKES = {
     "model.max_lenght=512": "model.max_lenght: 512: no such key; did you mean 'max_length'?",
     "agnet.timeout=3": "agnet: {'timeout': 3}: no such key; did you mean 'agent'?",
     "zzz=1": "zzz: 1: no such key; there are agent, checkpoint, data, engines, evaluation, gateway, health,"
-    " learners, model, name, output, placement, seed, services, stages, store, traces, transitions,"
+    " learners, model, name, output, placement, policies, seed, services, stages, store, traces, transitions,"
     " upstreams, wandb",
     "stages.1.group_sise=3": "stages.1.group_sise: 3: no such key; did you mean 'group_size'?",
     "stages.0.optimizer.warmup=3": "stages.0.optimizer.warmup: 3: no such key; did you mean 'warmup_steps'?",

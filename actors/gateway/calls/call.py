@@ -40,6 +40,10 @@ class Call:
     """The whole conversation: instructions, the call that is continued, what was asked."""
     sampling: Sampling
     hosted: bool = False
+    policy: str = ""
+    """Which of several policies answers; empty: there is one, or a hosted model answers."""
+    frozen: bool = False
+    """That policy does not learn."""
     replayed: str | None = None
     """The recorded call whose answer it is given."""
     trace: Mapping[str, JSON] = field(default_factory=dict)
@@ -55,7 +59,7 @@ class Call:
         """The call as the engine takes it."""
         asked = self.asked
         if asked.prompt is not None:
-            return CompletionRequest(self.id, asked.prompt, self.sampling, asked.top_logprobs)
+            return CompletionRequest(self.id, asked.prompt, self.sampling, asked.top_logprobs, self.policy)
         return ChatRequest(
             self.id,
             self.messages,
@@ -66,6 +70,7 @@ class Call:
             asked.response_format,
             asked.top_logprobs,
             asked.parallel_tool_calls,
+            self.policy,
         )
 
     def span(self, reply: ChatReply) -> Span:
@@ -118,6 +123,10 @@ class Call:
             }
         if self.agent:
             attributes[semconv.AGENT_NAME] = self.agent
+        if self.policy:
+            attributes[semconv.POLICY] = self.policy
+        if self.frozen:
+            attributes[semconv.FROZEN] = True
         if asked.tools:
             attributes[semconv.TOOL_DEFINITIONS] = asked.tools
         if asked.instructions is not None:

@@ -37,6 +37,7 @@ from al_ray.actors.http import json_response, read_body
 from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.errors import BadRequestError
+from al_ray.recipe import PolicySection, policy_of
 from al_ray.traces import semconv
 from al_ray.traces.messages import Message, without_ids
 from al_ray.traces.otlp_in import Owner, trace_context
@@ -59,6 +60,8 @@ class CallRules:
     of this very name stands in its place."""
     sampling: Mapping[Mode, SamplingPolicy]
     seed: int
+    policies: Mapping[str, PolicySection] = field(default_factory=dict)
+    """Whose calls each of several policies answers. Empty: there is one."""
 
 
 @dataclass(slots=True)
@@ -158,6 +161,8 @@ class ModelCalls:
         model = self._model(asked)
         if model not in self.hosted and (told := asked.refused or unreadable(asked.messages)):
             raise BadRequestError(told)
+        hosted = model in self.hosted
+        policy = "" if hosted else self._policy(agent or asked.model)
         messages = await self.earlier.conversation(attempt, asked)
         seed = self._seed(attempt, asked, messages)
         return Call(
@@ -168,9 +173,23 @@ class ModelCalls:
             asked=asked,
             messages=messages,
             sampling=self.rules.sampling[claim.request.mode].of(agent).sampling(asked.sampling, seed),
-            hosted=model in self.hosted,
+            hosted=hosted,
+            policy=policy,
+            frozen=bool(policy) and self.rules.policies[policy].frozen,
             trace=trace_context(headers.get("traceparent", ""), Owner(attempt.rollout_id, attempt.number)),
         )
+
+    def _policy(self, agent: str) -> str:
+        """Who answers an agent of this name, or, where it gave none, one that asks for this model. Raises
+        ``BadRequestError`` where nobody was said to: another would be trained on what it is not for."""
+        found = policy_of(self.rules.policies, agent)
+        if found is None:
+            known = "; ".join(f"{name} {each.agents}" for name, each in self.rules.policies.items())
+            raise BadRequestError(
+                f"{AGENT_HEADER}: no policy answers {agent!r}; the recipe's policies are for {known}: send "
+                "one of these names in this header, or as the model's, or add the agent's to one of them"
+            )
+        return found
 
     def _seed(self, attempt: Attempt, asked: Asked, messages: Sequence[Message]) -> int:
         """Another one for each call, but the same in every run of the recipe: 31 bits.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor, nn
 
 from al_ray.actors.learner.computation import Computation
+from al_ray.actors.learner.holding import adapter
 from al_ray.actors.learner.model import trained_logprobs
 from al_ray.algorithms.batching import MicroBatch
 from al_ray.machines.precision import Dtype
@@ -21,16 +22,25 @@ Found = TypeVar("Found")
 
 
 class Held(ABC):
-    """A model with what is trained of it: the parameters that ask for a gradient. All ranks call its methods
-    alike."""
+    """A model with what is trained of it: all parameters that ask for a gradient, or, of adapters for each of
+    several ``policies``, those of the one in use. All ranks call its methods alike."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, policies: Sequence[str]) -> None:
         self.model = model
+        self.policies = policies
+        self._in_use = policies[0]
+
+    def use(self, policy: str) -> None:
+        """From now on everything is asked of this policy; at first, of the first."""
+        if policy != self._in_use:
+            adapter.use(self.model, policy)
+            self._in_use = policy
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """By their names in the model; tied ones once."""
+        """Of the policy in use, by their names in the model; tied ones once."""
+        several = len(self.policies) > 1
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and (not several or adapter.is_of(self._in_use, name)):
                 yield name, parameter
 
     def values(self) -> list[Tensor]:

@@ -56,8 +56,10 @@ class _Root(nn.Module):
 class Sharded(Held):
     """Over all ranks of the process group. Raises ``RecipeError`` where the model cannot be held so."""
 
-    def __init__(self, model: PreTrainedModel, how: Computation, dtype: Dtype) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: PreTrainedModel, policies: Sequence[str], how: Computation, dtype: Dtype
+    ) -> None:
+        super().__init__(model, policies)
         layers = decoder_layers(model)
         if reason := _unfit(model, layers, how, dtype):
             cure = f"whole: {type(model).__name__} {reason}"

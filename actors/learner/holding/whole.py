@@ -18,10 +18,18 @@ if TYPE_CHECKING:
 
 
 class Whole(Held):
-    def __init__(self, model: PreTrainedModel, world_size: int) -> None:
-        super().__init__(model)
-        self.gradient = FlatGradient(model)
+    def __init__(self, model: PreTrainedModel, policies: Sequence[str], world_size: int) -> None:
+        super().__init__(model, policies)
+        self._gradients: dict[str, FlatGradient] = {}
+        for policy in (*policies[1:], policies[0]):
+            self.use(policy)
+            self._gradients[policy] = FlatGradient([parameter for _, parameter in self.trained()])
         self._world_size = world_size
+
+    @property
+    def gradient(self) -> FlatGradient:
+        """Of the policy in use."""
+        return self._gradients[self._in_use]
 
     def compute(self, asked: Callable[[PreTrainedModel], Found]) -> Found:
         return asked(self.model)

@@ -100,6 +100,7 @@ _TRANSITION: Final = {
     "prompt_ids": pa.list_(pa.int64()),
     "response_ids": pa.list_(pa.int64()),
     "logprobs": pa.list_(pa.float64()),
+    "policy": pa.string(),
     "policy_version": pa.int64(),
     "reward": pa.float64(),
     "finish_reason": pa.string(),

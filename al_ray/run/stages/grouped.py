@@ -26,6 +26,7 @@ from al_ray.reports.batch_metrics import (
     dimension_metrics,
     health_metrics,
     intermediate_metrics,
+    policy_metrics,
     rollout_metrics,
     source_metrics,
 )
@@ -253,6 +254,7 @@ class Grouped(ABC):
             **dimension_metrics(episodes, transitions.reward),
             **intermediate_metrics(episodes, transitions),
             **(source_metrics(groups, episodes) if self.recipe.data.sources else {}),
+            **(policy_metrics(episodes, self.recipe.policies) if self.recipe.policies else {}),
             "rollout/unreadable": readable - sum(map(len, learnt.readable)),
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from al_ray.actors.learner.spec import StageSpec
@@ -10,7 +10,8 @@ from al_ray.algorithms.demonstration import demonstration
 from al_ray.algorithms.named import algorithm
 from al_ray.data.mixture import mixed_tasks_of_step, sources_of
 from al_ray.errors import UselessRunError
-from al_ray.recipe import Recipe, SupervisedStage, dotted
+from al_ray.protocols import Demonstration
+from al_ray.recipe import Recipe, SupervisedStage, dotted, policy_of
 from al_ray.recipe.schedule import StageSpan
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
@@ -45,11 +46,21 @@ class Supervision:
         count, place = self.settings.tasks_per_step, step - self.span.begin
         chosen = mixed_tasks_of_step(sources, count, place, seed)
         shown = [demonstrate(task.data) for task in chosen]
+        learning = [self._who_learns(each) for each in shown]
         calls = [await policy.render_calls(each.messages, each.tools) for each in shown]
         episodes = [
-            demonstration(task, made) for task, made in zip(chosen, calls, strict=True) if made is not None
+            demonstration(task, made, learner)
+            for task, made, learners in zip(chosen, calls, learning, strict=True)
+            if made is not None
+            for learner in sorted(learners)
         ]
-        too_long = len(chosen) - len(episodes)
+        too_long = sum(made is None for made in calls)
+        if not any(learning):
+            of_agents = ", ".join(sorted({repr(each.agent) for each in shown}))
+            raise UselessRunError(
+                f"step {step + 1}: all demonstrations are of agents whose policy does not learn: {of_agents}"
+                f"; the policies that do are {', '.join(self.recipe.trained_policies)} (policies)"
+            )
         if not episodes:
             raise UselessRunError(
                 f"step {step + 1}: all {too_long} demonstrations are longer than model.max_length, "
@@ -58,7 +69,16 @@ class Supervision:
         imitation = algorithm(self.settings, self.recipe.agent.sampling)
         rows = imitation.rows([[episode] for episode in episodes])
         metrics = {"demonstration/too_long": too_long, "health/too_long": too_long / len(chosen)}
+        if self.recipe.policies:
+            metrics["demonstration/of_others"] = sum(not learners for learners in learning)
         return Batch(rows, imitation.loss, metrics=metrics)
+
+    def _who_learns(self, shown: Demonstration) -> Collection[str]:
+        """Of the policies, those that a demonstration is for: its agent's, or all."""
+        learning = self.recipe.trained_policies
+        if not shown.agent:
+            return learning
+        return learning.keys() & {policy_of(self.recipe.policies, shown.agent)}
 
     async def leave(self) -> None:
         """Nothing is under way between its steps."""

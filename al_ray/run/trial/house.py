@@ -22,7 +22,7 @@ from al_ray.actors.gateway.actor import Gateway
 from al_ray.actors.gateway.calls.own_engine import OwnEngine
 from al_ray.actors.service.actor import HOST, ServiceHost
 from al_ray.database.backends import sqlite_url
-from al_ray.machines import cluster, models
+from al_ray.machines import adapters, cluster, models
 from al_ray.machines.plan import plan, this_machine
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
@@ -76,6 +76,7 @@ def _engine_spec(recipe: Recipe, console: Console) -> EngineSpec:
     with console.part("model"):
         folder = models.resolve(recipe.model.path, console.phase)
     models.require_whole(folder, recipe.model)
+    adapters.require_alike(recipe)
     alone = recipe.model_copy(
         update={
             "engines": recipe.engines.model_copy(update={"replicas": 1}),

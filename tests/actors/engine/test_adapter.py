@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.errors import AlRayError
+from al_ray.machines import adapters
 from al_ray.recipe import LoraSection, OptimizerSection
 from al_ray.types import ChatReply, ChatRequest, Sampling
 from tests.actors.engine_inputs import engine_spec
@@ -20,6 +23,7 @@ from tests.actors.learner_inputs import PROBE, learner_spec, rows
 pytestmark = pytest.mark.slow
 
 USER = [{"role": "user", "content": "hi"}]
+LONG = [{"role": "user", "content": "a prompt that is longer than a block of the cache"}]
 
 
 async def test_an_engine_computes_with_each_adapter_as_the_learner_does_also_for_a_call_under_way(
@@ -61,4 +65,62 @@ async def test_an_engine_computes_with_each_adapter_as_the_learner_does_also_for
     of_last = learners[1].logprobs(whole)[start:][last.start :]
     assert choice.logprobs[last.start :] == pytest.approx(of_last, abs=1e-3)
 
+    await pool.shutdown()
+
+
+async def test_an_engine_answers_for_several_policies_each_by_its_own_adapter(
+    tiny_model: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    """Updated in place together or each for itself, beside one that stays as it is and the bare model; of
+    what was computed for one, another takes nothing."""
+    lora = LoraSection(rank=4, alpha=64)
+    trained = dict.fromkeys(("writer", "critic"))
+    learner = Learner(replace(learner_spec(tiny_model), lora=lora, policies=trained))
+    learner.start_stage(StageSpec(OptimizerSection(learning_rate=1e-2), 9))
+
+    def learn(**seeds: int) -> None:
+        batch = [replace(row, policy=name) for name, seed in seeds.items() for row in rows(seed)]
+        learner.update([batch] * 3, CrossEntropy())
+
+    learn(critic=7)
+    learner.save(str(tmp_path / "step"))
+    opponent = learner.logprobs(PROBE, "critic")
+    learn(writer=1, critic=2)
+    begins = {"opponent": str(adapters.place_of(tmp_path / "step", "critic"))}
+    spec = engine_spec(tiny_model, lora=lora, adapters=begins, max_adapters=3)
+    pool = EnginePool(spec, [{"num_cpus": 1}])
+    await pool.start()
+    [engine] = pool.admitted()
+    base = Learner(learner_spec(tiny_model)).logprobs(PROBE)
+
+    async def sampled(policy: str) -> ChatReply:
+        return await engine.chat.remote(
+            ChatRequest(f"of {policy}", LONG, Sampling(max_tokens=8), policy=policy)
+        )
+
+    for version, seeds in enumerate(({"writer": 3, "critic": 4}, {"writer": 5}, {"critic": 6}), 1):
+        await pool.update(learner.publish(version))
+        expected = {name: learner.logprobs(PROBE, name) for name in trained}
+        expected |= {"opponent": opponent, "nobody": base}
+        for name, of_policy in expected.items():
+            found = await engine.logprobs.remote(PROBE, name)
+            assert found == pytest.approx(of_policy, abs=1e-4), (version, name)
+        apart = [*expected.values()]
+        assert all(
+            one != pytest.approx(other, abs=1e-2) for one in apart for other in apart if one is not other
+        )
+        for name in ("writer", "critic", "writer"):  # each prompt is in the cache by then, of another policy
+            reply = await sampled(name)
+            whole = [*reply.prompt_ids, *reply.choices[0].response_ids]
+            told = learner.logprobs(whole, name)[len(reply.prompt_ids) - 1 :]
+            assert reply.choices[0].versions[0].version == version
+            assert reply.choices[0].logprobs == pytest.approx(told, abs=1e-3)
+        learn(**seeds)
+
+    ray.kill(engine)  # the one in its place begins with all of them
+    while not pool.admitted() or pool.admitted() == [engine]:
+        await asyncio.sleep(0.2)
+    [engine] = pool.admitted()
+    for name, of_policy in expected.items():
+        assert await engine.logprobs.remote(PROBE, name) == pytest.approx(of_policy, abs=1e-4), name
     await pool.shutdown()

@@ -116,8 +116,7 @@ def test_bfloat16_is_computed_in_and_master_weights_and_optimizer_are_float32(ti
         gradients.append(learner._held.gradient.vector.clone())
         assert {parameter.dtype for parameter in learner._held.model.parameters()} == {torch.float32}
         assert {tensor.dtype for _, tensor in learner.named_tensors()} == {getattr(torch, dtype)}
-        assert learner._stage is not None
-        state = next(iter(learner._stage.optimizer.state.values()))
+        state = next(iter(learner._stages[""].optimizer.state.values()))
         assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.float32
     similarity = torch.nn.functional.cosine_similarity(*gradients, dim=0)
     assert float(similarity) > 0.99 and not torch.equal(*gradients)
@@ -326,8 +325,8 @@ def test_a_reference_that_moves_follows_the_weights_when_it_is_time(
     name = "model.norm.weight"
 
     def of_reference() -> torch.Tensor:
-        assert learner._stage is not None and learner._stage.reference is not None
-        with learner._stage.reference.in_place():
+        assert learner._stages[""].reference is not None
+        with learner._stages[""].reference.in_place():
             return weights(learner)[name]
 
     before = weights(learner)[name]

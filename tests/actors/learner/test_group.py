@@ -233,13 +233,54 @@ def test_two_learners_of_an_adapter_or_of_shards_equal_one_and_resume_from_its_c
         equal(report.metrics, again.metrics)
 
 
+@pytest.mark.parametrize("sharded", [True, False])
+def test_two_learners_of_several_policies_equal_one(
+    renewed: Callable[[LearnerSpec], LearnerGroup], tiny_model: Path, tmp_path: Path, sharded: bool
+) -> None:
+    """Also where a policy has few rows or none, and neither rank must wait."""
+    names = ("writer", "critic")
+    spec = replace(
+        learner_spec(tiny_model),
+        sharded=sharded,
+        recompute=sharded,
+        lora=LoraSection(rank=4),
+        policies=dict.fromkeys(names),
+    )
+    one, two = Learner(spec), renewed(spec)
+
+    def batch(seed: int, **counts: int) -> list[Row]:
+        return [
+            replace(row, policy=name)
+            for name, count in counts.items()
+            for row in rows(seed + len(name))[:count]
+        ]
+
+    for each in (one, two):
+        each.start_stage(WITH_REFERENCE)
+    for given in (batch(0, writer=6, critic=5), batch(10, critic=1), batch(20, writer=2, critic=6)):
+        expected = one.update([given], POLICY_GRADIENT).metrics
+        found = two.update(given, POLICY_GRADIENT).metrics
+        for key in expected.keys() - PACKING:
+            assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-6), key
+    two.save(str(tmp_path / "two"))
+    resumed = Learner(spec)
+    resumed.load(str(tmp_path / "two"))
+    for name in names:
+        assert two.logprobs(PROBE, name) == pytest.approx(one.logprobs(PROBE, name), abs=1e-3)
+        assert resumed.logprobs(PROBE, name) == pytest.approx(two.logprobs(PROBE, name), abs=1e-5)
+    one.save(str(tmp_path / "one"))
+    two.load(str(tmp_path / "one"))
+    for name in names:
+        assert two.logprobs(PROBE, name) == pytest.approx(one.logprobs(PROBE, name), abs=1e-5)
+
+
 def test_sharded_learners_hold_a_part_each_of_weights_gradients_and_optimizer(
     renewed: Callable[[LearnerSpec], LearnerGroup], tiny_model: Path
 ) -> None:
     def held(learner: Any) -> Sequence[int]:
         """Numbers: of weights, gradients and what the optimizer remembers."""
         own = [parameter for _, parameter in learner._held.trained()]
-        states = [learner._stage.optimizer.state[each]["exp_avg"] for each in own]
+        states = [learner._stages[""].optimizer.state[each]["exp_avg"] for each in own]
         kinds = own, [each.grad for each in own], states
         return [sum(each.to_local().numel() for each in kind) for kind in kinds]
 

@@ -162,8 +162,10 @@ async def test_demonstrations_are_calls_that_the_agent_makes(sample_tasks: Seque
     """Where the roles reply as demonstrated, one of them is asked what the demonstration shows."""
     seen = set()
     for task in sample_tasks[:32]:
-        *asked, reply = demonstrate(task.data).messages
+        shown = demonstrate(task.data)
+        *asked, reply = shown.messages
         role = next(role for role, text in agent.SYSTEM.items() if asked[0]["content"] == text)
+        assert shown.agent == role
         gold = tidy(task.data["query"])
         is_wrong = "Result: error: " in asked[1]["content"]
         found = asked[1]["content"].partition("Feedback: ")[2] or reply["content"]

@@ -20,6 +20,16 @@ from tests import toy
 TASKS = [Task(str(index), {"word": str(index)}) for index in range(2)]
 
 
+SHOWN = """
+from al_ray.protocols import Demonstration
+
+
+def demonstrate(task):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    return Demonstration(messages, agent=task["agent"])
+"""
+
+
 class Rendering:
     """A policy that has no room for the demonstrations of some tasks."""
 
@@ -57,6 +67,36 @@ async def test_demonstrations_that_are_too_long_are_a_share_of_the_batch(stage: 
 async def test_a_batch_whose_demonstrations_are_all_too_long_ends_the_run(stage: Supervision) -> None:
     with pytest.raises(UselessRunError, match=r"step 1: all 2 .* longer than model.max_length, 128"):
         await batch(stage, {"0", "1"})
+
+
+async def test_a_demonstration_teaches_the_policy_of_its_agent_or_all(
+    stage: Supervision, tmp_path: Path
+) -> None:
+    (tmp_path / "shown.py").write_text(SHOWN)
+    policies = {
+        "writer": {"agents": ["w"]},
+        "critic": {"agents": ["c"]},
+        "old": {"agents": ["o"], "frozen": True},
+    }
+    recipe = Recipe.model_validate(stage.recipe.model_dump() | {"policies": policies})
+
+    async def learnt(*agents: str) -> Any:
+        tasks = [Task(str(index), {"word": "a", "agent": agent}) for index, agent in enumerate(agents)]
+        settings = stage.settings.model_copy(
+            update={"demonstrate": "shown:demonstrate", "tasks_per_step": len(tasks)}
+        )
+        return await batch(replace(stage, recipe=recipe, settings=settings, tasks=tasks), set())
+
+    found = await learnt("w", "o", "", "w")
+    assert sorted((row.policy, row.rollout_id) for row in found.rows) == [
+        ("critic", "2"), ("writer", "0"), ("writer", "2"), ("writer", "3"),
+    ]  # fmt: skip
+    for policy, count in (("writer", 3), ("critic", 1)):
+        weights = [row.weights.sum() for row in found.rows if row.policy == policy]
+        assert weights == pytest.approx([1 / count] * count), "a mean over its own demonstrations"
+    assert found.metrics["demonstration/of_others"] == 1
+    with pytest.raises(UselessRunError, match=r"does not learn: 'o', 'x'; .* are writer, critic"):
+        await learnt("o", "x")
 
 
 async def test_a_stage_with_few_demonstrations_shows_those_again_whatever_its_place_in_the_recipe(

@@ -1,0 +1,32 @@
+"""What is told of several policies in a batch; the rest, of a stage's batches, is told with them
+(``tests/run/stages``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from al_ray.recipe import HealthSection
+from al_ray.reports.batch_metrics import policy_metrics
+from al_ray.reports.health import warnings
+from al_ray.types import Trajectory, Transition
+
+
+def played(name: str, *policies: str) -> Trajectory:
+    calls = [Transition(str(n), "a", (1,), (2,), (0.0,), 0, policy=each) for n, each in enumerate(policies)]
+    return Trajectory(name, "g", "t", calls, 1.0)
+
+
+def test_a_policy_that_answers_no_call_is_warned_of() -> None:
+    """Its agents' names may be misspelt: then it never learns."""
+    rollouts = [played("1", "writer", "critic", "writer"), played("2", "writer")]
+    found = policy_metrics(rollouts, ("writer", "critic", "rewriter"))
+    assert found == {
+        "rollout/calls/writer": 1.5,
+        "rollout/calls/critic": 0.5,
+        "rollout/calls/rewriter": 0.0,
+        "health/idle_policies": 1 / 3,
+    }
+    [told] = warnings(found, HealthSection(), (), Path("run"))
+    assert told.startswith("33% of the policies answered no call") and "policies.NAME.agents" in told
+    assert policy_metrics([], ("writer",)) == {"rollout/calls/writer": 0.0, "health/idle_policies": 1.0}
+    assert not warnings(policy_metrics(rollouts, ("writer", "critic")), HealthSection(), (), Path("run"))
