@@ -4,15 +4,18 @@ An engine is *admitted*, that is, may be given calls, while it holds the weights
 dies, does not answer in time or fails to load an update is ended: its weights may be neither old nor new. Its
 calls fail over to other engines, and its keeper starts another in its place, which is admitted with the
 weights of then. Whatever is waited for has an end, so no engine can keep a run waiting for good.
+
+An engine whose node Ray is to take away is given no more calls. It ends those that it has, as far as there is
+time, and is ended; the one in its place is put elsewhere, as soon as there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +24,14 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from al_ray.actors.engine.actor import Engine
+from al_ray.actors.engine.slot import Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.waiting import answered
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError
 from al_ray.machines import cluster
+from al_ray.machines.placement import Seat
 
 _log = logging.getLogger(__name__)
 
@@ -41,37 +46,24 @@ _LOADED_PER_SECOND: Final = 50 * 2**20
 _START_SECONDS: Final = 3600.0
 _SHUTDOWN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.1
+_ROOM_SECONDS: Final = 1.0
+"""Between two looks for room."""
+_BEFORE_SECONDS: Final = 5.0
+"""An engine is ended so long before its node: what it was still at is asked elsewhere."""
+_COUNT_SECONDS: Final = 5.0
+"""In which an engine tells how many calls it is at."""
 _MAX_LOST: Final = 5
 """Engines lost since the weights changed last, after which it is not by chance: some call kills whichever
 answers it."""
 
 
-@dataclass(slots=True)
-class _Slot:
-    """A place for an engine, with the actor options it is created with."""
-
-    number: int
-    options: Mapping[str, Any]
-    starting: ActorHandle | None = None
-    """It does not answer yet."""
-    engine: ActorHandle | None = None
-    admitted: bool = False
-
-    def end(self) -> None:
-        for actor in (self.starting, self.engine):
-            if actor is not None:
-                ray.kill(actor)
-        self.starting, self.engine, self.admitted = None, None, False
-
-
 class EnginePool:
-    """One engine for each of ``options``: the resources and scheduling strategy of its actor, which is of
-    ``engine_class``."""
+    """One engine for each of ``seats``, an actor of ``engine_class``."""
 
     def __init__(
         self,
         spec: EngineSpec,
-        options: Sequence[Mapping[str, Any]],
+        seats: Sequence[Seat],
         engine_class: type = Engine,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
@@ -79,11 +71,11 @@ class EnginePool:
         self._engine_class = engine_class
         self._answer_seconds = answer_seconds
         self.tensor_parallel = spec.tensor_parallel
-        environment = {"env_vars": engine_environment(spec)}
-        self._slots = [
-            _Slot(number, {**chosen, "max_concurrency": CALLS_AT_ONCE, "runtime_env": environment})
-            for number, chosen in enumerate(options)
-        ]
+        self._options: Mapping[str, Any] = {
+            "max_concurrency": CALLS_AT_ONCE,
+            "runtime_env": {"env_vars": engine_environment(spec)},
+        }
+        self._slots = [Slot(number, seat) for number, seat in enumerate(seats)]
         self._update: WeightUpdate | None = None
         self._changing = asyncio.Lock()
         """Held while weights change: an engine that comes up loads them before or after, not meanwhile."""
@@ -114,7 +106,39 @@ class EnginePool:
 
     def admitted(self) -> list[ActorHandle]:
         """The engines that may be given calls."""
-        return [slot.engine for slot in self._slots if slot.engine is not None and slot.admitted]
+        return [slot.engine for slot in self._slots if slot.engine is not None and slot.answers]
+
+    def unserved(self) -> bool:
+        """Whether an engine is there that waits to be sent the weights."""
+        return any(slot.engine is not None and not slot.admitted for slot in self._slots)
+
+    def spare(self, draining: Mapping[str, float]) -> None:
+        """Give no more calls to the engines on these nodes, which are to go; ``draining`` is as
+        ``al_ray.machines.placement`` tells it. To be told to the gateways before ``retire``."""
+        for slot in self._slots:
+            if slot.engine is not None and slot.leaves is None and slot.node in draining:
+                slot.leaves = draining[slot.node]
+                left = slot.leaves - time.time()
+                _log.warning("%s ends its calls: its node is taken away in %.0f s", slot, left)
+
+    async def retire(self) -> None:
+        """End the engines that were spared, each when it has no call or when its time is over, and put the
+        next elsewhere."""
+        await asyncio.gather(*(self._retire(slot) for slot in self._slots if slot.leaves is not None))
+
+    async def _retire(self, slot: Slot) -> None:
+        engine, leaves = slot.engine, slot.leaves
+        if engine is None or leaves is None:
+            return
+        try:
+            calls = await answered(engine.under_way.remote(), _COUNT_SECONDS, f"{slot}, asked for its calls,")
+        except _LOST:  # its keeper finds out
+            return
+        late = time.time() > leaves - _BEFORE_SECONDS
+        # One that is sent weights meanwhile is waited for by the learners.
+        if (calls == 0 or late) and slot.engine is engine and not self._changing.locked():
+            _log.warning("%s leaves its node, at %d calls", slot, calls)
+            slot.move()
 
     async def one(self) -> ActorHandle:
         """An engine that may be given calls, waited for while none is there. Raises why none can be kept."""
@@ -178,7 +202,7 @@ class EnginePool:
         for slot in self._slots:
             slot.end()
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep(self, slot: Slot) -> None:
         """Replace the slot's engine whenever it is lost. Raises ``EngineUnavailableError`` when that does not
         help. One that cannot start where another could may only be too early: what is left of that one still
         has its memory."""
@@ -193,28 +217,54 @@ class EnginePool:
                     continue
                 except _LOST as lost:
                     if slot.engine is engine:
-                        _log.warning("%s is replaced: %s", _name(slot), _brief(lost))
+                        _log.warning("%s is replaced: %s", slot, _brief(lost))
                         slot.end()
-            self._lost += 1
+            self._lost += not await self._excused(slot)
             if self._lost > _MAX_LOST:
                 version = 0 if self._update is None else self._update.version
                 raise EngineUnavailableError(
                     f"{self._lost} engines died since policy version {version} was admitted; "
                     f"their logs are in {cluster.log_folder()}"
                 ) from error
+            await self._room(slot)
             try:
                 await self._fill(slot)
             except _LOST as lost:
                 error = lost
-                _log.warning("%s did not come up: %s", _name(slot), _brief(lost))
+                _log.warning("%s did not come up: %s", slot, _brief(lost))
                 await asyncio.sleep(_PROBE_SECONDS)
 
-    async def _fill(self, slot: _Slot) -> None:
+    async def _excused(self, slot: Slot) -> bool:
+        """Whether the slot has lost no engine, or with its node."""
+        moving, slot.moving = slot.moving, False
+        return moving or (slot.node != "" and not await asyncio.to_thread(cluster.has_node, slot.node))
+
+    async def _room(self, slot: Slot) -> None:
+        """Wait until there is room for an engine. Raises ``EngineUnavailableError`` where no other is left,
+        either, and none comes."""
+        begun = time.monotonic()
+        while not await asyncio.to_thread(slot.seat.granted):
+            if not slot.waits:
+                _log.warning("%s waits for room: no node has it", slot)
+                slot.waits = True
+            if self.engines():
+                begun = time.monotonic()
+            elif time.monotonic() > begun + _START_SECONDS:
+                raise EngineUnavailableError(
+                    f"no engine is left, and no node had room for one for {_START_SECONDS:g} s: add nodes"
+                )
+            await asyncio.sleep(_ROOM_SECONDS)
+        slot.waits = False
+
+    async def _fill(self, slot: Slot) -> None:
         """Start an engine. It is admitted with the current weights, unless these are sent: connect the
         learner to ``engines()`` again, and update."""
-        engine = slot.starting = ray.remote(self._engine_class).options(**slot.options).remote(self._spec)
+        options = {**self._options, **slot.seat.options}
+        slot.node = ""
+        engine = slot.starting = ray.remote(self._engine_class).options(**options).remote(self._spec)
         try:
-            await answered(engine.start.remote(), _START_SECONDS, f"{_name(slot)}, which starts,")
+            await answered(engine.start.remote(), _START_SECONDS, f"{slot}, which starts,")
+            slot.node = await answered(engine.node.remote(), self._answer_seconds, str(slot))
             async with self._changing:
                 if self._update is not None and self._update.stored:
                     for method, *arguments in (("pause",), ("load", self._update), ("resume",)):
@@ -227,11 +277,11 @@ class EnginePool:
 
     async def _each(
         self,
-        slots: Sequence[_Slot],
+        slots: Sequence[Slot],
         method: str,
         *args: object,
         refused: list[BaseException] | None = None,
-    ) -> list[_Slot]:
+    ) -> list[Slot]:
         """Call ``method`` on all engines at once and end those that fail; returns the other slots. What a
         live engine raises goes to ``refused``."""
         engines = [slot.engine for slot in slots]
@@ -242,18 +292,18 @@ class EnginePool:
             if not isinstance(outcome, BaseException):
                 well.append(slot)
                 continue
-            _log.warning("%s failed to %s and is replaced: %s", _name(slot), method, _brief(outcome))
+            _log.warning("%s failed to %s and is replaced: %s", slot, method, _brief(outcome))
             if refused is not None and isinstance(outcome, RayTaskError) and not _of_dead_core(outcome):
                 refused.append(outcome)
             if slot.engine is engine:  # else its keeper was quicker
                 slot.end()
         return well
 
-    async def _ask(self, slot: _Slot, engine: Any, method: str, *args: object) -> None:
+    async def _ask(self, slot: Slot, engine: Any, method: str, *args: object) -> None:
         seconds = self._answer_seconds
         if method == "load":
             seconds += _size(self._spec.model_path) / _LOADED_PER_SECOND
-        await answered(getattr(engine, method).remote(*args), seconds, f"{_name(slot)}, asked to {method},")
+        await answered(getattr(engine, method).remote(*args), seconds, f"{slot}, asked to {method},")
 
     async def _sent(self, send: Callable[[], Awaitable[object]], version: int) -> None:
         """An engine that dies as weights are sent keeps learners waiting for it for good."""
@@ -266,10 +316,6 @@ class EnginePool:
 
 _LOST: Final = (RayError, UnresponsiveError)
 """By which an engine tells, or does not, that it is of no more use."""
-
-
-def _name(slot: _Slot) -> str:
-    return f"engine {slot.number}"
 
 
 def _brief(error: BaseException) -> str:

@@ -103,8 +103,9 @@ class Learner:
                 adapter.freeze_in(self._model, self._spec.dtype)
         return self._how
 
-    def alive(self) -> None:
-        """Answers, in a thread of its own, unless the process is stopped."""
+    def alive(self) -> str:
+        """Answers, in a thread of its own, unless the process is stopped: the id of Ray's node here."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def policy_version(self) -> int:
         """Weight updates since the model was loaded first, over all stages and resumes."""

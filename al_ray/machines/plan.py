@@ -48,6 +48,15 @@ class Plan:
     engine_threads: int
     learner_threads: int
 
+    @property
+    def one_node(self) -> bool:
+        """Whether all of it is on one node, and stays together wherever that is."""
+        return len({bundle.node for bundle in self.bundles}) == 1
+
+    def tenants(self, role: str) -> Sequence[str]:
+        """Their names, those of a role."""
+        return [name for bundle in self.bundles for name in bundle.tenants if name.startswith(role)]
+
     def bundle_of(self, tenant: str) -> int:
         """The index of the bundle that ``tenant`` lives in."""
         return next(index for index, bundle in enumerate(self.bundles) if tenant in bundle.tenants)

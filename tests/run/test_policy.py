@@ -24,7 +24,7 @@ class Parts:
     def publish(self, version: int) -> str:
         return f"weights {version}"
 
-    async def update(self, weights: str, send: None) -> None:
+    async def update(self, weights: str) -> None:
         self.asked.append(f"load {weights}")
 
     def admitted(self) -> list[str]:

@@ -9,10 +9,11 @@ import signal
 from pathlib import Path
 
 from al_ray.actors.engine.spec import EngineSpec
+from al_ray.actors.line import OnLine
 from al_ray.actors.weights.update import WeightUpdate
 
 
-class FaultyEngine:
+class FaultyEngine(OnLine):
     """Faults are files in the model's folder, ``METHOD.FAULT``: whichever engine finds it first obeys it."""
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -37,6 +38,12 @@ class FaultyEngine:
 
     async def shutdown(self) -> None:
         await self._obey("shutdown")
+
+    async def answer_when_released(self) -> str:
+        """As a call: when there is a file ``released``."""
+        while not (self._faults / "released").exists():
+            await asyncio.sleep(0.05)
+        return "released"
 
     async def policy_version(self) -> int:
         return self._version

@@ -1,0 +1,41 @@
+"""More nodes for a cluster that a test has, and their end as a cloud brings it about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
+
+from tests.processes import Command
+
+RAY = "ray.scripts.scripts"
+
+
+def alive(address: str) -> set[str]:
+    """The ids of the nodes of the cluster at ``address``."""
+    found = GcsClient(address).get_all_node_info()
+    return {node.node_id.hex() for node in found.values() if node.state == 0}
+
+
+@contextmanager
+def joined(address: str, folder: Path, cpus: int) -> Iterator[tuple[str, Command]]:
+    """A node with so many cores, from now on, by its id, and the command that it is."""
+    before = alive(address)
+    options = {"address": address, "num-cpus": cpus, "object-store-memory": 80_000_000}
+    arguments = [RAY, "start", "--block", *(f"--{name}={value}" for name, value in options.items())]
+    with Command(arguments, folder, RAY_AUTH_MODE="disabled") as command:
+        command.wait_until(lambda: alive(address) > before)
+        [node] = alive(address) - before
+        yield node, command
+
+
+def drain(address: str, node: str, seconds: float) -> None:
+    """What a cloud's notice comes to, ``ray drain-node``: the node is to go in so many seconds."""
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    until = int((time.time() + seconds) * 1000)
+    accepted, why = GcsClient(address).drain_node(node, reason, "taken back", until)
+    assert accepted, why
