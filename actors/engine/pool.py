@@ -21,10 +21,11 @@ from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
+from al_ray.actors.engine import leaving
 from al_ray.actors.engine.actor import Engine
-from al_ray.actors.engine.slot import Slot
+from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.waiting import answered
@@ -48,22 +49,22 @@ _SHUTDOWN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.1
 _ROOM_SECONDS: Final = 1.0
 """Between two looks for room."""
-_BEFORE_SECONDS: Final = 5.0
-"""An engine is ended so long before its node: what it was still at is asked elsewhere."""
-_COUNT_SECONDS: Final = 5.0
-"""In which an engine tells how many calls it is at."""
+_EXTRA_SECONDS: Final = 30.0
+"""After which one that nobody waits for is tried again."""
 _MAX_LOST: Final = 5
 """Engines lost since the weights changed last, after which it is not by chance: some call kills whichever
 answers it."""
 
 
 class EnginePool:
-    """One engine for each of ``seats``, an actor of ``engine_class``."""
+    """One engine for each of ``seats``, an actor of ``engine_class``, and one for each of ``more`` as long as
+    there is room for it."""
 
     def __init__(
         self,
         spec: EngineSpec,
         seats: Sequence[Seat],
+        more: Sequence[Seat] = (),
         engine_class: type = Engine,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
@@ -75,17 +76,19 @@ class EnginePool:
             "max_concurrency": CALLS_AT_ONCE,
             "runtime_env": {"env_vars": engine_environment(spec)},
         }
-        self._slots = [Slot(number, seat) for number, seat in enumerate(seats)]
+        self._slots = [
+            Slot(number, seat, extra=number >= len(seats)) for number, seat in enumerate([*seats, *more])
+        ]
         self._update: WeightUpdate | None = None
         self._changing = asyncio.Lock()
-        """Held while weights change: an engine that comes up loads them before or after, not meanwhile."""
+        """Held while weights change: an engine that comes up is admitted before or after, not meanwhile."""
         self._lost = 0
         self._keepers = Keepers()
 
     async def start(self) -> None:
-        """Start all engines at once, admit them, and keep them alive from now on; end them all if one cannot
-        start."""
-        starting = [asyncio.create_task(self._fill(slot)) for slot in self._slots]
+        """Start the engines of ``seats`` at once, admit them, and keep all alive from now on; end them all if
+        one cannot start."""
+        starting = [asyncio.create_task(self._fill(slot)) for slot in self._slots if not slot.extra]
         try:
             await asyncio.gather(*starting)
         except BaseException:
@@ -113,32 +116,14 @@ class EnginePool:
         return any(slot.engine is not None and not slot.admitted for slot in self._slots)
 
     def spare(self, draining: Mapping[str, float]) -> None:
-        """Give no more calls to the engines on these nodes, which are to go; ``draining`` is as
-        ``al_ray.machines.placement`` tells it. To be told to the gateways before ``retire``."""
-        for slot in self._slots:
-            if slot.engine is not None and slot.leaves is None and slot.node in draining:
-                slot.leaves = draining[slot.node]
-                left = slot.leaves - time.time()
-                _log.warning("%s ends its calls: its node is taken away in %.0f s", slot, left)
+        """Engines on these nodes, which are to go, are not ``admitted`` any more; to be told to the gateways
+        before ``retire``."""
+        leaving.spare(self._slots, draining)
 
     async def retire(self) -> None:
-        """End the engines that were spared, each when it has no call or when its time is over, and put the
-        next elsewhere."""
-        await asyncio.gather(*(self._retire(slot) for slot in self._slots if slot.leaves is not None))
-
-    async def _retire(self, slot: Slot) -> None:
-        engine, leaves = slot.engine, slot.leaves
-        if engine is None or leaves is None:
-            return
-        try:
-            calls = await answered(engine.under_way.remote(), _COUNT_SECONDS, f"{slot}, asked for its calls,")
-        except _LOST:  # its keeper finds out
-            return
-        late = time.time() > leaves - _BEFORE_SECONDS
-        # One that is sent weights meanwhile is waited for by the learners.
-        if (calls == 0 or late) and slot.engine is engine and not self._changing.locked():
-            _log.warning("%s leaves its node, at %d calls", slot, calls)
-            slot.move()
+        """End the engines that were spared, as far as they have ended their calls; each when its time is
+        over."""
+        await leaving.retire(self._slots, self._changing)
 
     async def one(self) -> ActorHandle:
         """An engine that may be given calls, waited for while none is there. Raises why none can be kept."""
@@ -146,10 +131,16 @@ class EnginePool:
             await self._look()
         return admitted[0]
 
-    async def update(self, update: WeightUpdate, send: Callable[[], Awaitable[object]] | None = None) -> None:
+    async def update(
+        self,
+        update: WeightUpdate,
+        send: Callable[[], Awaitable[object]] | None = None,
+        sent_to: Sequence[ActorHandle] | None = None,
+    ) -> None:
         """Give every engine the weights of ``update``, holding its calls meanwhile, and admit it.
 
-        ``send`` makes all learner ranks send, where the update is not stored. When all engines are lost on
+        ``send`` makes all learner ranks send, where the update is not stored; those that have come since the
+        learners met ``sent_to`` are not reached, and not admitted. When all engines are lost on
         the way, waits for those that come in their place, which hold the weights if they are stored. Raises
         ``EngineUnavailableError`` when live engines cannot load the weights, and the current ones stay; or
         when no engine can be kept alive.
@@ -158,6 +149,10 @@ class EnginePool:
             raise ValueError(f"policy version {update.version}: give send if and only if it is not stored")
         async with self._changing:
             slots = [slot for slot in self._slots if slot.engine is not None]
+            if sent_to is not None:
+                for slot in slots:
+                    slot.admitted &= slot.engine in sent_to
+                slots = [slot for slot in slots if slot.engine in sent_to]
             refused: list[BaseException] = []
             try:
                 slots = await self._each(slots, "pause")
@@ -215,11 +210,12 @@ class EnginePool:
                 try:
                     await self._ask(slot, engine, "ping")
                     continue
-                except _LOST as lost:
+                except LOST as lost:
                     if slot.engine is engine:
                         _log.warning("%s is replaced: %s", slot, _brief(lost))
                         slot.end()
-            self._lost += not await self._excused(slot)
+            if not await slot.excused():
+                self._lost += 1
             if self._lost > _MAX_LOST:
                 version = 0 if self._update is None else self._update.version
                 raise EngineUnavailableError(
@@ -227,34 +223,33 @@ class EnginePool:
                     f"their logs are in {cluster.log_folder()}"
                 ) from error
             await self._room(slot)
+            nodes = await asyncio.to_thread(cluster.node_ids)
             try:
                 await self._fill(slot)
-            except _LOST as lost:
+            except LOST as lost:
                 error = lost
+                # What a learner stored is lost with it; others come. And it may have been put on a node that
+                # was dead already.
+                weights = isinstance(lost, RayTaskError) and isinstance(lost.cause, ObjectLostError)
+                slot.blameless = weights or not nodes <= await asyncio.to_thread(cluster.node_ids)
                 _log.warning("%s did not come up: %s", slot, _brief(lost))
-                await asyncio.sleep(_PROBE_SECONDS)
-
-    async def _excused(self, slot: Slot) -> bool:
-        """Whether the slot has lost no engine, or with its node."""
-        moving, slot.moving = slot.moving, False
-        return moving or (slot.node != "" and not await asyncio.to_thread(cluster.has_node, slot.node))
+                await asyncio.sleep(_EXTRA_SECONDS if slot.extra else _PROBE_SECONDS)
 
     async def _room(self, slot: Slot) -> None:
         """Wait until there is room for an engine. Raises ``EngineUnavailableError`` where no other is left,
         either, and none comes."""
-        begun = time.monotonic()
+        begun, told = time.monotonic(), slot.extra
         while not await asyncio.to_thread(slot.seat.granted):
-            if not slot.waits:
+            if not told:
                 _log.warning("%s waits for room: no node has it", slot)
-                slot.waits = True
-            if self.engines():
+                told = True
+            if slot.extra or self.engines():
                 begun = time.monotonic()
             elif time.monotonic() > begun + _START_SECONDS:
                 raise EngineUnavailableError(
                     f"no engine is left, and no node had room for one for {_START_SECONDS:g} s: add nodes"
                 )
             await asyncio.sleep(_ROOM_SECONDS)
-        slot.waits = False
 
     async def _fill(self, slot: Slot) -> None:
         """Start an engine. It is admitted with the current weights, unless these are sent: connect the
@@ -265,15 +260,23 @@ class EnginePool:
         try:
             await answered(engine.start.remote(), _START_SECONDS, f"{slot}, which starts,")
             slot.node = await answered(engine.node.remote(), self._answer_seconds, str(slot))
+            update = self._update
+            await self._load(slot, engine, update)
             async with self._changing:
-                if self._update is not None and self._update.stored:
-                    for method, *arguments in (("pause",), ("load", self._update), ("resume",)):
-                        await self._ask(slot, engine, method, *arguments)
+                if update is not self._update:  # they changed meanwhile: no more, now
+                    await self._load(slot, engine, self._update)
                 slot.starting, slot.engine = None, engine
                 slot.admitted = self._update is None or self._update.stored
         except BaseException:
             slot.end()
+            slot.node = ""
             raise
+
+    async def _load(self, slot: Slot, engine: ActorHandle, update: WeightUpdate | None) -> None:
+        """Weights that are stored; others are sent later."""
+        if update is not None and update.stored:
+            for method, *arguments in (("pause",), ("load", update), ("resume",)):
+                await self._ask(slot, engine, method, *arguments)
 
     async def _each(
         self,
@@ -312,10 +315,6 @@ class EnginePool:
             await answered(send(), seconds, f"a learner or an engine, sending policy version {version},")
         except UnresponsiveError as error:
             raise LearnerLostError(str(error)) from error
-
-
-_LOST: Final = (RayError, UnresponsiveError)
-"""By which an engine tells, or does not, that it is of no more use."""
 
 
 def _brief(error: BaseException) -> str:

@@ -122,7 +122,7 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
     that waits for an actor would hear of it, nor could any be replaced."""
     here = ray.get_runtime_context().get_node_id()
     while not left.wait(_LOOK_SECONDS):
-        if has_node(here):
+        if here in node_ids():
             continue
         why = f"Ray's node here is gone: it was killed, or the memory was full; {log_folder()} says more"
         print(
@@ -136,9 +136,9 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
         os._exit(1)
 
 
-def has_node(node_id: str) -> bool:
-    """Whether a node is there, as far as Ray knows."""
-    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+def node_ids() -> set[str]:
+    """The nodes that are there, as far as Ray knows."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _with_descendants(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

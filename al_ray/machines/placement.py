@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -83,13 +84,15 @@ class OwnSeat:
 
 class Placement:
     """The reserved resources of one run: learners, and engines that share their places, in one group; each
-    other engine in one of its own, so that it can be moved. A plan for one node is one group."""
+    other engine in one of its own, so that it can be moved. A plan for one node is one group. Those of
+    engines that may come wait as long as they must."""
 
     def __init__(self, plan: Plan, name: str, ready_seconds: float = 60) -> None:
         """Reserve, under a name for Ray's dashboard; raises ``PlacementError`` if the cluster does not grant
         it in time."""
         self.plan = plan
         self._own: dict[str, OwnSeat] = {}
+        self._more: Sequence[OwnSeat] = ()
         self._shared = [bundle for bundle in plan.bundles if plan.one_node or not _is_engine(bundle)]
         # The widest first: what is narrow finds room between.
         for bundle in sorted(plan.bundles, key=lambda bundle: -bundle.gpus):
@@ -106,6 +109,8 @@ class Placement:
             self.release()
             cure = f"not granted in {ready_seconds:g} s: other jobs hold the resources; wait for them"
             raise PlacementError(Problem("placement", [_resources(each) for each in plan.bundles], cure))
+        # They take nobody's room.
+        self._more = [OwnSeat(bundle, f"{name}/{bundle.tenants[0]}") for bundle in plan.more]
 
     def _granted(self, seconds: float) -> bool:
         """In steps: Ray hears of no Ctrl-C while it waits."""
@@ -138,10 +143,14 @@ class Placement:
         names = self.plan.tenants("engine")
         return [self._own.get(name) or SharedSeat(self.actor_options(name)) for name in names]
 
+    def more_seats(self) -> Sequence[Seat]:
+        """Of the engines that may come, granted or not."""
+        return self._more
+
     def release(self) -> None:
         """Give the resources back; actors in them end."""
         remove_placement_group(self._group)
-        for seat in self._own.values():
+        for seat in (*self._own.values(), *self._more):
             seat.release()
 
 
@@ -149,7 +158,7 @@ def _is_engine(bundle: Bundle) -> bool:
     return all(tenant.startswith("engine") for tenant in bundle.tenants)
 
 
-def _resources(bundle: Bundle) -> dict[str, float]:
+def _resources(bundle: Bundle) -> dict[str, int]:
     return {"CPU": bundle.cpus} | ({"GPU": bundle.gpus} if bundle.gpus else {})
 
 
@@ -191,4 +200,9 @@ def draining() -> Mapping[str, float]:
 
     Ray Train and Ray Serve ask in this way; there is no public one."""
     deadlines = ray._private.state.state.get_draining_nodes()
-    return {node: until / 1000 if until else float("inf") for node, until in deadlines.items()}
+    return {node: until / 1000 if until else math.inf for node, until in deadlines.items()}
+
+
+def time_left(until: float) -> str:
+    """In how long a node that is drained will be gone, in words."""
+    return "at some time" if math.isinf(until) else f"in {max(0, until - time.time()):.0f} s"

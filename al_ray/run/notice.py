@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from al_ray.machines.placement import draining
+from al_ray.machines.placement import draining, time_left
 from al_ray.reports.console import Console
 from al_ray.run.policy import Policy
 
@@ -26,13 +24,10 @@ async def heed(policy: Policy, save: Callable[[], Awaitable[None]], console: Con
         concerned = {node: who for node, who in (await policy.homes()).items() if node in going}
         for node in concerned.keys() - told:
             told.add(node)
+            when = time_left(going[node])
             console.warning(
-                f"Ray takes the node of {concerned[node]} away{_when(going[node])}: until then there is a "
-                "checkpoint after each step, and one now"
+                f"Ray takes the node of {concerned[node]} away {when}: until then there is a checkpoint "
+                "after each step, and one now"
             )
         if concerned:
             await save()
-
-
-def _when(until: float) -> str:
-    return "" if math.isinf(until) else f" in {max(0, until - time.time()):.0f} s"

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import ray
 from ray.exceptions import RayActorError
@@ -26,6 +26,7 @@ from al_ray.types import JSON, Row, UpdateReport
 
 if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     import numpy as np
+    from ray.actor import ActorHandle
 
     from al_ray.actors.learner.group import LearnerGroup
     from al_ray.actors.learner.observing import Observations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     from al_ray.algorithms.demonstration import TokenisedCall
     from al_ray.algorithms.losses.token import Loss
     from al_ray.algorithms.passes import Passes
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
 _WATCH_SECONDS: Final = 2.0
 _RENDERINGS: Final = 5
@@ -59,6 +63,8 @@ class Policy:
         """As new engines were to have weights."""
         self._settled = True
         """The learners hold what the run goes on with."""
+        self._met: Sequence[ActorHandle] = ()
+        """The engines that learners know how to send weights to."""
         self._keepers = Keepers()
 
     @property
@@ -68,7 +74,6 @@ class Policy:
 
     async def start(self) -> None:
         """Tell the gateways of engines that come and go, from now on."""
-        await self._connect()
         if self._learners is not None and self._learners.adapts:
             # Their calls name the adapter from the first on: one under way goes on with the next.
             await self._transfer(self._learners)
@@ -116,7 +121,7 @@ class Policy:
     async def update(self, rows: Sequence[Row], loss: Loss, passes: Passes) -> UpdateReport:
         """What the learners make of a batch. Engines go on with the version that they have, until
         ``serve``."""
-        report: UpdateReport = await self._of_learners(self._learning.update, rows, loss, passes)
+        report = await self._of_learners(self._learning.update, rows, loss, passes)
         self._mid_step = False
         return report
 
@@ -155,8 +160,7 @@ class Policy:
         """In the place of learners that were lost; ``load`` comes next, or they begin anew."""
         self._settled = False
         await self._of_learners(self._learning.restart)
-        self._mid_step, self._learner_lost = False, None
-        await self._connect()
+        self._mid_step, self._learner_lost, self._met = False, None, ()
 
     async def save(self, folder: Path) -> None:
         """Write a checkpoint."""
@@ -183,7 +187,6 @@ class Policy:
                 async with self._transferring:
                     if engines.unserved() and self._settled and self._learner_lost is None:
                         try:
-                            await self._connect()
                             await self._transfer(learners)
                         except LearnerLostError as error:  # until ``restart_learners``
                             self._learner_lost = error
@@ -197,13 +200,24 @@ class Policy:
             version = await asyncio.to_thread(learners.policy_version)
             update = await asyncio.to_thread(learners.publish, version)
             if learners.pushes_weights:  # as they are when they are sent
-                await self._engines.update(update, partial(asyncio.to_thread, learners.send_weights))
+                await self._meet(learners)
+                send = partial(asyncio.to_thread, learners.send_weights)
+                await self._engines.update(update, send, self._met)
         if not learners.pushes_weights:
             await self._engines.update(update)
         await self._admit()
         self._served_version = version
 
-    async def _of_learners(self, asked: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    async def _meet(self, learners: LearnerGroup) -> None:
+        """Let the learners meet the engines that there are, if they are others than before."""
+        engines = self._engines.engines()
+        if engines != self._met:
+            await asyncio.to_thread(learners.connect_engines, engines, self._engines.tensor_parallel)
+            self._met = engines
+
+    async def _of_learners(
+        self, asked: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> _Answer:
         """What they answer, when it is their turn."""
         async with self._turn:
             return await asyncio.to_thread(asked, *arguments, **named)
@@ -212,9 +226,3 @@ class Policy:
         """Tell the gateways which engines may answer."""
         if self._serving:
             await self._gateways.admit(self._engines.admitted())
-
-    async def _connect(self) -> None:
-        """Where weights are sent rather than stored, let the learners meet the engines."""
-        if self._learners is not None and self._learners.pushes_weights:
-            engines, width = self._engines.engines(), self._engines.tensor_parallel
-            await self._of_learners(self._learners.connect_engines, engines, width)

@@ -60,7 +60,7 @@ async def _with_engines(
     stack.callback(placement.release)
     keeper, records = await _store(ready, console, stack)
     spec = specs.engine_spec(ready.recipe, model.plan, model.folder, learn=learn)
-    engines = EnginePool(spec, placement.seats())
+    engines = EnginePool(spec, placement.seats(), placement.more_seats())
     stack.push_async_callback(engines.shutdown)
     learners = None
     if learn:

@@ -78,7 +78,7 @@ def _engine_spec(recipe: Recipe, console: Console) -> EngineSpec:
     models.require_whole(folder, recipe.model)
     alone = recipe.model_copy(
         update={
-            "engines": recipe.engines.model_copy(update={"replicas": 1}),
+            "engines": recipe.engines.model_copy(update={"replicas": 1, "max_replicas": None}),
             "learners": recipe.learners.model_copy(update={"replicas": 1}),
             "placement": recipe.placement.model_copy(update={"layout": "auto"}),
         }

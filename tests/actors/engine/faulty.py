@@ -1,5 +1,5 @@
 """An engine without a model, on which a fault can be laid: at a method of its, one of the pool dies, is
-stopped, hangs or raises."""
+stopped, hangs, waits or raises."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from al_ray.actors.weights.update import WeightUpdate
 
 
 class FaultyEngine(OnLine):
-    """Faults are files in the model's folder, ``METHOD.FAULT``: whichever engine finds it first obeys it."""
+    """Faults are files in the model's folder, ``METHOD.FAULT``: whichever engine finds it first obeys it. One
+    that waits does so while there is a file ``METHOD waits``."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._faults = Path(spec.model_path)
@@ -32,6 +33,9 @@ class FaultyEngine(OnLine):
     async def load(self, update: WeightUpdate) -> None:
         await self._obey("load")
         self._version = update.version
+
+    async def admit(self, version: int) -> None:
+        self._version = version
 
     async def resume(self) -> None:
         await self._obey("resume")
@@ -53,8 +57,12 @@ class FaultyEngine(OnLine):
 
     async def _obey(self, method: str) -> None:
         for fault in sorted(self._faults.glob(f"{method}.*")):
+            held = self._faults / f"{method} waits"
             try:
-                fault.unlink()
+                if fault.suffix == ".waits":
+                    fault.rename(held)
+                else:
+                    fault.unlink()
             except FileNotFoundError:
                 continue  # another's
             match fault.suffix:
@@ -64,5 +72,8 @@ class FaultyEngine(OnLine):
                     os.kill(os.getpid(), signal.SIGSTOP)
                 case ".hangs":
                     await asyncio.Event().wait()
+                case ".waits":
+                    while held.exists():
+                        await asyncio.sleep(0.05)
                 case ".raises":
                     raise ValueError(f"{method} will not do")
