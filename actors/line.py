@@ -61,6 +61,7 @@ class OnLine:
     """An asyncio actor whose methods can be called over lines, with what Ray's calls can carry."""
 
     _listening: asyncio.Task[tuple[asyncio.Server, Address]] | None = None
+    _under_way: int = 0
 
     async def address(self) -> Address:
         """Where it listens, from the first time that this is asked."""
@@ -73,8 +74,16 @@ class OnLine:
         """Never returns: the call fails when the actor is gone."""
         await asyncio.Event().wait()
 
+    async def under_way(self) -> int:
+        """Calls over lines that have no answer yet."""
+        return self._under_way
 
-async def _listen(actor: object) -> tuple[asyncio.Server, Address]:
+    async def node(self) -> str:
+        """The id of Ray's node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+
+async def _listen(actor: OnLine) -> tuple[asyncio.Server, Address]:
     token = secrets.token_bytes(_TOKEN_BYTES)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -91,7 +100,7 @@ async def _listen(actor: object) -> tuple[asyncio.Server, Address]:
 class _Caller:
     """Who asks, as the actor sees it."""
 
-    def __init__(self, actor: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, actor: OnLine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._actor = actor
         self._reader = reader
         self._writer = writer
@@ -121,6 +130,7 @@ class _Caller:
         task.add_done_callback(lambda _: self._tasks.pop(number))
 
     async def _answer(self, number: int, kind: int, payload: bytes) -> None:
+        self._actor._under_way += 1
         try:
             name, arguments = pickle.loads(payload)
             method = getattr(self._actor, name)
@@ -136,6 +146,8 @@ class _Caller:
         except Exception as error:
             with suppress(OSError):
                 _write(self._writer, number, _Kind.FAILED, _told(error))
+        finally:
+            self._actor._under_way -= 1
 
 
 def _told(error: Exception) -> Exception:

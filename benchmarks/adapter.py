@@ -30,6 +30,7 @@ from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.machines import models
+from al_ray.machines.placement import SharedSeat
 from al_ray.recipe import LoraSection, OptimizerSection
 from benchmarks.update import SHAPES, rows_of
 from benchmarks.update_load import samples
@@ -77,7 +78,7 @@ async def _be(arguments: argparse.Namespace) -> None:
     for _ in range(2):  # the optimizer is there from the second on
         peak = learner.update([rows], loss).metrics["learner/peak_gib"]
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    pool = EnginePool(_engine(model, lora), [{"num_cpus": 1}])
+    pool = EnginePool(_engine(model, lora), [SharedSeat({"num_cpus": 1})])
     await pool.start()
     [engine] = pool.admitted()
     probe = rows[0].tokens[:200].tolist()

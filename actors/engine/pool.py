@@ -4,29 +4,35 @@ An engine is *admitted*, that is, may be given calls, while it holds the weights
 dies, does not answer in time or fails to load an update is ended: its weights may be neither old nor new. Its
 calls fail over to other engines, and its keeper starts another in its place, which is admitted with the
 weights of then. Whatever is waited for has an end, so no engine can keep a run waiting for good.
+
+An engine whose node Ray is to take away is given no more calls. It ends those that it has, as far as there is
+time, and is ended; the one in its place is put elsewhere, as soon as there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
+from al_ray.actors.engine import leaving
 from al_ray.actors.engine.actor import Engine
+from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.waiting import answered
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError
 from al_ray.machines import cluster
+from al_ray.machines.placement import Seat
 
 _log = logging.getLogger(__name__)
 
@@ -41,37 +47,24 @@ _LOADED_PER_SECOND: Final = 50 * 2**20
 _START_SECONDS: Final = 3600.0
 _SHUTDOWN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.1
+_ROOM_SECONDS: Final = 1.0
+"""Between two looks for room."""
+_EXTRA_SECONDS: Final = 30.0
+"""After which one that nobody waits for is tried again."""
 _MAX_LOST: Final = 5
 """Engines lost since the weights changed last, after which it is not by chance: some call kills whichever
 answers it."""
 
 
-@dataclass(slots=True)
-class _Slot:
-    """A place for an engine, with the actor options it is created with."""
-
-    number: int
-    options: Mapping[str, Any]
-    starting: ActorHandle | None = None
-    """It does not answer yet."""
-    engine: ActorHandle | None = None
-    admitted: bool = False
-
-    def end(self) -> None:
-        for actor in (self.starting, self.engine):
-            if actor is not None:
-                ray.kill(actor)
-        self.starting, self.engine, self.admitted = None, None, False
-
-
 class EnginePool:
-    """One engine for each of ``options``: the resources and scheduling strategy of its actor, which is of
-    ``engine_class``."""
+    """One engine for each of ``seats``, an actor of ``engine_class``, and one for each of ``more`` as long as
+    there is room for it."""
 
     def __init__(
         self,
         spec: EngineSpec,
-        options: Sequence[Mapping[str, Any]],
+        seats: Sequence[Seat],
+        more: Sequence[Seat] = (),
         engine_class: type = Engine,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
@@ -79,21 +72,23 @@ class EnginePool:
         self._engine_class = engine_class
         self._answer_seconds = answer_seconds
         self.tensor_parallel = spec.tensor_parallel
-        environment = {"env_vars": engine_environment(spec)}
+        self._options: Mapping[str, Any] = {
+            "max_concurrency": CALLS_AT_ONCE,
+            "runtime_env": {"env_vars": engine_environment(spec)},
+        }
         self._slots = [
-            _Slot(number, {**chosen, "max_concurrency": CALLS_AT_ONCE, "runtime_env": environment})
-            for number, chosen in enumerate(options)
+            Slot(number, seat, extra=number >= len(seats)) for number, seat in enumerate([*seats, *more])
         ]
         self._update: WeightUpdate | None = None
         self._changing = asyncio.Lock()
-        """Held while weights change: an engine that comes up loads them before or after, not meanwhile."""
+        """Held while weights change: an engine that comes up is admitted before or after, not meanwhile."""
         self._lost = 0
         self._keepers = Keepers()
 
     async def start(self) -> None:
-        """Start all engines at once, admit them, and keep them alive from now on; end them all if one cannot
-        start."""
-        starting = [asyncio.create_task(self._fill(slot)) for slot in self._slots]
+        """Start the engines of ``seats`` at once, admit them, and keep all alive from now on; end them all if
+        one cannot start."""
+        starting = [asyncio.create_task(self._fill(slot)) for slot in self._slots if not slot.extra]
         try:
             await asyncio.gather(*starting)
         except BaseException:
@@ -114,7 +109,21 @@ class EnginePool:
 
     def admitted(self) -> list[ActorHandle]:
         """The engines that may be given calls."""
-        return [slot.engine for slot in self._slots if slot.engine is not None and slot.admitted]
+        return [slot.engine for slot in self._slots if slot.engine is not None and slot.answers]
+
+    def unserved(self) -> bool:
+        """Whether an engine is there that waits to be sent the weights."""
+        return any(slot.engine is not None and not slot.admitted for slot in self._slots)
+
+    def spare(self, draining: Mapping[str, float]) -> None:
+        """Engines on these nodes, which are to go, are not ``admitted`` any more; to be told to the gateways
+        before ``retire``."""
+        leaving.spare(self._slots, draining)
+
+    async def retire(self) -> None:
+        """End the engines that were spared, as far as they have ended their calls; each when its time is
+        over."""
+        await leaving.retire(self._slots, self._changing)
 
     async def one(self) -> ActorHandle:
         """An engine that may be given calls, waited for while none is there. Raises why none can be kept."""
@@ -122,10 +131,16 @@ class EnginePool:
             await self._look()
         return admitted[0]
 
-    async def update(self, update: WeightUpdate, send: Callable[[], Awaitable[object]] | None = None) -> None:
+    async def update(
+        self,
+        update: WeightUpdate,
+        send: Callable[[], Awaitable[object]] | None = None,
+        sent_to: Sequence[ActorHandle] | None = None,
+    ) -> None:
         """Give every engine the weights of ``update``, holding its calls meanwhile, and admit it.
 
-        ``send`` makes all learner ranks send, where the update is not stored. When all engines are lost on
+        ``send`` makes all learner ranks send, where the update is not stored; those that have come since the
+        learners met ``sent_to`` are not reached, and not admitted. When all engines are lost on
         the way, waits for those that come in their place, which hold the weights if they are stored. Raises
         ``EngineUnavailableError`` when live engines cannot load the weights, and the current ones stay; or
         when no engine can be kept alive.
@@ -134,6 +149,10 @@ class EnginePool:
             raise ValueError(f"policy version {update.version}: give send if and only if it is not stored")
         async with self._changing:
             slots = [slot for slot in self._slots if slot.engine is not None]
+            if sent_to is not None:
+                for slot in slots:
+                    slot.admitted &= slot.engine in sent_to
+                slots = [slot for slot in slots if slot.engine in sent_to]
             refused: list[BaseException] = []
             try:
                 slots = await self._each(slots, "pause")
@@ -178,7 +197,7 @@ class EnginePool:
         for slot in self._slots:
             slot.end()
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep(self, slot: Slot) -> None:
         """Replace the slot's engine whenever it is lost. Raises ``EngineUnavailableError`` when that does not
         help. One that cannot start where another could may only be too early: what is left of that one still
         has its memory."""
@@ -191,47 +210,81 @@ class EnginePool:
                 try:
                     await self._ask(slot, engine, "ping")
                     continue
-                except _LOST as lost:
+                except LOST as lost:
                     if slot.engine is engine:
-                        _log.warning("%s is replaced: %s", _name(slot), _brief(lost))
+                        _log.warning("%s is replaced: %s", slot, _brief(lost))
                         slot.end()
-            self._lost += 1
+            if not await slot.excused():
+                self._lost += 1
             if self._lost > _MAX_LOST:
                 version = 0 if self._update is None else self._update.version
                 raise EngineUnavailableError(
                     f"{self._lost} engines died since policy version {version} was admitted; "
                     f"their logs are in {cluster.log_folder()}"
                 ) from error
+            await self._room(slot)
+            nodes = await asyncio.to_thread(cluster.node_ids)
             try:
                 await self._fill(slot)
-            except _LOST as lost:
+            except LOST as lost:
                 error = lost
-                _log.warning("%s did not come up: %s", _name(slot), _brief(lost))
-                await asyncio.sleep(_PROBE_SECONDS)
+                # What a learner stored is lost with it; others come. And it may have been put on a node that
+                # was dead already.
+                weights = isinstance(lost, RayTaskError) and isinstance(lost.cause, ObjectLostError)
+                slot.blameless = weights or not nodes <= await asyncio.to_thread(cluster.node_ids)
+                _log.warning("%s did not come up: %s", slot, _brief(lost))
+                await asyncio.sleep(_EXTRA_SECONDS if slot.extra else _PROBE_SECONDS)
 
-    async def _fill(self, slot: _Slot) -> None:
+    async def _room(self, slot: Slot) -> None:
+        """Wait until there is room for an engine. Raises ``EngineUnavailableError`` where no other is left,
+        either, and none comes."""
+        begun, told = time.monotonic(), slot.extra
+        while not await asyncio.to_thread(slot.seat.granted):
+            if not told:
+                _log.warning("%s waits for room: no node has it", slot)
+                told = True
+            if slot.extra or self.engines():
+                begun = time.monotonic()
+            elif time.monotonic() > begun + _START_SECONDS:
+                raise EngineUnavailableError(
+                    f"no engine is left, and no node had room for one for {_START_SECONDS:g} s: add nodes"
+                )
+            await asyncio.sleep(_ROOM_SECONDS)
+
+    async def _fill(self, slot: Slot) -> None:
         """Start an engine. It is admitted with the current weights, unless these are sent: connect the
         learner to ``engines()`` again, and update."""
-        engine = slot.starting = ray.remote(self._engine_class).options(**slot.options).remote(self._spec)
+        options = {**self._options, **slot.seat.options}
+        slot.node = ""
+        engine = slot.starting = ray.remote(self._engine_class).options(**options).remote(self._spec)
         try:
-            await answered(engine.start.remote(), _START_SECONDS, f"{_name(slot)}, which starts,")
+            await answered(engine.start.remote(), _START_SECONDS, f"{slot}, which starts,")
+            slot.node = await answered(engine.node.remote(), self._answer_seconds, str(slot))
+            update = self._update
+            await self._load(slot, engine, update)
             async with self._changing:
-                if self._update is not None and self._update.stored:
-                    for method, *arguments in (("pause",), ("load", self._update), ("resume",)):
-                        await self._ask(slot, engine, method, *arguments)
+                if update is not self._update:  # they changed meanwhile: no more, now
+                    await self._load(slot, engine, self._update)
                 slot.starting, slot.engine = None, engine
                 slot.admitted = self._update is None or self._update.stored
         except BaseException:
             slot.end()
+            slot.node = ""
             raise
+
+    async def _load(self, slot: Slot, engine: ActorHandle, update: WeightUpdate | None) -> None:
+        """Weights that are stored; others are sent later."""
+        if update is not None and update.stored:
+            for method, *arguments in (("pause",), ("load", update), ("resume",)):
+                await self._ask(slot, engine, method, *arguments)
 
     async def _each(
         self,
-        slots: Sequence[_Slot],
+        slots: Sequence[Slot],
         method: str,
         *args: object,
         refused: list[BaseException] | None = None,
-    ) -> list[_Slot]:
+    ) -> list[Slot]:
         """Call ``method`` on all engines at once and end those that fail; returns the other slots. What a
         live engine raises goes to ``refused``."""
         engines = [slot.engine for slot in slots]
@@ -242,18 +295,18 @@ class EnginePool:
             if not isinstance(outcome, BaseException):
                 well.append(slot)
                 continue
-            _log.warning("%s failed to %s and is replaced: %s", _name(slot), method, _brief(outcome))
+            _log.warning("%s failed to %s and is replaced: %s", slot, method, _brief(outcome))
             if refused is not None and isinstance(outcome, RayTaskError) and not _of_dead_core(outcome):
                 refused.append(outcome)
             if slot.engine is engine:  # else its keeper was quicker
                 slot.end()
         return well
 
-    async def _ask(self, slot: _Slot, engine: Any, method: str, *args: object) -> None:
+    async def _ask(self, slot: Slot, engine: Any, method: str, *args: object) -> None:
         seconds = self._answer_seconds
         if method == "load":
             seconds += _size(self._spec.model_path) / _LOADED_PER_SECOND
-        await answered(getattr(engine, method).remote(*args), seconds, f"{_name(slot)}, asked to {method},")
+        await answered(getattr(engine, method).remote(*args), seconds, f"{slot}, asked to {method},")
 
     async def _sent(self, send: Callable[[], Awaitable[object]], version: int) -> None:
         """An engine that dies as weights are sent keeps learners waiting for it for good."""
@@ -262,14 +315,6 @@ class EnginePool:
             await answered(send(), seconds, f"a learner or an engine, sending policy version {version},")
         except UnresponsiveError as error:
             raise LearnerLostError(str(error)) from error
-
-
-_LOST: Final = (RayError, UnresponsiveError)
-"""By which an engine tells, or does not, that it is of no more use."""
-
-
-def _name(slot: _Slot) -> str:
-    return f"engine {slot.number}"
 
 
 def _brief(error: BaseException) -> str:

@@ -119,8 +119,9 @@ class Learner:
                 adapter.freeze_in(self._model, self._spec.dtype)
         return self._how
 
-    def alive(self) -> None:
-        """Answers, in a thread of its own, unless the process is stopped."""
+    def alive(self) -> str:
+        """Answers, in a thread of its own, unless the process is stopped: the id of Ray's node here."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def policy_version(self) -> int:
         """Weight updates since the model was loaded first, over all stages and resumes."""
@@ -294,8 +295,8 @@ class Learner:
         return merged
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What engines are given, as it is held, what is trained in the published dtype: each policy's adapter by
-        names in files; a model with its buffers, by its own names (``in_files``)."""
+        """What engines are given, as it is held, what is trained in the published dtype: each policy's adapter
+        by names in files; a model with its buffers, by its own names (``in_files``)."""
         dtype = getattr(torch, self._spec.dtype)
         if self._spec.lora is not None:
             for policy in self._each_policy():

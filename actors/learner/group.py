@@ -137,6 +137,12 @@ class LearnerGroup:
         """Resume from a checkpoint that every learner's node can read."""
         self._on_all("load", folder)
 
+    def nodes(self) -> set[str]:
+        """The ids of Ray's nodes that the learners are on, as far as they answer, also at their work."""
+        asked = self._ask_alive()
+        told, _ = ray.wait(asked, num_returns=len(asked), timeout=_LOOK_SECONDS)
+        return {ray.get(answer) for answer in told if _error(answer) is None}
+
     def close(self) -> None:
         """End the learners, also those that hang, and free what they published."""
         ray.wait(
@@ -183,11 +189,14 @@ class LearnerGroup:
         """Raises once a process does not answer that has loaded its model."""
         if not self._up:
             return
-        asked = [each.alive.options(concurrency_group=_ALIVE).remote() for each in self._learners]
+        asked = self._ask_alive()
         _, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
         if silent:
             self._end()
             raise LearnerLostError(silence("a learner", _ANSWER_SECONDS))
+
+    def _ask_alive(self) -> list[ObjectRef[Any]]:
+        return [each.alive.options(concurrency_group=_ALIVE).remote() for each in self._learners]
 
 
 def _error(answer: ObjectRef[Any]) -> RayError | None:

@@ -75,7 +75,10 @@ def dry_run(recipe: Recipe) -> None:
     placed = _planned(recipe)
     console.header(loading.as_yaml(loading.shown(recipe)).splitlines())
     console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out", *tasks.left_out])
-    rows = [(", ".join(b.tenants), str(b.node), f"{b.cpus}", str(b.gpus)) for b in placed.bundles]
+    rows = [
+        (", ".join(b.tenants), "any with room" if b.node is None else str(b.node), f"{b.cpus}", str(b.gpus))
+        for b in (*placed.bundles, *placed.more)
+    ]
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
     rows.append((", ".join(beside), "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)

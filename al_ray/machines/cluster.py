@@ -122,7 +122,7 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
     that waits for an actor would hear of it, nor could any be replaced."""
     here = ray.get_runtime_context().get_node_id()
     while not left.wait(_LOOK_SECONDS):
-        if any(node["NodeID"] == here and node["Alive"] for node in ray.nodes()):
+        if here in node_ids():
             continue
         why = f"Ray's node here is gone: it was killed, or the memory was full; {log_folder()} says more"
         print(
@@ -134,6 +134,11 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         os._exit(1)
+
+
+def node_ids() -> set[str]:
+    """The nodes that are there, as far as Ray knows."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _with_descendants(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

@@ -2,35 +2,104 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import ray
+from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from al_ray.errors import PlacementError, Problem
-from al_ray.machines.plan import Plan
+from al_ray.machines.plan import Bundle, Plan
 from al_ray.recipe import NodeShape
 
-_WAIT_SECONDS: Final = 1
+_LOOK_SECONDS: Final = 0.2
+
+
+class Seat(Protocol):
+    """Where an engine is put, and the next one in its place."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Ray's, of the actor."""
+        ...
+
+    def granted(self) -> bool:
+        """Whether there is room, as far as that is known."""
+        ...
+
+    def move(self) -> None:
+        """Its node is to go: the next engine is to be elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSeat:
+    """Among others, with whom it moves when their node is gone: Ray starts nothing on it until then."""
+
+    options: Mapping[str, Any]
+
+    def granted(self) -> bool:
+        return True
+
+    def move(self) -> None:
+        pass
+
+
+class OwnSeat:
+    """A bundle that Ray places for itself. What waits for room is demand, which an autoscaler meets with a
+    node."""
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        self._bundle = bundle
+        self._name = name
+        self._group = _group([bundle], "PACK", name)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """It has all of the bundle."""
+        return {
+            "num_cpus": self._bundle.cpus,
+            "num_gpus": self._bundle.gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=0
+            ),
+        }
+
+    def granted(self) -> bool:
+        return _is_granted(self._group)
+
+    def move(self) -> None:
+        """Given back, and asked for anew: Ray grants nothing on a node that is drained."""
+        self.release()
+        self._group = _group([self._bundle], "PACK", self._name)
+
+    def release(self) -> None:
+        remove_placement_group(self._group)
 
 
 class Placement:
-    """The reserved resources of one run."""
+    """The reserved resources of one run: learners, and engines that share their places, in one group; each
+    other engine in one of its own, so that it can be moved. A plan for one node is one group. Those of
+    engines that may come wait as long as they must."""
 
     def __init__(self, plan: Plan, name: str, ready_seconds: float = 60) -> None:
         """Reserve, under a name for Ray's dashboard; raises ``PlacementError`` if the cluster does not grant
         it in time."""
         self.plan = plan
-        resources = [{"CPU": b.cpus} | ({"GPU": b.gpus} if b.gpus else {}) for b in plan.bundles]
-        only = f"{name} {uuid.uuid4().hex[:6]}"  # Ray refuses a name that is in use
+        self._own: dict[str, OwnSeat] = {}
+        self._more: Sequence[OwnSeat] = ()
+        self._shared = [bundle for bundle in plan.bundles if plan.one_node or not _is_engine(bundle)]
+        # The widest first: what is narrow finds room between.
+        for bundle in sorted(plan.bundles, key=lambda bundle: -bundle.gpus):
+            if bundle not in self._shared:
+                self._own[bundle.tenants[0]] = OwnSeat(bundle, f"{name}/{bundle.tenants[0]}")
         # Weights may travel through the memory of a node that the plan says is the only one.
-        one_node = len({bundle.node for bundle in plan.bundles}) == 1
-        self._group: PlacementGroup = placement_group(
-            resources, strategy="STRICT_PACK" if one_node else "PACK", name=only
-        )
+        self._group = _group(self._shared, "STRICT_PACK" if plan.one_node else "PACK", name)
         try:
             granted = self._granted(ready_seconds)
         except BaseException:
@@ -39,19 +108,27 @@ class Placement:
         if not granted:
             self.release()
             cure = f"not granted in {ready_seconds:g} s: other jobs hold the resources; wait for them"
-            raise PlacementError(Problem("placement", resources, cure))
+            raise PlacementError(Problem("placement", [_resources(each) for each in plan.bundles], cure))
+        # They take nobody's room.
+        self._more = [OwnSeat(bundle, f"{name}/{bundle.tenants[0]}") for bundle in plan.more]
 
     def _granted(self, seconds: float) -> bool:
         """In steps: Ray hears of no Ctrl-C while it waits."""
         ends = time.monotonic() + seconds
-        while not (granted := self._group.wait(_WAIT_SECONDS)) and time.monotonic() < ends:
-            pass
-        return bool(granted)
+        waiting: list[Callable[[], bool]] = [lambda: _is_granted(self._group)]
+        waiting += [seat.granted for seat in self._own.values()]
+        while waiting := [granted for granted in waiting if not granted()]:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
 
     def actor_options(self, tenant: str) -> dict[str, Any]:
-        """Ray options that put ``tenant`` into its bundle with its share of the resources."""
-        index = self.plan.bundle_of(tenant)
-        bundle = self.plan.bundles[index]
+        """Ray options that put ``tenant``, who is in the group, into its bundle with its share of the
+        resources."""
+        index, bundle = next(
+            (index, bundle) for index, bundle in enumerate(self._shared) if tenant in bundle.tenants
+        )
         share = 1 / len(bundle.tenants)
         return {
             "num_cpus": bundle.cpus * share,
@@ -61,9 +138,41 @@ class Placement:
             ),
         }
 
+    def seats(self) -> list[Seat]:
+        """Of the plan's engines."""
+        names = self.plan.tenants("engine")
+        return [self._own.get(name) or SharedSeat(self.actor_options(name)) for name in names]
+
+    def more_seats(self) -> Sequence[Seat]:
+        """Of the engines that may come, granted or not."""
+        return self._more
+
     def release(self) -> None:
         """Give the resources back; actors in them end."""
         remove_placement_group(self._group)
+        for seat in (*self._own.values(), *self._more):
+            seat.release()
+
+
+def _is_engine(bundle: Bundle) -> bool:
+    return all(tenant.startswith("engine") for tenant in bundle.tenants)
+
+
+def _resources(bundle: Bundle) -> dict[str, int]:
+    return {"CPU": bundle.cpus} | ({"GPU": bundle.gpus} if bundle.gpus else {})
+
+
+def _group(bundles: Sequence[Bundle], strategy: str, name: str) -> PlacementGroup:
+    return placement_group([_resources(bundle) for bundle in bundles], strategy=strategy, name=_only(name))
+
+
+def _only(name: str) -> str:
+    """Ray refuses a name that is in use."""
+    return f"{name} {uuid.uuid4().hex[:6]}"
+
+
+def _is_granted(group: PlacementGroup) -> bool:
+    return bool(placement_group_table(group)["state"] == "CREATED")
 
 
 def beside_the_driver() -> dict[str, Any]:
@@ -73,10 +182,27 @@ def beside_the_driver() -> dict[str, Any]:
 
 
 def cluster_shape() -> list[NodeShape]:
-    """What the connected cluster's live nodes have; one without cores can hold nothing of a plan."""
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """What the connected cluster's live nodes have; one without cores can hold nothing of a plan, and one
+    that is drained is given nothing."""
+    going = draining()
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going]
     return [
         NodeShape(cpus=int(node["CPU"]), gpus=int(node.get("GPU", 0)))
         for node in resources
         if node.get("CPU", 0) >= 1
     ]
+
+
+def draining() -> Mapping[str, float]:
+    """The nodes that Ray says are to go, by their ids, each with the time of its end as ``time.time`` tells
+    it: spot instances that are taken back, pods that are evicted, whatever ``ray drain-node`` names. Ray
+    places nothing on them, and ends one of itself as soon as nothing holds its resources.
+
+    Ray Train and Ray Serve ask in this way; there is no public one."""
+    deadlines = ray._private.state.state.get_draining_nodes()
+    return {node: until / 1000 if until else math.inf for node, until in deadlines.items()}
+
+
+def time_left(until: float) -> str:
+    """In how long a node that is drained will be gone, in words."""
+    return "at some time" if math.isinf(until) else f"in {max(0, until - time.time()):.0f} s"

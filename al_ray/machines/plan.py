@@ -7,8 +7,9 @@ groups of a plan.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +23,7 @@ Device = Literal["cpu", "gpu"]
 Layout = Literal["colocated", "disaggregated"]
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_NO_ROOM = "none of it"
 _MAX_CORES_BESIDE_A_GPU = 8
 """What the processes beside a GPU can use; the rest is left to the agents."""
 
@@ -34,8 +36,9 @@ class Bundle:
     """For example ``("engine 0", "learner 0")``."""
     cpus: int
     gpus: int
-    node: int
-    """Which of the nodes it fits on. Ray may choose others, but keeps bundles of one node together."""
+    node: int | None
+    """Which of the nodes it fits on. Ray may choose others, but keeps bundles of one node together. None: one
+    that has room for it, or will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,17 @@ class Plan:
     bundles: Sequence[Bundle]
     engine_threads: int
     learner_threads: int
+    more: Sequence[Bundle] = ()
+    """Of engines that are started where and when there is room."""
+
+    @property
+    def one_node(self) -> bool:
+        """Whether all of it is on one node, and stays together wherever that is."""
+        return not self.more and len({bundle.node for bundle in self.bundles}) == 1
+
+    def tenants(self, role: str) -> Sequence[str]:
+        """Their names, those of a role."""
+        return [name for bundle in self.bundles for name in bundle.tenants if name.startswith(role)]
 
     def bundle_of(self, tenant: str) -> int:
         """The index of the bundle that ``tenant`` lives in."""
@@ -74,24 +88,61 @@ def usable_cores(groups: Path = _CONTROL_GROUPS) -> int:
 
 
 def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:
-    """Raises ``PlacementError`` that says what the recipe needs and what the cluster has."""
+    """Raises ``PlacementError`` that says what the recipe needs, what the cluster has, and what it has room
+    for."""
     nodes = [(shape.cpus, shape.gpus) for shape in cluster for _ in range(shape.count)]
     wanted = recipe.placement.device
     device: Device = ("gpu" if any(gpus for _, gpus in nodes) else "cpu") if wanted == "auto" else wanted
     for layout in _layouts(recipe, device):
         homes = _homes(recipe.engines.replicas, recipe.learners.replicas, layout)
-        gpus = [_gpus(home, recipe.engines.tensor_parallel) if device == "gpu" else 0 for home in homes]
-        share = sum(cpus for cpus, _ in nodes) // len(homes)
+        width = recipe.engines.tensor_parallel if device == "gpu" else 0
+        gpus = [_gpus(home, width) for home in homes]
+        # Beside GPUs that are free, cores are left for the engines that may come to them.
+        sharers = len(homes) + (recipe.engines.more if device == "gpu" else 0)
+        share = max(1, sum(cpus for cpus, _ in nodes) // sharers)
         for cpus in range(min(share, _MAX_CORES_BESIDE_A_GPU) if device == "gpu" else share, 0, -1):
             if bundles := _fit(homes, cpus, gpus, nodes):
                 threads = recipe.engines.threads or cpus, recipe.learners.threads or cpus
-                return Plan(device, layout, bundles, *threads)
+                return Plan(device, layout, bundles, *threads, _more(recipe, device, cpus))
     roles = [" + ".join(tenant.split()[0] for tenant in home) for home in homes]
     needs = _counted(f"({role}: 1 core, {g} GPU)" for role, g in zip(roles, gpus, strict=True))
     has = _counted(f"({cpus} core, {gpus} GPU)" for cpus, gpus in nodes) or "nothing"
-    cure = f"is needed, the nodes have {has}; lower engines.replicas, learners.replicas or "
-    cure += "engines.tensor_parallel, set placement.layout to auto, or add nodes"
+    room = _room(recipe, device, layout, nodes)
+    narrow = [key for key in ("device", "layout") if getattr(recipe.placement, key) != "auto"]
+    ways = [
+        *["set these"] * (room != _NO_ROOM),
+        *(f"set placement.{key} to auto" for key in narrow),
+        "add nodes",
+    ]
+    cure = f"is needed, the nodes have {has}; there is room for {room}: {', or '.join(ways)}"
     raise PlacementError(Problem("placement", f"{layout} on {device}: {needs}", cure))
+
+
+def _room(recipe: Recipe, device: Device, layout: Layout, nodes: Sequence[tuple[int, int]]) -> str:
+    """What there is room for, no more of anything than the recipe asks: wide engines, then many learners,
+    then many engines."""
+    cores = sum(cpus for cpus, _ in nodes)
+    most_learners, most_engines = min(recipe.learners.replicas, cores), min(recipe.engines.replicas, cores)
+
+    def fits(engines: int, learners: int, width: int) -> bool:
+        homes = _homes(engines, learners, layout)
+        return _fit(homes, 1, [_gpus(home, width) for home in homes], nodes) is not None
+
+    widest = recipe.engines.tensor_parallel if device == "gpu" else 0
+    for width in range(widest, -1 if device == "cpu" else 0, -1):
+        learners = _most(most_learners, lambda count: fits(1, count, width))  # noqa: B023
+        if learners:
+            # A learner hands weights over to an engine on its own device.
+            limit = min(most_engines, learners) if device == "gpu" and layout == "colocated" else most_engines
+            engines = _most(limit, lambda count: fits(count, learners, width))  # noqa: B023
+            wide = f", engines.tensor_parallel={width}" if width < widest else ""
+            return f"engines.replicas={engines}, learners.replicas={learners}{wide}"
+    return _NO_ROOM
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to ``limit`` that fits, where each smaller one does."""
+    return bisect_left(range(1, limit + 1), True, key=lambda count: not fits(count))
 
 
 def _layouts(recipe: Recipe, device: Device) -> Sequence[Layout]:
@@ -103,12 +154,13 @@ def _layouts(recipe: Recipe, device: Device) -> Sequence[Layout]:
             raise PlacementError(Problem("engines.tensor_parallel", width, cure))
         return ["colocated" if layout == "auto" else layout]
     # A learner hands weights over within its device: to an engine that has no other device.
-    can_share = width == 1 and recipe.engines.replicas <= recipe.learners.replicas
+    alone = width > 1 or recipe.engines.more > 0
+    can_share = not alone and recipe.engines.replicas <= recipe.learners.replicas
     if layout == "auto":
         return ["disaggregated", "colocated"] if can_share else ["disaggregated"]
     if layout == "colocated" and not can_share:
-        cure = "on GPU, needs engines.tensor_parallel 1 and a learner for each engine: learners.replicas "
-        cure += "at least engines.replicas; or set placement.layout to disaggregated"
+        cure = "on GPU, needs engines.tensor_parallel 1, no engines.max_replicas, and a learner for each "
+        cure += "engine: learners.replicas at least engines.replicas; or set layout to disaggregated"
         raise PlacementError(Problem("placement.layout", layout, cure))
     return [layout]
 
@@ -123,8 +175,19 @@ def _homes(engines: int, learners: int, layout: Layout) -> list[tuple[str, ...]]
     return [tuple(name for name in pair if name is not None) for pair in pairs]
 
 
+def _more(recipe: Recipe, device: Device, cpus: int) -> Sequence[Bundle]:
+    """Of the engines that may come, each like the first, and on CPU no larger than it has threads."""
+    engines = recipe.engines
+    if device == "cpu" and engines.threads:
+        cpus = min(cpus, engines.threads)
+    gpus = engines.tensor_parallel if device == "gpu" else 0
+    names = (f"engine {index}" for index in range(engines.replicas, engines.replicas + engines.more))
+    return [Bundle((name,), cpus, gpus, None) for name in names]
+
+
 def _gpus(home: tuple[str, ...], width: int) -> int:
-    return width if any(tenant.startswith("engine") for tenant in home) else 1
+    """Of an engine that is so wide; 0: there are none."""
+    return width if any(tenant.startswith("engine") for tenant in home) else min(width, 1)
 
 
 def _counted(things: Iterable[str]) -> str:

@@ -86,6 +86,13 @@ def _adapter(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"stages.{index}.reference_mix", stage.reference_mix, cure)
 
 
+def _engines(recipe: Recipe) -> Iterator[Problem]:
+    least, most = recipe.engines.replicas, recipe.engines.max_replicas
+    if most is not None and most < least:
+        cure = f"is less than engines.replicas, {least}; raise it, or leave it out"
+        yield Problem("engines.max_replicas", most, cure)
+
+
 def _learners(recipe: Recipe) -> Iterator[Problem]:
     if recipe.learners.weights == "sharded" and recipe.learners.replicas == 1:
         cure = "has no effect with learners.replicas: 1; raise that, or leave this out"
@@ -403,6 +410,7 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"model"}, _model),
     ({"model", "agent", "evaluation"}, _lengths),
     ({"model", "stages"}, _adapter),
+    ({"engines"}, _engines),
     ({"learners"}, _learners),
     ({"data"}, _data),
     ({"agent"}, _agent),

@@ -12,7 +12,10 @@ from al_ray.recipe.section import DottedPath, HttpUrl, Positive, Section
 
 class EnginesSection(Section):
     replicas: Positive = 1
-    """vLLM engines."""
+    """vLLM engines that a run starts with, and waits for."""
+    max_replicas: Positive | None = None
+    """Engines at most: those beyond ``replicas`` are started wherever and whenever there is room, also on
+    nodes that join later, and go with their nodes. None: as many as ``replicas``."""
     tensor_parallel: Positive = 1
     """Devices an engine is spread over."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -23,6 +26,11 @@ class EnginesSection(Section):
     """On GPU: the fraction of the device's memory that vLLM may take."""
     max_running: Positive = 64
     """Sequences an engine advances at once."""
+
+    @property
+    def more(self) -> int:
+        """How many may come beside ``replicas``."""
+        return max(0, (self.max_replicas or 0) - self.replicas)
 
 
 class GatewaySection(Section):

@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ray.exceptions import RayError
@@ -33,6 +33,7 @@ from al_ray.reports.health import Health, useless, warnings
 from al_ray.reports.sinks import Sinks
 from al_ray.run.agents import Agents
 from al_ray.run.folder import RunFolder
+from al_ray.run.notice import heed
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.stage import Stage, stage_of
@@ -65,16 +66,21 @@ class Run:
     """Steps that have been told."""
     _learning: asyncio.Task[None] | None = None
     """The update under way."""
+    _steady: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while weights change or are written."""
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
         ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt. Whoever
         interrupts it waits for a checkpoint of the steps that are done."""
+        heeding = asyncio.create_task(heed(self.policy, self._save_what_is_done, self.console))
         try:
             await self._train()
         except (asyncio.CancelledError, KeyboardInterrupt):
             await self._leave()
             raise
+        finally:
+            heeding.cancel()
 
     async def _train(self) -> None:
         done, lost = await self._restore(), 0
@@ -86,6 +92,7 @@ class Run:
                 lost += 1
                 if lost > _MAX_LOST:
                     raise
+                self._done = 0  # of which the learners hold nothing any more
                 self.console.warning(f"{error}; going on from the last checkpoint")
                 await self.policy.restart_learners()
                 done = await self._restore()
@@ -100,8 +107,7 @@ class Run:
                 if self._learning is not None and not self._learning.done():
                     self.console.note("interrupted: the update under way is ended first; once more ends all")
                     await self._learning
-                if self._done not in (0, *self.folder.checkpoints()):
-                    await self._save(self._done)
+                await self._save(self._done)
         except (AlRayError, RayError, OSError, TimeoutError) as error:
             told = str(error) or f"not within {_LEAVE_SECONDS:g} s"
             self.console.warning(f"no checkpoint of the last steps: {told}; --resume repeats them")
@@ -170,12 +176,13 @@ class Run:
         await asyncio.shield(self._learning)
 
     async def _learn(self, span: StageSpan, step: int, batch: Batch, times: Mapping[str, float]) -> None:
-        self.console.phase("update")
-        started = time.perf_counter()
-        report = await self.policy.update(batch.rows, batch.loss, batch.passes)
-        times = {**times, "update": time.perf_counter() - started}
-        self._tell(span, step, batch, report, {**times, "step": sum(times.values())})
-        self._done = step
+        async with self._steady:
+            self.console.phase("update")
+            started = time.perf_counter()
+            report = await self.policy.update(batch.rows, batch.loss, batch.passes)
+            times = {**times, "update": time.perf_counter() - started}
+            self._tell(span, step, batch, report, {**times, "step": sum(times.values())})
+            self._done = step
 
     def _tell(
         self, span: StageSpan, step: int, batch: Batch, report: UpdateReport, times: Mapping[str, float]
@@ -190,7 +197,24 @@ class Run:
             self.console.warning(f"step {step}: {warning}")
 
     async def _save(self, step: int) -> None:
-        """Write a checkpoint. It is told after the step, whose line must be there if the checkpoint is."""
+        """Write a checkpoint, if there is none yet. It is told after the step, whose line must be there if
+        the checkpoint is."""
+        async with self._steady:
+            await self._write(step)
+
+    async def _save_what_is_done(self) -> None:
+        """Whatever the run is at, unless the learners have begun with the next step."""
+        async with self._steady:
+            if not self.policy.between_steps:
+                return
+            try:
+                await self._write(self._done)
+            except (AlRayError, RayError, OSError) as error:
+                self.console.warning(f"no checkpoint of step {self._done}: {error}")
+
+    async def _write(self, step: int) -> None:
+        if step in (0, *self.folder.checkpoints()):
+            return
         self.console.phase("checkpoint")
         started = time.perf_counter()
         await self.policy.save(self.folder.checkpoint(step))

@@ -7,11 +7,12 @@ the two stands a number, the policy version: ``update`` raises the learners', ``
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
+import ray
 from ray.exceptions import RayActorError
 
 from al_ray.actors.engine.pool import ANSWER_SECONDS, EnginePool
@@ -19,11 +20,13 @@ from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.waiting import answered
-from al_ray.errors import EngineUnavailableError, UnresponsiveError
+from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError
+from al_ray.machines.placement import draining
 from al_ray.types import JSON, Row, UpdateReport
 
 if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     import numpy as np
+    from ray.actor import ActorHandle
 
     from al_ray.actors.learner.group import LearnerGroup
     from al_ray.actors.learner.observing import Observations
@@ -31,6 +34,9 @@ if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     from al_ray.algorithms.demonstration import TokenisedCall
     from al_ray.algorithms.losses.token import Loss
     from al_ray.algorithms.passes import Passes
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
 _WATCH_SECONDS: Final = 2.0
 _RENDERINGS: Final = 5
@@ -49,6 +55,16 @@ class Policy:
         self._served_version = 0
         self._serving = False
         self._transferring = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        """Held by whoever asks the learners: ranks that are asked in different orders wait for each other."""
+        self._mid_step = False
+        """Something has learnt from a batch that the weights have not."""
+        self._learner_lost: LearnerLostError | None = None
+        """As new engines were to have weights."""
+        self._settled = True
+        """The learners hold what the run goes on with."""
+        self._met: Sequence[ActorHandle] = ()
+        """The engines that learners know how to send weights to."""
         self._keepers = Keepers()
 
     @property
@@ -58,10 +74,9 @@ class Policy:
 
     async def start(self) -> None:
         """Tell the gateways of engines that come and go, from now on."""
-        await self._connect()
         if self._learners is not None and self._learners.adapts:
             # Their calls name the adapter from the first on: one under way goes on with the next.
-            await self._transfer(self._learners, self._served_version)
+            await self._transfer(self._learners)
         self._keepers.start([self._watch()])
 
     async def stop(self) -> None:
@@ -69,39 +84,54 @@ class Policy:
         await self._keepers.stop()
 
     def failure(self) -> BaseException | None:
-        """Why the engines could not be kept alive, if that happened."""
-        return self._keepers.failure() or self._engines.failure()
+        """Why the engines could not be kept alive, if that happened, or that a learner was lost."""
+        return self._keepers.failure() or self._engines.failure() or self._learner_lost
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the learners are as the last update left them."""
+        return not self._mid_step
+
+    async def homes(self) -> Mapping[str, str]:
+        """The nodes without which a run goes back to its last checkpoint: who is there, by Ray's ids."""
+        learners = set() if self._learners is None else await asyncio.to_thread(self._learners.nodes)
+        here = ray.get_runtime_context().get_node_id()
+        return {**dict.fromkeys(learners, "learners"), here: "the driver"}
 
     async def start_stage(self, spec: StageSpec) -> None:
         """What learners keep for a stage is fresh from now on."""
-        await asyncio.to_thread(self._learning.start_stage, spec)
+        await self._of_learners(self._learning.start_stage, spec)
+        self._settled = True
 
     async def observe(
         self, rows: Sequence[Row], loss: Loss, estimator: str | None, *, features: bool
     ) -> Observations:
         """What the learners tell of calls before they are given credit; see ``Learner.observe``."""
-        return await asyncio.to_thread(self._learning.observe, rows, loss, estimator, features=features)
+        return await self._of_learners(self._learning.observe, rows, loss, estimator, features=features)
 
     async def critic_values(self, features: np.ndarray) -> np.ndarray:
         """What the critic expects of each call, ``[C]``."""
-        return await asyncio.to_thread(self._learning.critic_values, features)
+        return await self._of_learners(self._learning.critic_values, features)
 
     async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
         """Let the critic learn ``targets``, ``[C]``; returns metrics."""
-        return await asyncio.to_thread(self._learning.fit_critic, features, targets)
+        self._mid_step = True
+        return await self._of_learners(self._learning.fit_critic, features, targets)
 
     async def update(self, rows: Sequence[Row], loss: Loss, passes: Passes) -> UpdateReport:
         """What the learners make of a batch. Engines go on with the version that they have, until
         ``serve``."""
-        return await asyncio.to_thread(self._learning.update, rows, loss, passes)
+        report = await self._of_learners(self._learning.update, rows, loss, passes)
+        self._mid_step = False
+        return report
 
     async def serve(self) -> None:
         """Let the engines answer, with the learners' weights. Calls wait until then."""
         if self._learners is not None:
-            version = await asyncio.to_thread(self._learners.policy_version)
+            version = await self._of_learners(self._learners.policy_version)
             if version != self._served_version:
                 async with self._transferring:
-                    await self._transfer(self._learners, version)
+                    await self._transfer(self._learners)
         if not self._serving:
             self._serving = True
             await self._admit()
@@ -128,16 +158,18 @@ class Policy:
 
     async def restart_learners(self) -> None:
         """In the place of learners that were lost; ``load`` comes next, or they begin anew."""
-        await asyncio.to_thread(self._learning.restart)
-        await self._connect()
+        self._settled = False
+        await self._of_learners(self._learning.restart)
+        self._mid_step, self._learner_lost, self._met = False, None, ()
 
     async def save(self, folder: Path) -> None:
         """Write a checkpoint."""
-        await asyncio.to_thread(self._learning.save, str(folder))
+        await self._of_learners(self._learning.save, str(folder))
 
     async def load(self, folder: Path) -> None:
         """Go on from a checkpoint. Engines have its weights after the next ``serve``."""
-        await asyncio.to_thread(self._learning.load, str(folder))
+        await self._of_learners(self._learning.load, str(folder))
+        self._settled = True
 
     @property
     def _learning(self) -> LearnerGroup:
@@ -145,32 +177,52 @@ class Policy:
         return self._learners
 
     async def _watch(self) -> None:
-        """Give new engines the weights, where these are sent, and tell the gateways."""
+        """Give new engines the weights, where these are sent, and tell the gateways; and let those go whose
+        node is to go."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             learners, engines = self._learners, self._engines
+            engines.spare(await asyncio.to_thread(draining))
             if learners is not None and learners.pushes_weights:
                 async with self._transferring:
-                    if len(engines.admitted()) < len(engines.engines()):
-                        await self._connect()
-                        await self._transfer(learners, self._served_version)
+                    if engines.unserved() and self._settled and self._learner_lost is None:
+                        try:
+                            await self._transfer(learners)
+                        except LearnerLostError as error:  # until ``restart_learners``
+                            self._learner_lost = error
             # Also without a new one: the gateway drops an engine that failed a call but lives.
             await self._admit()
+            await engines.retire()
 
-    async def _transfer(self, learners: LearnerGroup, version: int) -> None:
-        update = await asyncio.to_thread(learners.publish, version)
-        send = partial(asyncio.to_thread, learners.send_weights) if learners.pushes_weights else None
-        await self._engines.update(update, send)
+    async def _transfer(self, learners: LearnerGroup) -> None:
+        """Give the engines what the learners hold, under its number."""
+        async with self._turn:
+            version = await asyncio.to_thread(learners.policy_version)
+            update = await asyncio.to_thread(learners.publish, version)
+            if learners.pushes_weights:  # as they are when they are sent
+                await self._meet(learners)
+                send = partial(asyncio.to_thread, learners.send_weights)
+                await self._engines.update(update, send, self._met)
+        if not learners.pushes_weights:
+            await self._engines.update(update)
         await self._admit()
         self._served_version = version
+
+    async def _meet(self, learners: LearnerGroup) -> None:
+        """Let the learners meet the engines that there are, if they are others than before."""
+        engines = self._engines.engines()
+        if engines != self._met:
+            await asyncio.to_thread(learners.connect_engines, engines, self._engines.tensor_parallel)
+            self._met = engines
+
+    async def _of_learners(
+        self, asked: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> _Answer:
+        """What they answer, when it is their turn."""
+        async with self._turn:
+            return await asyncio.to_thread(asked, *arguments, **named)
 
     async def _admit(self) -> None:
         """Tell the gateways which engines may answer."""
         if self._serving:
             await self._gateways.admit(self._engines.admitted())
-
-    async def _connect(self) -> None:
-        """Where weights are sent rather than stored, let the learners meet the engines."""
-        if self._learners is not None and self._learners.pushes_weights:
-            engines, width = self._engines.engines(), self._engines.tensor_parallel
-            await asyncio.to_thread(self._learners.connect_engines, engines, width)

@@ -30,7 +30,7 @@ def transport_of(recipe: Recipe, plan: Plan) -> Transport:
     """How weights travel between the places of the plan; an adapter, which is small, goes as a file."""
     if plan.device == "gpu" and recipe.model.lora is None:
         return transport("gpu", together=plan.layout == "colocated")
-    return transport("cpu", together=len({bundle.node for bundle in plan.bundles}) == 1)
+    return transport("cpu", together=plan.one_node)
 
 
 def engine_spec(recipe: Recipe, plan: Plan, model: Path, *, learn: bool) -> EngineSpec:

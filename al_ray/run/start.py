@@ -60,7 +60,7 @@ async def _with_engines(
     stack.callback(placement.release)
     keeper, records = await _store(ready, console, stack)
     spec = specs.engine_spec(ready.recipe, model.plan, model.folder, learn=learn)
-    engines = EnginePool(spec, _options(placement, "engine"))
+    engines = EnginePool(spec, placement.seats(), placement.more_seats())
     stack.push_async_callback(engines.shutdown)
     learners = None
     if learn:
@@ -68,7 +68,8 @@ async def _with_engines(
             from al_ray.actors.learner.group import LearnerGroup  # with torch, which evaluation does without
 
             settings = specs.learner_spec(ready.recipe, model.plan, model.folder)
-            learners = LearnerGroup(settings, _options(placement, "learner"))
+            options = [placement.actor_options(name) for name in model.plan.tenants("learner")]
+            learners = LearnerGroup(settings, options)
             stack.push_async_callback(asyncio.to_thread, learners.close)
             await _engines(engines, model.plan, console)  # which start while the learners load
             computes = await asyncio.to_thread(learners.computes)
@@ -87,7 +88,7 @@ async def _with_engines(
 
 async def _engines(engines: EnginePool, plan: Plan, console: Console) -> None:
     """Start them, and tell how many are there."""
-    count = sum(name.startswith("engine") for bundle in plan.bundles for name in bundle.tenants)
+    count = len(plan.tenants("engine"))
     with console.part("engines"):
         starting = asyncio.ensure_future(engines.start())
         try:
@@ -139,8 +140,3 @@ async def _runners(
     runners.start()
     stack.push_async_callback(runners.stop)
     return [runners, services]
-
-
-def _options(placement: Placement, role: str) -> list[dict[str, Any]]:
-    tenants = [name for bundle in placement.plan.bundles for name in bundle.tenants]
-    return [placement.actor_options(name) for name in tenants if name.startswith(role)]

@@ -288,6 +288,8 @@ def _places(run: ViewedRun) -> Iterator[tuple[str, str]]:
         for bundle in placed["bundles"]:
             gpus = f", {bundle['gpus']} GPU" if bundle["gpus"] else ""
             yield " + ".join(bundle["tenants"]), f"node {bundle['node']}: {bundle['cpus']} cores{gpus}"
+        if more := placed.get("more"):
+            yield "as there is room", f"{len(more)} engines more"
     yield "beside the driver", f"store, {recipe.gateway.replicas} gateways, {recipe.agent.runners} runners"
     for name in recipe.services:
         yield "service", name

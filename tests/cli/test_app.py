@@ -126,6 +126,13 @@ def test_a_dry_run_for_a_described_cluster_places_every_engine_and_learner(invok
     }
 
 
+def test_a_dry_run_shows_the_engines_that_may_come(invoke: Invoke) -> None:
+    code, output = invoke("train toy.yaml --dry-run --set engines.max_replicas=2")
+    assert code == 0 and "engine 0, learner 0" in output, output
+    [line] = [line for line in output.splitlines() if line.strip().startswith("engine 1")]
+    assert "any with room" in line
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_dry_runs(invoke: Invoke, path: Path) -> None:
     """On a described cluster, so that it does not matter what this machine is."""

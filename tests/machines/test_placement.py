@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray._raylet import GcsClient
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.util import placement_group_table
 
 from al_ray.errors import PlacementError
-from al_ray.machines.placement import Placement, beside_the_driver, cluster_shape
+from al_ray.machines.placement import OwnSeat, Placement, beside_the_driver, cluster_shape
 from al_ray.machines.plan import Bundle, Plan
 from al_ray.recipe import NodeShape
 
@@ -82,6 +85,36 @@ def test_what_is_held_is_not_granted_again_until_it_is_released(ray_cluster: Non
     held.release()
     placement = Placement(plan(Bundle(("engine 0",), 2, 0, 0)), "granted")
     assert ray.get(start(placement, "engine 0").cpus.remote(), timeout=60) == 2.0
+    placement.release()
+
+
+def demand() -> list[dict[str, float]]:
+    """What Ray tells an autoscaler that placement groups wait for."""
+    state = get_cluster_resource_state(GcsClient(ray.get_runtime_context().gcs_address))
+    return [
+        dict(each.resources_bundle) for gang in state.pending_gang_resource_requests for each in gang.requests
+    ]
+
+
+def test_an_engine_that_may_come_takes_no_room_from_those_that_must(ray_cluster: None) -> None:
+    """It waits for it, of which an autoscaler is told, and is granted what is free."""
+    bundles = [Bundle(("engine 0",), 1, 0, 0), Bundle(("learner 0",), 1, 0, 1)]
+    more = [Bundle(("engine 1",), 1, 0, None)]
+    placement = Placement(Plan("cpu", "disaggregated", bundles, 1, 1, more), "elastic")
+    [first], [second] = placement.seats(), placement.more_seats()
+    actor = Actor.options(**first.options).remote()  # type: ignore[attr-defined]
+    assert ray.get(actor.cpus.remote(), timeout=60) == 1.0
+    assert first.granted() and not second.granted()
+    ends = time.monotonic() + 60
+    while {"CPU": 1.0} not in demand():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+    assert isinstance(first, OwnSeat)
+    first.release()
+    ends = time.monotonic() + 60
+    while not second.granted():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
     placement.release()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_ray.errors import PlacementError
-from al_ray.machines.plan import Plan, plan, this_machine, usable_cores
+from al_ray.machines.plan import Bundle, Plan, plan, this_machine, usable_cores
 from al_ray.recipe import EnginesSection, LearnersSection, NodeShape, PlacementSection, Recipe
 from tests import toy
 
@@ -27,11 +28,14 @@ def recipe(
     device: str = "auto",
     layout: str = "auto",
     threads: int = 0,
+    most: int | None = None,
 ) -> Recipe:
     placement = PlacementSection.model_validate({"device": device, "layout": layout})
     return TOY.model_copy(
         update={
-            "engines": EnginesSection(replicas=engines, tensor_parallel=width, threads=threads),
+            "engines": EnginesSection(
+                replicas=engines, max_replicas=most, tensor_parallel=width, threads=threads
+            ),
             "learners": LearnersSection(replicas=learners),
             "placement": placement,
         }
@@ -103,6 +107,29 @@ def test_on_cpus_a_core_for_each_bundle_is_enough_and_less_is_refused(
             plan(apart, cluster)
 
 
+@given(RECIPES, NODES)
+def test_what_a_refusal_says_that_there_is_room_for_is_granted_and_one_more_is_not(
+    asked: Recipe, cluster: list[NodeShape]
+) -> None:
+    try:
+        plan(asked, cluster)
+        return
+    except PlacementError as error:
+        told = re.findall(r"(engines|learners)\.(replicas|tensor_parallel)=(\d+)", str(error))
+    if not told:
+        return
+    changed = {"engines": asked.engines, "learners": asked.learners}
+    for section, key, number in told:
+        changed[section] = changed[section].model_copy(update={key: int(number)})
+    plan(asked.model_copy(update=changed), cluster)
+    if changed["engines"].replicas < asked.engines.replicas:
+        changed["engines"] = changed["engines"].model_copy(
+            update={"replicas": changed["engines"].replicas + 1}
+        )
+        with pytest.raises(PlacementError):
+            plan(asked.model_copy(update=changed), cluster)
+
+
 def shape(made: Plan) -> list[tuple[tuple[str, ...], int, int, int]]:
     return [(bundle.tenants, bundle.cpus, bundle.gpus, bundle.node) for bundle in made.bundles]
 
@@ -150,6 +177,17 @@ def test_a_cpu_recipe_leaves_gpus_alone() -> None:
     assert plan(recipe(device="cpu"), nodes((4, 8))).bundles[0].gpus == 0
 
 
+def test_engines_that_may_come_have_a_bundle_each_wherever_there_is_room() -> None:
+    """Beside GPUs, cores are left for them. What may grow over nodes is no plan for one."""
+    made = plan(recipe(most=3), nodes((16, 4)))
+    assert shape(made) == [(("engine 0",), 4, 1, 0), (("learner 0",), 4, 1, 0)]
+    assert made.more == [Bundle((f"engine {i}",), 4, 1, None) for i in (1, 2)]
+    assert not made.one_node and plan(recipe(), nodes((16, 4))).one_node
+    made = plan(recipe(most=2, threads=2), nodes((4, 0)))
+    assert shape(made) == [(("engine 0", "learner 0"), 4, 0, 0)]
+    assert made.more == [Bundle(("engine 1",), 2, 0, None)]
+
+
 def test_cores_far_from_the_gpus_do_not_count() -> None:
     """A big head without GPUs beside a GPU node with few cores."""
     made = plan(recipe(engines=3, layout="disaggregated"), nodes((64, 0), (4, 4)))
@@ -163,13 +201,15 @@ def test_cores_far_from_the_gpus_do_not_count() -> None:
             recipe(device="gpu"),
             nodes((2, 0)),
             "placement: 'colocated on gpu: 1 x (engine + learner: 1 core, 1 GPU)': is needed, "
-            "the nodes have 1 x (2 core, 0 GPU)",
+            "the nodes have 1 x (2 core, 0 GPU); there is room for none of it: set placement.device to "
+            "auto, or add nodes",
         ),
         (
             recipe(engines=2, learners=2, layout="disaggregated"),
             nodes((1, 0), (1, 0)),
             "placement: 'disaggregated on cpu: 2 x (engine: 1 core, 0 GPU), 2 x (learner: 1 core, 0 GPU)': "
-            "is needed, the nodes have 2 x (1 core, 0 GPU); lower engines.replicas",
+            "is needed, the nodes have 2 x (1 core, 0 GPU); there is room for engines.replicas=1, "
+            "learners.replicas=1: set these, or set placement.layout to auto, or add nodes",
         ),
         (
             recipe(),
@@ -179,13 +219,20 @@ def test_cores_far_from_the_gpus_do_not_count() -> None:
         (
             recipe(width=8),
             nodes((64, 4), (64, 4), (64, 1)),
-            "placement: 'disaggregated on gpu: 1 x (engine: 1 core, 8 GPU), 1 x (learner: 1 core, 1 GPU)'",
+            "placement: 'disaggregated on gpu: 1 x (engine: 1 core, 8 GPU), 1 x (learner: 1 core, 1 GPU)': "
+            "is needed, the nodes have 2 x (64 core, 4 GPU), 1 x (64 core, 1 GPU); there is room for "
+            "engines.replicas=1, learners.replicas=1, engines.tensor_parallel=4: set these, or add nodes",
         ),
         (recipe(width=2), nodes((8, 0)), "engines.tensor_parallel: 2: is 1 on CPU"),
         (
             recipe(width=2, layout="colocated"),
             nodes((8, 2)),
             "placement.layout: 'colocated': on GPU, needs",
+        ),
+        (
+            recipe(most=2, layout="colocated"),
+            nodes((8, 2)),
+            "placement.layout: 'colocated': on GPU, needs engines.tensor_parallel 1, no engines.max_replicas",
         ),
         (
             recipe(engines=2, layout="colocated"),

@@ -248,6 +248,11 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("stages.1.credit", "toy_agent:absent", "stages.1.credit: 'toy_agent:absent': toy_agent has no 'absent'"),
     ("stages.1.credit", "fair", "stages.1.credit: 'fair': one of identical, final, reward"),
     ("stages.1.discount", 0.9, "stages.1.discount: 0.9: has no effect on credit: identical; set credit to"),
+    (
+        "engines",
+        {"replicas": 3, "max_replicas": 2},
+        "engines.max_replicas: 2: is less than engines.replicas, 3",
+    ),
     ("learners.weights", "sharded", "learners.weights: 'sharded': has no effect with learners.replicas: 1"),
     ("evaluation.samples", 4, "evaluation.sampling.temperature: 0: above 0, or the 4 samples of a task are"),
     (

@@ -184,3 +184,32 @@ def test_a_run_goes_on_after_an_evaluation_of_a_single_task_which_has_no_interva
     [(step, values)] = run._evaluated().items()
     run._show_evaluation(step, values)
     assert "0.3000 ± nan, 1 tasks, 1.0 s; +0.1000 (+nan to +nan)" in told.getvalue()
+
+
+async def test_when_a_node_is_to_go_what_whole_steps_have_learnt_is_written_once(tmp_path: Path) -> None:
+    """Neither nothing, nor what is there, nor what a critic has learnt from a batch that is not trained."""
+    saved: list[int] = []
+    policy: Any = SimpleNamespace(between_steps=True)
+
+    async def save(step: int) -> None:
+        saved.append(step)
+
+    policy.save = save
+    folder: Any = SimpleNamespace(
+        checkpoints=lambda: saved, checkpoint=lambda step: step, prune_checkpoints=lambda keep: None
+    )
+    metrics: Any = SimpleNamespace(log=lambda step, values: None)
+    nothing: Any = None
+    run = Run(RECIPE, folder, nothing, policy, metrics, Console(io.StringIO()), (), (), nothing)
+    await run._save_what_is_done()
+    assert saved == []
+    run._done = 1
+    for policy.between_steps in (False, True, True):
+        await run._save_what_is_done()
+    assert saved == [1]
+    async with run._steady:  # an update
+        saving = asyncio.create_task(run._save_what_is_done())
+        await asyncio.sleep(0.01)
+        run._done = 2
+    await saving
+    assert saved == [1, 2]

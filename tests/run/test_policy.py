@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -12,11 +14,18 @@ from al_ray.run.policy import Policy
 class Parts:
     """Engines, gateways and learners of a run that goes on at ``version``; notes what is asked of them."""
 
-    pushes_weights = adapts = False
+    adapts = False
+    tensor_parallel = 1
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, pushes_weights: bool = False) -> None:
         self.version = version
+        self.pushes_weights = pushes_weights
         self.asked: list[str] = []
+        self.leaving: set[str] = set()
+        self.joins = False
+        """An engine is there that has no weights."""
+        self.there = ["engine"]
+        self.met: Any = ()
 
     def policy_version(self) -> int:
         return self.version
@@ -24,11 +33,33 @@ class Parts:
     def publish(self, version: int) -> str:
         return f"weights {version}"
 
-    async def update(self, weights: str, send: None) -> None:
+    async def update(self, weights: str, send: Any = None, sent_to: Any = ()) -> None:
+        self.joins = False
         self.asked.append(f"load {weights}")
+        assert self.met == sent_to
+
+    def engines(self) -> list[str]:
+        return self.there
+
+    def send_weights(self) -> None:
+        """Asked by the engines' pool, when they are paused."""
+
+    def connect_engines(self, engines: list[str], width: int) -> None:
+        self.met = list(engines)
+        self.asked.append(f"meet {engines}")
 
     def admitted(self) -> list[str]:
-        return ["engine"]
+        return [] if self.leaving else ["engine"]
+
+    def unserved(self) -> bool:
+        return self.joins
+
+    def spare(self, draining: dict[str, float]) -> None:
+        self.leaving = set(draining)
+
+    async def retire(self) -> None:
+        if self.leaving:
+            self.asked.append("retire")
 
     async def admit(self, engines: list[str]) -> None:
         self.asked.append(f"admit {engines}")
@@ -61,4 +92,57 @@ async def test_a_policy_that_does_not_learn_answers_with_what_its_engines_were_s
     await policy.start()
     await policy.serve()
     assert (parts.asked, policy.served_version) == (["admit ['engine']"], 0)
+    await policy.stop()
+
+
+@pytest.fixture
+def draining(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The nodes that Ray is said to take away. They are looked at all the time."""
+    nodes: dict[str, float] = {}
+    monkeypatch.setattr("al_ray.run.policy.draining", lambda: nodes)
+    monkeypatch.setattr("al_ray.run.policy._WATCH_SECONDS", 0.001)
+    return nodes
+
+
+async def asked_of(parts: Parts, what: str) -> None:
+    async with asyncio.timeout(20):
+        while what not in parts.asked:
+            await asyncio.sleep(0.001)
+
+
+async def test_gateways_know_that_an_engine_leaves_before_it_is_ended(draining: dict[str, float]) -> None:
+    """Or calls would go to one that is ended for having none."""
+    parts: Any = Parts(0)
+    policy = Policy(parts, parts, parts)
+    await policy.start()
+    await policy.serve()
+    draining["node"] = math.inf
+    await asked_of(parts, "retire")
+    assert parts.asked[parts.asked.index("retire") - 1] == "admit []"
+    await policy.stop()
+
+
+async def test_an_engine_that_joins_is_sent_what_the_learners_hold_under_its_number(
+    draining: dict[str, float],
+) -> None:
+    """Not under the number of what was served last: the learners may have gone on since. And not while they
+    are at it. They meet those that there are, also when one is gone, whom they would wait for."""
+    parts: Any = Parts(3, pushes_weights=True)
+    policy = Policy(parts, parts, parts)
+    await policy.start()
+    await policy.serve()
+    assert policy.served_version == 3
+    parts.version, parts.joins = 4, True
+    await asked_of(parts, "load weights 4")
+    assert policy.served_version == 4
+    async with policy._turn:
+        parts.version, parts.joins = 5, True
+        await asyncio.sleep(0.05)
+        assert "load weights 5" not in parts.asked
+    await asked_of(parts, "load weights 5")
+    assert [each for each in parts.asked if each.startswith("meet")] == ["meet ['engine']"]
+    for there in (["engine", "another"], ["another"]):
+        parts.there, parts.version = there, parts.version + 1
+        await policy.serve()
+        assert parts.asked[-3:] == [f"meet {there}", f"load weights {parts.version}", "admit ['engine']"]
     await policy.stop()

@@ -163,8 +163,8 @@ class EngineRouter:
             return
         admitted.gone = True
         _log.warning("engine %s is gone; its calls are asked of another engine: %s", admitted.engine, error)
-        self._deadly.engine_died(admitted.asked)
-        if admitted in self._admitted:
+        if admitted in self._admitted:  # else it was ended on purpose, with what it was still at
+            self._deadly.engine_died(admitted.asked)
             self._admitted.remove(admitted)
         if not self._admitted:
             self._any.clear()

@@ -79,7 +79,7 @@ def _engine_spec(recipe: Recipe, console: Console) -> EngineSpec:
     adapters.require_alike(recipe)
     alone = recipe.model_copy(
         update={
-            "engines": recipe.engines.model_copy(update={"replicas": 1}),
+            "engines": recipe.engines.model_copy(update={"replicas": 1, "max_replicas": None}),
             "learners": recipe.learners.model_copy(update={"replicas": 1}),
             "placement": recipe.placement.model_copy(update={"layout": "auto"}),
         }

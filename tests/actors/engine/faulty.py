@@ -1,5 +1,5 @@
 """An engine without a model, on which a fault can be laid: at a method of its, one of the pool dies, is
-stopped, hangs or raises."""
+stopped, hangs, waits or raises."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import signal
 from pathlib import Path
 
 from al_ray.actors.engine.spec import EngineSpec
+from al_ray.actors.line import OnLine
 from al_ray.actors.weights.update import WeightUpdate
 
 
-class FaultyEngine:
-    """Faults are files in the model's folder, ``METHOD.FAULT``: whichever engine finds it first obeys it."""
+class FaultyEngine(OnLine):
+    """Faults are files in the model's folder, ``METHOD.FAULT``: whichever engine finds it first obeys it. One
+    that waits does so while there is a file ``METHOD waits``."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._faults = Path(spec.model_path)
@@ -32,11 +34,20 @@ class FaultyEngine:
         await self._obey("load")
         self._version = update.version
 
+    async def admit(self, version: int) -> None:
+        self._version = version
+
     async def resume(self) -> None:
         await self._obey("resume")
 
     async def shutdown(self) -> None:
         await self._obey("shutdown")
+
+    async def answer_when_released(self) -> str:
+        """As a call: when there is a file ``released``."""
+        while not (self._faults / "released").exists():
+            await asyncio.sleep(0.05)
+        return "released"
 
     async def policy_version(self) -> int:
         return self._version
@@ -46,8 +57,12 @@ class FaultyEngine:
 
     async def _obey(self, method: str) -> None:
         for fault in sorted(self._faults.glob(f"{method}.*")):
+            held = self._faults / f"{method} waits"
             try:
-                fault.unlink()
+                if fault.suffix == ".waits":
+                    fault.rename(held)
+                else:
+                    fault.unlink()
             except FileNotFoundError:
                 continue  # another's
             match fault.suffix:
@@ -57,5 +72,8 @@ class FaultyEngine:
                     os.kill(os.getpid(), signal.SIGSTOP)
                 case ".hangs":
                     await asyncio.Event().wait()
+                case ".waits":
+                    while held.exists():
+                        await asyncio.sleep(0.05)
                 case ".raises":
                     raise ValueError(f"{method} will not do")

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from al_ray.actors.engine import lineage
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.errors import BadRequestError, ContextLengthError
+from al_ray.machines.placement import SharedSeat
 from al_ray.types import (
     ChatReply,
     ChatRequest,
@@ -91,7 +92,7 @@ def taught(tiny_model: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factor
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(taught: Path, ray_cluster: None) -> AsyncIterator[ActorHandle]:
     spec = engine_spec(taught, max_length=MAX_LENGTH, tool_parser="hermes")
-    pool = EnginePool(spec, [{"num_cpus": 1}])
+    pool = EnginePool(spec, [SharedSeat({"num_cpus": 1})])
     await pool.start()
     yield pool.admitted()[0]
     await pool.shutdown()

@@ -15,6 +15,7 @@ from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.errors import AlRayError
 from al_ray.machines import adapters
+from al_ray.machines.placement import SharedSeat
 from al_ray.recipe import LoraSection, OptimizerSection
 from al_ray.types import ChatReply, ChatRequest, Sampling
 from tests.actors.engine_inputs import engine_spec
@@ -31,7 +32,7 @@ async def test_an_engine_computes_with_each_adapter_as_the_learner_does_also_for
 ) -> None:
     """Over each way that a file can go."""
     lora = LoraSection(rank=4, alpha=64)
-    pool = EnginePool(engine_spec(tiny_model, lora=lora, max_length=1000), [{"num_cpus": 1}])
+    pool = EnginePool(engine_spec(tiny_model, lora=lora, max_length=1000), [SharedSeat({"num_cpus": 1})])
     await pool.start()
     [engine] = pool.admitted()
     learners = [

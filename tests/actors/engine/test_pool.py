@@ -19,6 +19,7 @@ from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, EngineUnavailableError
+from al_ray.machines.placement import SharedSeat
 from al_ray.types import ChatReply, ChatRequest, Sampling
 from tests.actors.engine_inputs import engine_spec
 
@@ -32,7 +33,7 @@ USER = [{"role": "user", "content": "hi"}]
 @module_loop
 async def pool(tiny_model: Path, ray_cluster: None) -> AsyncIterator[EnginePool]:
     template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
-    pool = EnginePool(engine_spec(tiny_model, chat_template=template), [{"num_cpus": 1}])
+    pool = EnginePool(engine_spec(tiny_model, chat_template=template), [SharedSeat({"num_cpus": 1})])
     await pool.start()
     yield pool
     await pool.shutdown()

@@ -14,12 +14,18 @@ from ray.exceptions import RayTaskError
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError
+from al_ray.machines.placement import SharedSeat
 from tests.actors.engine.faulty import FaultyEngine
 from tests.actors.engine_inputs import engine_spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANSWER_SECONDS = 2.0
+
+
+def pool_of(count: int, faults: Path) -> EnginePool:
+    seats = [SharedSeat({"num_cpus": 0})] * count
+    return EnginePool(engine_spec(faults), seats, engine_class=FaultyEngine, answer_seconds=ANSWER_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,12 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool(faults: Path, ray_cluster: None) -> AsyncIterator[EnginePool]:
     """Two engines."""
-    pool = EnginePool(engine_spec(faults), [{"num_cpus": 0}] * 2, FaultyEngine, ANSWER_SECONDS)
+    pool = EnginePool(
+        engine_spec(faults),
+        [SharedSeat({"num_cpus": 0})] * 2,
+        engine_class=FaultyEngine,
+        answer_seconds=ANSWER_SECONDS,
+    )
     await pool.start()
     yield pool
     await pool.shutdown()
@@ -131,7 +142,12 @@ async def test_weights_that_live_engines_refuse_end_the_update_with_their_word(
 async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_number(
     faults: Path, ray_cluster: None
 ) -> None:
-    pool = EnginePool(engine_spec(faults), [{"num_cpus": 0}], FaultyEngine, ANSWER_SECONDS)
+    pool = EnginePool(
+        engine_spec(faults),
+        [SharedSeat({"num_cpus": 0})],
+        engine_class=FaultyEngine,
+        answer_seconds=ANSWER_SECONDS,
+    )
     await pool.start()
     for engine in range(4):
         (faults / f"pause.{engine}.dies").touch()
@@ -144,7 +160,12 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
 
 
 async def test_an_engine_that_cannot_start_ends_all_with_its_error(faults: Path, ray_cluster: None) -> None:
-    pool = EnginePool(engine_spec(faults), [{"num_cpus": 0}] * 2, FaultyEngine, ANSWER_SECONDS)
+    pool = EnginePool(
+        engine_spec(faults),
+        [SharedSeat({"num_cpus": 0})] * 2,
+        engine_class=FaultyEngine,
+        answer_seconds=ANSWER_SECONDS,
+    )
     (faults / "start.raises").touch()
     with pytest.raises(RayTaskError, match="start will not do"):
         await pool.start()
@@ -155,7 +176,12 @@ async def test_shutting_down_does_not_wait_for_an_engine_that_is_stopped(
     faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("al_ray.actors.engine.pool._SHUTDOWN_SECONDS", 1.0)
-    pool = EnginePool(engine_spec(faults), [{"num_cpus": 0}], FaultyEngine, ANSWER_SECONDS)
+    pool = EnginePool(
+        engine_spec(faults),
+        [SharedSeat({"num_cpus": 0})],
+        engine_class=FaultyEngine,
+        answer_seconds=ANSWER_SECONDS,
+    )
     await pool.start()
     before = await processes(pool)
     (faults / "shutdown.is_stopped").touch()

@@ -18,6 +18,7 @@ from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.learner.group import LearnerGroup
 from al_ray.actors.learner.spec import Reference, StageSpec
 from al_ray.actors.weights.update import BACKENDS, transport
+from al_ray.machines.placement import SharedSeat
 from al_ray.recipe import LoraSection, OptimizerSection
 from al_ray.types import ChatRequest, Sampling
 from tests.actors.engine_inputs import engine_spec
@@ -41,7 +42,7 @@ class Pair:
         self.dtype = dtype
         self.learners = LearnerGroup(shared, [HALF])
         spec = engine_spec(model, device="gpu", dtype=dtype, weight_transfer=BACKENDS[WAY])
-        self.pool = EnginePool(spec, [HALF])
+        self.pool = EnginePool(spec, [SharedSeat(HALF)])
 
     async def start(self) -> None:
         await self.pool.start()
@@ -113,7 +114,7 @@ async def test_an_engine_is_given_adapters_alone(tiny_model: Path, ray_cluster: 
     """As files, also on a device that it shares with the learner."""
     lora = LoraSection(rank=4, alpha=64)
     learners = LearnerGroup(replace(learner_spec(tiny_model), dtype=dtype, device="cuda", lora=lora), [HALF])
-    pool = EnginePool(engine_spec(tiny_model, device="gpu", dtype=dtype, lora=lora), [HALF])
+    pool = EnginePool(engine_spec(tiny_model, device="gpu", dtype=dtype, lora=lora), [SharedSeat(HALF)])
     try:
         await pool.start()
         [engine] = pool.admitted()

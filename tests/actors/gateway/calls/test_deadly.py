@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,3 +116,21 @@ async def test_several_that_lost_two_engines_together_are_asked_one_after_the_ot
         deadly.refuse(suspects[1])
     for innocent in (suspects[0], question("new")):
         deadly.refuse(innocent)
+
+
+async def test_a_call_whose_engines_were_let_go_and_ended_is_not_suspected(
+    house: House, engines: list[Any]
+) -> None:
+    """As those of nodes that are taken away: it is asked elsewhere, as often as that takes."""
+    await house.admit(engines[0])
+    async with house.client(await house.attempt()) as client:
+        asking = asyncio.create_task(client.chat.completions.create(model="any", messages=say("wait")))
+        for leaves, stays in itertools.pairwise(engines):
+            async with asyncio.timeout(60):
+                while not await leaves.requests.remote():
+                    await asyncio.sleep(0.05)
+            await house.admit(stays)
+            ray.kill(leaves)
+        await engines[-1].release.remote()
+        assert (await asking).choices[0].message.content == "d0"
+    await house.admit()
