@@ -295,8 +295,8 @@ class Learner:
         return merged
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What engines are given, as it is held, what is trained in the published dtype: each policy's adapter
-        by names in files; a model with its buffers, by its own names (``in_files``)."""
+        """What engines are given, as it is held, what is trained in the published dtype: the adapter of each
+        policy by names in files; a model with its buffers, by its own names (``in_files``)."""
         dtype = getattr(torch, self._spec.dtype)
         if self._spec.lora is not None:
             for policy in self._each_policy():
