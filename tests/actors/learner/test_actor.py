@@ -173,8 +173,9 @@ def test_the_kl_is_zero_against_the_weights_of_the_stages_start_and_grows_with_s
 def test_a_reference_that_the_loss_does_not_ask_is_not_computed(tiny_model: Path) -> None:
     """With ``kl_in: reward`` it was asked before credit was given."""
     learner = started(tiny_model, keep_reference=True)
-    assert learner._stage is not None and learner._stage.reference is not None
-    learner._stage.reference.in_place = None  # type: ignore[assignment, method-assign]
+    (stage,) = learner._stages.values()
+    assert stage.reference is not None
+    stage.reference.in_place = None  # type: ignore[assignment, method-assign]
     metrics = learner.update([rows()], PolicyGradient(Clipped(0.2, 0.2))).metrics
     assert metrics["optim/steps"] == 1 and "policy/kl" not in metrics
 
