@@ -89,7 +89,7 @@ async def test_an_engine_answers_for_several_policies_each_by_its_own_adapter(
     learn(writer=1, critic=2)
     begins = {"opponent": str(adapters.place_of(tmp_path / "step", "critic"))}
     spec = engine_spec(tiny_model, lora=lora, adapters=begins, max_adapters=3)
-    pool = EnginePool(spec, [{"num_cpus": 1}])
+    pool = EnginePool(spec, [SharedSeat({"num_cpus": 1})])
     await pool.start()
     [engine] = pool.admitted()
     base = Learner(learner_spec(tiny_model)).logprobs(PROBE)

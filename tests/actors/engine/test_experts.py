@@ -11,6 +11,7 @@ from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
+from al_ray.machines.placement import SharedSeat
 from al_ray.recipe import OptimizerSection
 from al_ray.types import ChatRequest, Sampling
 from tests.actors.engine_inputs import engine_spec
@@ -33,7 +34,7 @@ async def test_after_each_update_an_engine_of_experts_says_what_the_learner_says
     write_tiny_model(tmp_path, kind, **own)
     learner = Learner(learner_spec(tmp_path))
     learner.start_stage(StageSpec(OptimizerSection(learning_rate=1e-2, warmup_steps=0), 3))
-    pool = EnginePool(engine_spec(tmp_path), [{"num_cpus": 1}])
+    pool = EnginePool(engine_spec(tmp_path), [SharedSeat({"num_cpus": 1})])
     await pool.start()
     [engine] = pool.admitted()
     expected = learner.logprobs(PROBE)
