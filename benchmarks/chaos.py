@@ -1,6 +1,6 @@
 """A training run while its processes are killed and stopped: no rollout lost, no token trained twice.
 
-    python -m benchmarks.chaos [--steps 20] [--faults 20] [--seconds 6] [--seed 0] [--staleness 0]
+    python -m benchmarks.chaos [--steps 60] [--faults 20] [--seconds 4] [--seed 0] [--staleness 0]
 
 A real ``al-ray train``, of a tiny Llama in vLLM and in the learner, 16 rollouts of three calls a step. Every
 few seconds one of its processes, the driver too, is sent SIGKILL, or SIGSTOP (one in four), whatever it is
@@ -245,9 +245,9 @@ def recipe(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--faults", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=6, help="between faults, in the mean")
+    parser.add_argument("--seconds", type=float, default=4, help="between faults, in the mean")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--staleness", type=int, default=0)
     arguments = parser.parse_args()

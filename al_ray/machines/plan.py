@@ -107,7 +107,7 @@ def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:
     roles = [" + ".join(tenant.split()[0] for tenant in home) for home in homes]
     needs = _counted(f"({role}: 1 core, {g} GPU)" for role, g in zip(roles, gpus, strict=True))
     has = _counted(f"({cpus} core, {gpus} GPU)" for cpus, gpus in nodes) or "nothing"
-    room = _room(recipe, device, layout, nodes)
+    room = _room(recipe, device, nodes)
     narrow = [key for key in ("device", "layout") if getattr(recipe.placement, key) != "auto"]
     ways = [
         *["set these"] * (room != _NO_ROOM),
@@ -118,26 +118,42 @@ def plan(recipe: Recipe, cluster: Sequence[NodeShape]) -> Plan:
     raise PlacementError(Problem("placement", f"{layout} on {device}: {needs}", cure))
 
 
-def _room(recipe: Recipe, device: Device, layout: Layout, nodes: Sequence[tuple[int, int]]) -> str:
+def _room(recipe: Recipe, device: Device, nodes: Sequence[tuple[int, int]]) -> str:
     """What there is room for, no more of anything than the recipe asks: wide engines, then many learners,
     then many engines."""
     cores = sum(cpus for cpus, _ in nodes)
     most_learners, most_engines = min(recipe.learners.replicas, cores), min(recipe.engines.replicas, cores)
 
     def fits(engines: int, learners: int, width: int) -> bool:
-        homes = _homes(engines, learners, layout)
-        return _fit(homes, 1, [_gpus(home, width) for home in homes], nodes) is not None
+        """In any layout that fewer of them may have: they may share where more could not."""
+        try:
+            layouts = _layouts(_with(recipe, engines, learners, max(1, width)), device)
+        except PlacementError:  # with fewer than engines.max_replicas they may not share
+            return False
+        homes = [_homes(engines, learners, layout) for layout in layouts]
+        return any(_fit(each, 1, [_gpus(home, width) for home in each], nodes) for each in homes)
 
     widest = recipe.engines.tensor_parallel if device == "gpu" else 0
     for width in range(widest, -1 if device == "cpu" else 0, -1):
         learners = _most(most_learners, lambda count: fits(1, count, width))  # noqa: B023
         if learners:
             # A learner hands weights over to an engine on its own device.
-            limit = min(most_engines, learners) if device == "gpu" and layout == "colocated" else most_engines
+            colocated = device == "gpu" and recipe.placement.layout == "colocated"
+            limit = min(most_engines, learners) if colocated else most_engines
             engines = _most(limit, lambda count: fits(count, learners, width))  # noqa: B023
             wide = f", engines.tensor_parallel={width}" if width < widest else ""
             return f"engines.replicas={engines}, learners.replicas={learners}{wide}"
     return _NO_ROOM
+
+
+def _with(recipe: Recipe, engines: int, learners: int, width: int) -> Recipe:
+    changed = {"replicas": engines, "tensor_parallel": width}
+    return recipe.model_copy(
+        update={
+            "engines": recipe.engines.model_copy(update=changed),
+            "learners": recipe.learners.model_copy(update={"replicas": learners}),
+        }
+    )
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from al_ray.errors import PlacementError
@@ -108,6 +108,7 @@ def test_on_cpus_a_core_for_each_bundle_is_enough_and_less_is_refused(
 
 
 @given(RECIPES, NODES)
+@example(recipe(3, 2, device="gpu"), nodes((1, 1), (1, 1), (1, 1)))  # two of each have room side by side
 def test_what_a_refusal_says_that_there_is_room_for_is_granted_and_one_more_is_not(
     asked: Recipe, cluster: list[NodeShape]
 ) -> None:
