@@ -103,7 +103,7 @@ class Chaos:
 
     def _turns(self) -> Iterator[str]:
         """The parts take turns in random order, so that a short run has all of them."""
-        for _ in range(-(-self._arguments.faults // len(PARTS))):
+        while True:
             yield from self._dice.sample(sorted(PARTS), len(PARTS))
 
     def _disturb(self, training: Command, turns: Iterator[str]) -> bool:
