@@ -40,7 +40,7 @@ from al_ray.run.folder import RunFolder
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus
 from tests import toy
 from tests.conftest import write_tiny_model
-from tests.processes import Command, process_name, run
+from tests.processes import Command, is_called, run
 
 GROUPS: Final = 4
 MEMBERS: Final = 4
@@ -186,12 +186,7 @@ def processes(training: Command, part: str) -> list[int]:
     """The ids of those of a part."""
     if (title := PARTS[part]) is None:
         return [training.pid]
-    return [pid for pid in training.alive() if _has(process_name(pid), title)]
-
-
-def _has(name: str, title: str) -> bool:
-    """Ray adds the method that an actor is in."""
-    return name == title or name.startswith((f"{title}.", f"{title}("))
+    return [pid for pid in training.alive() if is_called(pid, title)]
 
 
 def weights(folder: RunFolder) -> bytes:

@@ -46,9 +46,8 @@ from al_ray.rollouts.search import READ, every
 from al_ray.run.folder import RunFolder
 from al_ray.types import SpanKind
 from benchmarks import learning_report
+from benchmarks.learning_report import CONTROL, IMITATION, REINFORCEMENT, SAMPLED, TAUGHT
 
-IMITATION, REINFORCEMENT = "imitation", "reinforcement"
-CONTROL, TAUGHT = "control", "taught"
 _OTHER_TASKS: Final = 1000
 """Added to the seed of who learns from all tasks: it would begin with those that were imitated."""
 SAMPLES: Final = 4
@@ -130,7 +129,7 @@ def do(job: Job) -> None:
     _call(job, "train", _training(job))
     _call(job, "eval", _sampling(job))
     found = result(RunFolder.open(job.run)) | {"arm": job.arm, "seed": job.seed, "set": [*job.sets, *job.own]}
-    found |= {"sampled": sampled(job), "load": load, "gflops": gflops()}
+    found |= {SAMPLED: sampled(job), "load": load, "gflops": gflops()}
     job.result.parent.mkdir(parents=True, exist_ok=True)
     job.result.write_text(json.dumps(found))
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from al_ray.actors.gateway.calls.routes import CallRules
@@ -56,6 +57,7 @@ from al_ray.types import (
 )
 from benchmarks.soak_agent import LOG_VARIABLE, ScriptedEngine, expected, prompt_ids
 from tests.postgresql import postgresql_server
+from tests.processes import is_called
 
 KINDS = {
     "store": "Store",
@@ -127,31 +129,8 @@ async def kill(kills: int, seed: int, progress: Progress) -> Counter[str]:
 
 def actors(name: str) -> Iterator[int]:
     """The processes of our cluster's actors of this class, by the titles that Ray gives them."""
-    parents = dict(_processes())
-    for pid in parents:
-        title = _read(f"/proc/{pid}/cmdline").strip("\0")
-        if title.split(".")[0].rstrip("()") == f"ray::{name}" and os.getpid() in _ancestors(pid, parents):
-            yield pid
-
-
-def _processes() -> Iterator[tuple[int, int]]:
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and (stat := _read(f"{folder}/stat")):
-            yield int(folder.name), int(stat.rpartition(")")[2].split()[1])
-
-
-def _ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
-    while pid in parents:
-        pid = parents[pid]
-        yield pid
-
-
-def _read(path: str) -> str:
-    """Of a process that may end at any moment."""
-    try:
-        return Path(path).read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    ours = psutil.Process().children(recursive=True)
+    return (process.pid for process in ours if is_called(process.pid, f"ray::{name}"))
 
 
 # --- the reckoning -----------------------------------------------------------------------------------

@@ -117,6 +117,12 @@ def process_name(pid: int) -> str:
     return _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def is_called(pid: int, title: str) -> bool:
+    """Whether that is its title, to which Ray adds the method that an actor is in."""
+    name = process_name(pid)
+    return name == title or name.startswith((f"{title}.", f"{title}("))
+
+
 def has_ended(pid: int) -> bool:
     """It is gone, or a zombie."""
     told = _read(Path(f"/proc/{pid}/stat"))

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from al_ray.actors.learner.spec import LearnerSpec, Reference, StageSpec
 from al_ray.algorithms.losses.clipped import Clipped
@@ -34,6 +36,13 @@ def learner_spec(model: Path) -> LearnerSpec:
         micro_batch_tokens=64,
         transport="shared_memory",
     )
+
+
+def probe_logprobs(model: nn.Module) -> list[float]:
+    """Of each token of ``PROBE`` but the first, by the model itself: nothing of the learner takes part."""
+    with torch.no_grad():
+        scores = model(input_ids=torch.tensor([PROBE])).logits[0, :-1].log_softmax(-1)
+    return scores[torch.arange(len(PROBE) - 1), torch.tensor(PROBE[1:])].tolist()  # type: ignore[no-any-return]
 
 
 def rows(seed: int = 0, groups: int = 2, size: int = 3) -> list[Row]:

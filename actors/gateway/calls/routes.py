@@ -159,9 +159,9 @@ class ModelCalls:
     async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
         attempt, agent = claim.attempt, headers.get(AGENT_HEADER, "")
         model = self._model(asked)
-        if model not in self.hosted and (told := asked.refused or unreadable(asked.messages)):
-            raise BadRequestError(told)
         hosted = model in self.hosted
+        if not hosted and (told := asked.refused or unreadable(asked.messages)):
+            raise BadRequestError(told)
         policy = "" if hosted else self._policy(agent or asked.model)
         messages = await self.earlier.conversation(attempt, asked)
         seed = self._seed(attempt, asked, messages)

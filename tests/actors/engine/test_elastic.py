@@ -20,6 +20,14 @@ CORES = 3
 """More than the cluster's first node has."""
 
 
+async def with_one_more(folder: Path) -> EnginePool:
+    """One engine is there, and one more comes."""
+    seat = SharedSeat({"num_cpus": 0})
+    pool = EnginePool(engine_spec(folder), [seat], [seat], engine_class=FaultyEngine)
+    await pool.start()
+    return pool
+
+
 async def answering(pool: EnginePool, count: int) -> list[int]:
     """The policy versions of the engines that may be asked, as soon as there are so many."""
     async with asyncio.timeout(120):
@@ -66,9 +74,7 @@ async def test_weights_change_while_an_engine_that_joins_still_loads(
     tmp_path: Path, ray_cluster: None
 ) -> None:
     """The change waits for it no more than for its own; it is admitted with the new ones."""
-    seat = SharedSeat({"num_cpus": 0})
-    pool = EnginePool(engine_spec(tmp_path), [seat], [seat], engine_class=FaultyEngine)
-    await pool.start()
+    pool = await with_one_more(tmp_path)
     (tmp_path / "start.waits").touch()
     await pool.update(WeightUpdate(1, path="nowhere"))
     (tmp_path / "load.waits").touch()
@@ -91,9 +97,7 @@ async def test_one_that_cannot_start_is_tried_again_and_ends_nothing(
     """Its node may lack what the others have."""
     monkeypatch.setattr("al_ray.actors.engine.pool._EXTRA_SECONDS", 0.2)
     monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 0)
-    seat = SharedSeat({"num_cpus": 0})
-    pool = EnginePool(engine_spec(tmp_path), [seat], [seat], engine_class=FaultyEngine)
-    await pool.start()
+    pool = await with_one_more(tmp_path)
     for number in range(3):
         (tmp_path / f"start.{number}.raises").touch()
     assert await answering(pool, 2) == [0, 0]
@@ -105,9 +109,7 @@ async def test_weights_that_are_sent_admit_those_that_the_learners_have_met(
     tmp_path: Path, ray_cluster: None
 ) -> None:
     """Another one that has come since holds older ones."""
-    seat = SharedSeat({"num_cpus": 0})
-    pool = EnginePool(engine_spec(tmp_path), [seat], [seat], engine_class=FaultyEngine)
-    await pool.start()
+    pool = await with_one_more(tmp_path)
     met = pool.engines()
     assert await answering(pool, 2) == [0, 0]
 

@@ -33,6 +33,7 @@ from tests.actors.learner_inputs import (
     WITH_CRITIC,
     WITH_REFERENCE,
     learner_spec,
+    probe_logprobs,
     rows,
     settled,
 )
@@ -213,9 +214,7 @@ def test_a_checkpoint_is_a_model_folder_with_the_models_own_tokenizer_files(
     assert (folder / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
     assert AutoTokenizer.from_pretrained(folder).chat_template == "{{ messages }}"
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    logprobs = model(input_ids=torch.tensor([PROBE])).logits[0, :-1].log_softmax(-1)
-    expected = logprobs[torch.arange(len(PROBE) - 1), torch.tensor(PROBE[1:])]
-    assert learner.logprobs(PROBE) == pytest.approx(expected.tolist(), abs=1e-6)
+    assert learner.logprobs(PROBE) == pytest.approx(probe_logprobs(model), abs=1e-6)
 
 
 @pytest.mark.parametrize("room", [1_000, 500_000], ids=["in the weights", "in the resume state"])
