@@ -256,8 +256,9 @@ def main() -> int:
         chaos = Chaos(folder, arguments)
         chaos.begin()
         seconds = time.monotonic() - begun
-        chaos.check()
-        chaos.again()
+        if not chaos.wrong:  # else there is nothing whole to look at
+            chaos.check()
+            chaos.again()
         rollouts = _ended(chaos.run)
     for told in chaos.wrong:
         print(told, file=sys.stderr)
