@@ -20,7 +20,7 @@ from al_ray.database.backends import sqlite_url
 from al_ray.errors import RewardError, ToldError, UserError, is_library
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
-from al_ray.rollouts.terminal import show
+from al_ray.rollouts.reading.terminal import show
 from al_ray.types import AttemptStatus
 
 _KEPT = ("PYTHONBREAKPOINT",)
@@ -50,8 +50,8 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
             wall.try_out(recipe.agent)
     with console.part("libraries"):
         from al_ray.database.writer import Database
-        from al_ray.run.preparation import services
-        from al_ray.run.specs import runner_spec
+        from al_ray.run.launch.preparation import services
+        from al_ray.run.launch.specs import runner_spec
         from al_ray.run.trial.agent import is_here
         from al_ray.run.trial.attempt import attempted, chosen
         from al_ray.run.trial.house import opened

@@ -18,7 +18,7 @@ import jinja2
 
 from al_ray.database.judged import judge_batch
 from al_ray.errors import Problem, UserError
-from al_ray.rollouts.search import Order
+from al_ray.rollouts.reading.search import Order
 from al_ray.types import Mode, Rollout, RolloutStatus
 from al_ray.viewing import charts
 from al_ray.viewing.beside import beside
@@ -29,7 +29,7 @@ from al_ray.viewing.since import logprobs_since
 from al_ray.viewing.told import ToldRollout, told
 
 if TYPE_CHECKING:
-    from al_ray.run.ended.worth import CallRow
+    from al_ray.run.recorded.worth import CallRow
 
 _FOLDER: Final = Path(__file__).parent / "pages"
 _MOST_BESIDE: Final = 8

@@ -11,7 +11,7 @@ from al_ray.recipe import OnPolicyDistillationStage
 from al_ray.run.stages.batch import Measures
 from al_ray.run.stages.grouped import Grouped, Learnt
 from al_ray.run.stages.reinforcement import MIN_GROUP
-from al_ray.run.teacher import Teacher
+from al_ray.run.stages.teacher import Teacher
 from al_ray.types import Group
 
 
@@ -38,7 +38,7 @@ class Distillation(Grouped):
 
     def learnt(self, groups: Sequence[Group]) -> Learnt:
         """As far as can be told without the teacher: the rows have the advantages of their rewards."""
-        readable, comparable = self.comparable(groups)
+        readable, comparable = self.sieved(groups)
         chosen = self.algorithm
         return Learnt(readable, comparable, comparable, chosen.rows(comparable), chosen.loss)
 

@@ -1,0 +1,117 @@
+"""What a run needs before anything starts: checked and chosen once, in one order for every verb.
+
+The order is the user's: first what costs nothing to try, then what may be downloaded, then the cluster, and
+the run's folder last, so that a mistake leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from al_ray.actors.agent import environment, interpreter
+from al_ray.actors.agent.walls import wall
+from al_ray.data.task_order import digest
+from al_ray.data.tasks import Tasks, load_tasks
+from al_ray.machines import adapters, models
+from al_ray.machines.plan import Plan, plan, this_machine
+from al_ray.protocols import Service
+from al_ray.recipe import NodeShape, Recipe, dotted
+from al_ray.reports.console import Console
+from al_ray.run.folder import RunChoice, RunFolder, require_lasting
+from al_ray.run.stages.teacher import require_teachers
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedModel:
+    """A model that the run's own engines answer with."""
+
+    folder: Path
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can start."""
+
+    recipe: Recipe
+    folder: RunFolder
+    tasks: Tasks
+    model: PlacedModel | None
+    """None: a hosted model stands in the model's place."""
+    recorded: str | None = None
+    """The database of the run whose rollouts are repeated, if any are."""
+
+    @property
+    def answered_by(self) -> str:
+        """The model's folder, or the URL that it is served at."""
+        if self.model is None:
+            return self.recipe.upstreams[self.recipe.model.name].base_url
+        return str(self.model.folder)
+
+
+@contextmanager
+def prepared(
+    recipe: Recipe, choice: RunChoice, console: Console, *, learn: bool, weights: Path | None = None
+) -> Iterator[Prepared]:
+    """Without ``learn`` only the held-out tasks count. ``weights`` is a folder whose model answers under the
+    name of the recipe's. Raises ``UserError`` for whatever keeps the run from
+    its start. Inside, a cluster that ``RAY_ADDRESS`` names is connected; nothing has been started."""
+    require_lasting(recipe.output)
+    with console.part("tasks"):
+        tasks = load_tasks(recipe)
+        environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
+    for service in services(recipe).values():
+        service.check()
+    with console.part("the agent's environment"):
+        interpreter.check(recipe.agent)
+        if recipe.agent.sandbox is not None:
+            wall.try_out(recipe.agent)
+    hosted = recipe.model.name in recipe.upstreams
+    with console.part("model"):
+        path = recipe.model.path if weights is None else str(weights)
+        model = None if hosted else models.resolve(path, console.phase)
+    if model is not None:
+        models.require_whole(model, recipe.model)
+        adapters.require_alike(recipe)
+        if learn:
+            models.require_trainable(model, recipe.model)
+            with console.part("teachers"):
+                require_teachers(recipe, model)
+    with nodes(console) as found:
+        placed = None if model is None else PlacedModel(model, plan(recipe, found))
+        if placed is not None and learn:
+            models.require_adaptable(placed.folder, recipe.model, placed.plan.device)
+        folder = choice.open(recipe)
+        folder.require_tasks(digest([*tasks.train, *tasks.held_out] if learn else tasks.held_out))
+        if placed is not None:
+            folder.note_placement(placed.plan)
+        yield Prepared(recipe, folder, tasks, placed)
+
+
+@contextmanager
+def nodes(console: Console) -> Iterator[Sequence[NodeShape]]:
+    """Those that a run would use: of the cluster that ``RAY_ADDRESS`` names, connected inside; without one,
+    this machine, where nothing is started yet."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        yield this_machine()
+        return
+    with ExitStack() as stack:
+        with console.part("connection to the cluster"):
+            from al_ray.machines import cluster
+            from al_ray.machines.placement import cluster_shape
+
+            stack.enter_context(cluster.joined(address))
+        yield cluster_shape()
+
+
+def services(recipe: Recipe) -> Mapping[str, Service]:
+    """The recipe's services by name, made but not started."""
+    return {
+        name: dotted.load(section.run, f"services.{name}.run")(recipe.data.path, **section.options)
+        for name, section in recipe.services.items()
+    }
