@@ -20,7 +20,7 @@ gc.set_threshold(50_000, 50, 100)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(STARTUP), os.environ.get("PYTHONPATH"))))
 # Several workers share the processors: threads of one computation would busily wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray starts a worker for each core as soon as somebody comes: half a second of computing, for what stays idle.
+# Ray starts a worker for each core as soon as somebody comes, half a second each, and they stay idle.
 os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
