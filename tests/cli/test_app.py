@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from al_ray.cli import app
 from al_ray.database.writer import Database
 from al_ray.machines import devices
 from al_ray.recipe import Recipe
 from al_ray.run.folder import RunFolder
 from al_ray.types import RolloutRequest, Task
 from tests import toy
-from tests.processes import ROOT, run, run_here
+from tests.processes import ROOT, run
 from tests.recorded import record
 
 Invoke = Callable[[str], tuple[int, str]]
@@ -44,13 +45,22 @@ def folder(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 @pytest.fixture
-def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
     """Runs a command in this process; returns its exit code and what it printed."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "toy_agent", raising=False)
     for variable in ("RAY_ADDRESS", "AL_RAY_DATA"):
         monkeypatch.delenv(variable, raising=False)
-    return lambda command: run_here(shlex.split(command), folder)
+
+    def invoke(command: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["al-ray", *shlex.split(command)])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out + printed.err
+
+    return invoke
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def faults(all_beset: Sequence[Beset]) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def trials(all_beset: Sequence[Beset]) -> AsyncIterator[Mapping[tuple[str, str], asyncio.Task[None]]]:
-    """Of each fault at each moment, under way: those of one fault one after the other, the faults at once, for
-    most of the time goes into waiting for an engine that does not answer."""
+    """Of each fault at each moment, under way: those of one fault one after the other, the faults at once:
+    most of the time, an engine that does not answer is waited for."""
     turns = {fault: asyncio.Lock() for fault in FAULTS}
 
     async def trial(moment: str, fault: str, beset: Beset) -> None:
