@@ -22,6 +22,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(STARTUP), os.enviro
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray starts a worker for each core as soon as somebody comes, half a second each, and they stay idle.
 os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112
+# A node is dead after five looks that it refuses: after 15 s, else. One that is only slow has 10 s for each.
+os.environ["RAY_health_check_period_ms"] = "500"  # noqa: SIM112
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -29,29 +31,33 @@ settings.load_profile("untimed")
 SLOWEST_FIRST = (
     "run/test_driver.py",
     "cli/test_job_submit.py",
+    "run/test_policies.py",
     "run/test_asynchronous_run.py",
-    "run/test_spot_nodes.py",
-    "actors/engine/test_elastic.py",
-    "actors/engine/test_draining.py",
-    "run/test_measure.py",
     "run/test_stages.py",
+    "run/test_spot_nodes.py",
+    "run/test_measure.py",
     "run/test_health.py",
+    "actors/engine/test_adapter.py",
+    "actors/engine/test_pool.py",
+    "actors/engine/test_draining.py",
+    "actors/engine/test_elastic.py",
+    "actors/engine/test_experts.py",
+    "actors/engine/test_actor.py",
+    "actors/learner/test_group.py",
     "actors/runner/test_pool.py",
     "actors/store/test_actor.py",
+    "run/test_leaving.py",
     "evaluation/test_evaluate.py",
     "evaluation/measured/test_values.py",
-    "actors/learner/test_group.py",
+    "actors/agent/test_isolation.py",
     "actors/gateway/test_pool.py",
-    "actors/engine/test_pool.py",
+    "actors/engine/test_pool_faults.py",
+    "actors/test_soak.py",
     "envs/calc_x/test_autogen_agent.py",
     "actors/agent/test_frameworks.py",
-    "actors/test_soak.py",
-    "actors/agent/test_isolation.py",
     "machines/test_models.py",
-    "actors/engine/test_actor.py",
     "actors/agent/walls/test_walls.py",
     "actors/gateway/calls/test_replays.py",
-    "run/test_leaving.py",
     "database/test_log.py",
     "cli/test_trying.py",
     "run/test_starter.py",
