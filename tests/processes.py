@@ -104,7 +104,7 @@ class Command:
             found |= children
         return [pid for pid in found if not has_ended(pid)]
 
-    def wait_until_nothing_is_left(self, seconds: float = 20) -> None:
+    def wait_until_nothing_is_left(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while pids := self.alive():
             assert time.monotonic() < deadline, f"left after {seconds} s: {[*map(process_name, pids)]}"
@@ -157,7 +157,7 @@ def _parent(pid: int) -> int:
     return int(told.rpartition(b")")[2].split()[1]) if told else 0
 
 
-def wait_until_ended(*pids: int, seconds: float = 20) -> None:
+def wait_until_ended(*pids: int, seconds: float = 60) -> None:
     """The end of a process that is killed is on its way."""
     deadline = time.monotonic() + seconds
     while left := [pid for pid in pids if not has_ended(pid)]:
