@@ -83,6 +83,7 @@ def killed(place: Place) -> Sequence[Rollout]:
         command.kill()
         command.wait()
         command.wait_until_nothing_is_left()
+    (place.path / "hurry").touch()
     return [rollout for rollout in place.rollouts() if rollout.status.ended]
 
 
@@ -173,7 +174,7 @@ def test_a_run_that_is_terminated_while_it_starts_leaves_nothing(place: Place) -
     with Command(["al_ray", "train", "toy.yaml", "--set", "name=ended"], place.path) as command:
         command.wait_until(lambda: any("VLLM" in process_name(pid) for pid in command.alive()))
         command.terminate()
-        assert command.wait(60) == 130, command.output
+        assert command.wait(120) == 130, command.output
         command.wait_until_nothing_is_left(0)
     assert "Traceback" not in command.output
 
