@@ -45,7 +45,12 @@ def joined(address: str, folder: Path, cpus: int) -> Iterator[tuple[str, Command
 
 
 def _starting(address: str, folder: Path, cpus: int) -> Command:
-    options = {"address": address, "num-cpus": cpus, "object-store-memory": 80_000_000}
+    options = {
+        "address": address,
+        "num-cpus": cpus,
+        "object-store-memory": 80_000_000,
+        "include-log-monitor": "false",  # nobody reads its logs
+    }
     arguments = [RAY, "start", "--block", *(f"--{name}={value}" for name, value in options.items())]
     return Command(arguments, folder, RAY_AUTH_MODE="disabled")
 

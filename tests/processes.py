@@ -13,13 +13,19 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTUP = ROOT / "tests" / "startup"
 """For ``PYTHONPATH``: what every Python that a test starts begins with."""
 _MARK = "AL_RAY_TEST_COMMAND"
+_DROPPED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "WANDB_MODE", "PYTHONDONTWRITEBYTECODE")
+"""Variables that would lead a command to another cluster or to data."""
 
 
 class Command:
@@ -98,7 +104,7 @@ class Command:
             found |= children
         return [pid for pid in found if not has_ended(pid)]
 
-    def wait_until_nothing_is_left(self, seconds: float = 20) -> None:
+    def wait_until_nothing_is_left(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while pids := self.alive():
             assert time.monotonic() < deadline, f"left after {seconds} s: {[*map(process_name, pids)]}"
@@ -110,6 +116,23 @@ def run(arguments: Sequence[str | Path], folder: Path, **variables: str) -> tupl
     with Command(arguments, folder, **variables) as command:
         code = command.wait()
         return code, command.output
+
+
+def run_here(arguments: Sequence[str | Path], folder: Path) -> tuple[int, str]:
+    """Exit code and output of ``al-ray ARGUMENTS``, in this process: of a command that starts nothing, nearly
+    all of the time goes into imports."""
+    from al_ray.cli import app
+
+    told = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(told):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["al-ray", *map(str, arguments)])
+        patch.setattr(sys, "path", [*sys.path])
+        for name in _DROPPED:
+            patch.delenv(name, raising=False)
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+    return int(ended.value.code or 0), told.getvalue()
 
 
 def process_name(pid: int) -> str:
@@ -134,7 +157,7 @@ def _parent(pid: int) -> int:
     return int(told.rpartition(b")")[2].split()[1]) if told else 0
 
 
-def wait_until_ended(*pids: int, seconds: float = 20) -> None:
+def wait_until_ended(*pids: int, seconds: float = 60) -> None:
     """The end of a process that is killed is on its way."""
     deadline = time.monotonic() + seconds
     while left := [pid for pid in pids if not has_ended(pid)]:
@@ -145,8 +168,7 @@ def wait_until_ended(*pids: int, seconds: float = 20) -> None:
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     """This process's, with al_ray importable and nothing that would lead to another cluster or to data; then
     ``variables``."""
-    dropped = {"RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "WANDB_MODE", "PYTHONDONTWRITEBYTECODE"}
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
     chosen = kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | variables
     return chosen | {"PYTHONPATH": os.pathsep.join(filter(None, (str(STARTUP), chosen["PYTHONPATH"])))}
 

@@ -13,6 +13,7 @@ import yaml
 
 CODE = """
 import asyncio
+from pathlib import Path
 
 from openai import AsyncOpenAI
 
@@ -50,7 +51,9 @@ async def converse(task, llm):
 
 
 async def solve_slowly(task, llm):
-    await asyncio.sleep(0.5)
+    # Until there is a file "hurry".
+    if not (Path(__file__).parent / "hurry").exists():
+        await asyncio.sleep(0.5)
     return await solve(task, llm)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from al_ray.run.stages.stage import stage_of
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind
 from tests import toy
-from tests.processes import Command, run
+from tests.processes import Command, run, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -116,8 +116,8 @@ def killed(place: Place, recipe: Recipe) -> dict[str, Rollout]:
 
 
 @pytest.fixture(scope="module")
-def finished(place: Place, killed: dict[str, Rollout]) -> str:
-    code, told = run(["al_ray", "train", "toy.yaml", "--resume"], place.path)
+def finished(place: Place, killed: dict[str, Rollout], joining: Mapping[str, str]) -> str:
+    code, told = run(["al_ray", "train", "toy.yaml", "--resume"], place.path, **joining)
     assert code == 0, told
     return told
 
@@ -136,7 +136,7 @@ def test_no_token_is_older_than_the_recipe_allows_and_every_one_is_accounted_for
             (call,) = [span for span in rollout.spans if span.kind is SpanKind.CALL]
             (choice,) = call.attributes[semconv.CHOICES]
             assert {version for version, _, _ in choice["versions"]} <= {versions[step] - 1, versions[step]}
-    code, told = run(["al_ray", "audit", str(place.run.path)], place.path)
+    code, told = run_here(["audit", place.run.path], place.path)
     assert code == 0 and f"{STEPS} steps, " in told and "each is trained once" in told, told
 
 

@@ -29,7 +29,7 @@ from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 from tests import toy
 from tests.metric_keys import missing, unlisted
-from tests.processes import Command, process_name, run
+from tests.processes import Command, process_name, run, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +83,7 @@ def killed(place: Place) -> Sequence[Rollout]:
         command.kill()
         command.wait()
         command.wait_until_nothing_is_left()
+    (place.path / "hurry").touch()
     return [rollout for rollout in place.rollouts() if rollout.status.ended]
 
 
@@ -127,7 +128,7 @@ def test_every_token_of_the_run_is_accounted_for(place: Place, finished: str) ->
     last = [line for line in lines if "learner/trained_tokens" in line][-1]
     last["learner/trained_tokens"] += 1
     (changed / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    code, told = run(["al_ray", "audit", str(changed)], place.path)
+    code, told = run_here(["audit", changed], place.path)
     assert code == 1 and f"step {LAST_STEP}: " in told and "mistakes: 1" in told, told
 
 
@@ -173,7 +174,7 @@ def test_a_run_that_is_terminated_while_it_starts_leaves_nothing(place: Place) -
     with Command(["al_ray", "train", "toy.yaml", "--set", "name=ended"], place.path) as command:
         command.wait_until(lambda: any("VLLM" in process_name(pid) for pid in command.alive()))
         command.terminate()
-        assert command.wait(60) == 130, command.output
+        assert command.wait(120) == 130, command.output
         command.wait_until_nothing_is_left(0)
     assert "Traceback" not in command.output
 
@@ -278,7 +279,7 @@ def test_rollouts_can_be_listed_and_read(place: Place, finished: str) -> None:
     code, listed = run(["al_ray", "rollouts", place.run.path, "--batch", "step-000004"], place.path)
     assert code == 0
     assert all(f"step-000004/{member}" in listed for member in ("0/0", "0/1", "1/0", "1/1"))
-    code, shown = run(["al_ray", "rollouts", place.run.path, "eval/step-000005/1/0"], place.path)
+    code, shown = run_here(["rollouts", place.run.path, "eval/step-000005/1/0"], place.path)
     assert code == 0 and re.search(r"word \d", shown) and "reward" in shown
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from al_ray.reports import jsonl_sink
 from tests import quiz, toy
-from tests.processes import run
+from tests.processes import run, run_here
 
 AGENTS = """
 from toy_agent import *
@@ -82,7 +82,7 @@ def test_a_run_whose_rollouts_all_fail_ends_with_the_error_once_its_place_and_a_
     line = 1 + next(i for i, text in enumerate(AGENTS.splitlines()) if "messages=long" in text)
     assert told[2] == f"  {folder.parents[2]}/bad_agents.py, line {line}, in wordy"
     _, _, command = told[3].partition("one of them: al-ray ")
-    shown_code, shown = run(["al_ray", *command.split()], folder.parents[2])
+    shown_code, shown = run_here(command.split(), folder.parents[2])
     assert shown_code == 0 and "in wordy" in shown
     assert "actors/runner" not in shown and "as attempt 1" in shown
     assert output.count("openai.BadRequestError: ") == 1

@@ -44,6 +44,7 @@ def test_a_run_that_is_ended_goes_on_from_the_step_that_it_had_done(
         command.interrupt()
         assert command.wait(120) == 130, command.output
         command.wait_until_nothing_is_left(0)
+    (tmp_path / "hurry").touch()
     assert "interrupted after step 1; --resume goes on from there" in command.output
     assert "Traceback" not in command.output
     assert folder.checkpoints() == [1]

@@ -25,7 +25,7 @@ from al_ray.run.recorded.replay import calls, differences, logged, replay
 from al_ray.types import Transition
 from tests import toy
 from tests.metric_keys import missing, unlisted
-from tests.processes import run
+from tests.processes import run, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def test_each_agents_calls_are_its_policys_and_engine_and_learner_agree_on_every
 
 
 def test_a_rollout_is_shown_with_whom_each_call_was_answered_by(finished: RunFolder) -> None:
-    code, told = run(["al_ray", "rollouts", str(finished.path), "step-000001/0/0"], finished.path)
+    code, told = run_here(["rollouts", finished.path, "step-000001/0/0"], finished.path)
     assert code == 0, told
     for title in ("call 1 of writer, answered by writer", "call 2 of checker, answered by critic"):
         assert title in " ".join(told.split()), told
@@ -156,7 +156,7 @@ def test_a_step_is_computed_once_more_bit_for_bit_and_every_token_is_accounted_f
         again = replay(finished, step, finished.recipe())
         assert list(differences(again.figures, logged(finished, step))) == []
         assert {call.agent for call in calls(again) if call.weight} == {"writer", "rewriter"}
-    code, told = run(["al_ray", "audit", str(finished.path)], finished.path)
+    code, told = run_here(["audit", finished.path], finished.path)
     assert code == 0 and "each is trained once" in told, told
 
 

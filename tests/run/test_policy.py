@@ -109,7 +109,7 @@ def draining(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 async def asked_of(parts: Parts, what: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while what not in parts.asked:
             await asyncio.sleep(0.001)
 

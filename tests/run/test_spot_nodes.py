@@ -21,7 +21,7 @@ from al_ray.run.folder import RunFolder
 from al_ray.types import RolloutStatus
 from tests import toy
 from tests.nodes import RAY, alive, drain, joined
-from tests.processes import Command, process_name, run
+from tests.processes import Command, process_name, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -39,19 +39,21 @@ async def solve(task, llm):
 @pytest.fixture
 def address() -> Iterator[str]:
     """Of a cluster whose only node, the driver's, has no cores."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as other:
+        port, client = (each.getsockname()[1] for each in (one, other))
     scratch = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets lie below it, and their paths may not be long
     options = {
         "port": port,
+        "ray-client-server-port": client,
         "include-dashboard": "false",
         "num-cpus": 0,
         "object-store-memory": 80_000_000,
         "temp-dir": scratch,
+        "include-log-monitor": "false",
     }
     path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
-    arguments = [RAY, "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+    arguments = [RAY, "start", "--head", "--block", "--no-monitor"]
+    arguments += [*(f"--{name}={value}" for name, value in options.items())]
     with Command(arguments, scratch, PATH=path, RAY_AUTH_MODE="disabled") as command:
         command.wait_until(lambda: "--block" in command.output, 120)
         yield f"{ray.util.get_node_ip_address()}:{port}"
@@ -106,5 +108,5 @@ def test_a_run_grows_into_a_node_and_goes_on_when_the_one_of_its_learner_is_take
     records.close()
     assert {rollout.status for rollout in found} == {RolloutStatus.SUCCEEDED}
     assert {len(rollout.attempts) for rollout in found} == {1}
-    code, told = run(["al_ray", "audit", str(folder.path)], tmp_path)
+    code, told = run_here(["audit", folder.path], tmp_path)
     assert code == 0 and "each is trained once" in told, told

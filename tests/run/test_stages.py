@@ -31,7 +31,7 @@ from al_ray.run.stages.stage import stage_of
 from al_ray.types import RolloutStatus, SpanKind
 from tests import toy
 from tests.metric_keys import missing, unlisted
-from tests.processes import run
+from tests.processes import run, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_each_step_tells_what_became_of_its_rollouts(finished: RunFolder) -> Non
         assert (line["judge/groups"], line["judge/failed"], line["rollout/count"]) == (4, 0, 12)
         assert line["reward/mean"] <= line["imitation/reward"] and line["optim/grad_norm"] > 0
     assert sampled[0]["curriculum/tried"] == 0 < sampled[1]["curriculum/tried"]
-    code, told = run(["al_ray", "audit", str(finished.path)], finished.path)
+    code, told = run_here(["audit", finished.path], finished.path)
     assert code == 0 and "rejected" in told and "a judge's" in told, told
 
 

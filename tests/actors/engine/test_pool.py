@@ -160,7 +160,7 @@ async def test_an_engine_whose_core_ends_as_weights_change_is_replaced_and_has_t
         monkeypatch.setattr(pool, "_answer_seconds", 3.0)
     update = publisher.publish(changed(model, version).named_parameters(), version)
     asked = asyncio.create_task(pool.update(update))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while engine in pool.engines():
             await asyncio.sleep(0.1)
     monkeypatch.undo()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from tests.actors.engine_inputs import engine_spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 3.0
+FAULTS = ("dies", "is_stopped", "hangs")
+MOMENTS = ("ping", "pause", "load", "resume")
 
 
 def pool_of(count: int, faults: Path) -> EnginePool:
@@ -28,28 +31,62 @@ def pool_of(count: int, faults: Path) -> EnginePool:
     return EnginePool(engine_spec(faults), seats, engine_class=FaultyEngine, answer_seconds=ANSWER_SECONDS)
 
 
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("faults")
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("al_ray.actors.engine.pool._PROBE_SECONDS", 0.1)
+        yield
+
+
+@dataclass(frozen=True)
+class Beset:
+    """Two engines, and the folder in which faults are laid on them."""
+
+    pool: EnginePool
+    faults: Path
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(faults: Path, ray_cluster: None) -> AsyncIterator[EnginePool]:
-    """Two engines."""
-    pool = EnginePool(
-        engine_spec(faults),
-        [SharedSeat({"num_cpus": 0})] * 2,
-        engine_class=FaultyEngine,
-        answer_seconds=ANSWER_SECONDS,
-    )
-    await pool.start()
-    yield pool
-    await pool.shutdown()
+async def all_beset(
+    tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
+) -> AsyncIterator[Sequence[Beset]]:
+    """One for each fault."""
+    folders = [tmp_path_factory.mktemp("faults") for _ in FAULTS]
+    all_beset = [Beset(pool_of(2, folder), folder) for folder in folders]
+    await asyncio.gather(*(each.pool.start() for each in all_beset))
+    yield all_beset
+    await asyncio.gather(*(each.pool.shutdown() for each in all_beset))
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("al_ray.actors.engine.pool._PROBE_SECONDS", 0.1)
+@pytest.fixture
+def pool(all_beset: Sequence[Beset]) -> EnginePool:
+    return all_beset[0].pool
+
+
+@pytest.fixture
+def faults(all_beset: Sequence[Beset]) -> Path:
+    return all_beset[0].faults
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def trials(all_beset: Sequence[Beset]) -> AsyncIterator[Mapping[tuple[str, str], asyncio.Task[None]]]:
+    """Of each fault at each moment, under way: those of one fault one after the other, the faults at once:
+    most of the time, an engine that does not answer is waited for."""
+    turns = {fault: asyncio.Lock() for fault in FAULTS}
+
+    async def trial(moment: str, fault: str, beset: Beset) -> None:
+        async with turns[fault]:
+            await one_fails_while_the_other_goes_on(beset, moment, fault)
+
+    trials = {
+        (moment, fault): asyncio.create_task(trial(moment, fault, beset))
+        for moment in MOMENTS
+        for fault, beset in zip(FAULTS, all_beset, strict=True)
+    }
+    yield trials
+    for task in trials.values():
+        task.cancel()
+    await asyncio.gather(*trials.values(), return_exceptions=True)
 
 
 def next_update(pool: EnginePool) -> WeightUpdate:
@@ -81,24 +118,29 @@ async def all_admitted(pool: EnginePool, version: int) -> list[Any]:
     return pool.admitted()
 
 
-@pytest.mark.parametrize("fault", ["dies", "is_stopped", "hangs"])
-@pytest.mark.parametrize("moment", ["ping", "pause", "load", "resume"])
-async def test_an_engine_that_fails_is_replaced_while_the_other_goes_on(
-    pool: EnginePool, faults: Path, moment: str, fault: str
-) -> None:
-    """Also as weights change: the other has them at once, and the new one from its first call on."""
+async def one_fails_while_the_other_goes_on(beset: Beset, moment: str, fault: str) -> None:
+    pool, faults = beset.pool, beset.faults
     update = next_update(pool)
     before = await processes(pool)
     (faults / f"{moment}.{fault}").touch()
     if moment == "ping":
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (faults / f"ping.{fault}").exists():
                 await asyncio.sleep(0.05)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await pool.update(update)
     assert pool.admitted()
     await lost(pool, before, 1)
     await all_admitted(pool, update.version)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_an_engine_that_fails_is_replaced_while_the_other_goes_on(
+    trials: Mapping[tuple[str, str], asyncio.Task[None]], moment: str, fault: str
+) -> None:
+    """Also as weights change: the other has them at once, and the new one from its first call on."""
+    await trials[moment, fault]
 
 
 async def test_when_all_are_lost_as_weights_change_the_update_waits_for_new_ones(
@@ -155,12 +197,7 @@ async def test_weights_that_live_engines_refuse_end_the_update_with_their_word(
 async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_number(
     faults: Path, ray_cluster: None
 ) -> None:
-    pool = EnginePool(
-        engine_spec(faults),
-        [SharedSeat({"num_cpus": 0})],
-        engine_class=FaultyEngine,
-        answer_seconds=ANSWER_SECONDS,
-    )
+    pool = pool_of(1, faults)
     await pool.start()
     for engine in range(6):
         (faults / f"pause.{engine}.dies").touch()
@@ -173,12 +210,7 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
 
 
 async def test_an_engine_that_cannot_start_ends_all_with_its_error(faults: Path, ray_cluster: None) -> None:
-    pool = EnginePool(
-        engine_spec(faults),
-        [SharedSeat({"num_cpus": 0})] * 2,
-        engine_class=FaultyEngine,
-        answer_seconds=ANSWER_SECONDS,
-    )
+    pool = pool_of(2, faults)
     (faults / "start.raises").touch()
     with pytest.raises(RayTaskError, match="start will not do"):
         await pool.start()
@@ -189,15 +221,10 @@ async def test_shutting_down_does_not_wait_for_an_engine_that_is_stopped(
     faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("al_ray.actors.engine.pool._SHUTDOWN_SECONDS", 1.0)
-    pool = EnginePool(
-        engine_spec(faults),
-        [SharedSeat({"num_cpus": 0})],
-        engine_class=FaultyEngine,
-        answer_seconds=ANSWER_SECONDS,
-    )
+    pool = pool_of(1, faults)
     await pool.start()
     before = await processes(pool)
     (faults / "shutdown.is_stopped").touch()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await pool.shutdown()
     await lost(pool, before, 1)

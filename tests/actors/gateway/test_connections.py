@@ -78,7 +78,7 @@ async def test_a_body_that_does_not_come_is_given_up(served: House, engine_a: An
         head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nx-api-key: {attempt.key}\r\n"
         head += "Content-Length: 99\r\n\r\n"
         writer.write(head.encode() + b'{"inp')
-        told = await asyncio.wait_for(reader.readline(), 10)
+        told = await asyncio.wait_for(reader.readline(), 60)
         assert b" 408 " in told
 
 
@@ -86,7 +86,7 @@ async def test_what_is_no_http_is_answered_as_such(served: House) -> None:
     async with AsyncExitStack() as stack:
         reader, writer = await connect(served, stack)
         writer.write(b"\x16\x03\x01 hello\r\n\r\n")
-        assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 60)
     await served.ask(await served.attempt())
 
 

@@ -327,10 +327,10 @@ def test_an_error_of_one_rank_ends_the_call_as_itself_and_does_not_leave_the_oth
 
 def assert_ended(group: LearnerGroup, begun: float) -> None:
     group.close()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50
     for learner in group._learners:
         with pytest.raises(RayActorError):
-            ray.get(learner.policy_version.remote(), timeout=10)
+            ray.get(learner.policy_version.remote(), timeout=60)
 
 
 def test_a_group_whose_learner_hangs_can_be_closed(

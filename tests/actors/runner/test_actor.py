@@ -252,7 +252,7 @@ async def test_an_agent_that_posted_its_reward_need_not_return_one(house: House,
 async def post_reward(house: House, rollout_id: str, value: float) -> None:
     """As soon as there is an attempt to be rewarded."""
     span = Span(uuid.uuid4().hex, rollout_id, 1, SpanKind.REWARD, "posted", 0.0, 0.0, {semconv.REWARD: value})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await append(house.store, [span]))[0] is not None:
             await asyncio.sleep(0.02)
 

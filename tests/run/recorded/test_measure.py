@@ -20,7 +20,7 @@ from al_ray.run.recorded.measure import Wanted, chosen
 from al_ray.traces import call_span
 from al_ray.types import Rollout, SpanKind
 from tests import toy
-from tests.processes import run
+from tests.processes import run, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +143,7 @@ def test_a_measurement_that_is_asked_for_again_is_not_played_again(
 
 def test_the_run_is_left_as_it_was(done: Done) -> None:
     """Its tokens are accounted for as before."""
-    code, output = run(["al_ray", "audit", "out/toy/a"], done.path)
+    code, output = run_here(["audit", "out/toy/a"], done.path)
     assert code == 0 and "3 steps" in output, output
     assert {rollout.request.batch for rollout in rollouts(done.run)} == {
         *(f"step-{step:06d}" for step in range(3)), "eval/step-000000", "eval/step-000003"}  # fmt: skip

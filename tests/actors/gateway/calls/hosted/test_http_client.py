@@ -215,7 +215,7 @@ async def test_silence_is_an_error_after_a_while_and_hangs_up(
     async with server(serve) as url:
         with pytest.raises(TimeoutError):
             await ask(HttpClient(url, {}))
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(gone.wait(), 60)
 
 
 @pytest.mark.parametrize("says", [b"", CHUNKED[:-20]])
@@ -238,7 +238,7 @@ async def test_who_is_cancelled_hangs_up(says: bytes) -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(gone.wait(), 60)
 
 
 async def test_a_server_that_says_more_than_is_taken_has_to_wait() -> None:

@@ -223,7 +223,7 @@ async def test_an_agent_that_hangs_up_hangs_up_on_the_hosted_model(hosting: Hous
         async for _ in stream:
             break
         await stream.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await server.hung_up.wait()
         while not hosting.calls(attempt):
             await asyncio.sleep(0.02)
