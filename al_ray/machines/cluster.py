@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
@@ -18,9 +19,10 @@ from typing import Any
 import grpc
 import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.exceptions import RaySystemError
 
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import this_machine
@@ -28,8 +30,11 @@ from al_ray.machines.plan import this_machine
 _OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
 
+_START_SECONDS = 300.0
+"""In which a node of ours comes up: on a busy machine, each of its processes takes long."""
 _KNOCK_SECONDS = 5.0
 _LOOK_SECONDS = 5.0
+_COMING_SECONDS = 0.2
 _END_SECONDS = 10.0
 """Until what is left of a cluster is ended."""
 
@@ -69,6 +74,7 @@ def running(*, dashboard: bool) -> Iterator[None]:
     resources = {"num_cpus": here.cpus, "num_gpus": here.gpus}
     with (
         _on_loopback(),
+        _patient(),
         _initialised(
             address="local",
             object_store_memory=_OBJECT_STORE_BYTES,
@@ -91,6 +97,29 @@ def _on_loopback() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """A node that is started inside has ``_START_SECONDS`` to come up. Ray gives it 30, and then ends whoever
+    starts it; only this function, which it asks meanwhile, lets it wait longer."""
+    asked = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        ends = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return asked(*arguments)
+            except (RuntimeError, RaySystemError):  # it is not known yet, or Ray's own server is not there
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(_COMING_SECONDS)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = asked
 
 
 @contextmanager

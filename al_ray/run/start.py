@@ -72,7 +72,7 @@ async def _with_engines(
             learners = LearnerGroup(settings, options)
             stack.push_async_callback(asyncio.to_thread, learners.close)
             await _engines(engines, model.plan, console)  # which start while the learners load
-            computes = await asyncio.to_thread(learners.computes)
+            computes = await asyncio.to_thread(learners.start)
         console.note(f"the learner {computes}")
     else:
         await _engines(engines, model.plan, console)

@@ -24,6 +24,19 @@ with cluster.running(dashboard=True):
     print("answers", ray.get(answer.remote()), ray.get_runtime_context().gcs_address, flush=True)
     time.sleep(600)
 """
+SLOWLY = """
+import time
+from ray._private import services
+
+ask, asked_first = services.get_node, time.monotonic()
+
+def get_node(*arguments):
+    if time.monotonic() < asked_first + 45:
+        raise RuntimeError("This node has not come up.")
+    return ask(*arguments)
+
+services.get_node = get_node
+"""
 JOIN = """
 import sys, ray
 from ray._raylet import GcsClient
@@ -80,3 +93,11 @@ def test_who_runs_a_cluster_ends_with_its_node_and_leaves_nothing(tmp_path: Path
         assert command.wait(120) == 1
         assert "error: Ray's node here is gone" in command.output and "--resume" in command.output
         command.wait_until_nothing_is_left()
+
+
+def test_a_node_may_take_longer_to_come_up_than_ray_waits_for_it(tmp_path: Path) -> None:
+    """As on a busy machine: here for as long as Ray waits, and a little more."""
+    (tmp_path / "started.py").write_text(SLOWLY + CLUSTER.replace("600", "0"))
+    with Command(["started"], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}") as command:
+        assert command.wait() == 0, command.output
+        assert "answers 42" in command.output
