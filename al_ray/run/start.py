@@ -108,6 +108,7 @@ async def _store(ready: Prepared, console: Console, stack: AsyncExitStack) -> tu
         keeper = StoreKeeper(url, export, beside_the_driver())
         stack.push_async_callback(keeper.stop, _EXPORT_SECONDS)
         await keeper.start()
+        await keeper.store.lose_all.remote()  # else a run that goes on would wait for their leases
     records = Records(url)
     stack.callback(records.close)
     return keeper, records

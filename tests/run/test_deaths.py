@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder
 from tests import toy
-from tests.processes import Command, is_called
+from tests.processes import Command, is_called, run
 
 pytestmark = pytest.mark.slow
 
@@ -63,3 +65,29 @@ def test_a_run_goes_on_though_the_first_process_of_each_part_is_killed_as_it_sta
         assert command.wait(600) == 0, command.output
         command.wait_until_nothing_is_left(0)
     assert [line["step"] for line in jsonl_sink.read(folder.path) if "optim/loss" in line] == [1, 2, 3]
+
+
+def test_a_run_whose_driver_is_killed_goes_on_at_once_whatever_it_was_about(
+    tmp_path: Path, folder: RunFolder
+) -> None:
+    """Though what it started is still ending; most of the moments are before the first checkpoint."""
+
+    def told(step: int) -> bool:
+        return any(line["step"] == step for line in jsonl_sink.read(folder.path))
+
+    moments: Sequence[tuple[str, Callable[[Command], bool]]] = [
+        ("the store is made", lambda command: (folder.path / "store.sqlite").exists()),
+        ("a runner starts", lambda command: any(is_called(pid, "ray::Runner") for pid in command.alive())),
+        ("a step is learnt", lambda command: told(1)),
+        ("a checkpoint is written", lambda command: any((folder.path / "checkpoints").glob(".step-*"))),
+    ]
+    with ExitStack() as commands:
+        training = commands.enter_context(Command(TRAINING, tmp_path))
+        for moment, happened in moments:
+            training.wait_until(partial(happened, training), 600, moment)
+            os.kill(training.pid, signal.SIGKILL)
+            training = commands.enter_context(Command([*TRAINING, "--resume"], tmp_path))
+        assert training.wait(600) == 0, training.output
+    assert [line["step"] for line in jsonl_sink.read(folder.path) if "optim/loss" in line] == [1, 2, 3]
+    code, output = run(["al_ray", "audit", str(folder.path)], tmp_path)
+    assert code == 0 and "each is trained once" in output, output
