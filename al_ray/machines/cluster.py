@@ -24,7 +24,7 @@ from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.exceptions import RaySystemError
 
-from al_ray.errors import Problem, UserError
+from al_ray.errors import AlRayError, Problem, UserError
 from al_ray.machines.plan import this_machine
 
 _OBJECT_STORE_BYTES = 512 * 2**20
@@ -99,10 +99,14 @@ def _on_loopback() -> Iterator[None]:
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
+class _NotUpError(AlRayError):
+    """Ray's node here does not come up."""
+
+
 @contextmanager
 def _patient() -> Iterator[None]:
     """A node that is started inside has ``_START_SECONDS`` to come up. Ray gives it 30, and then ends whoever
-    starts it; only this function, which it asks meanwhile, lets it wait longer."""
+    starts it; only the function that it asks meanwhile lets it wait longer. Raises ``_NotUpError``."""
     asked = services.get_node
 
     def get_node(*arguments: Any) -> Any:
@@ -110,9 +114,9 @@ def _patient() -> Iterator[None]:
         while True:
             try:
                 return asked(*arguments)
-            except (RuntimeError, RaySystemError):  # it is not known yet, or Ray's own server is not there
-                if time.monotonic() > ends:
-                    raise
+            except (RuntimeError, RaySystemError) as error:  # it, or whoever would know it, is not there yet
+                if time.monotonic() > ends or not _has_raylet():
+                    raise _NotUpError("Ray's node here did not come up, or was killed meanwhile") from error
                 time.sleep(_COMING_SECONDS)
 
     services.get_node = get_node
@@ -122,14 +126,40 @@ def _patient() -> Iterator[None]:
         services.get_node = asked
 
 
+def _init(**options: Any) -> list[psutil.Process]:
+    """Returns what was started. A node that does not come up is started anew: on a busy machine, Ray's raylet
+    ends itself where its agents are not up in 15 s, which nothing changes."""
+    ends = time.monotonic() + _START_SECONDS
+    while True:
+        before = psutil.Process().children()
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+            return [child for child in psutil.Process().children() if child not in before]
+        except _NotUpError:
+            started = [child for child in psutil.Process().children() if child not in before]
+            for process in _with_descendants(started):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(started, timeout=_END_SECONDS)
+            if time.monotonic() > ends:
+                raise
+
+
+def _has_raylet() -> bool:
+    """Whether Ray's process of a node is among those that this one has started."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
 @contextmanager
 def _initialised(**options: Any) -> Iterator[None]:
     """Inside, SIGTERM, from ``ray job stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be
     called in the main thread. Afterwards nothing is left of a cluster that was started."""
     on_terminate = signal.getsignal(signal.SIGTERM)
-    before = psutil.Process().children()
-    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
-    started = [child for child in psutil.Process().children() if child not in before]
+    started = _init(**options)
     signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
     left = Event()
     Thread(target=_end_without_node, args=(left, started), daemon=True).start()

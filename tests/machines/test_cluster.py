@@ -95,6 +95,23 @@ def test_who_runs_a_cluster_ends_with_its_node_and_leaves_nothing(tmp_path: Path
         command.wait_until_nothing_is_left()
 
 
+def test_a_node_that_is_lost_as_it_comes_up_is_started_anew(tmp_path: Path) -> None:
+    """As Ray itself ends it on a busy machine, where its agents are not up in 15 s. Nothing is left of it."""
+    (tmp_path / "started.py").write_text(CLUSTER.replace("600", "0"))
+    with Command(["started"], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}") as command:
+        raylets: list[int] = []
+
+        def started() -> bool:
+            raylets[:] = [pid for pid in command.alive() if "/raylet/raylet " in process_name(pid)]
+            return bool(raylets)
+
+        command.wait_until(started)
+        os.kill(raylets[0], signal.SIGKILL)
+        assert command.wait() == 0, command.output
+        assert "answers 42" in command.output
+        command.wait_until_nothing_is_left()
+
+
 def test_a_node_may_take_longer_to_come_up_than_ray_waits_for_it(tmp_path: Path) -> None:
     """As on a busy machine: here for as long as Ray waits, and a little more."""
     (tmp_path / "started.py").write_text(SLOWLY + CLUSTER.replace("600", "0"))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
+from al_ray.database.query import Query
+from al_ray.database.reader import Records
+from al_ray.errors import UserError
 from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder
+from al_ray.types import Attempt
 from tests import toy
 from tests.processes import Command, is_called, run
 
@@ -36,7 +39,9 @@ def folder(tmp_path: Path, tiny_model: Path) -> RunFolder:
     """Of a run of three steps and one service, which was not begun; it is trained in ``tmp_path``."""
     (tmp_path / "toy_agent.py").write_text(toy.CODE + ECHO, encoding="utf-8")
     content = toy.recipe(tiny_model, tmp_path / "out")
+    content["agent"] |= {"run": "toy_agent:solve_slowly"}
     content["stages"] = [content["stages"][1]]
+    content["checkpoint"] = {"every": 2}
     content["services"] = {"echo": {"run": "toy_agent:Echo"}}
     toy.write_recipe(tmp_path, content)
     return RunFolder(tmp_path / "out" / "toy" / "a")
@@ -67,27 +72,36 @@ def test_a_run_goes_on_though_the_first_process_of_each_part_is_killed_as_it_sta
     assert [line["step"] for line in jsonl_sink.read(folder.path) if "optim/loss" in line] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("joined", [False, True])
 def test_a_run_whose_driver_is_killed_goes_on_at_once_whatever_it_was_about(
-    tmp_path: Path, folder: RunFolder
+    tmp_path: Path, folder: RunFolder, joining: Mapping[str, str], joined: bool
 ) -> None:
-    """Though what it started is still ending; most of the moments are before the first checkpoint."""
-
-    def told(step: int) -> bool:
-        return any(line["step"] == step for line in jsonl_sink.read(folder.path))
-
-    moments: Sequence[tuple[str, Callable[[Command], bool]]] = [
-        ("the store is made", lambda command: (folder.path / "store.sqlite").exists()),
-        ("a runner starts", lambda command: any(is_called(pid, "ray::Runner") for pid in command.alive())),
-        ("a step is learnt", lambda command: told(1)),
-        ("a checkpoint is written", lambda command: any((folder.path / "checkpoints").glob(".step-*"))),
+    """Though what it started is still ending, or has its place in a cluster that others use; most of the
+    moments are before the first checkpoint."""
+    moments: Sequence[tuple[str, Callable[[], bool]]] = [
+        ("the store is made", lambda: (folder.path / "store.sqlite").exists()),
+        ("an agent runs", lambda: bool(attempts(folder))),
+        ("a step is learnt", lambda: any(line["step"] == 1 for line in jsonl_sink.read(folder.path))),
+        ("a checkpoint is there", lambda: bool(folder.checkpoints())),
     ]
+    variables = joining if joined else {}
     with ExitStack() as commands:
-        training = commands.enter_context(Command(TRAINING, tmp_path))
+        training = commands.enter_context(Command(TRAINING, tmp_path, **variables))
         for moment, happened in moments:
-            training.wait_until(partial(happened, training), 600, moment)
+            training.wait_until(happened, 600, moment)
             os.kill(training.pid, signal.SIGKILL)
-            training = commands.enter_context(Command([*TRAINING, "--resume"], tmp_path))
+            training = commands.enter_context(Command([*TRAINING, "--resume"], tmp_path, **variables))
         assert training.wait(600) == 0, training.output
     assert [line["step"] for line in jsonl_sink.read(folder.path) if "optim/loss" in line] == [1, 2, 3]
     code, output = run(["al_ray", "audit", str(folder.path)], tmp_path)
     assert code == 0 and "each is trained once" in output, output
+
+
+def attempts(folder: RunFolder) -> Sequence[Attempt]:
+    """Those under way, once there is a store."""
+    if not any(folder.path.glob("store.sqlite")):
+        return ()
+    with suppress(UserError), closing(Records(folder.store_url)) as records:  # which is being made
+        found = records.find_rollouts(Query()).items
+        return [each for rollout in found for each in rollout.attempts if not each.status.ended]
+    return ()

@@ -436,10 +436,20 @@ def test_a_group_that_is_closed_as_it_starts_starts_no_others(
 
 
 def fleeting(begun: Path, number: int, times: int) -> type[Learner]:
-    """A learner's class whose first processes are sent a signal as they load the model."""
+    """A learner's class whose first processes are sent a signal as they load the model, when it is known that
+    they are there."""
 
     class Fleeting(Learner):
+        asked = False
+
+        def alive(self) -> str:
+            self.asked = True
+            return super().alive()
+
         def start(self) -> None:
+            while not self.asked:
+                time.sleep(0.1)
+            time.sleep(2)
             with begun.open("a+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if file.tell() < times:
