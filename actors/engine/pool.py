@@ -45,6 +45,7 @@ ANSWER_SECONDS: Final = 60.0
 _LOADED_PER_SECOND: Final = 50 * 2**20
 """Bytes of weights that an engine loads at least, over a slow network."""
 _START_SECONDS: Final = 3600.0
+_ALIVE_EVERY: Final = 5.0
 _STARTING_SECONDS: Final = 300.0
 """In which one that starts tells that it lives: it imports much, which may keep it from answering."""
 _SHUTDOWN_SECONDS: Final = 10.0
@@ -255,12 +256,13 @@ class EnginePool:
 
     async def _fill_first(self, slot: Slot) -> None:
         """Raises what keeps the engine from its start, if it can say."""
+        until = time.monotonic() + _START_SECONDS
         while True:
             try:
                 return await self._fill(slot)
             except LOST as lost:
                 self._lost += 1
-                if _is_told(lost) or self._lost > _MAX_LOST:
+                if _is_told(lost) or self._lost > _MAX_LOST or time.monotonic() > until:
                     raise
                 _log.warning("%s did not come up: %s", slot, _brief(lost))
 
@@ -335,7 +337,7 @@ async def _started(engine: ActorHandle, who: str) -> None:
     await engine.alive.remote()
     starting = engine.start.remote()
     await while_answering(
-        starting, engine.alive.remote, _PROBE_SECONDS, _STARTING_SECONDS, f"{who}, which starts,"
+        starting, engine.alive.remote, _ALIVE_EVERY, _STARTING_SECONDS, f"{who}, which starts,"
     )
 
 
