@@ -60,6 +60,8 @@ _LEARNERS: Final = 4
 """Of one driver, at most: it ends with the sixth learner that it lost."""
 _STOPPED: Final = 0.25
 """The share of faults that stop and do not kill. A driver is only killed: stopped, it is nobody's fault."""
+_START: Final = 1800.0
+"""Seconds within which the first rollout ends, on however busy a machine."""
 _PATIENCE: Final = 300.0
 """Seconds within which a part must be there anew, and a rollout must end."""
 
@@ -110,7 +112,7 @@ class Chaos:
 
     def _disturb(self, training: Command, turns: Iterator[str]) -> bool:
         """Until the faults are used up, the run has ended, or its driver was killed; whether it was."""
-        training.wait_until(lambda: _ended(self.run) > 0, what="a rollout's end")
+        training.wait_until(lambda: _ended(self.run) > 0, _START, "a rollout's end")
         lost = Counter[str]()
         while len(self.faults) < self._arguments.faults and training.alive():
             time.sleep(self._dice.expovariate(1 / self._arguments.seconds))
