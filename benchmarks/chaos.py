@@ -4,11 +4,11 @@
 
 A real ``al-ray train``, of a tiny Llama in vLLM and in the learner, 16 rollouts of three calls a step. Every
 few seconds one of its processes, the driver too, is sent SIGKILL, or SIGSTOP (one in four), whatever it is
-doing; a driver that ended is called again with ``--resume``. Then the store is asked whether each rollout
-ended once, and ``al-ray audit`` whether each token was trained once. Last, the recorded rollouts are trained
-in a run of their own that nothing disturbs: its weights must be the same, bit for bit. Prints a line for each
-fault, with the seconds until its part is there anew and until a further rollout ended, and a line of JSON;
-ends with 1 if anything is wrong.
+doing, also as they start; a driver that was killed is called again with ``--resume``, at once. Then the store
+is asked whether each rollout ended once, and ``al-ray audit`` whether each token was trained once. Last, the
+recorded rollouts are trained in a run of their own that nothing disturbs: its weights must be the same, bit
+for bit. Prints a line for each fault, with the seconds until its part is there anew and until a further
+rollout ended, and a line of JSON; ends with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 from al_ray.database.query import Condition, Query
@@ -59,11 +60,13 @@ _LEARNERS: Final = 4
 """Of one driver, at most: it ends with the sixth learner that it lost."""
 _STOPPED: Final = 0.25
 """The share of faults that stop and do not kill. A driver is only killed: stopped, it is nobody's fault."""
+_START: Final = 1800.0
+"""Seconds within which the first rollout ends, on however busy a machine."""
 _PATIENCE: Final = 300.0
 """Seconds within which a part must be there anew, and a rollout must end."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Fault:
     part: str
     deed: str
@@ -90,14 +93,15 @@ class Chaos:
         """Train to the end, through all faults."""
         turns = self._turns()
         command = ["al_ray", "train", "toy.yaml", "--run", "a"]
-        while True:
-            with Command(command, self._folder) as training:
-                interrupted = self._disturb(training, turns)
-                code = training.wait(3600)
-                training.wait_until_nothing_is_left(120)
-            if not interrupted:
-                break
-            command = ["al_ray", "train", "toy.yaml", "--run", "a", "--resume"]
+        with ExitStack() as begun:
+            training = begun.enter_context(Command(command, self._folder))
+            killed = []
+            while self._disturb(training, turns):  # what it leaves may still be ending
+                killed.append(training)
+                training = begun.enter_context(Command([*command, "--resume"], self._folder))
+            code = training.wait(3600)
+            for each in (*killed, training):
+                each.wait_until_nothing_is_left(120)
         if code:
             self.wrong.append(f"the run ended with {code}:\n{training.output[-3000:]}")
 
@@ -108,7 +112,7 @@ class Chaos:
 
     def _disturb(self, training: Command, turns: Iterator[str]) -> bool:
         """Until the faults are used up, the run has ended, or its driver was killed; whether it was."""
-        training.wait_until(lambda: _ended(self.run) > 0, what="a rollout's end")
+        training.wait_until(lambda: _ended(self.run) > 0, _START, "a rollout's end")
         lost = Counter[str]()
         while len(self.faults) < self._arguments.faults and training.alive():
             time.sleep(self._dice.expovariate(1 / self._arguments.seconds))
@@ -128,15 +132,24 @@ class Chaos:
                 continue
             self.faults.append(fault)
             if part == "driver":
-                print(f"{len(self.faults):>3} {part} {fault.deed}", flush=True)
+                Thread(target=self._watch_resumed, args=(fault, begun, ended), daemon=True).start()
                 return True
             self._watch(training, fault, begun, ended, found)
-            print(
-                f"{len(self.faults):>3} {part} {fault.deed}: anew after {_seconds(fault.anew)}, "
-                f"a rollout after {_seconds(fault.onward)}",
-                flush=True,
-            )
+            self._tell(fault)
         return False
+
+    def _watch_resumed(self, fault: Fault, begun: float, ended: int) -> None:
+        """Until the run that goes on has a further rollout; it is disturbed before."""
+        while fault.onward is None and time.monotonic() < begun + 3600:
+            time.sleep(0.2)
+            if _ended(self.run) > ended:
+                fault.onward = time.monotonic() - begun
+        self._tell(fault)
+
+    def _tell(self, fault: Fault) -> None:
+        number = self.faults.index(fault) + 1
+        told = f"anew after {_seconds(fault.anew)}, a rollout after {_seconds(fault.onward)}"
+        print(f"{number:>3} {fault.part} {fault.deed}: {told}", flush=True)
 
     def _watch(
         self, training: Command, fault: Fault, begun: float, ended: int, before: Sequence[int]
@@ -267,18 +280,24 @@ def main() -> int:
 
 
 def _found(chaos: Chaos, seconds: float, rollouts: int) -> dict[str, Any]:
-    anew: dict[str, list[float]] = {}
-    for fault in chaos.faults:
-        if fault.anew is not None:
-            anew.setdefault(f"{fault.part} {fault.deed}", []).append(fault.anew)
     return {
         "rollouts": rollouts,
         "seconds": round(seconds),
         "faults": dict(Counter(f"{fault.part} {fault.deed}" for fault in chaos.faults)),
-        "anew": {each: round(statistics.median(times), 1) for each, times in sorted(anew.items())},
+        "anew": _medians((fault, fault.anew) for fault in chaos.faults),
+        "onward": _medians((fault, fault.onward) for fault in chaos.faults),
         "wrong": len(chaos.wrong),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def _medians(taken: Iterable[tuple[Fault, float | None]]) -> dict[str, float]:
+    """By what was done to which part."""
+    known: dict[str, list[float]] = {}
+    for fault, seconds in taken:
+        if seconds is not None:
+            known.setdefault(f"{fault.part} {fault.deed}", []).append(seconds)
+    return {each: round(statistics.median(times), 1) for each, times in sorted(known.items())}
 
 
 if __name__ == "__main__":

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import psutil
 
 from al_ray.actors.engine.continuation import Continuation, Prompt
 from al_ray.actors.engine.lineage import LineageMemory
@@ -54,6 +58,8 @@ _Answer = TypeVar("_Answer")
 
 _LOOK_SECONDS: Final = 0.5
 """After which it is seen, at the latest, that vLLM's core has died."""
+_KILLED: Final = f": -{signal.SIGKILL.value}"
+"""In what vLLM tells of processes that ended as it started: the exit code of one that was killed."""
 _MAX_STOPS: Final = 64
 _MAX_STOP_LENGTH: Final = 2**13
 
@@ -75,8 +81,31 @@ class Engine(OnLine):
         """What Ray's dashboard calls it."""
         return f"engine of {Path(self._spec.model_path).name}"
 
+    async def alive(self) -> None:
+        """Answers also while the engine starts. Raises ``EngineUnavailableError`` where a process that this
+        waits for is stopped."""
+        stopped = await asyncio.to_thread(_stopped_descendants)
+        if stopped:
+            raise EngineUnavailableError(f"stopped while the engine starts: {', '.join(stopped)}")
+
     async def start(self) -> None:
-        """Loads the model; returns when the engine can answer."""
+        """Loads the model; returns when the engine can answer. Raises ``EngineUnavailableError`` where vLLM's
+        core was killed meanwhile."""
+        try:
+            await asyncio.to_thread(self._start)
+        except RuntimeError as error:
+            if _KILLED not in str(error):
+                raise
+            raise EngineUnavailableError(f"killed while the engine started: {error}") from error
+        await self._llm.update_weight_version(str(self._version))
+        for policy, folder in self._spec.adapters.items():
+            await self._adapt(policy, Path(folder))
+        gc.collect()
+        gc.freeze()  # what was started lives as long too
+        gc.enable()
+
+    def _start(self) -> None:
+        """In a thread: it takes long, and ``alive`` answers meanwhile."""
         gc.disable()  # a fifth of the time of vLLM's imports goes into looking for garbage among them
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -88,12 +117,6 @@ class Engine(OnLine):
         self._rendering = ChatRendering(self._llm, self._spec)
         self._continuation = Continuation(self._rendering, LineageMemory())
         self._trials = SchemaTrials(self._rendering.vocabulary)
-        await self._llm.update_weight_version(str(self._version))
-        for policy, folder in self._spec.adapters.items():
-            await self._adapt(policy, Path(folder))
-        gc.collect()
-        gc.freeze()  # what was started lives as long too
-        gc.enable()
 
     async def chat(self, request: ModelRequest, /) -> ChatReply:
         """Answers one call. Raises ``BadRequestError`` where no engine could."""
@@ -361,3 +384,13 @@ class Engine(OnLine):
             raise BadRequestError(str(error)) from error
         except EngineDeadError as error:
             raise EngineUnavailableError(f"call {request_id}: the engine's core process died") from error
+
+
+def _stopped_descendants() -> list[str]:
+    """Of this process, by name."""
+    stopped = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.status() == psutil.STATUS_STOPPED:
+                stopped.append(f"{process.name()} ({process.pid})")
+    return stopped

@@ -21,14 +21,14 @@ from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from al_ray.actors.engine import leaving
 from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import Keepers
-from al_ray.actors.waiting import answered
+from al_ray.actors.waiting import answered, while_answering
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError
 from al_ray.machines import cluster
@@ -45,6 +45,9 @@ ANSWER_SECONDS: Final = 60.0
 _LOADED_PER_SECOND: Final = 50 * 2**20
 """Bytes of weights that an engine loads at least, over a slow network."""
 _START_SECONDS: Final = 3600.0
+_ALIVE_EVERY: Final = 5.0
+_STARTING_SECONDS: Final = 300.0
+"""In which one that starts tells that it lives: it imports much, which may keep it from answering."""
 _SHUTDOWN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.1
 _ROOM_SECONDS: Final = 1.0
@@ -87,8 +90,8 @@ class EnginePool:
 
     async def start(self) -> None:
         """Start the engines of ``seats`` at once, admit them, and keep all alive from now on; end them all if
-        one cannot start."""
-        starting = [asyncio.create_task(self._fill(slot)) for slot in self._slots if not slot.extra]
+        one cannot start. One that is lost as it starts is followed by another, as far as that helps."""
+        starting = [asyncio.create_task(self._fill_first(slot)) for slot in self._slots if not slot.extra]
         try:
             await asyncio.gather(*starting)
         except BaseException:
@@ -250,6 +253,18 @@ class EnginePool:
                 )
             await asyncio.sleep(_ROOM_SECONDS)
 
+    async def _fill_first(self, slot: Slot) -> None:
+        """Raises what keeps the engine from its start, if it can say."""
+        until = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return await self._fill(slot)
+            except LOST as lost:
+                self._lost += 1
+                if _is_told(lost) or self._lost > _MAX_LOST or time.monotonic() > until:
+                    raise
+                _log.warning("%s did not come up: %s", slot, _brief(lost))
+
     async def _fill(self, slot: Slot) -> None:
         """Start an engine. It is admitted with the current weights, unless these are sent: connect the
         learner to ``engines()`` again, and update."""
@@ -257,7 +272,7 @@ class EnginePool:
         slot.node = ""
         engine = slot.starting = ray.remote(self._engine_class).options(**options).remote(self._spec)
         try:
-            await answered(engine.start.remote(), _START_SECONDS, f"{slot}, which starts,")
+            await answered(_started(engine, str(slot)), _START_SECONDS, f"{slot}, which starts,")
             slot.node = await answered(engine.node.remote(), self._answer_seconds, str(slot))
             update = self._update
             await self._load(slot, engine, update)
@@ -316,9 +331,25 @@ class EnginePool:
             raise LearnerLostError(str(error)) from error
 
 
+async def _started(engine: ActorHandle, who: str) -> None:
+    """Returns when it is, as long as it lives: it may first have to wait for its place."""
+    await engine.alive.remote()
+    starting = engine.start.remote()
+    await while_answering(
+        starting, engine.alive.remote, _ALIVE_EVERY, _STARTING_SECONDS, f"{who}, which starts,"
+    )
+
+
 def _brief(error: BaseException) -> str:
     """Its last line: the traceback is in the engine's log."""
     return str(error).strip().splitlines()[-1]
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether an engine lived to say why it cannot start: it would say so again."""
+    if isinstance(error, RayActorError):
+        return error.actor_init_failed
+    return isinstance(error, RayTaskError) and not isinstance(error.cause, EngineUnavailableError)
 
 
 def _of_dead_core(error: RayTaskError) -> bool:

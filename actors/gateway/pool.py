@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
-from al_ray.actors.gateway.door import DOOR_OPTIONS, Door
+from al_ray.actors.gateway.door import DOOR_OPTIONS, Address, Door
 from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.waiting import answered, while_answering
@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 _PING_EVERY: Final = 5.0
 _ANSWER_SECONDS: Final = 30.0
 """In which a gateway or a door answers, unless it is stopped."""
+_START_SECONDS: Final = 300.0
+"""In which one starts."""
+_MAX_LOST: Final = 5
+"""Lost as they start, one after the other, after which it is not by chance."""
 
 
 class GatewayPool:
@@ -74,26 +78,39 @@ class _Post:
         self._gateway: Any = None
 
     async def open(self) -> str:
-        """Start a gateway; returns its base URL, which is always the same."""
+        """Start a gateway; returns its base URL, which is always the same. One that is lost as it starts is
+        followed by another, as far as that helps."""
+        lost = 0
         while True:
-            try:
-                door = await answered(self._door.open.remote(self._port), _ANSWER_SECONDS, "it")
-            except UnresponsiveError as error:
-                _log.warning("the door at port %d is opened anew: %s", self._port, error)
-                ray.kill(self._door, no_restart=False)
-                door = await self._door.open.remote(self._port)
-            self._port = door.port
+            door = await self._opened()
             beside = NodeAffinitySchedulingStrategy(door.node, soft=False)
             actor = ray.remote(Gateway).options(**GATEWAY_OPTIONS, scheduling_strategy=beside)
             self._gateway = actor.remote(self._spec, self._url)
             try:
-                url = await self._gateway.start.remote(door)
-            except ConnectionError as error:
-                _log.warning("the door at port %d died before its gateway came: %s", self._port, error)
+                url = await answered(self._gateway.start.remote(door), _START_SECONDS, "it, which starts,")
+            except (ConnectionError, RayActorError, UnresponsiveError) as error:
+                lost += 1
                 ray.kill(self._gateway)
+                if lost > _MAX_LOST or (isinstance(error, RayActorError) and error.actor_init_failed):
+                    raise
+                _log.warning("the gateway at port %d did not come up: %s", self._port, error)
             else:
                 await self.admit(self._engines)
                 return url
+
+    async def _opened(self) -> Address:
+        """The door."""
+        seconds = _ANSWER_SECONDS
+        while True:
+            try:
+                door: Address = await answered(self._door.open.remote(self._port), seconds, "it")
+            except UnresponsiveError as error:
+                _log.warning("the door at port %d is opened anew: %s", self._port, error)
+                ray.kill(self._door, no_restart=False)
+                seconds = _START_SECONDS
+            else:
+                self._port = door.port
+                return door
 
     async def keep(self) -> None:
         """Replace the gateway whenever its process ends."""

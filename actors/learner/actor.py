@@ -46,13 +46,20 @@ from al_ray.types import Row, UpdateReport
 
 
 class Learner:
-    """Make it an actor; what concerns the weights is called on all ranks alike."""
+    """Make it an actor; what concerns the weights is called on all ranks alike. With ``later`` it loads its
+    model in ``start``, beside which ``alive`` answers."""
 
-    def __init__(self, spec: LearnerSpec, rank: int = 0, world_size: int = 1) -> None:
-        torch.set_num_threads(spec.threads)
+    def __init__(self, spec: LearnerSpec, rank: int = 0, world_size: int = 1, *, later: bool = False) -> None:
         self._spec = spec
         self._rank = rank
         self._world_size = world_size
+        if not later:
+            self.start()
+
+    def start(self) -> None:
+        """Load the model."""
+        spec, rank, world_size = self._spec, self._rank, self._world_size
+        torch.set_num_threads(spec.threads)
         self._device = torch.device(spec.device)
         self._model = load_model(spec.model, self._device)
         self._policies = list(spec.policies)

@@ -7,8 +7,9 @@ was wrong but that a process died.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import ray
@@ -29,12 +30,21 @@ from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.errors import LearnerLostError
 from al_ray.types import Row, UpdateReport
 
+_Answer = TypeVar("_Answer")
+
+_log = logging.getLogger(__name__)
+
 _OTHERS_SECONDS: Final = 2.0
 """Until the other ranks may have failed as well: one that lost another may be the first to tell."""
 _CLOSE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 10.0
 """After which it is asked whether the learners are alive."""
 _ANSWER_SECONDS: Final = 60.0
+"""In which a learner tells that it is, while it computes."""
+_LOADING_SECONDS: Final = 300.0
+"""... and while it loads its model."""
+_MAX_LOST: Final = 5
+"""Times that learners are lost as they start, after which it is not by chance."""
 _ALIVE: Final = "alive"
 
 
@@ -49,24 +59,39 @@ class LearnerGroup:
         self.adapts = spec.lora is not None
         """Engines keep the model, and are given adapters of it."""
         self._learners: Sequence[ActorHandle[Any]] = ()
-        self._up = False
-        """All have answered: their models are loaded."""
+        self._there: Sequence[ObjectRef[Any]] = ()
+        """Answers of all, once they are there: who waits for a node may wait for long."""
+        self._starting: Sequence[ObjectRef[Any]] = ()
+        """Until all are known to have loaded their models."""
+        self._closed = False
         self.restart()
 
     def restart(self) -> None:
         """Learners in new processes, with the weights of the model's folder: they have no stage, and know no
-        engines."""
+        engines. Those that are lost before they have met are followed by others, as far as that helps."""
+        self._while_lost(self._restart)
+
+    def start(self) -> str:
+        """Returns how rows are computed, in words, once the models are loaded. Learners that are lost
+        meanwhile are followed by others, as far as that helps. Raises ``RecipeError`` where the model cannot
+        be trained."""
+        return self._while_lost(self.computes, self._restart)
+
+    def _restart(self) -> None:
         self._end()
         ranks = len(self._options)
         # Where there is a second group, all methods run in threads that are not the first; to these only the
         # variable tells how many there are to be.
         actor_class: Any = ray.remote(concurrency_groups={_ALIVE: 1})(Learner)
         environment = {"env_vars": {"OMP_NUM_THREADS": str(self._spec.threads)}}
-        self._up = False
         self._learners = [
-            actor_class.options(**option, runtime_env=environment).remote(self._spec, rank, ranks)
+            actor_class.options(**option, runtime_env=environment).remote(self._spec, rank, ranks, later=True)
             for rank, option in enumerate(self._options)
         ]
+        if self._closed:  # meanwhile, by another thread
+            self._end()
+        self._there = self._ask_alive()
+        self._starting = [learner.start.remote() for learner in self._learners]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
 
@@ -144,13 +169,28 @@ class LearnerGroup:
         return {ray.get(answer) for answer in told if _error(answer) is None}
 
     def close(self) -> None:
-        """End the learners, also those that hang, and free what they published."""
+        """End the learners, also those that hang or start, and free what they published."""
+        self._closed = True
         ray.wait(
             [learner.close.remote() for learner in self._learners],
             num_returns=len(self._learners),
             timeout=_CLOSE_SECONDS,
         )
         self._end()
+
+    def _while_lost(self, ask: Callable[[], _Answer], again: Callable[[], object] = lambda: None) -> _Answer:
+        """What is answered; where learners are lost meanwhile, after ``again``."""
+        lost = 0
+        while True:
+            try:
+                if lost:
+                    again()
+                return ask()
+            except LearnerLostError as error:
+                lost += 1
+                if lost > _MAX_LOST or self._closed:
+                    raise
+                _log.warning("learners are started anew: %s", error)
 
     def _end(self) -> None:
         for learner in self._learners:
@@ -160,20 +200,19 @@ class LearnerGroup:
         return self._all([getattr(self._learners[0], method).remote(*arguments)])[0]
 
     def _on_all(self, method: str, *arguments: Any) -> list[Any]:
-        answers = self._all([getattr(learner, method).remote(*arguments) for learner in self._learners])
-        self._up = True
-        return answers
+        return self._all([getattr(learner, method).remote(*arguments) for learner in self._learners])
 
     def _all(self, answers: Sequence[ObjectRef[Any]]) -> list[Any]:
         """What all ranks answer. When one fails, the others are ended: they may wait for it for good."""
-        waiting, failed = list(answers), False
+        asked = [*self._starting, *answers]  # of what could not start, the start tells why
+        waiting, failed = asked, False
         while waiting and not failed:
             done, waiting = ray.wait(waiting, timeout=_LOOK_SECONDS)
             failed = any(_error(answer) is not None for answer in done)
             if not done:
                 self._require_answering()
         if failed:
-            told, _ = ray.wait(answers, num_returns=len(answers), timeout=_OTHERS_SECONDS)
+            told, _ = ray.wait(asked, num_returns=len(asked), timeout=_OTHERS_SECONDS)
             errors = [error for answer in told if (error := _error(answer))]
             if len(answers) > 1:
                 self._end()
@@ -182,18 +221,20 @@ class LearnerGroup:
                 raise LearnerLostError(f"a learner died: {first}") from first
             with unwrapped():
                 raise first
+        self._starting = ()
         found: list[Any] = ray.get(list(answers))
         return found
 
     def _require_answering(self) -> None:
-        """Raises once a process does not answer that has loaded its model."""
-        if not self._up:
+        """Raises once a process does not answer that was there."""
+        _, coming = ray.wait(self._there, num_returns=len(self._there), timeout=0)
+        if coming:
             return
-        asked = self._ask_alive()
-        _, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
+        asked, seconds = self._ask_alive(), _LOADING_SECONDS if self._starting else _ANSWER_SECONDS
+        _, silent = ray.wait(asked, num_returns=len(asked), timeout=seconds)
         if silent:
             self._end()
-            raise LearnerLostError(silence("a learner", _ANSWER_SECONDS))
+            raise LearnerLostError(silence("a learner", seconds))
 
     def _ask_alive(self) -> list[ObjectRef[Any]]:
         return [each.alive.options(concurrency_group=_ALIVE).remote() for each in self._learners]

@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.exceptions import RayActorError
@@ -18,10 +18,13 @@ from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import LEASE_SECONDS
-from al_ray.actors.waiting import while_answering
+from al_ray.actors.waiting import answered, while_answering
 from al_ray.errors import UnresponsiveError
 
 _log = logging.getLogger(__name__)
+
+_START_SECONDS: Final = 600.0
+"""In which one starts, with all that its agent imports."""
 
 
 class RunnerPool:
@@ -68,7 +71,8 @@ class RunnerPool:
 
 async def _watch(runner: Any) -> str:
     """Why it gives itself up. Raises what else ends it."""
-    await runner.ping.remote()  # there is no lease before it is there: it may have to wait for a node
+    # There is no lease before it is there: it may have to wait for a node.
+    await answered(runner.ping.remote(), _START_SECONDS, "it, which starts,")
     who = "it, of whose event loop an agent may not let go,"
     return await while_answering(_run(runner), runner.ping.remote, LEASE_SECONDS, LEASE_SECONDS, who)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import unwrapped
@@ -49,9 +49,10 @@ class ServicePool:
         self._keepers = Keepers()
 
     async def start(self) -> Mapping[str, str]:
-        """Start all; returns their URLs by name. Raises what one of them raises."""
+        """Start all; returns their URLs by name. Raises what one of them raises; one that dies is followed by
+        another, as far as that helps."""
         with unwrapped():
-            await asyncio.gather(*(self._start(hosted) for hosted in self._hosted))
+            await asyncio.gather(*(self._start_first(hosted) for hosted in self._hosted))
         self._keepers.start(self._keep(hosted) for hosted in self._hosted)
         return {hosted.name: f"http://{HOST}:{hosted.port}" for hosted in self._hosted}
 
@@ -69,6 +70,15 @@ class ServicePool:
     async def _start(self, hosted: _Hosted) -> None:
         hosted.host = self._actor.remote(hosted.name, self._sections[hosted.name], self._path)
         hosted.port = await hosted.host.start.remote(hosted.port)
+
+    async def _start_first(self, hosted: _Hosted) -> None:
+        for further in reversed(range(_MAX_DEATHS)):
+            try:
+                return await self._start(hosted)
+            except RayActorError as error:
+                if error.actor_init_failed or not further:
+                    raise
+                _log.warning("service %s is started anew: %s", hosted.name, error)
 
     async def _keep(self, hosted: _Hosted) -> None:
         """Replace its process whenever that is not well. Raises when this does not help."""

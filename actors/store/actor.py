@@ -148,6 +148,12 @@ class Store:
         now = time.time()
         return await self._lose(lambda connection: self._database.lose(connection, now, worker))
 
+    async def lose_all(self) -> list[tuple[str, int]]:
+        """End the attempts that are found under way by whoever begins, or goes on with, a run: their runners
+        ended with the driver before."""
+        now = time.time()
+        return await self._lose(lambda connection: self._database.lose_all(connection, now))
+
     async def withdraw(self, beginning: str, first: str) -> None:
         """Take back what has not ended of the batches that begin so, from ``first`` on, by name. Runners
         learn of it when they renew; asked for again, it is run from the start."""

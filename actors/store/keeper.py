@@ -38,7 +38,10 @@ class StoreKeeper:
     async def start(self) -> None:
         """Returns when it is up. Raises ``UserError`` if its database cannot be used."""
         with unwrapped():
-            await self.store.ping.remote()
+            try:
+                await answered(self.store.ping.remote(), _START_SECONDS, "it, which starts,")
+            except UnresponsiveError as error:
+                await self._anew(error)
         self._keepers.start([self._keep()])
 
     def failure(self) -> BaseException | None:
@@ -62,6 +65,9 @@ class StoreKeeper:
                 with unwrapped():
                     await answered(self.store.ping.remote(), _ANSWER_SECONDS, "it")
             except UnresponsiveError as error:
-                _log.warning("the store is started anew: %s", error)
-                ray.kill(self.store, no_restart=False)
-                await answered(self.store.ping.remote(), _START_SECONDS, "the store, started anew,")
+                await self._anew(error)
+
+    async def _anew(self, error: UnresponsiveError) -> None:
+        _log.warning("the store is started anew: %s", error)
+        ray.kill(self.store, no_restart=False)
+        await answered(self.store.ping.remote(), _START_SECONDS, "the store, started anew,")

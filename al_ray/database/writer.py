@@ -256,6 +256,10 @@ class Database(Records):
         """End the attempts of ``worker`` as unresponsive; returns them."""
         return self._lose(connection, now, attempts.c.worker == worker, "its runner died")
 
+    def lose_all(self, connection: Connection, now: float) -> list[_Reference]:
+        """End all attempts under way as unresponsive; returns them."""
+        return self._lose(connection, now, sa.true(), "its run had ended when it was gone on with")
+
     def expire(self, connection: Connection, now: float, lease_clock: float) -> list[_Reference]:
         """End the attempts whose lease has run out as unresponsive; returns them."""
         error = "its lease ran out: the runner did not renew it"

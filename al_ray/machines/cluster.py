@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
@@ -18,18 +19,22 @@ from typing import Any
 import grpc
 import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.exceptions import RaySystemError
 
-from al_ray.errors import Problem, UserError
+from al_ray.errors import AlRayError, Problem, UserError
 from al_ray.machines.plan import this_machine
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
 
+_START_SECONDS = 300.0
+"""In which a node of ours comes up: on a busy machine, each of its processes takes long."""
 _KNOCK_SECONDS = 5.0
 _LOOK_SECONDS = 5.0
+_COMING_SECONDS = 0.2
 _END_SECONDS = 10.0
 """Until what is left of a cluster is ended."""
 
@@ -69,6 +74,7 @@ def running(*, dashboard: bool) -> Iterator[None]:
     resources = {"num_cpus": here.cpus, "num_gpus": here.gpus}
     with (
         _on_loopback(),
+        _patient(),
         _initialised(
             address="local",
             object_store_memory=_OBJECT_STORE_BYTES,
@@ -93,23 +99,71 @@ def _on_loopback() -> Iterator[None]:
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
+class _NotUpError(AlRayError):
+    """Ray's node here does not come up."""
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """A node that is started inside has ``_START_SECONDS`` to come up. Ray gives it 30, and then ends whoever
+    starts it; only the function that it asks meanwhile lets it wait longer. Raises ``_NotUpError``."""
+    asked = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        ends = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return asked(*arguments)
+            except (RuntimeError, RaySystemError) as error:  # it, or whoever would know it, is not there yet
+                if time.monotonic() > ends or not _has_raylet():
+                    raise _NotUpError("Ray's node here did not come up, or was killed meanwhile") from error
+                time.sleep(_COMING_SECONDS)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = asked
+
+
+def _init(**options: Any) -> list[psutil.Process]:
+    """Returns what was started. A node that does not come up is started anew: on a busy machine, Ray's raylet
+    ends itself where its agents are not up in 15 s, which nothing changes."""
+    ends = time.monotonic() + _START_SECONDS
+    while True:
+        before = psutil.Process().children()
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+            return _children_since(before)
+        except _NotUpError:
+            started = _children_since(before)
+            for process in _with_descendants(started):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(started, timeout=_END_SECONDS)
+            if time.monotonic() > ends:
+                raise
+
+
+def _children_since(before: Sequence[psutil.Process]) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child not in before]
+
+
+def _has_raylet() -> bool:
+    """Whether Ray's process of a node is among those that this one has started."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
 @contextmanager
 def _initialised(**options: Any) -> Iterator[None]:
     """Inside, SIGTERM, from ``ray job stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be
-    called in the main thread. Afterwards nothing is left of a cluster that was started. Raises ``UserError``
-    where it did not come up."""
+    called in the main thread. Afterwards nothing is left of a cluster that was started."""
     on_terminate = signal.getsignal(signal.SIGTERM)
-    before = psutil.Process().children()
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
-    except Exception as error:
-        if type(error) is not Exception:  # as Ray says that its node did not come up
-            raise
-        for process in _with_descendants(_children_since(before)):
-            process.kill()
-        cure = f"did not come up: is the machine short of memory, or very busy? {error}"
-        raise UserError(Problem("Ray", "on this machine", cure)) from error
-    started = _children_since(before)
+    started = _init(**options)
     signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
     left = Event()
     Thread(target=_end_without_node, args=(left, started), daemon=True).start()
@@ -148,10 +202,6 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
 def node_ids() -> set[str]:
     """The nodes that are there, as far as Ray knows."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-
-
-def _children_since(before: Sequence[psutil.Process]) -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if child not in before]
 
 
 def _with_descendants(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

@@ -11,13 +11,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+_PARTIAL: Final = ".partial"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Yields an empty file to fill; it takes the place of ``path`` at the end."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         with partial.open("wb") as file:
             yield file
@@ -29,13 +31,18 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def is_partial(path: Path) -> bool:
+    """Whether it is what whoever was killed as they wrote a file left of it."""
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder to fill; it takes the place of ``path`` at the end.
 
     One writer at a time: what one that was killed left behind is removed by the next.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
     replaced = path.with_name(f".{path.name}.replaced")
     for leftover in (partial, replaced):
         _remove(leftover)

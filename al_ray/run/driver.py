@@ -89,9 +89,14 @@ class Run:
             await self._keepers.stop()
 
     async def _train(self) -> None:
-        done, lost = await self._restore(), 0
+        lost = 0
         while True:
             try:
+                if lost:
+                    await self.policy.restart_learners()
+                done = await self._restore()
+                if lost:
+                    self.metrics.rewind(done)
                 await self._go_on(done)
                 break
             except LearnerLostError as error:
@@ -100,9 +105,6 @@ class Run:
                     raise
                 self._done = 0  # of which the learners hold nothing any more
                 self.console.warning(f"{error}; going on from the last checkpoint")
-                await self.policy.restart_learners()
-                done = await self._restore()
-                self.metrics.rewind(done)
         for line in self.health.summary():
             self.console.warning(line)
 

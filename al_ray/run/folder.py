@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from al_ray.database.backends import postgresql_url, sqlite_url
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import Plan
+from al_ray.machines.whole import is_partial, whole_file
 from al_ray.recipe import Recipe, loading
 
 _RECIPE = "recipe.yaml"
@@ -26,6 +27,7 @@ _OF_TRAINING: Final = 2
 _TEMPLATE = "chat_template.jinja"
 _SCHEMA = "store_schema"
 _TASKS = "tasks.sha256"
+_LOCK = ".lock"
 _PLACEMENT = "placement.json"
 _NOT_UPLOADED = ".rayignore"
 _PACKAGES = "working_dir_files"
@@ -40,22 +42,33 @@ class RunFolder:
 
     @classmethod
     def create(cls, recipe: Recipe, name: str) -> RunFolder:
-        """A new folder ``output/recipe name/name``. Raises ``UserError`` if it is there already, or cannot be
-        made."""
-        path = _place(recipe, name)
+        """A new folder ``output/recipe name/name``, or the place of one whose driver was killed before it had
+        begun the run. Raises ``UserError`` if it is there already, or cannot be made."""
+        folder = cls(_place(recipe, name))
+        if folder._is_free():
+            try:
+                folder.path.mkdir(parents=True, exist_ok=True)
+                folder.path.chmod(0o700)  # its store holds live keys, and what agents were told
+                with folder.locked():
+                    if folder._is_free():  # nobody was faster
+                        return folder._begun(recipe)
+            except OSError as error:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                cure = f"cannot be written: {error.strerror}; --set output=FOLDER names another place"
+                raise UserError(Problem("output", str(folder.path), cure)) from error
+        cure = "this run exists; give another --run, or --resume to go on with it"
+        raise UserError(Problem("run", str(folder.path), cure))
+
+    def _is_free(self) -> bool:
+        """Whether there is nothing but what a driver leaves that was killed before it wrote the recipe."""
+        left = {_NOT_UPLOADED, _TEMPLATE, _SCHEMA, _LOCK}
         try:
-            path.mkdir(parents=True, mode=0o700)  # its store holds live keys, and what agents were told
-            return cls(path)._begun(recipe)
-        except FileExistsError:
-            cure = "this run exists; give another --run, or --resume to go on with it"
-            raise UserError(Problem("run", str(path), cure)) from None
-        except OSError as error:
-            shutil.rmtree(path, ignore_errors=True)
-            cure = f"cannot be written: {error.strerror}; --set output=FOLDER names another place"
-            raise UserError(Problem("output", str(path), cure)) from error
+            return all(file.name in left or is_partial(file) for file in self.path.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return not self.path.exists()
 
     def _begun(self, recipe: Recipe) -> RunFolder:
-        """With what says which run it is."""
+        """With what says which run it is, the recipe last: it makes the folder a run."""
         path, name = self.path, self.path.name
         (path / _NOT_UPLOADED).write_text("*\n", encoding="utf-8")  # with the next `ray job submit`
         template = recipe.model.chat_template
@@ -65,7 +78,7 @@ class RunFolder:
         if recipe.store.url is not None:  # a server may still hold an earlier run of this name
             readable = re.sub(r"[^a-z0-9]", "_", f"{recipe.name}_{name}".lower())[:40]
             (path / _SCHEMA).write_text(f"{readable}_{uuid.uuid4().hex[:8]}", encoding="utf-8")
-        (path / _RECIPE).write_text(loading.dump(recipe), encoding="utf-8")
+        _write(path / _RECIPE, loading.dump(recipe))
         return self
 
     @classmethod
@@ -128,7 +141,7 @@ class RunFolder:
 
     def note_placement(self, placed: Plan) -> None:
         """Keep who goes where, for people to look at."""
-        (self.path / _PLACEMENT).write_text(json.dumps(asdict(placed), indent=1), encoding="utf-8")
+        _write(self.path / _PLACEMENT, json.dumps(asdict(placed), indent=1))
 
     def placement(self) -> Mapping[str, Any] | None:
         """What ``note_placement`` kept, by the fields of ``Plan``; None: nothing."""
@@ -139,7 +152,7 @@ class RunFolder:
         """Refused if the run was started with other tasks: its order of them would be another."""
         file = self.path / _TASKS
         if not file.exists():
-            file.write_text(digest, encoding="utf-8")
+            _write(file, digest)
         elif file.read_text(encoding="utf-8") != digest:
             cure = "the rows have changed since this run was started; restore them, or start a new run"
             raise UserError(Problem("data.path", self.recipe().data.path, cure))
@@ -148,7 +161,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Raises ``UserError`` while another process has the run under way."""
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / _LOCK, timeout=0):
                 yield
         except Timeout:
             cure = "another process has this run under way; wait for its end, or stop it"
@@ -172,9 +185,17 @@ class RunFolder:
         return sorted(int(path.name.removeprefix("step-")) for path in found if path.name[5:].isdecimal())
 
     def prune_checkpoints(self, keep: int) -> None:
-        """Remove all but the newest ``keep``."""
+        """Remove all but the newest ``keep``, of which none is there in part meanwhile, and what whoever was
+        killed as they wrote one or removed one left of it. Nobody may be writing one."""
+        self._remove_hidden()
         for step in self.checkpoints()[:-keep]:
-            shutil.rmtree(self.checkpoint(step))
+            whole = self.checkpoint(step)
+            whole.rename(whole.with_name(f".{whole.name}.removed"))
+        self._remove_hidden()
+
+    def _remove_hidden(self) -> None:
+        for hidden in (self.path / "checkpoints").glob(".step-*"):
+            shutil.rmtree(hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +234,11 @@ def _place(recipe: Recipe, name: str) -> Path:
         cure = "letters, digits and _.- are allowed, the first a letter or digit"
         raise UserError(Problem("--run", name, cure))
     return Path(recipe.output) / recipe.name / name
+
+
+def _write(file: Path, text: str) -> None:
+    with whole_file(file) as whole:
+        whole.write(text.encode())
 
 
 def _template(recipe: Recipe) -> str | None:

@@ -36,10 +36,14 @@ if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     from al_ray.algorithms.losses.token import Loss
     from al_ray.algorithms.passes import Passes
 
+_log = logging.getLogger(__name__)
+
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
 
 _WATCH_SECONDS: Final = 2.0
+_TRANSFERS: Final = 5
+"""Of the first weights, one after the loss of the other's learners."""
 _RENDERINGS: Final = 5
 """Engines that are asked to render a conversation, one after the loss of the other."""
 
@@ -80,7 +84,7 @@ class Policy:
         """Tell the gateways of engines that come and go, from now on."""
         if self._learners is not None and self._learners.adapts:
             # Their calls name the adapter from the first on: one under way goes on with the next.
-            await self._transfer(self._learners)
+            await self._transfer_at_last(self._learners)
         self._keepers.start([self._watch()])
 
     async def stop(self) -> None:
@@ -224,6 +228,17 @@ class Policy:
             await self._engines.update(update)
         await self._admit()
         self._served_version = version
+
+    async def _transfer_at_last(self, learners: LearnerGroup) -> None:
+        """Though learners are lost meanwhile, as far as it helps to start others."""
+        for further in reversed(range(_TRANSFERS)):
+            try:
+                return await self._transfer(learners)
+            except LearnerLostError as error:
+                if not further:
+                    raise
+                _log.warning("learners are started anew: %s", error)
+                await self._of_learners(learners.restart)
 
     async def _meet(self, learners: LearnerGroup) -> None:
         """Let the learners meet the engines that there are, if they are others than before."""

@@ -151,6 +151,46 @@ def test_a_run_whose_learners_are_lost_goes_on_from_the_last_checkpoint_and_not_
             assert events.count("restart") == 5
 
 
+def test_learners_that_are_lost_as_they_load_a_checkpoint_or_are_started_anew_are_followed_by_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When a run is resumed, and when it goes back."""
+    events: list[str] = []
+    lost_at = ["restore", "restore", "restart", "step 1"]
+
+    def happens(event: str) -> None:
+        events.append(event)
+        if lost_at and lost_at[0] == event:
+            lost_at.pop(0)
+            raise LearnerLostError("a learner died")
+
+    async def restore(run: Run) -> int:
+        happens("restore")
+        return 1
+
+    async def restart() -> None:
+        happens("restart")
+
+    async def step(run: Run, span: StageSpan, stage: Stage, number: int) -> None:
+        happens(f"step {number}")
+
+    async def nothing(*_: Any) -> None: ...
+
+    for name in ("_enter", "_save", "_evaluate", "_evaluate_if_missing"):
+        monkeypatch.setattr(Run, name, nothing)
+    monkeypatch.setattr(Run, "_restore", restore)
+    monkeypatch.setattr(Run, "_step", step)
+    policy: Any = SimpleNamespace(restart_learners=restart)
+    metrics: Any = SimpleNamespace(rewind=lambda step: events.append(f"rewind to {step}"))
+    console: Any = SimpleNamespace(warning=lambda text: None)
+    none: Any = None
+    health = Health(RECIPE.health, Path("run"))
+    asyncio.run(Run(RECIPE, none, none, policy, metrics, console, (), (), health).train())
+    assert lost_at == []
+    lost = ["restore", "restart", "restore", "restart", "restart", "restore", "rewind to 1", "step 1"]
+    assert events == [*lost, "restart", "restore", "rewind to 1", "step 1", "step 2", "step 3"]
+
+
 @pytest.mark.parametrize(("kept", "taken_back"), [([], (1, 1)), ([1, 2], (3, 3))])
 def test_what_later_steps_and_evaluations_asked_for_is_taken_back_before_weights_are_older(
     kept: list[int], taken_back: tuple[int, int], tmp_path: Path

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
+import signal
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +20,11 @@ from al_ray.recipe import Recipe, StoreSection
 from al_ray.run import folder as run_folder
 from al_ray.run.folder import RunFolder
 from tests import toy
+
+OF_THE_SYSTEM = {
+    *("mkdir", "chmod", "open", "write", "close", "__exit__", "fsync", "replace", "rename", "unlink", "rmdir")
+}
+"""Functions of Python's that change what is on the disk."""
 
 
 @pytest.fixture
@@ -39,6 +49,68 @@ def test_a_run_is_made_once(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_run_is_its_owners_alone(recipe: Recipe) -> None:
     """Its store holds the keys of attempts under way."""
     assert RunFolder.create(recipe, "a").path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_run_whose_driver_is_killed_at_any_moment_of_its_beginning_can_be_begun_or_resumed(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """With its own recipe and rows, under its own name."""
+    for moment in itertools.count():
+        ours = changed(recipe, output=str(tmp_path / f"out{moment}"))
+        killed = killed_at(moment, lambda ours=ours: RunFolder.create(ours, "a").require_tasks("digest"))
+        try:
+            folder = RunFolder.resume(ours, "a")
+        except UserError as error:
+            assert "there is no such run" in str(error)
+            folder = RunFolder.create(ours, "a")
+        assert folder.recipe_file.parent == tmp_path / f"out{moment}" / "toy" / "a"
+        assert RunFolder.resume(ours, "a") == folder
+        folder.require_tasks("digest")
+        if not killed:
+            break
+    assert moment > 10
+
+
+def test_a_run_whose_driver_is_killed_as_it_removes_checkpoints_has_none_of_them_in_part(
+    recipe: Recipe,
+) -> None:
+    """And what is left is removed with the next."""
+    folder = RunFolder.create(recipe, "a")
+    for moment in itertools.count():
+        for step in (1, 2, 3):
+            for name in ("model.safetensors", "resume/state.pt"):
+                file = folder.checkpoint(step) / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+        killed = killed_at(moment, lambda: folder.prune_checkpoints(1))
+        for step in folder.checkpoints():
+            assert len([*folder.checkpoint(step).rglob("*")]) == 3
+        if not killed:
+            break
+        folder.prune_checkpoints(1)
+        assert [each.name for each in (folder.path / "checkpoints").iterdir()] == ["step-000003"]
+    assert moment > 4
+
+
+def killed_at(moment: int, work: Callable[[], object]) -> bool:
+    """Whether a process of its own that does the work is killed before it calls the system for the
+    ``moment``th time: it may have ended before."""
+    if (child := os.fork()) == 0:
+        calls = itertools.count()
+
+        def on_call(_: Any, event: str, function: Any) -> None:
+            if event == "c_call" and function.__name__ in OF_THE_SYSTEM and next(calls) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(on_call)
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
 
 
 def test_a_place_that_cannot_be_written_is_named_with_the_reason_and_nothing_is_left(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RaySystemError
 
+from al_ray.errors import LearnerLostError
 from al_ray.run.policy import Policy
 
 
@@ -97,6 +98,30 @@ async def test_a_policy_that_does_not_learn_answers_with_what_its_engines_were_s
     await policy.serve()
     assert (parts.asked, policy.served_version) == (["admit ['engine']"], 0)
     await policy.stop()
+
+
+async def test_learners_that_are_lost_as_they_give_the_first_adapters_are_followed_by_others() -> None:
+    class Lost(Parts):
+        adapts = True
+        losses = 2
+
+        def policy_version(self) -> int:
+            if len(self.asked) < self.losses:
+                raise LearnerLostError("a learner died")
+            return super().policy_version()
+
+        def restart(self) -> None:
+            self.asked.append("restart")
+
+    parts: Any = Lost(0)
+    policy = Policy(parts, parts, parts)
+    await policy.start()
+    await policy.stop()
+    assert parts.asked == ["restart", "restart", "load weights 0"]
+    parts = Lost(0)
+    parts.losses = 99
+    with pytest.raises(LearnerLostError):
+        await Policy(parts, parts, parts).start()
 
 
 @pytest.fixture

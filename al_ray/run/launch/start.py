@@ -72,7 +72,7 @@ async def _with_engines(
             learners = LearnerGroup(settings, options)
             stack.push_async_callback(asyncio.to_thread, learners.close)
             await _engines(engines, model.plan, console)  # which start while the learners load
-            computes = await asyncio.to_thread(learners.computes)
+            computes = await asyncio.to_thread(learners.start)
         console.note(f"the learner {computes}")
     else:
         await _engines(engines, model.plan, console)
@@ -108,6 +108,7 @@ async def _store(ready: Prepared, console: Console, stack: AsyncExitStack) -> tu
         keeper = StoreKeeper(url, export, beside_the_driver())
         stack.push_async_callback(keeper.stop, _EXPORT_SECONDS)
         await keeper.start()
+        await keeper.store.lose_all.remote()  # else a run that goes on would wait for their leases
     records = Records(url)
     stack.callback(records.close)
     return keeper, records

@@ -21,6 +21,9 @@ class FaultyEngine(OnLine):
         self._faults = Path(spec.model_path)
         self._version = 0
 
+    async def alive(self) -> None:
+        pass
+
     async def start(self) -> None:
         await self._obey("start")
 

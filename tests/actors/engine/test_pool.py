@@ -173,6 +173,25 @@ async def test_an_engine_whose_core_ends_as_weights_change_is_replaced_and_has_t
     publisher.close()
 
 
+@pytest.mark.parametrize("signal", [SIGSTOP, SIGKILL])
+async def test_an_engine_whose_core_is_lost_as_it_starts_is_followed_by_another(
+    tiny_model: Path, ray_cluster: None, signal: int
+) -> None:
+    """Also the first of a run. vLLM would wait for one that is stopped."""
+    pool = EnginePool(engine_spec(tiny_model), [SharedSeat({"num_cpus": 0})])
+    starting, lost = asyncio.create_task(pool.start()), None
+    while lost is None and not starting.done():
+        await asyncio.sleep(0.1)
+        if (engine := pool._slots[0].starting) is not None:
+            actor = psutil.Process(await engine.__ray_call__.remote(lambda self: os.getpid()))
+            lost = next((each for each in actor.children() if each.name().startswith("VLLM")), None)
+    assert lost is not None
+    lost.send_signal(signal)
+    await starting
+    assert len(pool.admitted()) == 1 and not lost.is_running()
+    await pool.shutdown()
+
+
 async def test_an_engine_that_cannot_load_an_update_answers_no_more(
     pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.update import WeightUpdate
@@ -207,6 +207,29 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
         ):
             await pool.update(WeightUpdate(1, path="nowhere"))
     await pool.shutdown()
+
+
+async def test_the_first_engines_that_are_lost_as_they_start_are_followed_by_others(
+    faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead or stopped; also more of them than one."""
+    monkeypatch.setattr("al_ray.actors.engine.pool._STARTING_SECONDS", 5.0)
+    (faults / "start.1.dies").touch()
+    (faults / "start.2.dies").touch()
+    (faults / "start.is_stopped").touch()
+    pool = pool_of(2, faults)
+    await pool.start()
+    assert len(pool.admitted()) == 2 and not list(faults.iterdir())
+    await pool.shutdown()
+
+
+async def test_the_first_engines_that_die_each_time_end_the_start(faults: Path, ray_cluster: None) -> None:
+    for engine in range(5):
+        (faults / f"start.{engine}.dies").touch()
+    with pytest.raises(RayActorError):
+        await pool_of(1, faults).start()
+    assert len(list(faults.iterdir())) == 1
+    (faults / "start.4.dies").unlink()
 
 
 async def test_an_engine_that_cannot_start_ends_all_with_its_error(faults: Path, ray_cluster: None) -> None:

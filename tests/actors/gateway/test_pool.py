@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -180,6 +181,29 @@ def test_a_door_that_dies_in_mid_gift_is_told_from_one_that_gives() -> None:
         Thread(target=lambda: listening.accept()[0].close()).start()
         with pytest.raises(ConnectionError, match="gave no socket"):
             door.at(door.Address(1, hatch, "node"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_gateway_that_is_lost_as_it_starts_is_followed_by_another(
+    house: House, engine_a: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Also the first of a run."""
+    begun = tmp_path / "begun"
+
+    class Fleeting(gateway_pool.Gateway):
+        async def start(self, at: Any = None) -> str:
+            if not begun.exists():
+                begun.touch()
+                os.kill(os.getpid(), number)
+            return await super().start(at)
+
+    monkeypatch.setattr(gateway_pool, "Gateway", Fleeting)
+    monkeypatch.setattr(gateway_pool, "_START_SECONDS", 20.0)
+    async with pool_of(house, engine_a) as (pool, [served]):
+        assert begun.exists()
+        answer = await served.ask(await served.attempt())
+        assert answer.choices[0].message.content == "a0"
+        assert pool.failure() is None
 
 
 async def test_a_gateway_that_cannot_be_replaced_is_reported(

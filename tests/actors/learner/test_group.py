@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ import numpy as np
 import pytest
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from al_ray.actors.learner import group as learner_group
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.group import LearnerGroup
 from al_ray.actors.learner.spec import LearnerSpec, Reference
@@ -374,6 +377,88 @@ def test_after_a_death_new_learners_go_on_from_a_checkpoint_with_the_same_batch(
         group.update(rows(2), CrossEntropy())
     assert_ended(group, begun)
     wait_until_ended(stopped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_learners_that_are_lost_as_they_load_their_model_are_followed_by_others(
+    ray_cluster: None,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int,
+    number: int,
+) -> None:
+    """Also the first of a run, and whichever of them it is."""
+    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", number, times=1))
+    monkeypatch.setattr(learner_group, "_LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(learner_group, "_LOADING_SECONDS", 20.0)
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}] * ranks)
+    assert "packs" in group.start()
+    assert (tmp_path / "begun").read_text() == "x"
+    group.start_stage(SECTION)
+    assert group.update(rows(0), CrossEntropy()).policy_version == 1
+    group.close()
+
+
+def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_loaded_at_once(
+    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner_group, "_MAX_LOST", 1)
+    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGKILL, times=9))
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
+    with pytest.raises(LearnerLostError, match="a learner died"):
+        group.start()
+    assert (tmp_path / "begun").read_text() == "xx"
+    group.close()
+    monkeypatch.setattr(learner_group, "Learner", Learner)
+    (tmp_path / "empty").mkdir()
+    group = LearnerGroup(learner_spec(tmp_path / "empty"), [{"num_cpus": 0}])
+    with pytest.raises(RayTaskError, match="empty"):
+        group.start()
+    group.close()
+
+
+def test_a_group_that_is_closed_as_it_starts_starts_no_others(
+    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner_group, "_CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGSTOP, times=1))
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
+    with ThreadPoolExecutor() as threads:
+        starting = threads.submit(group.start)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.1)
+        group.close()
+        with pytest.raises(LearnerLostError):
+            starting.result(60)
+    assert (tmp_path / "begun").read_text() == "x"
+
+
+def fleeting(begun: Path, number: int, times: int) -> type[Learner]:
+    """A learner's class whose first processes are sent a signal as they load the model, when it is known that
+    they are there."""
+
+    class Fleeting(Learner):
+        asked = False
+
+        def alive(self) -> str:
+            self.asked = True
+            return super().alive()
+
+        def start(self) -> None:
+            while not self.asked:
+                time.sleep(0.1)
+            time.sleep(2)
+            with begun.open("a+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if file.tell() < times:
+                    file.write("x")
+                    file.flush()
+                    os.kill(os.getpid(), number)
+            super().start()
+
+    return Fleeting
 
 
 def signal_last(group: LearnerGroup, number: int) -> int:

@@ -47,6 +47,19 @@ class Broken(Echo):
         raise DataError(Problem("index", "x", "make it"))
 
 
+class Fleeting(Echo):
+    """Its first process is killed as it starts."""
+
+    def __init__(self, path: str | None, *, begun: str) -> None:
+        super().__init__(path)
+        self._begun = Path(begun)
+
+    async def start(self) -> None:
+        if not self._begun.exists():
+            self._begun.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class NeverWell(Echo):
     async def probe(self) -> None:
         raise RuntimeError("not well")
@@ -102,6 +115,13 @@ async def test_a_killed_service_answers_again_at_its_url_and_ends_with_the_run()
             assert response.status == 200
         assert pool.failure() is None
     assert await gone(second["pid"]) and await gone(other["pid"])
+
+
+async def test_a_service_that_is_killed_as_it_starts_is_followed_by_another(tmp_path: Path) -> None:
+    async with started(one=section("Fleeting", begun=str(tmp_path / "begun"))) as (pool, urls):
+        assert (tmp_path / "begun").exists()
+        assert (await asked(urls["one"], 1))[0] == 200
+        assert pool.failure() is None
 
 
 async def test_what_a_service_says_when_it_cannot_start_is_said() -> None:

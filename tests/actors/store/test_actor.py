@@ -127,6 +127,21 @@ async def test_a_dead_worker_loses_its_attempts_and_the_claims_it_still_waits_fo
     assert [(claim.request.id, claim.attempt.number) for claim in again] == [("a", 2), ("b", 1)]
 
 
+async def test_what_a_killed_run_was_about_is_lost_when_it_is_gone_on_with_and_run_at_once(
+    start_store: StartStore,
+) -> None:
+    """Before any lease has run out; what had ended stays."""
+    before = start_store()
+    await before.enqueue.remote([request("a"), request("b")])
+    first, _ = await claimed(before, "c1", limit=2)
+    await before.finish.remote([ended(first.attempt)])
+    store = start_store()
+    assert await store.lose_all.remote() == [("b", 1)]
+    again = await claimed(store, "c2", limit=5)
+    assert [(claim.request.id, claim.attempt.number) for claim in again] == [("b", 2)]
+    assert await store.lose_all.remote() == [("b", 2)]
+
+
 async def test_an_attempt_whose_lease_is_not_renewed_is_lost_and_tried_again(start_store: StartStore) -> None:
     store = start_store(lease_seconds=5.0)
     await store.enqueue.remote([request("a"), request("b")])

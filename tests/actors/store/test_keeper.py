@@ -42,6 +42,27 @@ async def test_calls_of_a_store_that_is_stopped_are_answered_by_the_next(
     await keeper.stop(0.1)
 
 
+async def test_a_store_that_is_stopped_as_it_starts_is_started_anew(
+    ray_cluster: None, store_place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+
+    class Late(store_keeper.Store):
+        async def ping(self) -> None:
+            if not begun.exists():
+                begun.touch()
+                os.kill(os.getpid(), signal.SIGSTOP)
+            await super().ping()
+
+    monkeypatch.setattr(store_keeper, "Store", Late)
+    monkeypatch.setattr(store_keeper, "_START_SECONDS", 20.0)
+    keeper = StoreKeeper(store_place, None, {})
+    await keeper.start()
+    assert begun.exists()
+    await keeper.store.enqueue.remote([RolloutRequest("a", "batch", "group", Task("t", {}))])
+    await keeper.stop(0.1)
+
+
 def _limit_files(_: Any, size: int) -> None:
     """That the process may write, as a full disk would; beyond it the system refuses, and the signal that it
     sends is ignored by Python."""
