@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112
 # A node is dead after five looks that it refuses: after 15 s, else. One that is only slow has 10 s for each.
 os.environ["RAY_health_check_period_ms"] = "500"  # noqa: SIM112
+# Ray gives a node up that is not there after 30 s, as on a busy machine.
+os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -210,26 +211,9 @@ def ray_cluster() -> Iterator[None]:
     ray._private.node.Node.start_log_monitor = lambda self: None
     # Nor are there nodes to be had.
     ray._private.node.Node.start_monitor = lambda self: None
-    ray._private.services.get_node = _waited_for(ray._private.services.get_node)
     ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()
-
-
-def _waited_for(node: Callable[..., Any]) -> Callable[..., Any]:
-    """On a busy machine: Ray itself gives a node up that is not there after 30 s."""
-
-    def waited_for(*which: Any) -> Any:
-        deadline = time.monotonic() + 300
-        while True:
-            try:
-                return node(*which)
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-
-    return waited_for
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from al_ray.database import log
+from al_ray.database import backends, log
 from al_ray.database.backends import close_log, sqlite_url
 from al_ray.database.writer import Ask, Database
 from al_ray.types import Attempt, RolloutRequest, Span, SpanKind, Task
@@ -95,15 +96,24 @@ def test_the_log_keeps_its_bound_while_others_read(
     assert len(database.attempt_spans("a", 1)) == count
 
 
+@pytest.fixture
+def impatient(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """It waits a second for others, not thirty."""
+    monkeypatch.setattr(backends, "open_sqlite", partial(backends.open_sqlite, busy_seconds=1.0))
+    database = Database(sqlite_url(file))
+    yield database
+    database.close()
+
+
 def test_a_reader_that_never_ends_holds_nobody_up_for_good(
-    file: Path, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    file: Path, impatient: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log, "LOG_BYTES", 2**16)
-    attempt = claimed(database)
+    database, attempt = impatient, claimed(impatient)
     record(database, attempt, "before")
     with (
         closing(sqlite3.connect(file, isolation_level=None)) as reader,
-        closing(sqlite3.connect(file, isolation_level=None)) as writer,
+        closing(sqlite3.connect(file, timeout=0.2, isolation_level=None)) as writer,
     ):
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM spans").fetchone()

@@ -55,7 +55,7 @@ def address() -> Iterator[str]:
     arguments = [RAY, "start", "--head", "--block", "--no-monitor"]
     arguments += [*(f"--{name}={value}" for name, value in options.items())]
     with Command(arguments, scratch, PATH=path, RAY_AUTH_MODE="disabled") as command:
-        command.wait_until(lambda: "--block" in command.output, 120)
+        command.wait_until(lambda: "--block" in command.output)
         yield f"{ray.util.get_node_ip_address()}:{port}"
     shutil.rmtree(scratch, ignore_errors=True)
 
