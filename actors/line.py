@@ -28,7 +28,8 @@ _HEAD: Final = struct.Struct("!QQB")
 """Of a frame: bytes that follow, the number of the call, what it is."""
 _TOKEN_BYTES: Final = 32
 _PATIENCE: Final = 10.0
-"""Seconds until one who connects must have shown the token."""
+"""Seconds until one who connects must have shown the token, and until the actor's node must have answered:
+one that is cut off would be tried for two minutes, while others are there."""
 
 
 class LineLostError(AlRayError):
@@ -175,9 +176,10 @@ class Line:
         what Ray raises of an actor that is gone."""
         address: Address = await actor.address.remote()
         try:
-            reader, writer = await asyncio.open_connection(address.host, address.port)
+            async with asyncio.timeout(_PATIENCE):
+                reader, writer = await asyncio.open_connection(address.host, address.port)
         except OSError as error:
-            raise LineLostError(f"{address}: {error}") from error
+            raise LineLostError(f"{address}: {str(error) or 'nothing is heard of it'}") from error
         writer.write(address.token)
         return cls(reader, writer, actor.attend.remote())
 

@@ -132,6 +132,10 @@ class LearnerLostError(AlRayError):
     """The process of a learner died; what the learners held since the last checkpoint is lost."""
 
 
+class WeightsLostError(AlRayError):
+    """Weights that a learner stored for engines are gone with it."""
+
+
 class CheckpointError(AlRayError):
     """A checkpoint could not be written, or is damaged."""
 

@@ -35,6 +35,7 @@ SLOWEST_FIRST = (
     "cli/test_job_submit.py",
     "run/test_policies.py",
     "run/test_asynchronous_run.py",
+    "run/test_cut_off_nodes.py",
     "run/test_stages.py",
     "run/test_spot_nodes.py",
     "run/recorded/test_measure.py",
@@ -154,22 +155,21 @@ def write_tiny_model(folder: Path, kind: str = "llama", **own: Any) -> None:
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        **own,
-    )
+    shape = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model(kind, **(shape | own))
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 

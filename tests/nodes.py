@@ -1,18 +1,28 @@
-"""More nodes for a cluster that a test has, and their end as a cloud brings it about."""
+"""A cluster of several nodes, or more of them for one that a test has, and their end as a cloud brings it
+about."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import sysconfig
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
 
+from tests.hosts import Host
 from tests.processes import Command
 
-RAY = "ray.scripts.scripts"
+RAY = "tests.light_ray"
+_STORE_BYTES = 80_000_000
+_TRIES = 5
+"""On a busy machine: Ray itself gives a node up that is not there after 30 s."""
 
 
 def alive(address: str) -> set[str]:
@@ -22,12 +32,61 @@ def alive(address: str) -> set[str]:
 
 
 @contextmanager
-def joined(address: str, folder: Path, cpus: int) -> Iterator[tuple[str, Command]]:
-    """A node with so many cores, from now on, by its id, and the command that it is. It is killed in the end,
-    which the cluster knows afterwards."""
-    before = alive(address)
-    with _starting(address, folder, cpus) as command:
-        command.wait_until(lambda: bool(alive(address) - before))
+def headed(ip: str, **variables: str) -> Iterator[str]:
+    """The address of a cluster whose only node, the driver's, which is at ``ip``, has no cores."""
+    with ExitStack() as stack:
+        for _ in range(_TRIES):
+            port = _free_port(ip)
+            command = stack.enter_context(_heading(ip, port, stack, variables))
+            try:
+                command.wait_until(lambda: "--block" in command.output)  # noqa: B023
+                break
+            except AssertionError as error:
+                failed = error
+                stack.close()
+        else:
+            raise failed
+        yield f"{ip}:{port}"
+
+
+def _heading(ip: str, port: int, stack: ExitStack, variables: Mapping[str, str]) -> Command:
+    scratch = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets lie below it, and their paths may not be long
+    stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+    options = {
+        "node-ip-address": ip,
+        "port": port,
+        "include-dashboard": "false",
+        "num-cpus": 0,
+        "object-store-memory": _STORE_BYTES,
+        "temp-dir": scratch,
+    }
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    arguments = [RAY, "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+    return Command(arguments, scratch, PATH=path, RAY_AUTH_MODE="disabled", **variables)
+
+
+def _free_port(ip: str) -> int:
+    with socket.socket() as free:
+        free.bind((ip, 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def joined(address: str, folder: Path, cpus: int, host: Host | None = None) -> Iterator[tuple[str, Command]]:
+    """A node with so many cores, from now on, by its id, and the command that it is; on this machine, or on
+    ``host``. It is killed in the end, which the cluster knows afterwards."""
+    with ExitStack() as stack:
+        for _ in range(_TRIES):
+            before = alive(address)
+            command = stack.enter_context(_starting(address, folder, cpus, host))
+            try:
+                command.wait_until(lambda: bool(alive(address) - before))  # noqa: B023
+                break
+            except AssertionError as error:
+                failed = error
+                stack.close()
+        else:
+            raise failed
         [node] = alive(address) - before
         yield node, command
     deadline = time.monotonic() + 120
@@ -36,15 +95,12 @@ def joined(address: str, folder: Path, cpus: int) -> Iterator[tuple[str, Command
         time.sleep(0.2)
 
 
-def _starting(address: str, folder: Path, cpus: int) -> Command:
-    options = {
-        "address": address,
-        "num-cpus": cpus,
-        "object-store-memory": 80_000_000,
-        "include-log-monitor": "false",  # nobody reads its logs
-    }
+def _starting(address: str, folder: Path, cpus: int, host: Host | None) -> Command:
+    options = {"address": address, "num-cpus": cpus, "object-store-memory": _STORE_BYTES}
+    if host is not None:
+        options["node-ip-address"] = host.address
     arguments = [RAY, "start", "--block", *(f"--{name}={value}" for name, value in options.items())]
-    return Command(arguments, folder, RAY_AUTH_MODE="disabled")
+    return Command(arguments, folder, () if host is None else host.inside, RAY_AUTH_MODE="disabled")
 
 
 def drain(address: str, node: str, seconds: float) -> None:

@@ -29,14 +29,17 @@ _DROPPED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "WANDB_MODE", "PYTHON
 
 
 class Command:
-    """``python -m ARGUMENTS`` in ``folder``, in a session of its own; ends with everything it started."""
+    """``python -m ARGUMENTS`` in ``folder``, in a session of its own; ends with everything it started.
+    ``inside`` is a command that becomes it, elsewhere."""
 
-    def __init__(self, arguments: Sequence[str | Path], folder: Path, **variables: str) -> None:
+    def __init__(
+        self, arguments: Sequence[str | Path], folder: Path, inside: Sequence[str] = (), **variables: str
+    ) -> None:
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
         self.log = folder / f"command-{self._mark[-8:]}.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *map(str, arguments)],
+                [*inside, sys.executable, "-m", *map(str, arguments)],
                 cwd=folder,
                 env=_environment(variables) | dict([self._mark.split("=")]),
                 stdin=subprocess.DEVNULL,

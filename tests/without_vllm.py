@@ -7,10 +7,12 @@ They say ``abcdefgh``, one token a letter, and refuse prompts of more characters
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.line import OnLine
+from al_ray.actors.weights.stored import local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.cli.app import main
 from al_ray.errors import ContextLengthError
@@ -41,6 +43,8 @@ class SpeakingEngine(OnLine):
     async def shutdown(self) -> None: ...
 
     async def load(self, update: WeightUpdate) -> None:
+        async for path in local_files(update):
+            assert Path(path).stat().st_size
         self._version = update.version
 
     async def chat(self, request: ChatRequest) -> ChatReply:

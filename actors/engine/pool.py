@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from al_ray.actors.engine import leaving
 from al_ray.actors.engine.actor import Engine
@@ -30,7 +30,7 @@ from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.actors.weights.update import WeightUpdate
-from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError
+from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError, WeightsLostError
 from al_ray.machines import cluster
 from al_ray.machines.placement import Seat
 
@@ -83,6 +83,8 @@ class EnginePool:
             Slot(number, seat, extra=number >= len(seats)) for number, seat in enumerate([*seats, *more])
         ]
         self._update: WeightUpdate | None = None
+        self._gone: WeightUpdate | None = None
+        """One whose weights were stored, and are gone with their learner."""
         self._changing = asyncio.Lock()
         """Held while weights change: an engine that comes up is admitted before or after, not meanwhile."""
         self._lost = 0
@@ -115,8 +117,10 @@ class EnginePool:
         return [slot.engine for slot in self._slots if slot.engine is not None and slot.answers]
 
     def unserved(self) -> bool:
-        """Whether an engine is there that waits to be sent the weights."""
-        return any(slot.engine is not None and not slot.admitted for slot in self._slots)
+        """Whether an engine waits to be sent the weights, or for others in the place of those that are gone
+        with their learner."""
+        gone = self._gone is not None and self._gone is self._update
+        return gone or any(slot.engine is not None and not slot.admitted for slot in self._slots)
 
     def spare(self, draining: Mapping[str, float]) -> None:
         """Engines on these nodes, which are to go, are not ``admitted`` any more; to be told to the gateways
@@ -146,7 +150,8 @@ class EnginePool:
         learners met ``sent_to`` are not reached, and not admitted. When all engines are lost on
         the way, waits for those that come in their place, which hold the weights if they are stored. Raises
         ``EngineUnavailableError`` when live engines cannot load the weights, and the current ones stay; or
-        when no engine can be kept alive.
+        when no engine can be kept alive. Raises ``LearnerLostError`` when the weights are gone before an
+        engine has them.
         """
         if update.stored == (send is not None):
             raise ValueError(f"policy version {update.version}: give send if and only if it is not stored")
@@ -170,12 +175,17 @@ class EnginePool:
                     slot.end()
                 raise
             if refused and not slots:
+                if lost := next(filter(_of_weights, refused), None):
+                    raise LearnerLostError(_brief(lost)) from lost
                 told = f"policy version {update.version}: no engine could load it"
                 raise EngineUnavailableError(f"{told}: {_brief(refused[0])}") from refused[0]
             for slot in slots:
                 slot.admitted = True
             self._update = update
         while not (self.admitted() if update.stored else self.engines()):
+            if self._gone is update:
+                told = f"the weights of policy version {update.version} are gone with their learner"
+                raise LearnerLostError(told)
             await self._look()
         self._lost = 0
 
@@ -230,10 +240,8 @@ class EnginePool:
                 await self._fill(slot)
             except LOST as lost:
                 error = lost
-                # What a learner stored is lost with it; others come. And it may have been put on a node that
-                # was dead already.
-                weights = isinstance(lost, RayTaskError) and isinstance(lost.cause, ObjectLostError)
-                slot.blameless = weights or not nodes <= await asyncio.to_thread(cluster.node_ids)
+                # It may have been put on a node that was dead already.
+                slot.blameless = _of_weights(lost) or not nodes <= await asyncio.to_thread(cluster.node_ids)
                 _log.warning("%s did not come up: %s", slot, _brief(lost))
                 await asyncio.sleep(_EXTRA_SECONDS if slot.extra else _PROBE_SECONDS)
 
@@ -266,8 +274,8 @@ class EnginePool:
                 _log.warning("%s did not come up: %s", slot, _brief(lost))
 
     async def _fill(self, slot: Slot) -> None:
-        """Start an engine. It is admitted with the current weights, unless these are sent: connect the
-        learner to ``engines()`` again, and update."""
+        """Start an engine. It is admitted with the current weights, unless these are sent, or gone: connect
+        the learner to ``engines()`` again, and update."""
         options = {**self._options, **slot.seat.options}
         slot.node = ""
         engine = slot.starting = ray.remote(self._engine_class).options(**options).remote(self._spec)
@@ -280,7 +288,7 @@ class EnginePool:
                 if update is not self._update:  # they changed meanwhile: no more, now
                     await self._load(slot, engine, self._update)
                 slot.starting, slot.engine = None, engine
-                slot.admitted = self._update is None or self._update.stored
+                slot.admitted = self._update is None or self._is_there(self._update)
         except BaseException:
             slot.end()
             slot.node = ""
@@ -288,9 +296,18 @@ class EnginePool:
 
     async def _load(self, slot: Slot, engine: ActorHandle, update: WeightUpdate | None) -> None:
         """Weights that are stored; others are sent later."""
-        if update is not None and update.stored:
-            for method, *arguments in (("pause",), ("load", update), ("resume",)):
-                await self._ask(slot, engine, method, *arguments)
+        if update is not None and self._is_there(update):
+            try:
+                for method, *arguments in (("pause",), ("load", update), ("resume",)):
+                    await self._ask(slot, engine, method, *arguments)
+            except RayTaskError as error:
+                if _of_weights(error):
+                    self._gone = update
+                raise
+
+    def _is_there(self, update: WeightUpdate) -> bool:
+        """Whether it can be loaded, as far as is known."""
+        return update.stored and update is not self._gone
 
     async def _each(
         self,
@@ -313,6 +330,7 @@ class EnginePool:
             if refused is not None and isinstance(outcome, RayTaskError) and not _of_dead_core(outcome):
                 refused.append(outcome)
             if slot.engine is engine:  # else its keeper was quicker
+                slot.blameless = _of_weights(outcome)
                 slot.end()
         return well
 
@@ -355,6 +373,11 @@ def _is_told(error: BaseException) -> bool:
 def _of_dead_core(error: RayTaskError) -> bool:
     """vLLM's own process behind the actor died: whatever it was asked for is not to blame."""
     return type(error.cause).__name__ == "EngineDeadError"
+
+
+def _of_weights(error: BaseException) -> bool:
+    """The weights are gone: no engine is to blame."""
+    return isinstance(error, RayTaskError) and isinstance(error.cause, WeightsLostError)
 
 
 def _size(folder: str) -> int:

@@ -11,7 +11,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
+from ray.exceptions import ObjectLostError
+
 from al_ray.actors.weights.update import NamedTensors, WeightUpdate, policy_and_name
+from al_ray.errors import WeightsLostError
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +26,20 @@ SHARD_BYTES = 2**29
 
 async def local_files(update: WeightUpdate) -> AsyncIterator[str]:
     """The files of ``update`` on this node; one from the object store lives until the next is asked for, and
-    no longer than this process."""
+    no longer than this process. Ray brings a shard to a node once, for all that read it there. Raises
+    ``WeightsLostError`` where they are gone."""
+    gone = f"the weights of policy version {update.version} are gone with the learner that stored them"
     if update.path is not None:
+        if not Path(update.path).exists():
+            raise WeightsLostError(f"{gone}: {update.path}")
         yield update.path
     for shard in update.shards:
+        try:
+            held = await shard
+        except ObjectLostError as error:
+            raise WeightsLostError(gone) from error
         with open(os.memfd_create(PREFIX), "wb") as file:
-            file.write(memoryview(await shard))
+            file.write(memoryview(held))
             file.flush()
             yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 

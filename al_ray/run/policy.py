@@ -142,7 +142,7 @@ class Policy:
         """Let the engines answer, with the learners' weights. Calls wait until then."""
         if self._learners is not None:
             version = await self._of_learners(self._learners.policy_version)
-            if version != self._served_version:
+            if version != self._served_version or self._engines.unserved():
                 async with self._transferring:
                     await self._transfer(self._learners)
         if not self._serving:
@@ -190,13 +190,13 @@ class Policy:
         return self._learners
 
     async def _watch(self) -> None:
-        """Give new engines the weights, where these are sent, and tell the gateways; and let those go whose
-        node is to go."""
+        """Give new engines the weights, where these are sent or what was stored of them is gone, and tell the
+        gateways; and let those go whose node is to go."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             learners, engines = self._learners, self._engines
             engines.spare(await self._look())
-            if learners is not None and learners.pushes_weights:
+            if learners is not None and engines.unserved():
                 async with self._transferring:
                     if engines.unserved() and self._settled and self._learner_lost is None:
                         try:

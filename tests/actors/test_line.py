@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import signal
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from al_ray.actors.line import Line, LineLostError, OnLine
+from al_ray.actors.line import Address, Line, LineLostError, OnLine
 from al_ray.errors import BadRequestError
 
 
@@ -150,6 +151,31 @@ async def test_ray_tells_of_an_actor_of_which_its_socket_does_not(actor: Any, li
     finally:
         if Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGKILL)
+
+
+class Elsewhere(OnLine):
+    """At an address of which it is told."""
+
+    def __init__(self, address: Address) -> None:
+        self._there = address
+
+    async def address(self) -> Address:
+        return self._there
+
+
+async def test_a_node_of_which_nothing_is_heard_is_given_up(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is cut off: here nobody accepts who connects. Others are there to be asked."""
+    monkeypatch.setattr("al_ray.actors.line._PATIENCE", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.create_connection(silent.getsockname()),
+    ):
+        actor = ray.remote(Elsewhere).options(num_cpus=0).remote(Address(*silent.getsockname(), b""))
+        with pytest.raises(LineLostError, match="nothing is heard of it"):
+            await Line.to(actor)
+        ray.kill(actor)
 
 
 class Planted:

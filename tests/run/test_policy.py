@@ -151,6 +151,28 @@ async def test_gateways_know_that_an_engine_leaves_before_it_is_ended(draining: 
     await policy.stop()
 
 
+async def test_weights_that_are_gone_with_a_learner_are_given_anew_under_the_same_number(
+    draining: dict[str, float],
+) -> None:
+    """By the one that took its place, from the checkpoint that had them; and by no other."""
+    parts: Any = Parts(3)
+    policy = Policy(parts, parts, parts)
+    await policy.start()
+    await policy.serve()
+    policy._settled = False
+    parts.joins = True
+    await asyncio.sleep(0.05)
+    assert parts.asked.count("load weights 3") == 1
+    policy._settled = True
+    async with asyncio.timeout(20):
+        while parts.asked.count("load weights 3") < 2:
+            await asyncio.sleep(0.001)
+    await policy.stop()
+    parts.joins = True
+    await policy.serve()
+    assert parts.asked.count("load weights 3") == 3 and policy.served_version == 3
+
+
 async def test_an_engine_that_joins_is_sent_what_the_learners_hold_under_its_number(
     draining: dict[str, float],
 ) -> None:

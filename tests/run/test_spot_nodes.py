@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import sysconfig
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +15,7 @@ from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder
 from al_ray.types import RolloutStatus
 from tests import toy
-from tests.nodes import RAY, alive, drain, joined
+from tests.nodes import alive, drain, headed, joined
 from tests.processes import Command, process_name, run_here
 
 pytestmark = pytest.mark.slow
@@ -39,25 +34,8 @@ async def solve(task, llm):
 @pytest.fixture
 def address() -> Iterator[str]:
     """Of a cluster whose only node, the driver's, has no cores."""
-    with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as other:
-        port, client = (each.getsockname()[1] for each in (one, other))
-    scratch = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets lie below it, and their paths may not be long
-    options = {
-        "port": port,
-        "ray-client-server-port": client,
-        "include-dashboard": "false",
-        "num-cpus": 0,
-        "object-store-memory": 80_000_000,
-        "temp-dir": scratch,
-        "include-log-monitor": "false",
-    }
-    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
-    arguments = [RAY, "start", "--head", "--block", "--no-monitor"]
-    arguments += [*(f"--{name}={value}" for name, value in options.items())]
-    with Command(arguments, scratch, PATH=path, RAY_AUTH_MODE="disabled") as command:
-        command.wait_until(lambda: "--block" in command.output)
-        yield f"{ray.util.get_node_ip_address()}:{port}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    with headed(ray.util.get_node_ip_address()) as address:
+        yield address
 
 
 def engines(node: Command) -> list[int]:
