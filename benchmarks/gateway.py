@@ -195,7 +195,7 @@ def gateways(upstream_url: str, folder: Path, count: int) -> Iterator[tuple[list
     import ray
 
     from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
-    from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
+    from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
     from al_ray.actors.gateway.calls.routes import CallRules
     from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
     from al_ray.actors.gateway.spec import GatewaySpec

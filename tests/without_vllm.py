@@ -14,7 +14,7 @@ from al_ray.actors.line import OnLine
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.cli.app import main
 from al_ray.errors import ContextLengthError
-from al_ray.run import start
+from al_ray.run.launch import start
 from al_ray.types import ChatReply, ChatRequest, Choice, VersionSpan
 from tests.actors.fake_engine import TOO_LONG
 

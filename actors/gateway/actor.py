@@ -22,12 +22,12 @@ from al_ray.actors.gateway.agent_reports import AgentReports
 from al_ray.actors.gateway.attempt_keys import KEY_IN_PATH, AttemptKeys
 from al_ray.actors.gateway.attempt_limits import AttemptLimits
 from al_ray.actors.gateway.calls.call import Engines
-from al_ray.actors.gateway.calls.earlier import EarlierCalls
-from al_ray.actors.gateway.calls.engine_router import EngineRouter
-from al_ray.actors.gateway.calls.hosted_model import HostedModel
+from al_ray.actors.gateway.calls.engines.router import EngineRouter
+from al_ray.actors.gateway.calls.hosted.model import HostedModel
 from al_ray.actors.gateway.calls.models import ModelList
-from al_ray.actors.gateway.calls.repeated import RepeatedCalls
-from al_ray.actors.gateway.calls.replays import Replays
+from al_ray.actors.gateway.calls.recorded.earlier import EarlierCalls
+from al_ray.actors.gateway.calls.recorded.repeated import RepeatedCalls
+from al_ray.actors.gateway.calls.recorded.replays import Replays
 from al_ray.actors.gateway.calls.routes import ModelCalls
 from al_ray.actors.gateway.failures import failures_in_shape
 from al_ray.actors.gateway.otlp_receiver import OtlpReceiver

@@ -14,9 +14,9 @@ from pydantic.json_schema import models_json_schema
 
 from al_ray.actors.gateway import otlp_receiver
 from al_ray.actors.gateway.agent_reports import EVENTS, REWARDS, EventBody, RewardBody
-from al_ray.actors.gateway.calls import absences
-from al_ray.actors.gateway.calls.earlier import RESPONSE
+from al_ray.actors.gateway.calls.engines import absences
 from al_ray.actors.gateway.calls.models import MODEL, MODELS
+from al_ray.actors.gateway.calls.recorded.earlier import RESPONSE
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.messages import MESSAGES, PromptBody
 from al_ray.actors.http import json_response

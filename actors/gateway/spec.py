@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from al_ray.actors.gateway.attempt_limits import NO_LIMITS, Limits
-from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
+from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.actors.gateway.calls.routes import CallRules
 from al_ray.actors.store.trace_exporter import ExportTarget
 

@@ -322,7 +322,7 @@ def measure(
     """Measure what calls of a run's rollouts were worth, by playing on from them, beside what credits say."""
     from al_ray.cli import measuring
     from al_ray.run.folder import RunChoice, RunFolder
-    from al_ray.run.measure import Wanted
+    from al_ray.run.recorded.measure import Wanted
 
     loaded = _load(RunFolder.open(run).recipe_file, overrides, None)
     wanted = Wanted(step, rollout or (), rollouts, checkpoint)

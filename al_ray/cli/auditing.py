@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from al_ray.reports.console import terminal
-from al_ray.run.audit import audit as audited
 from al_ray.run.folder import RunFolder
+from al_ray.run.recorded.audit import audit as audited
 
 
 def audit(run: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice
-from al_ray.run.preparation import Prepared, prepared
+from al_ray.run.launch.preparation import Prepared, prepared
 
 if TYPE_CHECKING:
     from al_ray.evaluation.evaluate import Evaluation
@@ -50,7 +50,7 @@ async def _run(ready: Prepared, console: Console) -> Evaluation:
         from al_ray.evaluation.evaluate import evaluate
         from al_ray.machines import cluster
         from al_ray.reports.sinks import open_sinks
-        from al_ray.run.start import started_for_evaluation
+        from al_ray.run.launch.start import started_for_evaluation
         from al_ray.run.step_report import evaluation_values
 
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks.held_out

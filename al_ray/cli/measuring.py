@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice, RunFolder
-from al_ray.run.measure import Chosen, Wanted, chosen
-from al_ray.run.preparation import Prepared, prepared
+from al_ray.run.launch.preparation import Prepared, prepared
+from al_ray.run.recorded.measure import Chosen, Wanted, chosen
 
 if TYPE_CHECKING:
     from al_ray.evaluation.measured.values import Measurement
@@ -55,7 +55,7 @@ async def _run(
         from al_ray.database.backends import close_log
         from al_ray.evaluation.measured.values import measure
         from al_ray.machines import cluster
-        from al_ray.run.start import started_for_evaluation
+        from al_ray.run.launch.start import started_for_evaluation
 
     with ExitStack() as stack:
         with console.part("Ray"):

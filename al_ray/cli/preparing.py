@@ -18,10 +18,10 @@ from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
 from al_ray.reports.console import Console
 from al_ray.run.folder import require_lasting
-from al_ray.run.footprint import memory_lines
-from al_ray.run.lengths import warnings_of_lengths
-from al_ray.run.preparation import nodes, services
-from al_ray.run.teacher import require_teachers
+from al_ray.run.launch.footprint import memory_lines
+from al_ray.run.launch.lengths import warnings_of_lengths
+from al_ray.run.launch.preparation import nodes, services
+from al_ray.run.stages.teacher import require_teachers
 
 if TYPE_CHECKING:
     from al_ray.machines.doctor import Check

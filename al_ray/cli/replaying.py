@@ -10,10 +10,10 @@ from rich.table import Table
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import loading
 from al_ray.reports.console import terminal
-from al_ray.run.ended.worth import CallRow
 from al_ray.run.folder import RunFolder
-from al_ray.run.replay import Step, calls, differences, logged
-from al_ray.run.replay import replay as replayed
+from al_ray.run.recorded.replay import Step, calls, differences, logged
+from al_ray.run.recorded.replay import replay as replayed
+from al_ray.run.recorded.worth import CallRow
 
 _SHOWN = 20
 _COLUMNS = ("rollout", "call", "agent", "tokens", "reward", "intermediate", "return", "advantage", "weight")

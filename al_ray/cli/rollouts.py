@@ -19,8 +19,8 @@ from al_ray.rollouts.exporting.row import rollout_row
 from al_ray.rollouts.search import Order, Search, ended, find, last
 from al_ray.rollouts.story import Told, story
 from al_ray.rollouts.terminal import rollout_line, rollouts_table, show
-from al_ray.run.ended.worth import worth
 from al_ray.run.folder import RunFolder
+from al_ray.run.recorded.worth import worth
 from al_ray.types import Mode, RolloutStatus
 
 _LOOK_SECONDS: Final = 1.0

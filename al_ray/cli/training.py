@@ -14,9 +14,9 @@ from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
 from al_ray.run.ended import over_seeds
 from al_ray.run.folder import RunChoice, RunFolder
-from al_ray.run.footprint import memory_lines
-from al_ray.run.lengths import warnings_of_lengths
-from al_ray.run.preparation import Prepared, prepared
+from al_ray.run.launch.footprint import memory_lines
+from al_ray.run.launch.lengths import warnings_of_lengths
+from al_ray.run.launch.preparation import Prepared, prepared
 
 
 def train_seeds(recipe: Recipe, seeds: int, choice: RunChoice) -> None:
@@ -78,7 +78,7 @@ async def _run(ready: Prepared, console: Console) -> None:
         from al_ray.reports.health import Health
         from al_ray.reports.sinks import open_sinks
         from al_ray.run.driver import Run
-        from al_ray.run.start import started
+        from al_ray.run.launch.start import started
 
     recipe, folder, tasks = ready.recipe, ready.folder, ready.tasks
     with ExitStack() as stack:

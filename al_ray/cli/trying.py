@@ -50,8 +50,8 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
             wall.try_out(recipe.agent)
     with console.part("libraries"):
         from al_ray.database.writer import Database
-        from al_ray.run.preparation import services
-        from al_ray.run.specs import runner_spec
+        from al_ray.run.launch.preparation import services
+        from al_ray.run.launch.specs import runner_spec
         from al_ray.run.trial.agent import is_here
         from al_ray.run.trial.attempt import attempted, chosen
         from al_ray.run.trial.house import opened

@@ -1,6 +1,7 @@
 """A run, from a recipe to the end of its last stage. ``driver`` is the loop, and the page to read first: it
 holds the ``agents``, which run rollouts, and the ``policy``, which learns from them.
 
-Before the loop stand ``preparation`` (everything that can be told before anything starts), ``specs`` (what
-each actor is started with) and ``start``; what is left behind is in ``folder``. The command line starts here;
-nothing else may import this room."""
+Before the loop stands ``launch``; in it, ``stages`` make the batches, ``notice`` hears of nodes that are to
+go, ``step_report`` says what is logged. What is left behind is in ``folder``, and read again by ``recorded``,
+step by step, and by ``ended``, run by run. ``trial`` is one task by hand, ``starter`` a project to begin
+with. The command line and ``viewing`` start here; nothing else may import this room."""

@@ -29,7 +29,7 @@ from al_ray.viewing.since import logprobs_since
 from al_ray.viewing.told import ToldRollout, told
 
 if TYPE_CHECKING:
-    from al_ray.run.ended.worth import CallRow
+    from al_ray.run.recorded.worth import CallRow
 
 _FOLDER: Final = Path(__file__).parent / "pages"
 _MOST_BESIDE: Final = 8

@@ -8,7 +8,7 @@ from typing import Final
 
 from al_ray.database.listing import Listing
 from al_ray.recipe import Recipe
-from al_ray.run.ended.worth import Worth, step_of, worth_of_step
+from al_ray.run.recorded.worth import Worth, step_of, worth_of_step
 from al_ray.types import Rollout
 
 _KEPT: Final = 8

@@ -26,8 +26,8 @@ from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
 from al_ray.run.ended.evaluated import evaluated
 from al_ray.run.folder import RunFolder
-from al_ray.run.preparation import Prepared
-from al_ray.run.start import started_for_evaluation
+from al_ray.run.launch.preparation import Prepared
+from al_ray.run.launch.start import started_for_evaluation
 from al_ray.traces import semconv
 from al_ray.types import Rollout, RolloutStatus, SpanKind
 from tests import quiz

@@ -15,7 +15,7 @@ from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.rollouts.requests import step_batch
 from al_ray.run.folder import RunFolder
-from al_ray.run.replay import differences, logged, replay
+from al_ray.run.recorded.replay import differences, logged, replay
 from al_ray.run.stages.stage import stage_of
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind

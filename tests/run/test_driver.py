@@ -23,7 +23,7 @@ from al_ray.reports.names import EVALUATION, STEP, TIMES
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
-from al_ray.run.replay import calls, differences, logged, replay
+from al_ray.run.recorded.replay import calls, differences, logged, replay
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task

@@ -20,8 +20,8 @@ from al_ray.reports import jsonl_sink
 from al_ray.reports.names import POLICIES
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
-from al_ray.run.measure import Wanted, chosen
-from al_ray.run.replay import calls, differences, logged, replay
+from al_ray.run.recorded.measure import Wanted, chosen
+from al_ray.run.recorded.replay import calls, differences, logged, replay
 from al_ray.types import Transition
 from tests import toy
 from tests.metric_keys import missing, unlisted

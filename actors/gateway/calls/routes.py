@@ -22,10 +22,10 @@ from aiohttp import web
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED, AttemptLimits
 from al_ray.actors.gateway.calls.call import Answerer, Call, Engines, new_id
-from al_ray.actors.gateway.calls.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.partial import PartialAnswer
-from al_ray.actors.gateway.calls.repeated import RepeatedCalls, is_repeated
-from al_ray.actors.gateway.calls.replays import Replays
+from al_ray.actors.gateway.calls.recorded.earlier import EarlierCalls
+from al_ray.actors.gateway.calls.recorded.repeated import RepeatedCalls, is_repeated
+from al_ray.actors.gateway.calls.recorded.replays import Replays
 from al_ray.actors.gateway.calls.sampling import SamplingPolicy
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS

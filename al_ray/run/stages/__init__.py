@@ -2,4 +2,4 @@
 
 The driver takes ``stage``: what a stage is, and the table of those there are. A new kind is a module beside
 ``reinforcement`` and ``supervision``, and a line in that table; one that learns from groups of rollouts is a
-``grouped``."""
+``grouped``. ``launch`` asks ``teacher`` whether it can teach."""

@@ -11,7 +11,7 @@ from al_ray.recipe import OnPolicyDistillationStage
 from al_ray.run.stages.batch import Measures
 from al_ray.run.stages.grouped import Grouped, Learnt
 from al_ray.run.stages.reinforcement import MIN_GROUP
-from al_ray.run.teacher import Teacher
+from al_ray.run.stages.teacher import Teacher
 from al_ray.types import Group
 
 

@@ -19,14 +19,14 @@ from typing import Any, Final, TypeVar
 from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.gateway.actor import Gateway
-from al_ray.actors.gateway.calls.own_engine import OwnEngine
+from al_ray.actors.gateway.calls.engines.own import OwnEngine
 from al_ray.actors.service.actor import HOST, ServiceHost
 from al_ray.database.backends import sqlite_url
 from al_ray.machines import adapters, cluster, models
 from al_ray.machines.plan import plan, this_machine
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
-from al_ray.run import specs
+from al_ray.run.launch import specs
 
 _OUTPUTS: Final = (1, 2)
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_ray.actors.gateway.calls.absences import Absences
+from al_ray.actors.gateway.calls.engines.absences import Absences
 from al_ray.actors.runner.clock import absent, expire, within
 
 AGO = st.floats(0, 1000)

@@ -15,7 +15,7 @@ from al_ray.envs.musique.demonstrations import demonstrate
 from al_ray.errors import DataError, RecipeError
 from al_ray.machines import models
 from al_ray.recipe import loading
-from al_ray.run.preparation import services
+from al_ray.run.launch.preparation import services
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 

@@ -12,13 +12,13 @@ import pytest
 
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import stage_spans
-from al_ray.run.audit import TRAINED
+from al_ray.run.recorded.audit import TRAINED
 from al_ray.run.stages.distillation import Distillation
 from al_ray.run.stages.stage import stage_of
 from tests.metric_keys import unlisted
+from tests.run.recorded.test_audit import audit_of
 from tests.run.stages.test_reinforcement import RECIPE, TASKS, groups
-from tests.run.test_audit import audit_of
-from tests.run.test_teacher import Server, serving
+from tests.run.stages.test_teacher import Server, serving
 
 
 def stage(upstream: Any = None, **fields: Any) -> Distillation:

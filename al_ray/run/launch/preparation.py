@@ -22,7 +22,7 @@ from al_ray.protocols import Service
 from al_ray.recipe import NodeShape, Recipe, dotted
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice, RunFolder, require_lasting
-from al_ray.run.teacher import require_teachers
+from al_ray.run.stages.teacher import require_teachers
 
 
 @dataclass(frozen=True, slots=True)

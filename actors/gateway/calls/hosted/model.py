@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from al_ray.actors.gateway.calls.call import Call
-from al_ray.actors.gateway.calls.hosted_answer import (
+from al_ray.actors.gateway.calls.hosted.answer import (
     TOLD,
     ToolCallNumbers,
     checked,
@@ -27,7 +27,7 @@ from al_ray.actors.gateway.calls.hosted_answer import (
     strange,
     usage_of,
 )
-from al_ray.actors.gateway.calls.http_client import HttpAnswer, HttpClient
+from al_ray.actors.gateway.calls.hosted.http_client import HttpAnswer, HttpClient
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.errors import BadRequestError, HostedModelError
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, Usage

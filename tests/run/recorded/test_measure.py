@@ -16,7 +16,7 @@ from al_ray.database.reader import Records
 from al_ray.errors import UserError
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
-from al_ray.run.measure import Wanted, chosen
+from al_ray.run.recorded.measure import Wanted, chosen
 from al_ray.traces import call_span
 from al_ray.types import Rollout, SpanKind
 from tests import toy

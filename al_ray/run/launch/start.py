@@ -19,10 +19,10 @@ from al_ray.machines.placement import Placement, beside_the_driver
 from al_ray.machines.plan import Plan
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
-from al_ray.run import specs
 from al_ray.run.agents import Agents, Kept
+from al_ray.run.launch import specs
+from al_ray.run.launch.preparation import PlacedModel, Prepared
 from al_ray.run.policy import Policy
-from al_ray.run.preparation import PlacedModel, Prepared
 
 _EXPORT_SECONDS = 5.0
 """What a tracing backend has, at the end, to take what waits for it."""

@@ -9,7 +9,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from al_ray.actors.gateway.calls.repeated import RETRY_HEADER
+from al_ray.actors.gateway.calls.recorded.repeated import RETRY_HEADER
 from tests.actors.gateway_house import TOOLS, House, beside, say
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

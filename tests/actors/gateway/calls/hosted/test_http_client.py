@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_ray.actors.gateway.calls import http_client
-from al_ray.actors.gateway.calls.http_client import HttpClient
+from al_ray.actors.gateway.calls.hosted import http_client
+from al_ray.actors.gateway.calls.hosted.http_client import HttpClient
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

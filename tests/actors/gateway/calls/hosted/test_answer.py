@@ -14,7 +14,7 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
+from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.traces import semconv
 from tests.actors.gateway_house import SPEC, TOOLS, House, beside, say
 

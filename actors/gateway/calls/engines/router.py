@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from ray.exceptions import RayActorError
 
-from al_ray.actors.gateway.calls.absences import Absences
 from al_ray.actors.gateway.calls.call import Call
-from al_ray.actors.gateway.calls.deadly import DeadlyQuestions, Question
+from al_ray.actors.gateway.calls.engines.absences import Absences
+from al_ray.actors.gateway.calls.engines.deadly import DeadlyQuestions, Question
 from al_ray.actors.line import Line, LineLostError
 from al_ray.actors.recent import Recent
 from al_ray.errors import EngineUnavailableError

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from al_ray.recipe import Recipe
-from al_ray.run.audit import CONTEXT, TRAINED, StepAudit, _audit_of, _trained
+from al_ray.run.recorded.audit import CONTEXT, TRAINED, StepAudit, _audit_of, _trained
 from al_ray.run.stages.grouped import Grouped
 from al_ray.types import AttemptStatus, Group, Span, SpanKind
 from tests.run.stages.test_reinforcement import RECIPE, groups, rollout, settled, stage

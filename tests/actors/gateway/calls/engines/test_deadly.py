@@ -11,7 +11,7 @@ import openai
 import pytest
 import ray
 
-from al_ray.actors.gateway.calls.deadly import DeadlyQuestions, Question
+from al_ray.actors.gateway.calls.engines.deadly import DeadlyQuestions, Question
 from al_ray.errors import BadRequestError
 from al_ray.types import ChatRequest, Sampling
 from tests.actors.gateway_house import House, engine, say

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.gateway.attempt_limits import Limits
-from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
+from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.actors.gateway.calls.routes import CallRules
 from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
 from al_ray.actors.gateway.spec import GatewaySpec
@@ -23,7 +23,7 @@ from al_ray.actors.weights.update import BACKENDS, Transport, transport
 from al_ray.machines.plan import Plan
 from al_ray.machines.precision import dtype_of
 from al_ray.recipe import Recipe, SamplingSection, UpstreamSection
-from al_ray.run.footprint import memory_of
+from al_ray.run.launch.footprint import memory_of
 
 
 def transport_of(recipe: Recipe, plan: Plan) -> Transport:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from al_ray.actors.gateway.calls.hosted_model import HostedModelSpec
+from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import call_span, semconv
 from al_ray.traces.divergence import divergence_of

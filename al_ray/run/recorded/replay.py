@@ -20,9 +20,9 @@ from al_ray.machines import models
 from al_ray.machines.plan import plan, this_machine
 from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
-from al_ray.run import specs
-from al_ray.run.ended.worth import CallRow, calls_of, logged_step
 from al_ray.run.folder import RunFolder
+from al_ray.run.launch import specs
+from al_ray.run.recorded.worth import CallRow, calls_of, logged_step
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.grouped import Grouped
 from al_ray.run.stages.stage import stage_of
