@@ -32,8 +32,8 @@ from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.machines import models
 from al_ray.machines.placement import SharedSeat
 from al_ray.recipe import LoraSection, OptimizerSection
+from benchmarks.peers.update_load import samples
 from benchmarks.update import SHAPES, rows_of
-from benchmarks.update_load import samples
 
 TOKENS: Final = 2048
 """Of a micro-batch, and of the longest row."""

@@ -33,7 +33,7 @@ from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import Printed
 from al_ray.recipe import AgentSection, dotted
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
-from benchmarks.memory import pss
+from benchmarks.agents.memory import pss
 
 Request = Mapping[str, Any]
 

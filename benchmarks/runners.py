@@ -28,15 +28,16 @@ from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.recipe import AgentSection
 from al_ray.types import RolloutRequest, RolloutStatus, Task
-from benchmarks.memory import pss
+from benchmarks.agents import waiting
+from benchmarks.agents.memory import pss
 
 AGENTS: dict[str, dict[str, Any]] = {
-    "async": {"run": "benchmarks.waiting_agents:call_async"},
-    "openai": {"run": "benchmarks.waiting_agents:call_openai"},
-    "thread": {"run": "benchmarks.waiting_agents:call", "isolation": "thread"},
-    "process": {"run": "benchmarks.waiting_agents:call", "isolation": "process"},
+    "async": {"run": "benchmarks.agents.waiting:call_async"},
+    "openai": {"run": "benchmarks.agents.waiting:call_openai"},
+    "thread": {"run": "benchmarks.agents.waiting:call", "isolation": "thread"},
+    "process": {"run": "benchmarks.agents.waiting:call", "isolation": "process"},
     "command": {
-        "command": [sys.executable, str(Path(__file__).with_name("waiting_agents.py"))],
+        "command": [sys.executable, str(Path(waiting.__file__))],
         "isolation": "command",
     },
 }

@@ -55,7 +55,7 @@ from al_ray.types import (
     SpanKind,
     Task,
 )
-from benchmarks.soak_agent import LOG_VARIABLE, ScriptedEngine, expected, prompt_ids
+from benchmarks.agents.scripted import LOG_VARIABLE, ScriptedEngine, expected, prompt_ids
 from tests.postgresql import postgresql_server
 from tests.processes import is_called
 
@@ -253,7 +253,7 @@ async def soak(wanted: Sequence[RolloutRequest], kills: int, seed: int, url: str
         rules = CallRules("soak", {"train": SAMPLING, "eval": SAMPLING}, seed=0)
         gateways = GatewayPool(GatewaySpec(rules), 2, url, {})
         stack.push_async_callback(gateways.stop)
-        agent = AgentSection(run="benchmarks.soak_agent:act", concurrency=16, timeout=120)
+        agent = AgentSection(run="benchmarks.agents.scripted:act", concurrency=16, timeout=120)
         log = {LOG_VARIABLE: os.environ[LOG_VARIABLE]}
         spec = RunnerSpec("r", agent, await gateways.start(), "soak", environment=log)
         runners = RunnerPool(spec, 3, store, {})

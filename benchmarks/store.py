@@ -32,7 +32,7 @@ from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
 from al_ray.types import Attempt, AttemptStatus, Claim, RolloutRequest, Span, SpanKind, Start, Task
-from benchmarks.store_load import ATTRIBUTES, SPANS, rate
+from benchmarks.peers.store_load import ATTRIBUTES, SPANS, rate
 
 LEASE_SECONDS = 3600.0
 """Nobody renews: a slow machine is no dead runner."""
@@ -106,7 +106,7 @@ async def measure(runners: int, repeats: int) -> float:
 
 def measure_agentlightning(runners: int, repeats: int) -> float:
     """The median rate of theirs, likewise."""
-    command = [OTHER / "bin" / "python", "-m", "benchmarks.agentlightning_store"]
+    command = [OTHER / "bin" / "python", "-m", "benchmarks.peers.agentlightning_store"]
     arguments = [str(runners), str(max(100, runners)), str(repeats)]
     result = subprocess.run([*command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     return statistics.median(map(float, result.stdout.split()))

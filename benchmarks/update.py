@@ -33,7 +33,7 @@ from al_ray.machines import models
 from al_ray.machines.home import home
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row
-from benchmarks.update_load import (
+from benchmarks.peers.update_load import (
     LEARNING_RATE,
     SAMPLED,
     Sample,
@@ -110,7 +110,7 @@ def padded_loop(model: Path, shape: str, micro_batch_tokens: int, threads: int) 
 def measure(side: str, shape: str, arguments: argparse.Namespace, model: Path) -> dict[str, float]:
     """Medians over rounds, of a process of its own."""
     python = PEER / "bin" / "python" if side == "trl" else sys.executable
-    module = "benchmarks.trl_update" if side == "trl" else "benchmarks.update"
+    module = "benchmarks.peers.trl_update" if side == "trl" else "benchmarks.update"
     command = [python, "-m", module, "--side", side, "--shapes", shape, "--threads", str(arguments.threads)]
     command += ["--rounds", str(arguments.rounds), "--model", str(model)]
     command += ["--micro-batch-tokens", str(arguments.micro_batch_tokens)]

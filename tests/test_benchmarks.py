@@ -14,10 +14,10 @@ import pytest
 from benchmarks import decision_process
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-HELPERS = {"memory", "soak_agent", "store_load", "update_load", "waiting_agents"}
-OF_A_PEER = {"agentlightning_store", "trl_update"}
+OF_A_PEER = {"peers.agentlightning_store", "peers.trl_update"}
 """Imports packages that only the peer's environment has."""
-NAMES = {path.stem for path in BENCHMARKS.glob("*.py")} - {"__init__"} - HELPERS - OF_A_PEER
+HELPERS = {f"{path.parent.name}.{path.stem}" for path in BENCHMARKS.glob("[!.]*/[!_]*.py")} - OF_A_PEER
+NAMES = {path.stem for path in BENCHMARKS.glob("[!_]*.py")}
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -40,15 +40,17 @@ def test_a_helper_imports(name: str) -> None:
 
 def test_no_module_imports_a_sibling_by_its_bare_name() -> None:
     """Or it would run only as a file; also that of the peer, which cannot be imported here."""
-    siblings = "|".join(path.stem for path in BENCHMARKS.glob("*.py"))
+    modules = [*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("[!.]*/*.py")]
+    siblings = "|".join(path.stem for path in modules)
     bare = re.compile(rf"^\s*(from|import) ({siblings})\b", re.MULTILINE)
-    assert [path.name for path in BENCHMARKS.glob("*.py") if bare.search(path.read_text())] == []
+    assert [path.name for path in modules if bare.search(path.read_text())] == []
 
 
 def test_the_table_names_every_benchmark_and_the_page_every_helper() -> None:
     page = (BENCHMARKS / "README.md").read_text()
     assert set(re.findall(r"^\| `python -m benchmarks\.(\w+)", page, re.MULTILINE)) == NAMES
-    assert {name for name in HELPERS | OF_A_PEER if f"`{name}`" not in page} == set()
+    helpers = {name.partition(".")[2] for name in HELPERS | OF_A_PEER}
+    assert {name for name in helpers if f"`{name}`" not in page} == set()
 
 
 @pytest.mark.parametrize("process", decision_process.PROCESSES, ids=lambda process: process.name)

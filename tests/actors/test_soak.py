@@ -12,8 +12,8 @@ import pytest
 
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, Rollout, RolloutStatus, Span, SpanKind
+from benchmarks.agents.scripted import expected, prompt_ids
 from benchmarks.soak import Faults, Progress, reckon, requests
-from benchmarks.soak_agent import expected, prompt_ids
 from tests.processes import run
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.update_load import LEARNING_RATE, Sample, padded, samples, tell_rounds, tensors
+from benchmarks.peers.update_load import LEARNING_RATE, Sample, padded, samples, tell_rounds, tensors
 
 
 def trainer_of(model: str, folder: str) -> GRPOTrainer:

@@ -4,7 +4,7 @@ Run by that one with the Python of an environment that has agentlightning 0.3.0.
 what ``agl store`` starts. Each runner has a client of its own, as each of its runner processes has;
 they share this process, and number their own spans, which spares the server a request a span.
 
-    python -m benchmarks.agentlightning_store RUNNERS ROLLOUTS REPEATS
+    python -m benchmarks.peers.agentlightning_store RUNNERS ROLLOUTS REPEATS
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from agentlightning.store.client_server import LightningStoreClient
 from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, OtelResource, Span, TraceStatus
 
-from benchmarks.store_load import ATTRIBUTES, rate
+from benchmarks.peers.store_load import ATTRIBUTES, rate
 
 POLL_SECONDS = 0.5
 """Its client cannot wait for longer than 0.1 s, and its own trainer asks every 5 s."""
