@@ -25,8 +25,8 @@ from al_ray.recipe import (
     SupervisedStage,
     dotted,
     model_name,
-    policy_checks,
 )
+from al_ray.recipe.checks import policies
 from al_ray.recipe.policies import may_share_a_name, policy_of
 from al_ray.types import Signals
 
@@ -418,8 +418,8 @@ _CHECKS: Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]] = (
     ({"stages", "agent", "upstreams"}, _distillation),
     ({"stages", "agent"}, _exploration),
     ({"stages", "agent", "transitions", "policies"}, _trained_alike),
-    ({"policies", "model", "transitions"}, policy_checks.policies),
-    ({"policies", "stages"}, policy_checks.stages),
+    ({"policies", "model", "transitions"}, policies.policies),
+    ({"policies", "stages"}, policies.stages),
     ({"transitions"}, _transitions),
     ({"evaluation"}, _evaluation),
     ({"upstreams", "model"}, _upstreams),
