@@ -10,7 +10,7 @@ from pathlib import Path
 from al_ray.errors import Problem, UserError
 from al_ray.machines import adapters
 from al_ray.recipe import Recipe, UpstreamSection, http_url
-from al_ray.recipe.checks import key_problem
+from al_ray.recipe.checks.sections import key_problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Recipes: what may be written, read from YAML and checked as a whole before anything starts.
 
 The sections, imported from here, are frozen values with every default filled in. ``loading`` reads a file,
-``schedule`` says what is due at a step, ``dotted`` loads what a recipe names. Neither torch nor Ray.
+``checks`` holds sections against each other, ``schedule`` says what is due at a step, ``dotted`` loads what a
+recipe names. Neither torch nor Ray.
 """
 
 from al_ray.recipe.agent import (

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import Recipe, checks
+from al_ray.recipe.section import no_such_key
 from al_ray.recipe.stages import STAGES
 from al_ray.types import JSON
 
@@ -250,7 +251,7 @@ def _problem(error: ErrorDetails) -> Problem:
     shown = [str(part) for i, part in enumerate(location) if not (location[0] == "stages" and i == 2)]
     value, cure = error["input"], error["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        cure = checks.no_such_key(shown[-1], _keys_beside(location))
+        cure = no_such_key(shown[-1], _keys_beside(location))
     elif kind == "missing":
         value, cure = "absent", "this key is required"
     elif kind == "string_pattern_mismatch":

@@ -6,6 +6,8 @@ compares them. Every field's docstring is what ``docs/recipes.md`` prints.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -37,3 +39,10 @@ HttpUrl = Annotated[str, AfterValidator(http_url)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def no_such_key(name: str, known: Iterable[str]) -> str:
+    """The cure for an unknown key: the known one that resembles it, or all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return "no such key; " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}")

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from al_ray.errors import UserError
 from al_ray.recipe import UpstreamSection
-from al_ray.run import teacher as module
+from al_ray.run.stages import teacher as module
 from al_ray.run.stages.teacher import Teacher
 
 
