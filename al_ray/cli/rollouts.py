@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final, get_args
 
 import orjson
 
+from al_ray.cli.arguments.listing import Filters, Pages
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.reports.console import terminal
@@ -26,12 +26,13 @@ from al_ray.types import Mode, RolloutStatus
 _LOOK_SECONDS: Final = 1.0
 
 
-def search(run: Path, conditions: Mapping[str, Any]) -> Search:
+def search(run: Path, filters: Filters) -> Search:
     """What the command line asks for of the rollouts of a run."""
+    given = asdict(filters)
     for name, choices in (("status", tuple(RolloutStatus)), ("mode", get_args(Mode))):
-        if conditions.get(name) not in (None, *choices):
-            raise UserError(Problem(f"--{name}", conditions[name], f"one of {', '.join(choices)}"))
-    return Search(**conditions, dimension=RunFolder.newest(run).recipe().transitions.reward)
+        if given[name] not in (None, *choices):
+            raise UserError(Problem(f"--{name}", given[name], f"one of {', '.join(choices)}"))
+    return Search(**given, dimension=RunFolder.newest(run).recipe().transitions.reward)
 
 
 def order(name: str) -> Order:
@@ -41,12 +42,11 @@ def order(name: str) -> Order:
     return Order(name)
 
 
-def list_rollouts(
-    run: Path, wanted: Search, by: Order, *, reverse: bool, limit: int, page: int, as_json: bool
-) -> None:
+def list_rollouts(run: Path, wanted: Search, by: Order, pages: Pages, *, as_json: bool) -> None:
     """Those that fit: as they were asked for, the last at the end; in another order, the first."""
+    limit, page = pages.limit, pages.page
     with closing(Records(RunFolder.newest(run).store_url)) as records:
-        found = last(records, wanted, by, reverse=reverse, limit=limit, page=page)
+        found = last(records, wanted, by, reverse=pages.reverse, limit=limit, page=page)
     shown = found[-limit:]
     if by is not Order.ASKED:
         shown = shown[::-1]
