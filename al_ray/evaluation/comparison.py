@@ -13,11 +13,10 @@ from typing import Final
 
 from al_ray.errors import Problem, UserError
 from al_ray.evaluation.estimates import Estimate, estimate, paired
-from al_ray.evaluation.scores import SUCCESS
+from al_ray.evaluation.scores import succeeds
 from al_ray.rollouts.rewards import rewards
 from al_ray.types import JSON, Rollout
 
-_ROUNDING: Final = 1e-9
 _NAMED: Final = 5
 """Ids that are told of many."""
 
@@ -38,7 +37,7 @@ class TaskScores:
 
     def solved(self, primary: str) -> bool:
         """Whether at least half of its samples succeed."""
-        successes = sum(given[primary] >= SUCCESS - _ROUNDING for given in self.scored.values())
+        successes = sum(succeeds(given[primary]) for given in self.scored.values())
         return 2 * successes >= len(self.scored)
 
 

@@ -80,28 +80,33 @@ def result_of(rollout: Rollout, settings: TransitionsSection, model: str) -> Res
 def scores(results: Sequence[Result], primary: str, samples: int) -> Scores:
     """Of every metric that a rollout was given, the ``primary`` first; of several ``samples`` also how
     often they succeed. Empty if nothing has a score."""
-    tasks: dict[str, list[Mapping[str, float]]] = {}
-    for result in results:
-        if result.rewards:
-            tasks.setdefault(result.group, []).append(result.rewards)
-    names = sorted({name for given in tasks.values() for rewards in given for name in rewards})
+    names = sorted({name for result in results for name in result.rewards})
     names.sort(key=lambda name: name != primary)
-    found = {name: estimate(_means(tasks.values(), name)) for name in names}
+    found = {name: estimate([*task_means(results, name).values()]) for name in names}
     if found and any(result.failed_reward is not None for result in results):
         found |= _with_failed(results, primary)
     if found and samples > 1:
-        found |= _of_successes([[rewards[primary] for rewards in given] for given in tasks.values()], samples)
+        given = _by_task((result.task, result.rewards.get(primary)) for result in results)
+        found |= _of_successes([*given.values()], samples)
     return found
+
+
+def task_means(results: Iterable[Result], name: str) -> Mapping[str, float]:
+    """The mean of a metric over the samples of a task that have it, by the task's id; tasks without any are
+    left out."""
+    return _means((result.task, result.rewards.get(name)) for result in results)
+
+
+def succeeds(reward: float) -> bool:
+    """Whether a rollout with this primary reward is a success."""
+    return reward >= SUCCESS - _ROUNDING
 
 
 def _with_failed(results: Sequence[Result], primary: str) -> Scores:
     """The primary reward once more, with what those are worth that failed by the model's doing: without them
     a policy looks the better the more often it breaks its agent."""
-    tasks: dict[str, list[Mapping[str, float]]] = {}
-    for result in results:
-        if (worth := result.rewards.get(primary, result.failed_reward)) is not None:
-            tasks.setdefault(result.group, []).append({primary: worth})
-    return {f"{primary}_with_failed": estimate(_means(tasks.values(), primary))}
+    worth = ((result.task, result.rewards.get(primary, result.failed_reward)) for result in results)
+    return {f"{primary}_with_failed": estimate([*_means(worth).values()])}
 
 
 def by_key(results: Sequence[Result], key: str, primary: str, samples: int) -> Mapping[str, Scores]:
@@ -127,15 +132,22 @@ def _text(value: JSON) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def _means(tasks: Iterable[Sequence[Mapping[str, float]]], name: str) -> list[float]:
-    """A task's mean over the samples that have the metric; tasks without any are left out."""
-    having = [[rewards[name] for rewards in given if name in rewards] for given in tasks]
-    return [math.fsum(values) / len(values) for values in having if values]
+def _by_task(samples: Iterable[tuple[Task, float | None]]) -> Mapping[str, Sequence[float]]:
+    """The numbers of each task's samples, as far as they have one."""
+    found: dict[str, list[float]] = {}
+    for task, value in samples:
+        if value is not None:
+            found.setdefault(task.id, []).append(value)
+    return found
+
+
+def _means(samples: Iterable[tuple[Task, float | None]]) -> Mapping[str, float]:
+    return {task: math.fsum(values) / len(values) for task, values in _by_task(samples).items()}
 
 
 def _of_successes(rewards: Sequence[Sequence[float]], samples: int) -> Scores:
     """A task of which fewer than k samples have a score says nothing of pass@k, and is left out there."""
-    counts = [(len(given), sum(reward >= SUCCESS - _ROUNDING for reward in given)) for given in rewards]
+    counts = [(len(given), sum(map(succeeds, given))) for given in rewards]
     found = {f"avg@{samples}": estimate([successes / count for count, successes in counts])}
     k = 1
     while k <= samples:

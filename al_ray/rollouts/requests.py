@@ -3,6 +3,7 @@ asking twice is asking once."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -14,7 +15,9 @@ from al_ray.types import AttemptStatus, Group, Mode, RetryPolicy, RolloutRequest
 
 TRAINING: Final = "step-"
 EVALUATIONS: Final = "eval/step-"
-"""By which the names of batches begin."""
+"""By which the names of batches begin. A training step's tells how many steps come before it; an
+evaluation's tells how many are done, as the name of a checkpoint's folder does."""
+_OF_A_STEP: Final = re.compile(rf"{TRAINING}([0-9]+)(?:-refill-[0-9]+)?")
 
 
 def evaluation_batch(step: int) -> str:
@@ -26,6 +29,12 @@ def step_batch(step: int, refill: int = 0) -> str:
     """That of the rollouts of a global step, or of one of its refills. By name they are in the order of the
     steps: a step's own, its judges and its refills come before those of the next."""
     return f"{TRAINING}{step:06d}" + (f"-refill-{refill}" if refill else "")
+
+
+def step_of(request: RolloutRequest) -> int | None:
+    """The global step, counted from 0, that asked for the rollout, to learn from it."""
+    found = _OF_A_STEP.fullmatch(request.batch)
+    return None if found is None or request.mode != "train" else int(found[1])
 
 
 def rollout_requests(

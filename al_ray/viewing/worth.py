@@ -8,7 +8,8 @@ from typing import Final
 
 from al_ray.database.listing import Listing
 from al_ray.recipe import Recipe
-from al_ray.run.recorded.worth import Worth, step_of, worth_of_step
+from al_ray.rollouts.requests import step_of
+from al_ray.run.recorded.worth import Worth, worth_of_step
 from al_ray.types import Rollout
 
 _KEPT: Final = 8
@@ -26,7 +27,7 @@ class Worths:
 
     def of(self, rollout: Rollout) -> Worth:
         """That of the calls of ``rollout``, if something was learnt from it."""
-        if (step := step_of(rollout)) is None:
+        if (step := step_of(rollout.request)) is None:
             return Worth(note=f"nothing is learnt from rollouts of mode {rollout.request.mode}")
         with self._lock:
             if step not in self._steps:

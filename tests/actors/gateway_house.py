@@ -66,9 +66,9 @@ class House:
         await self.gateway.admit.remote(engines)
 
     async def attempt(self, mode: Mode = "train", replay: Replay | None = None, group: str = "") -> Attempt:
-        """Of a new rollout, with an id as those of that group have."""
-        name = f"{group}/{next(self.names)}" if group else f"r{next(self.names)}"
-        request = RolloutRequest(name, "b", "g", Task("t", {}), mode, replay=replay)
+        """Of a new rollout, of that group or alone in its own."""
+        name = f"r{next(self.names)}"
+        request = RolloutRequest(name, "b", group or name, Task("t", {}), mode, replay=replay)
         await self.store.enqueue.remote([request])
         while True:  # what others left, to be tried again, comes first
             claim_id = f"claim {next(self.names)} of {request.id}"

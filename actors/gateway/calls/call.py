@@ -20,6 +20,7 @@ from al_ray.types import (
     ChatRequest,
     CompletionRequest,
     ModelRequest,
+    RolloutRequest,
     Sampling,
     Span,
     SpanKind,
@@ -32,6 +33,8 @@ class Call:
 
     id: str
     attempt: Attempt
+    group: str
+    """That of its rollout."""
     agent: str
     """The agent's name, as far as it gave one."""
     model: str
@@ -168,6 +171,6 @@ class Engines(Answerer, Protocol):
         """Let the rollout's engine know of a call that it did not answer, as if it had."""
 
     async def render(
-        self, rollout_id: str, messages: Sequence[Message], tools: Sequence[Message] | None, /
+        self, rollout: RolloutRequest, messages: Sequence[Message], tools: Sequence[Message] | None, /
     ) -> Sequence[int]:
         """The tokens of the prompt that a call with these messages has."""

@@ -74,7 +74,7 @@ class ModelCalls:
     recorder: SpanRecorder
     repeated: RepeatedCalls
     replays: Replays
-    router: Engines
+    engines: Engines
     earlier: EarlierCalls
     hosted: Mapping[str, Answerer]
     _repeats: Recent[tuple[str, int, bytes], int] = field(
@@ -103,7 +103,7 @@ class ModelCalls:
         passed_on = call.hosted and dialect is CHAT_COMPLETIONS  # in which a hosted model is asked
         if asked.left_out and not passed_on:
             await self._tell_left_out(call)
-        answerer: Answerer = self.hosted[call.model] if call.hosted else self.router
+        answerer: Answerer = self.hosted[call.model] if call.hosted else self.engines
         if (recorded := await self.replays.answerer(claim, call)) is not None:
             call, answerer = replace(call, replayed=recorded.span.id), recorded
         if asked.stream:
@@ -168,6 +168,7 @@ class ModelCalls:
         return Call(
             id=f"{dialect.id_prefix}{new_id()}",
             attempt=attempt,
+            group=claim.request.group,
             agent=agent,
             model=model,
             asked=asked,
@@ -212,7 +213,7 @@ class ModelCalls:
         if model in self.hosted:
             raise BadRequestError(f"model: {model} is a hosted model, whose tokens cannot be counted here")
         messages = await self.earlier.conversation(claim.attempt, asked)
-        tokens = await self.router.render(claim.attempt.rollout_id, messages, asked.tools)
+        tokens = await self.engines.render(claim.request, messages, asked.tools)
         return json_response({"input_tokens": len(tokens)})
 
     def _model(self, asked: Asked) -> str:

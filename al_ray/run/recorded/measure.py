@@ -6,7 +6,6 @@ these are kept: the value of a state is that of a policy.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from al_ray.evaluation.measured.credits import Said, Way, own_way, said
 from al_ray.evaluation.measured.values import Recorded
 from al_ray.recipe import Recipe, ReinforcementStage
 from al_ray.recipe.schedule import stage_spans
+from al_ray.rollouts.requests import step_of
 from al_ray.rollouts.search import find
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.reinforcement import Reinforcement
@@ -124,11 +124,11 @@ def _step(
 
 
 def _step_of(rollout: Rollout) -> int:
-    found = re.match(r"step-(\d+)", rollout.request.batch)
-    if found is None:
+    before = step_of(rollout.request)
+    if before is None:
         cure = f"is of {rollout.request.batch}: only rollouts of a step of reinforcement have a credit"
         raise UserError(Problem("--rollout", rollout.id, cure))
-    return int(found[1]) + 1
+    return before + 1
 
 
 def _weights(folder: RunFolder, step: int, other: Path | None) -> tuple[Path | None, str]:

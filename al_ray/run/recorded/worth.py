@@ -6,7 +6,6 @@ That takes torch and all rollouts of the step.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +14,7 @@ from al_ray.errors import UserError
 from al_ray.recipe import OnPolicyDistillationStage, Recipe, ReinforcementStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
+from al_ray.rollouts.requests import step_of
 from al_ray.types import Rollout, Row
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from al_ray.run.folder import RunFolder
     from al_ray.run.stages.grouped import Grouped
 
-_BATCH: Final = re.compile(r"step-([0-9]+)(?:-refill-[0-9]+)?")
-"""Of a step's rollouts, counted from 0 (``al_ray.rollouts.requests.step_batch``)."""
 _LOGGED: Final = "optim/loss"
 
 
@@ -65,15 +63,9 @@ class Worth:
         return {id: call.advantage for id, call in self.calls.items() if call.returned is not None}
 
 
-def step_of(rollout: Rollout) -> int | None:
-    """The step, counted from 0, that asked for the rollout, to learn from it."""
-    batch = _BATCH.fullmatch(rollout.request.batch)
-    return None if batch is None or rollout.request.mode != "train" else int(batch[1])
-
-
 def worth(folder: RunFolder, records: Records, rollout: Rollout) -> Worth:
     """Nothing of a rollout that no step learns from."""
-    if (step := step_of(rollout)) is None:
+    if (step := step_of(rollout.request)) is None:
         return Worth()
     if logged_step(folder, step + 1) is None:
         return Worth(note=f"step {step + 1} has not ended yet")

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from al_ray.actors.gateway.calls.call import Call
 from al_ray.traces.messages import Message
-from al_ray.types import ChatDelta, ChatReply, ModelRequest
+from al_ray.types import ChatDelta, ChatReply, ModelRequest, RolloutRequest
 
 
 class Asked(Protocol):
@@ -47,6 +47,6 @@ class OwnEngine:
         await self.engine.remember(call.request, reply)
 
     async def render(
-        self, rollout_id: str, messages: Sequence[Message], tools: Sequence[Message] | None
+        self, rollout: RolloutRequest, messages: Sequence[Message], tools: Sequence[Message] | None
     ) -> Sequence[int]:
         return await self.engine.render(messages, tools, True)

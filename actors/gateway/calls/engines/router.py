@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ray.exceptions import RayActorError
@@ -22,7 +23,7 @@ from al_ray.actors.line import Line, LineLostError
 from al_ray.actors.recent import Recent
 from al_ray.errors import EngineUnavailableError
 from al_ray.traces.messages import Message
-from al_ray.types import ChatDelta, ChatReply
+from al_ray.types import ChatDelta, ChatReply, RolloutRequest
 
 _REMEMBERED: Final = 20_000
 """Rollouts and groups: far more than are ever under way at once."""
@@ -58,6 +59,18 @@ class _Admitted:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Whose calls have a home."""
+
+    rollout: str
+    group: str
+
+    @classmethod
+    def of(cls, call: Call) -> _Asker:
+        return cls(call.attempt.rollout_id, call.group)
+
+
 class EngineRouter:
     """Sends calls to the engines that ``admit`` was last given."""
 
@@ -80,22 +93,22 @@ class EngineRouter:
 
     async def chat(self, call: Call) -> ChatReply:
         """The answer to a call. One that is cancelled stops its engine's work on it."""
-        return await self._ask(call.attempt.rollout_id, "chat", call.request)
+        return await self._ask(_Asker.of(call), "chat", call.request)
 
     async def remember(self, call: Call, reply: ChatReply) -> None:
         """Let the rollout's engine know of a call that it did not answer, as if it had."""
-        await self._ask(call.attempt.rollout_id, "remember", call.request, reply)
+        await self._ask(_Asker.of(call), "remember", call.request, reply)
 
     async def render(
-        self, rollout_id: str, messages: Sequence[Message], tools: Sequence[Message] | None
+        self, rollout: RolloutRequest, messages: Sequence[Message], tools: Sequence[Message] | None
     ) -> Sequence[int]:
         """The tokens of the prompt that a call with these messages has."""
-        return await self._ask(rollout_id, "render", messages, tools, True)
+        return await self._ask(_Asker(rollout.id, rollout.group), "render", messages, tools, True)
 
-    async def _ask(self, rollout_id: str, method: str, *arguments: Any) -> Any:
+    async def _ask(self, asker: _Asker, method: str, *arguments: Any) -> Any:
         question = Question(arguments[0])
         while True:
-            async with self._engine(rollout_id, question) as engine:
+            async with self._engine(asker, question) as engine:
                 return await engine.ask(method, *arguments)
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
@@ -103,7 +116,7 @@ class EngineRouter:
         question = Question(call.request)
         started = False
         while not started:
-            async with self._engine(call.attempt.rollout_id, question) as engine:
+            async with self._engine(_Asker.of(call), question) as engine:
                 async with aclosing(engine.items("stream", call.request)) as pieces:
                     async for piece in pieces:
                         started = True
@@ -112,11 +125,11 @@ class EngineRouter:
         raise EngineUnavailableError("the engine died in the middle of its answer; ask again")
 
     @asynccontextmanager
-    async def _engine(self, rollout_id: str, question: Question) -> AsyncIterator[Line]:
+    async def _engine(self, asker: _Asker, question: Question) -> AsyncIterator[Line]:
         """The line to an engine; what is raised because that is gone ends here."""
         async with self._deadly.turn(question):
             self._deadly.refuse(question)
-            admitted, line = await self._reach(rollout_id)
+            admitted, line = await self._reach(asker)
             admitted.asked.add(question)
             try:
                 yield line
@@ -126,32 +139,29 @@ class EngineRouter:
             finally:
                 admitted.asked.remove(question)
 
-    async def _reach(self, rollout_id: str) -> tuple[_Admitted, Line]:
+    async def _reach(self, asker: _Asker) -> tuple[_Admitted, Line]:
         """An engine and the line to it."""
         while True:
-            admitted = await self._pick(rollout_id)
+            admitted = await self._pick(asker)
             try:
                 return admitted, await admitted.line()
             except _GONE as error:
                 self._drop(admitted, error)
 
-    async def _pick(self, rollout_id: str) -> _Admitted:
+    async def _pick(self, asker: _Asker) -> _Admitted:
         """The rollout's engine, which knows the tokens of its earlier calls; for the first that of its group,
         which has the task in its cache, unless that has many more calls than another.
         ``benchmarks.routing`` compares."""
         while not self._admitted:
             self.absences.begin()
             await self._any.wait()
-        if (own := self._home(rollout_id)) is not None:
+        if (own := self._home(asker.rollout)) is not None:
             return own
         least = min(self._admitted, key=lambda admitted: len(admitted.asked))
         self._admitted.rotate(-1)  # so that the equally loaded take turns
-        group = rollout_id.rpartition("/")[0]
-        home = self._home(group) or least
-        if group:
-            self._homes[group] = home
+        self._homes[asker.group] = home = self._home(asker.group) or least
         most = 2 * len(least.asked) + _SPARE_CALLS
-        self._homes[rollout_id] = own = home if len(home.asked) <= most else least
+        self._homes[asker.rollout] = own = home if len(home.asked) <= most else least
         return own
 
     def _home(self, name: str) -> _Admitted | None:

@@ -69,7 +69,7 @@ class Replays:
     records: Records
     recorded: Records | None
     recorder: SpanRecorder
-    router: Engines
+    engines: Engines
     _known: Recent[tuple[str, int], _Progress] = field(default_factory=lambda: Recent(ATTEMPTS_REMEMBERED))
 
     async def answerer(self, claim: Claim, call: Call) -> RecordedAnswer | None:
@@ -85,7 +85,7 @@ class Replays:
         if found is not None:
             if call.asked.top_logprobs is None:
                 progress.left.remove(found)
-                return RecordedAnswer(found, self.router)
+                return RecordedAnswer(found, self.engines)
             told = "logprobs: recorded calls are answered without them"
             await self._diverge(call.attempt, progress, found, told)
         may_come_early = progress.sampled or any(_recorded(each, asked) == asked for each in progress.after)
@@ -132,14 +132,14 @@ class RecordedAnswer:
     """Answers one call with what was recorded of ``span``."""
 
     span: Span
-    router: Engines
+    engines: Engines
 
     async def chat(self, call: Call) -> ChatReply:
         """The engine is told, so that the prompt of a call that continues this one begins with the recorded
         tokens."""
         reply = call_span.reply(self.span)
         if not call.hosted:
-            await self.router.remember(call, reply)
+            await self.engines.remember(call, reply)
         return reply
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
