@@ -6,14 +6,13 @@ that was killed goes on without the rollouts that had ended.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from al_ray.data.mixture import SOURCE
 from al_ray.evaluation.estimates import Estimate, paired
-from al_ray.evaluation.scores import Result, Scores, by_key, failures, result_of, scores
+from al_ray.evaluation.scores import Result, Scores, by_key, failures, result_of, scores, task_means
 from al_ray.recipe import Recipe
 from al_ray.rollouts.outcome import Outcome
 from al_ray.rollouts.requests import evaluation_batch, rollout_requests
@@ -52,18 +51,14 @@ class Evaluation:
     @property
     def by_task(self) -> Mapping[str, float]:
         """The mean of the primary metric of each task that has one, by the task's id."""
-        found: dict[str, list[float]] = {}
-        for result in self.results:
-            if self.primary in result.rewards:
-                found.setdefault(result.task.id, []).append(result.rewards[self.primary])
-        return {task: statistics.fmean(values) for task, values in found.items()}
+        return task_means(self.results, self.primary)
 
-    def gain(self, before: Evaluation) -> Estimate | None:
-        """The mean difference from an earlier evaluation, over the tasks that have a score in both; None if
-        none has."""
-        earlier, later = before.by_task, self.by_task
-        both = [task for task in earlier if task in later]
-        return paired([earlier[task] for task in both], [later[task] for task in both]) if both else None
+    def gain(self, before: Mapping[str, float]) -> Estimate | None:
+        """The mean difference from an earlier evaluation's ``by_task``, over the tasks that have a score in
+        both; None if none has."""
+        now = self.by_task
+        both = [task for task in before if task in now]
+        return paired([before[task] for task in both], [now[task] for task in both]) if both else None
 
     @property
     def health(self) -> Mapping[str, float]:

@@ -16,8 +16,9 @@ from typing import Final
 
 from ray.exceptions import RayError
 
+from al_ray.actors.keepers import Keepers
 from al_ray.errors import AlRayError, LearnerLostError
-from al_ray.evaluation.evaluate import Evaluation, evaluate
+from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import (
     StageSpan,
@@ -49,7 +50,8 @@ _LEAVE_SECONDS: Final = 120.0
 
 @dataclass(slots=True)
 class Run:
-    """A run under way. Steps are global, counted over all stages."""
+    """A run under way. Steps are global, counted over all stages: the one that is made has the number of
+    those before it, from 0; what is told, saved and evaluated has the number of those that are done."""
 
     recipe: Recipe
     folder: RunFolder
@@ -68,19 +70,23 @@ class Run:
     """The update under way."""
     _steady: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while weights change or are written."""
+    _keepers: Keepers = field(default_factory=Keepers)
+    """Of the ear for Ray's notice."""
+    _evaluated_last: tuple[int, Mapping[str, float]] | None = None
+    """After how many steps, and the mean of each task."""
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
         ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt. Whoever
         interrupts it waits for a checkpoint of the steps that are done."""
-        heeding = asyncio.create_task(heed(self.policy, self._save_what_is_done, self.console))
+        self._keepers.start([heed(self.policy, self._save_what_is_done, self.console)])
         try:
             await self._train()
         except (asyncio.CancelledError, KeyboardInterrupt):
             await self._leave()
             raise
         finally:
-            heeding.cancel()
+            await self._keepers.stop()
 
     async def _train(self) -> None:
         done, lost = await self._restore(), 0
@@ -126,18 +132,17 @@ class Run:
         """Load the last checkpoint, if there is one; returns the steps that it holds. What later steps and
         evaluations asked for and has not ended is taken back before engines answer with older weights than it
         may have."""
-        steps = self.folder.checkpoints()
-        done = steps[-1] if steps else 0
+        done = max(self.folder.checkpoints(), default=0)
         await self.agents.withdraw(first_not_due(self.recipe, done), done + 1)
-        if not steps:
+        if not done:
             return 0
-        await self.policy.load(self.folder.checkpoint(steps[-1]))
-        self.console.note(f"resumed after step {steps[-1]}")
+        await self.policy.load(self.folder.checkpoint(done))
+        self.console.note(f"resumed after step {done}")
         for line in jsonl_sink.read(self.folder.path):
             self.health.entropy_fall(line)
         for step, values in self._evaluated().items():
             self._show_evaluation(step, values)
-        return steps[-1]
+        return done
 
     async def _run_stage(self, span: StageSpan, done: int) -> None:
         """What is left of a stage when ``done`` steps of the run are done."""
@@ -160,6 +165,8 @@ class Run:
 
     async def _step(self, span: StageSpan, stage: Stage, step: int) -> None:
         """Weights for the engines, a batch, its update."""
+        if error := self._keepers.failure():
+            raise error
         started = time.perf_counter()
         if stage.needs_served_weights:
             self.console.phase("weights")
@@ -235,7 +242,8 @@ class Run:
             lambda done, total: self.console.phase(phase, done, total),
         )
         taken = time.perf_counter() - started
-        values = evaluation_values(found, taken, await self._evaluation_before(step))
+        values = evaluation_values(found, taken, await self._means_before(step))
+        self._evaluated_last = step, found.by_task
         self.metrics.log(step, values)
         self._show_evaluation(step, values)
         run = self.folder.path
@@ -244,14 +252,18 @@ class Run:
         for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
             self.console.warning(f"evaluation, {name}: {warning}")
 
-    async def _evaluation_before(self, step: int) -> Evaluation | None:
-        """Asked for once more, which is to read it."""
+    async def _means_before(self, step: int) -> Mapping[str, float] | None:
+        """Of each task in the evaluation before. One that this process has not made is asked for once more,
+        which is to read it."""
         earlier = max((each for each in self._evaluated() if each < step), default=None)
         if earlier is None:
             return None
-        return await evaluate(
+        if self._evaluated_last is not None and self._evaluated_last[0] == earlier:
+            return self._evaluated_last[1]
+        found = await evaluate(
             self.recipe, self.agents, self.held_out_tasks, earlier, lambda done, total: None
         )
+        return found.by_task
 
     async def _evaluate_if_missing(self, step: int) -> None:
         """At the start, and where a run stopped between a checkpoint and its evaluation."""

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from al_ray.machines.placement import draining, time_left
+from al_ray.machines.placement import time_left
 from al_ray.reports.console import Console
 from al_ray.run.policy import Policy
 
-_LOOK_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 1.0
+"""At what the policy knows, which asks Ray."""
 
 
 async def heed(policy: Policy, save: Callable[[], Awaitable[None]], console: Console) -> None:
@@ -19,7 +20,7 @@ async def heed(policy: Policy, save: Callable[[], Awaitable[None]], console: Con
     told: set[str] = set()
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        if not (going := await asyncio.to_thread(draining)):
+        if not (going := policy.going):
             continue
         concerned = {node: who for node, who in (await policy.homes()).items() if node in going}
         for node in concerned.keys() - told:

@@ -7,13 +7,14 @@ the two stands a number, the policy version: ``update`` raises the learners', ``
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from al_ray.actors.engine.pool import ANSWER_SECONDS, EnginePool
 from al_ray.actors.gateway.pool import GatewayPool
@@ -42,6 +43,8 @@ _WATCH_SECONDS: Final = 2.0
 _RENDERINGS: Final = 5
 """Engines that are asked to render a conversation, one after the loss of the other."""
 
+_log = logging.getLogger(__name__)
+
 
 class Policy:
     """``engines`` are running, and answer through ``gateways`` from the first ``serve`` on: a run that goes
@@ -65,6 +68,7 @@ class Policy:
         """The learners hold what the run goes on with."""
         self._met: Sequence[ActorHandle] = ()
         """The engines that learners know how to send weights to."""
+        self._going: Mapping[str, float] = {}
         self._keepers = Keepers()
 
     @property
@@ -91,6 +95,11 @@ class Policy:
     def between_steps(self) -> bool:
         """Whether the learners are as the last update left them."""
         return not self._mid_step
+
+    @property
+    def going(self) -> Mapping[str, float]:
+        """The nodes that Ray is to take away, each with the time of its end, as it was last told."""
+        return self._going
 
     async def homes(self) -> Mapping[str, str]:
         """The nodes without which a run goes back to its last checkpoint: who is there, by Ray's ids."""
@@ -182,7 +191,7 @@ class Policy:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             learners, engines = self._learners, self._engines
-            engines.spare(await asyncio.to_thread(draining))
+            engines.spare(await self._look())
             if learners is not None and learners.pushes_weights:
                 async with self._transferring:
                     if engines.unserved() and self._settled and self._learner_lost is None:
@@ -193,6 +202,14 @@ class Policy:
             # Also without a new one: the gateway drops an engine that failed a call but lives.
             await self._admit()
             await engines.retire()
+
+    async def _look(self) -> Mapping[str, float]:
+        """What ``going`` is from now on; if Ray does not answer, what it was."""
+        try:
+            self._going = await asyncio.to_thread(draining)
+        except RayError as error:
+            _log.warning("Ray does not tell which nodes it takes away; it is asked again: %s", error)
+        return self._going
 
     async def _transfer(self, learners: LearnerGroup) -> None:
         """Give the engines what the learners hold, under its number."""

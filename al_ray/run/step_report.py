@@ -35,10 +35,10 @@ def step_values(
 
 
 def evaluation_values(
-    found: Evaluation, seconds: float, before: Evaluation | None = None
+    found: Evaluation, seconds: float, before: Mapping[str, float] | None = None
 ) -> dict[str, float]:
     """What is logged of an evaluation: every metric by its name, the primary as the accuracy, and what was
-    gained since the one before."""
+    gained since the one before, whose tasks' means are given."""
     named = {f"eval/{name}": each.value for name, each in found.scores.items() if name != found.primary}
     primary = found.scores.get(found.primary)
     sources = found.by.get(SOURCE, {})

@@ -7,20 +7,24 @@ import io
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 
 from al_ray.errors import LearnerLostError
+from al_ray.evaluation.evaluate import summary
+from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan
 from al_ray.reports.console import Console
 from al_ray.reports.health import Health
 from al_ray.reports.jsonl_sink import JsonlSink
+from al_ray.rollouts.outcome import Outcome
 from al_ray.run.driver import Run
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.stage import Stage
+from al_ray.types import Task, Trajectory
 
 RECIPE = Recipe.model_validate(
     {
@@ -213,3 +217,55 @@ async def test_when_a_node_is_to_go_what_whole_steps_have_learnt_is_written_once
         run._done = 2
     await saving
     assert saved == [1, 2]
+
+
+def test_a_run_that_cannot_hear_of_nodes_that_are_to_go_ends_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At its next step: nobody would be told otherwise that no checkpoint is written for them."""
+
+    async def heed(*_: Any) -> None:
+        raise OSError("cannot be heard")
+
+    async def nothing(*_: Any) -> int:
+        await asyncio.sleep(0)
+        return 0
+
+    monkeypatch.setattr("al_ray.run.driver.heed", heed)
+    for name in ("_restore", "_enter", "_evaluate_if_missing"):
+        monkeypatch.setattr(Run, name, nothing)
+    none: Any = None
+    run = Run(RECIPE, none, none, none, none, none, (), (), Health(RECIPE.health, Path("run")))
+    with pytest.raises(OSError, match="cannot be heard"):
+        asyncio.run(run.train())
+
+
+async def test_an_evaluation_that_this_process_has_made_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run that goes on has made before is, once."""
+    asked: list[int] = []
+
+    async def evaluated(recipe: Recipe, agents: Any, tasks: Any, step: int, progress: Any) -> Any:
+        asked.append(step)
+        task = Task("t", {})
+        episode = Trajectory("r", "g", task.id, (), step / 10, rewards={"reward": step / 10})
+        return summary(recipe, [Result(task, "g", episode, Outcome("r"))])
+
+    async def serve() -> None:
+        pass
+
+    monkeypatch.setattr("al_ray.run.driver.evaluate", evaluated)
+    told = {"step": 2, "eval/accuracy": 0.2, "eval/stderr": 0.0, "eval/tasks": 1, "time/evaluation": 1.0}
+    sink = JsonlSink(tmp_path, None)
+    sink.log(2, told)
+    policy: Any = SimpleNamespace(serve=serve)
+    nothing: Any = None
+    console, health = Console(io.StringIO()), Health(RECIPE.health, tmp_path)
+    run = Run(RECIPE, RunFolder(tmp_path), nothing, policy, nothing, console, (), (), health)
+    run.metrics = cast(Any, sink)
+    await run._evaluate(4)
+    await run._evaluate(6)
+    sink.close(ok=True)
+    assert asked == [4, 2, 6]
+    assert [run._evaluated()[step]["eval/gain"] for step in (4, 6)] == pytest.approx([0.2, 0.2])

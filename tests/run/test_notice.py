@@ -20,7 +20,6 @@ async def test_a_node_that_the_run_lives_on_is_told_once_and_saved_for_while_it_
 ) -> None:
     """Of others nothing is said: their engines leave by themselves."""
     going = {"of engines": time.time() + 100}
-    monkeypatch.setattr("al_ray.run.notice.draining", lambda: going)
     monkeypatch.setattr("al_ray.run.notice._LOOK_SECONDS", 0.001)
     asked = saved = 0
 
@@ -40,7 +39,7 @@ async def test_a_node_that_the_run_lives_on_is_told_once_and_saved_for_while_it_
                 await asyncio.sleep(0.001)
 
     told = io.StringIO()
-    policy: Any = SimpleNamespace(homes=homes)
+    policy: Any = SimpleNamespace(going=going, homes=homes)
     heeding = asyncio.create_task(heed(policy, save, Console(told)))
     await times(3, lambda: asked)
     assert saved == 0 and told.getvalue() == ""

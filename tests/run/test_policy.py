@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from al_ray.run.policy import Policy
 
@@ -47,6 +48,9 @@ class Parts:
     def connect_engines(self, engines: list[str], width: int) -> None:
         self.met = list(engines)
         self.asked.append(f"meet {engines}")
+
+    def failure(self) -> None:
+        """They are kept alive."""
 
     def admitted(self) -> list[str]:
         return [] if self.leaving else ["engine"]
@@ -145,4 +149,33 @@ async def test_an_engine_that_joins_is_sent_what_the_learners_hold_under_its_num
         parts.there, parts.version = there, parts.version + 1
         await policy.serve()
         assert parts.asked[-3:] == [f"meet {there}", f"load weights {parts.version}", "admit ['engine']"]
+    await policy.stop()
+
+
+async def test_what_ray_does_not_tell_for_a_while_is_as_it_was_told_last(
+    draining: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its GCS may be restarted: that ends no run, and what is to go has not come back."""
+    parts: Any = Parts(0)
+    policy = Policy(parts, parts, parts)
+    await policy.start()
+    await policy.serve()
+    draining["node"] = math.inf
+    await asked_of(parts, "retire")
+    refused = 0
+
+    def away() -> dict[str, float]:
+        nonlocal refused
+        refused += 1
+        raise RaySystemError("Ray's GCS does not answer")
+
+    monkeypatch.setattr("al_ray.run.policy.draining", away)
+    async with asyncio.timeout(20):
+        while refused < 3:
+            await asyncio.sleep(0.001)
+    assert policy.failure() is None and dict(policy.going) == {"node": math.inf}
+    monkeypatch.setattr("al_ray.run.policy.draining", dict)
+    async with asyncio.timeout(20):
+        while policy.going:
+            await asyncio.sleep(0.001)
     await policy.stop()

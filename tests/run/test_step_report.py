@@ -55,7 +55,7 @@ def test_an_evaluation_is_logged_with_every_score_and_its_failures() -> None:
         Result(task, "g", None, Outcome("s", AgentError("timed_out"), called=False)),
     ]
     found = Evaluation("reward", 1, results, scores, {}, {"ValueError": 2, "timed_out": 1})
-    values = evaluation_values(found, 9.0, found)
+    values = evaluation_values(found, 9.0, found.by_task)
     assert unlisted(values) == [] and missing(EVALUATION, values) == set()
     assert (values["eval/accuracy"], values["eval/em"], values["eval/failed"]) == (0.5, 0.5, 3)
     assert (values["eval/tasks"], values["time/evaluation"]) == (2, 9.0)
@@ -82,10 +82,10 @@ def test_what_was_gained_is_of_the_tasks_that_have_a_score_in_both_evaluations()
 
     before = evaluated({"a": [0.0, 1.0], "b": [1.0, 1.0], "c": [None], "d": [0.0]})
     after = evaluated({"a": [1.0, 1.0], "b": [0.0, 1.0], "c": [1.0], "e": [1.0], "f": [0.5]})
-    gain = after.gain(before)
+    gain = after.gain(before.by_task)
     assert gain is not None and (gain.value, gain.tasks) == (0.0, 2)
-    assert evaluation_values(after, 9.0, before)["eval/gain"] == 0.0
-    assert after.gain(evaluated({"z": [1.0]})) is None
+    assert evaluation_values(after, 9.0, before.by_task)["eval/gain"] == 0.0
+    assert after.gain({"z": 1.0}) is None
     assert "eval/gain" not in evaluation_values(after, 9.0)
 
 
