@@ -38,7 +38,7 @@ class Distillation(Grouped):
 
     def learnt(self, groups: Sequence[Group]) -> Learnt:
         """As far as can be told without the teacher: the rows have the advantages of their rewards."""
-        readable, comparable = self.comparable(groups)
+        readable, comparable = self.sieved(groups)
         chosen = self.algorithm
         return Learnt(readable, comparable, comparable, chosen.rows(comparable), chosen.loss)
 

@@ -189,7 +189,7 @@ class Grouped(ABC):
         asked = await self.ask(step, agents)
         groups = list(await asked.groups(progress))
         for refill in range(1, 1 + self.refills):
-            missing = self.settings.groups_per_step - len(self.teaching(self.comparable(groups)[1]))
+            missing = self.settings.groups_per_step - len(self.teaching(self.sieved(groups)[1]))
             if missing == 0:
                 break
             requests = self.requests(step, refill, asked.tries)[: missing * self.settings.group_size]
@@ -263,7 +263,7 @@ class Grouped(ABC):
             **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, learnt.loss.trains),
         }
 
-    def comparable(self, groups: Sequence[Group]) -> tuple[Groups, Groups]:
+    def sieved(self, groups: Sequence[Group]) -> tuple[Groups, Groups]:
         """The episodes of each group that can be read, and the groups that can be compared.
 
         Failed rollouts are left out before anything is compared, and counted, unless the recipe says what

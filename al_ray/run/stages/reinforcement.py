@@ -61,7 +61,7 @@ class Reinforcement(Grouped):
 
     def learnt(self, groups: Sequence[Group]) -> Learnt:
         """Where learners must measure calls, advantages are as if they had found nothing."""
-        readable, comparable = self.comparable(groups)
+        readable, comparable = self.sieved(groups)
         kept = self.teaching(comparable) if self.refills else comparable
         chosen = self.algorithm
         why = "dropped: its group teaches nothing and was replaced"

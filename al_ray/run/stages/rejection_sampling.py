@@ -28,7 +28,7 @@ class RejectionSampling(Grouped):
         return [group for group in kept if group][: self.settings.groups_per_step]
 
     def learnt(self, groups: Sequence[Group]) -> Learnt:
-        readable, comparable = self.comparable(groups)
+        readable, comparable = self.sieved(groups)
         kept = self.teaching(comparable)
         imitation = self.algorithm
         rewards = [episode.reward - episode.intermediate for group in kept for episode in group]
