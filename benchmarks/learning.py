@@ -41,8 +41,8 @@ from al_ray.errors import UserError
 from al_ray.evaluation.comparison import task_scores
 from al_ray.recipe import Recipe, loading
 from al_ray.reports import jsonl_sink
+from al_ray.rollouts.reading.search import READ, every
 from al_ray.rollouts.requests import EVALUATIONS, evaluation_batch
-from al_ray.rollouts.search import READ, every
 from al_ray.run.folder import RunFolder
 from al_ray.types import SpanKind
 from benchmarks import learning_report

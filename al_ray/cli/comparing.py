@@ -18,9 +18,9 @@ from al_ray.evaluation.comparison import Comparison, Pair, TaskScores, compared,
 from al_ray.evaluation.estimates import Estimate
 from al_ray.recipe import loading
 from al_ray.reports.console import terminal
-from al_ray.rollouts.diverging import Parting, parting
-from al_ray.rollouts.search import READ, every
-from al_ray.rollouts.terminal import told_lines
+from al_ray.rollouts.reading.diverging import Parting, parting
+from al_ray.rollouts.reading.search import READ, every
+from al_ray.rollouts.reading.terminal import told_lines
 from al_ray.run.ended.evaluated import Evaluated, evaluated
 from al_ray.run.ended.listing import listing
 from al_ray.types import Rollout, SpanKind

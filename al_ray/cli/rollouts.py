@@ -16,9 +16,9 @@ from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.reports.console import terminal
 from al_ray.rollouts.exporting.row import rollout_row
-from al_ray.rollouts.search import Order, Search, ended, find, last
-from al_ray.rollouts.story import Told, story
-from al_ray.rollouts.terminal import rollout_line, rollouts_table, show
+from al_ray.rollouts.reading.search import Order, Search, ended, find, last
+from al_ray.rollouts.reading.story import Told, story
+from al_ray.rollouts.reading.terminal import rollout_line, rollouts_table, show
 from al_ray.run.folder import RunFolder
 from al_ray.run.recorded.worth import worth
 from al_ray.types import Mode, RolloutStatus

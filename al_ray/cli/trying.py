@@ -20,7 +20,7 @@ from al_ray.database.backends import sqlite_url
 from al_ray.errors import RewardError, ToldError, UserError, is_library
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
-from al_ray.rollouts.terminal import show
+from al_ray.rollouts.reading.terminal import show
 from al_ray.types import AttemptStatus
 
 _KEPT = ("PYTHONBREAKPOINT",)

@@ -16,7 +16,7 @@ import wandb
 
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import Recipe, loading
-from al_ray.rollouts.conversation import transcript
+from al_ray.rollouts.reading.conversation import transcript
 from al_ray.rollouts.rewards import rewards
 from al_ray.types import Rollout, SpanKind
 

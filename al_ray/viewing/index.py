@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from al_ray.database.listing import Brief, Listing
-from al_ray.rollouts.search import Order
+from al_ray.rollouts.reading.search import Order
 from al_ray.traces.reward_span import rewards_of
 from al_ray.types import Mode, RolloutStatus, Span
 

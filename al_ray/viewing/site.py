@@ -18,7 +18,7 @@ import jinja2
 
 from al_ray.database.judged import judge_batch
 from al_ray.errors import Problem, UserError
-from al_ray.rollouts.search import Order
+from al_ray.rollouts.reading.search import Order
 from al_ray.types import Mode, Rollout, RolloutStatus
 from al_ray.viewing import charts
 from al_ray.viewing.beside import beside

@@ -1,4 +1,4 @@
-"""One rollout as a page tells it: ``al_ray.rollouts.story``, with its times, tokens and lineage."""
+"""One rollout as a page tells it: ``al_ray.rollouts.reading.story``, with its times, tokens and lineage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Final
 from al_ray.errors import UnreadableError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.agent_error import folded
-from al_ray.rollouts.conversation import as_text, content_text
+from al_ray.rollouts.reading.conversation import as_text, content_text
+from al_ray.rollouts.reading.story import Told, ToldAnswer, ToldCall, ToldEvent, ToldReward, story
 from al_ray.rollouts.rewards import rewards
-from al_ray.rollouts.story import Told, ToldAnswer, ToldCall, ToldEvent, ToldReward, story
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import call_span, messages, semconv
 from al_ray.traces.messages import Message

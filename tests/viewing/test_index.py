@@ -9,7 +9,7 @@ import pytest
 
 from al_ray.database.listing import Listing
 from al_ray.database.writer import Ask, Database
-from al_ray.rollouts.search import Order
+from al_ray.rollouts.reading.search import Order
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, RolloutStatus, Span, SpanKind
 from al_ray.viewing import index as index_module

@@ -20,8 +20,8 @@ from al_ray.errors import UnreadableError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.exporting.dialogues import dialogues, preference
 from al_ray.rollouts.exporting.row import head, json_text, rollout_row
+from al_ray.rollouts.reading.search import Search, every, matching
 from al_ray.rollouts.rewards import rewards
-from al_ray.rollouts.search import Search, every, matching
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import JSON, Signals
 

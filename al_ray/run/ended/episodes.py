@@ -19,7 +19,7 @@ from al_ray.rollouts.exporting.files import write_parquet
 from al_ray.rollouts.exporting.row import head
 from al_ray.rollouts.exporting.steps import COLUMNS, Did, steps
 from al_ray.rollouts.exporting.tables import Export, Row
-from al_ray.rollouts.search import matching
+from al_ray.rollouts.reading.search import matching
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import Rollout
 

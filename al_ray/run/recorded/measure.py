@@ -18,8 +18,8 @@ from al_ray.evaluation.measured.credits import Said, Way, own_way, said
 from al_ray.evaluation.measured.values import Recorded
 from al_ray.recipe import Recipe, ReinforcementStage
 from al_ray.recipe.schedule import stage_spans
+from al_ray.rollouts.reading.search import find
 from al_ray.rollouts.requests import step_of
-from al_ray.rollouts.search import find
 from al_ray.run.folder import RunFolder
 from al_ray.run.stages.reinforcement import Reinforcement
 from al_ray.types import Rollout, Trajectory

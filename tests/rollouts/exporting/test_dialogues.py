@@ -15,7 +15,7 @@ from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.exporting.dialogues import dialogues, preference
 from al_ray.rollouts.exporting.files import export
 from al_ray.rollouts.exporting.tables import Export
-from al_ray.rollouts.search import Search
+from al_ray.rollouts.reading.search import Search
 from al_ray.traces import semconv
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.recorded import record_samples

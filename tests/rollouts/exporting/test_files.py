@@ -21,7 +21,7 @@ from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.exporting import tables
 from al_ray.rollouts.exporting.files import export
 from al_ray.rollouts.exporting.tables import Export
-from al_ray.rollouts.search import Search
+from al_ray.rollouts.reading.search import Search
 from al_ray.traces import semconv
 from al_ray.types import RolloutRequest, Span, SpanKind, Task
 from tests.recorded import record

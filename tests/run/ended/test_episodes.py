@@ -16,7 +16,7 @@ from al_ray.errors import UserError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.exporting.steps import COLUMNS, Did
 from al_ray.rollouts.exporting.tables import Export
-from al_ray.rollouts.search import Search
+from al_ray.rollouts.reading.search import Search
 from al_ray.run.ended.episodes import export_episodes
 from tests.recorded import record
 

@@ -8,7 +8,7 @@ import pytest
 
 from al_ray.database.writer import Database
 from al_ray.recipe import loading
-from al_ray.rollouts.search import find
+from al_ray.rollouts.reading.search import find
 from al_ray.run.folder import RunFolder
 from al_ray.run.recorded.worth import Worth, worth
 from tests import quiz

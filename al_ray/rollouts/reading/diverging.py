@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
-from al_ray.rollouts.story import ToldCall, story
+from al_ray.rollouts.reading.story import ToldCall, story
 from al_ray.traces.messages import Message, answers, sent, without_ids
 from al_ray.traces.nesting import Nesting
 from al_ray.types import Rollout, Span

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from al_ray.rollouts.diverging import parting
+from al_ray.rollouts.reading.diverging import parting
 from al_ray.traces import semconv
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 

@@ -14,8 +14,8 @@ from al_ray.database.query import Query
 from al_ray.database.writer import Ask, Database
 from al_ray.errors import UserError
 from al_ray.reports.console import terminal
-from al_ray.rollouts import conversation, search
-from al_ray.rollouts import terminal as rollout_view
+from al_ray.rollouts.reading import conversation, search
+from al_ray.rollouts.reading import terminal as rollout_view
 from al_ray.traces import semconv
 from al_ray.types import (
     JSON,

@@ -10,8 +10,8 @@ import pytest
 
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
-from al_ray.rollouts import search
-from al_ray.rollouts.search import Order, Search
+from al_ray.rollouts.reading import search
+from al_ray.rollouts.reading.search import Order, Search
 from al_ray.types import Rollout, RolloutStatus
 from tests.recorded import record
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_ray.rollouts.story import ToldCall, ToldEvent, ToldReward, story
+from al_ray.rollouts.reading.story import ToldCall, ToldEvent, ToldReward, story
 from al_ray.traces import semconv
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 

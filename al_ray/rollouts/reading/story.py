@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from al_ray.rollouts.conversation import fresh_messages
+from al_ray.rollouts.reading.conversation import fresh_messages
 from al_ray.rollouts.signals import signals
 from al_ray.traces import call_span, semconv
 from al_ray.traces.messages import Message, sent

@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from al_ray.rollouts.agent_error import folded
-from al_ray.rollouts.conversation import as_text, body
+from al_ray.rollouts.reading.conversation import as_text, body
+from al_ray.rollouts.reading.search import seconds
+from al_ray.rollouts.reading.story import Told, ToldAnswer, ToldCall, ToldEvent, ToldReward, story
 from al_ray.rollouts.rewards import rewards
-from al_ray.rollouts.search import seconds
-from al_ray.rollouts.story import Told, ToldAnswer, ToldCall, ToldEvent, ToldReward, story
 from al_ray.traces.messages import Message
 from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus
 
