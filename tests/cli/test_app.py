@@ -87,7 +87,8 @@ def test_what_starts_nothing_imports_nothing_heavy(folder: Path, arguments: list
 
 def test_an_evaluation_imports_no_torch_of_its_own() -> None:
     """What answers may be a server; else torch is the engine's. It takes a second of computing."""
-    parts = ("cli.evaluating", "evaluation.evaluate", "evaluation.report", "run.start", "run.step_report")
+    evaluation = ("evaluation.evaluate", "evaluation.report")
+    parts = ("cli.evaluating", *evaluation, "run.launch.start", "run.step_report")
     imports = f"import sys, {', '.join(f'al_ray.{part}' for part in parts)}; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", imports], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True

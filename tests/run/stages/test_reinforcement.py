@@ -354,7 +354,8 @@ def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_base
     results = [
         result_of(each, RECIPE.transitions, "model") for group in unrewarded for each in group.rollouts
     ]
-    evaluated = summary(RECIPE, [replace(r, group=str(i)) for i, r in enumerate(results)])
+    of_tasks = [replace(r, task=replace(r.task, id=str(i))) for i, r in enumerate(results)]
+    evaluated = summary(RECIPE, of_tasks)
     assert (evaluated.scores["reward"].value, evaluated.scores["reward"].tasks) == (0.5, 2)
     assert evaluated.failed == {"no reward 'reward'": 1}
 
