@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ray._raylet import GcsClient
@@ -13,6 +13,8 @@ from ray.core.generated import autoscaler_pb2
 from tests.processes import Command
 
 RAY = "ray.scripts.scripts"
+_TRIES = 5
+"""On a busy machine: Ray itself gives a node up whose agent is not there after 15 s."""
 
 
 def alive(address: str) -> set[str]:
@@ -25,9 +27,15 @@ def alive(address: str) -> set[str]:
 def joined(address: str, folder: Path, cpus: int) -> Iterator[tuple[str, Command]]:
     """A node with so many cores, from now on, by its id, and the command that it is. It is killed in the end,
     which the cluster knows afterwards."""
-    before = alive(address)
-    with _starting(address, folder, cpus) as command:
-        command.wait_until(lambda: bool(alive(address) - before))
+    with ExitStack() as stack:
+        for _ in range(_TRIES):
+            before = alive(address)
+            command = stack.enter_context(_starting(address, folder, cpus))
+            try:
+                command.wait_until(lambda: bool(alive(address) - before))  # noqa: B023
+                break
+            except AssertionError:
+                stack.close()
         [node] = alive(address) - before
         yield node, command
     deadline = time.monotonic() + 120
