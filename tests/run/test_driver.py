@@ -83,7 +83,6 @@ def killed(place: Place) -> Sequence[Rollout]:
         command.kill()
         command.wait()
         command.wait_until_nothing_is_left()
-    (place.path / "hurry").touch()
     return [rollout for rollout in place.rollouts() if rollout.status.ended]
 
 
@@ -97,6 +96,7 @@ def finished(place: Place, killed: Sequence[Rollout]) -> str:
         os.kill(learner, signal.SIGKILL)
         code, told = run(["al_ray", "train", "toy.yaml", "--resume"], place.path)
         assert (code, "another process has this run under way" in told) == (2, True), told
+        (place.path / "hurry").touch()
         assert command.wait() == 0, command.output
         command.wait_until_nothing_is_left(0)
         return command.output
