@@ -132,14 +132,17 @@ class Chaos:
                 continue
             self.faults.append(fault)
             if part == "driver":
-                Thread(target=self._watch_resumed, args=(fault, begun, ended), daemon=True).start()
+                Thread(target=self._watch_resumed, args=(training, fault, begun), daemon=True).start()
                 return True
             self._watch(training, fault, begun, ended, found)
             self._tell(fault)
         return False
 
-    def _watch_resumed(self, fault: Fault, begun: float, ended: int) -> None:
+    def _watch_resumed(self, killed: Command, fault: Fault, begun: float) -> None:
         """Until the run that goes on has a further rollout; it is disturbed before."""
+        while killed.alive():  # what the killed one leaves may still end some
+            time.sleep(0.2)
+        ended = _ended(self.run)
         while fault.onward is None and time.monotonic() < begun + 3600:
             time.sleep(0.2)
             if _ended(self.run) > ended:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -58,8 +59,9 @@ _Answer = TypeVar("_Answer")
 
 _LOOK_SECONDS: Final = 0.5
 """After which it is seen, at the latest, that vLLM's core has died."""
-_KILLED: Final = f": -{signal.SIGKILL.value}"
-"""In what vLLM tells of processes that ended as it started: the exit code of one that was killed."""
+_KILLED: Final = re.compile(rf"Failed core proc\(s\): \{{(\}}|.*: -{signal.SIGKILL.value}\b)")
+"""In what vLLM tells of processes that ended as it started: the exit code of one that was killed, or none,
+where it looked too early."""
 _MAX_STOPS: Final = 64
 _MAX_STOP_LENGTH: Final = 2**13
 
@@ -90,13 +92,13 @@ class Engine(OnLine):
 
     async def start(self) -> None:
         """Loads the model; returns when the engine can answer. Raises ``EngineUnavailableError`` where vLLM's
-        core was killed meanwhile."""
+        core was killed meanwhile, for all that is known."""
         try:
             await asyncio.to_thread(self._start)
         except RuntimeError as error:
-            if _KILLED not in str(error):
+            if _KILLED.search(str(error)) is None:
                 raise
-            raise EngineUnavailableError(f"killed while the engine started: {error}") from error
+            raise EngineUnavailableError(f"ended while the engine started: {error}") from error
         await self._llm.update_weight_version(str(self._version))
         for policy, folder in self._spec.adapters.items():
             await self._adapt(policy, Path(folder))

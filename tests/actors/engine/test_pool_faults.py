@@ -213,7 +213,7 @@ async def test_the_first_engines_that_are_lost_as_they_start_are_followed_by_oth
     faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dead or stopped; also more of them than one."""
-    monkeypatch.setattr("al_ray.actors.engine.pool._STARTING_SECONDS", 5.0)
+    monkeypatch.setattr("al_ray.actors.engine.pool._STARTING_SECONDS", 20.0)
     (faults / "start.1.dies").touch()
     (faults / "start.2.dies").touch()
     (faults / "start.is_stopped").touch()
