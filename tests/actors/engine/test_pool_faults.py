@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError
+from al_ray.machines import cluster
 from al_ray.machines.placement import SharedSeat
 from tests.actors.engine.faulty import FaultyEngine
 from tests.actors.engine_inputs import engine_spec
@@ -51,6 +52,7 @@ async def pool(faults: Path, ray_cluster: None) -> AsyncIterator[EnginePool]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("al_ray.actors.engine.pool._PROBE_SECONDS", 0.1)
     monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 3)
+    monkeypatch.setattr("al_ray.actors.engine.pool._VERDICT_SECONDS", 1.0)
 
 
 def next_update(pool: EnginePool) -> WeightUpdate:
@@ -156,6 +158,31 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
             EngineUnavailableError, match="4 engines died since policy version 1 was admitted"
         ):
             await pool.update(WeightUpdate(1, path="nowhere"))
+    await pool.shutdown()
+
+
+async def test_engines_of_a_node_that_ray_misses_later_than_them_end_nothing(
+    faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was cut off. Here they are stopped, and their node is said to be gone when all have been missed."""
+    monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 1)
+    pool = pool_of(2, faults)
+    await pool.start()
+    before, nodes, missed = await processes(pool), cluster.node_ids(), []
+
+    def as_far_as_ray_knows() -> set[str]:
+        missed.append(len(pool._lost))
+        return nodes if missed[-1] < 2 else set()
+
+    monkeypatch.setattr("al_ray.machines.cluster.node_ids", as_far_as_ray_knows)
+    for engine in range(2):
+        (faults / f"ping.{engine}.is_stopped").touch()
+    await lost(pool, before, 2)
+    async with asyncio.timeout(60):
+        while len(pool.admitted()) < 2:
+            assert pool.failure() is None
+            await asyncio.sleep(0.05)
+    assert 2 in missed and pool._lost == []
     await pool.shutdown()
 
 
