@@ -54,6 +54,8 @@ _ROOM_SECONDS: Final = 1.0
 """Between two looks for room."""
 _EXTRA_SECONDS: Final = 30.0
 """After which one that nobody waits for is tried again."""
+_VERDICT_SECONDS: Final = 20.0
+"""By which Ray misses a node later than the engines on it are missed."""
 _MAX_LOST: Final = 5
 """Engines lost since the weights changed last, after which it is not by chance: some call kills whichever
 answers it."""
@@ -87,7 +89,8 @@ class EnginePool:
         """One whose weights were stored, and are gone with their learner."""
         self._changing = asyncio.Lock()
         """Held while weights change: an engine that comes up is admitted before or after, not meanwhile."""
-        self._lost = 0
+        self._lost: list[str] = []
+        """The nodes of the engines that died since the weights changed last; empty: it did not come up."""
         self._keepers = Keepers()
 
     async def start(self) -> None:
@@ -187,7 +190,7 @@ class EnginePool:
                 told = f"the weights of policy version {update.version} are gone with their learner"
                 raise LearnerLostError(told)
             await self._look()
-        self._lost = 0
+        self._lost.clear()
 
     async def shutdown(self) -> None:
         """End every engine, also those that do not answer."""
@@ -227,11 +230,11 @@ class EnginePool:
                         _log.warning("%s is replaced: %s", slot, _brief(lost))
                         slot.end()
             if not await slot.excused():
-                self._lost += 1
-            if self._lost > _MAX_LOST:
+                self._lost.append(slot.node)
+            if await self._too_many_are_lost():
                 version = 0 if self._update is None else self._update.version
                 raise EngineUnavailableError(
-                    f"{self._lost} engines died since policy version {version} was admitted; "
+                    f"{len(self._lost)} engines died since policy version {version} was admitted; "
                     f"their logs are in {cluster.log_folder()}"
                 ) from error
             await self._room(slot)
@@ -244,6 +247,16 @@ class EnginePool:
                 slot.blameless = _of_weights(lost) or not nodes <= await asyncio.to_thread(cluster.node_ids)
                 _log.warning("%s did not come up: %s", slot, _brief(lost))
                 await asyncio.sleep(_EXTRA_SECONDS if slot.extra else _PROBE_SECONDS)
+
+    async def _too_many_are_lost(self) -> bool:
+        """Whether it is not by chance. Of a node with many engines that is cut off, none of them answers any
+        more, and Ray knows of it a little later."""
+        if len(self._lost) <= _MAX_LOST:
+            return False
+        await asyncio.sleep(_VERDICT_SECONDS)
+        there = {"", *await asyncio.to_thread(cluster.node_ids)}
+        self._lost[:] = [node for node in self._lost if node in there]
+        return len(self._lost) > _MAX_LOST
 
     async def _room(self, slot: Slot) -> None:
         """Wait until there is room for an engine. Raises ``EngineUnavailableError`` where no other is left,
@@ -268,8 +281,8 @@ class EnginePool:
             try:
                 return await self._fill(slot)
             except LOST as lost:
-                self._lost += 1
-                if _is_told(lost) or self._lost > _MAX_LOST or time.monotonic() > until:
+                self._lost.append("")
+                if _is_told(lost) or len(self._lost) > _MAX_LOST or time.monotonic() > until:
                     raise
                 _log.warning("%s did not come up: %s", slot, _brief(lost))
 

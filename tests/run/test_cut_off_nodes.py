@@ -4,7 +4,6 @@ off and come back; only the engines have no model."""
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from al_ray.database.reader import Records
 from al_ray.reports import jsonl_sink
 from al_ray.rollouts.requests import step_batch
 from al_ray.run.folder import RunFolder
-from al_ray.types import Rollout, RolloutStatus
+from al_ray.types import AttemptStatus, Rollout, RolloutStatus
 from tests import toy
 from tests.conftest import write_tiny_model
 from tests.hosts import Network, network
@@ -28,24 +27,19 @@ from tests.processes import Command, process_name, run
 pytestmark = pytest.mark.slow
 
 CODE = """
-import asyncio, contextlib, pathlib, random
+import asyncio, pathlib, random
 import toy_agent
 
-permits = pathlib.Path({permits!r})
+here = pathlib.Path({here!r})
 
 async def solve(task, llm):
-    while not permitted():
+    while done() >= int((here / "until").read_text()):
         await asyncio.sleep(0.1)
     return await toy_agent.solve(task, llm)
 
-def permitted():
-    for permit in permits.iterdir():
-        if permit.name == "all":
-            return True
-        with contextlib.suppress(FileNotFoundError):  # another took it
-            permit.unlink()
-            return True
-    return False
+def done():
+    metrics = here / "out" / "toy" / "a" / "metrics.jsonl"
+    return metrics.read_text().count('"optim/loss":') if metrics.exists() else 0
 
 def score(task, output):
     return random.random()
@@ -79,18 +73,17 @@ def address(machines: Network) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A run whose rollouts are permitted one by one: so many make an evaluation and a step."""
+    """A run that waits with the rollouts of the next step when it has done as many as it may."""
 
     path: Path
-    evaluation: int = 2
-    step: int = 6
 
-    def prepare(self, model: Path, **engines: Any) -> None:
-        (self.path / "permits").mkdir()
+    def prepare(self, model: Path, steps: int, **engines: Any) -> None:
+        """It may do so many steps."""
+        self.may_do(steps)
         toy.write_code(self.path)
-        (self.path / "permitted_agent.py").write_text(CODE.format(permits=str(self.path / "permits")))
+        (self.path / "waiting_agent.py").write_text(CODE.format(here=str(self.path)))
         content = toy.recipe(model, self.path / "out")
-        content["agent"] |= {"run": "permitted_agent:solve", "evaluate": "permitted_agent:score"}
+        content["agent"] |= {"run": "waiting_agent:solve", "evaluate": "waiting_agent:score"}
         content["agent"]["timeout"] = 600
         content["stages"] = [{**content["stages"][1], "steps": STEPS, "groups_per_step": 3}]
         content["checkpoint"] = {"every": 1}
@@ -105,12 +98,12 @@ class Training:
     def folder(self) -> RunFolder:
         return RunFolder(self.path / "out" / "toy" / "a")
 
-    def permit(self, rollouts: int) -> None:
-        for _ in range(rollouts):
-            (self.path / "permits" / uuid.uuid4().hex).touch()
+    def may_do(self, steps: int) -> None:
+        (self.path / "until.new").write_text(str(steps))
+        (self.path / "until.new").replace(self.path / "until")
 
-    def permit_all(self) -> None:
-        (self.path / "permits" / "all").touch()
+    def may_end(self) -> None:
+        self.may_do(STEPS + 1)
 
     def rollouts(self, batch: str = "") -> Sequence[Rollout]:
         """What the store holds by now."""
@@ -133,8 +126,10 @@ class Training:
         """Each rollout succeeded, and each token of it is accounted for."""
         found = self.rollouts()
         assert {rollout.status for rollout in found} == {RolloutStatus.SUCCEEDED}
-        again = [rollout.attempts for rollout in found if len(rollout.attempts) > 1]
-        assert not again, again
+        attempts = [attempt for rollout in found for attempt in rollout.attempts]
+        # A lease is lost where the machine is too busy for a runner to renew it.
+        fine = {AttemptStatus.SUCCEEDED, AttemptStatus.UNRESPONSIVE}
+        assert {attempt.status for attempt in attempts} <= fine, attempts
         code, told = run(["al_ray", "audit", str(self.folder.path)], self.path)
         assert code == 0 and "each is trained once" in told, told
 
@@ -154,7 +149,7 @@ def test_weights_cross_to_a_node_once_and_the_run_goes_on_without_it_and_with_it
     size = (model / "model.safetensors").stat().st_size
     of_learner, of_engines = machines.hosts
     training = Training(tmp_path)
-    training.prepare(model, replicas=1, max_replicas=3)
+    training.prepare(model, 0, replicas=1, max_replicas=3)
     with ExitStack() as stack, ExitStack() as gone:
         stack.enter_context(joined(address, tmp_path, 1, of_learner))
         command = stack.enter_context(training.command(address))
@@ -163,20 +158,20 @@ def test_weights_cross_to_a_node_once_and_the_run_goes_on_without_it_and_with_it
         command.wait_until(lambda: len(engines(second)) == 2, what="two engines")
 
         before = of_engines.received()
-        training.permit(training.evaluation + 2 * training.step)
+        training.may_do(2)
         command.wait_until(lambda: training.has_done(2), what="two steps")
         assert 2 <= (of_engines.received() - before) / size < 3
 
         there = engines(second)
         of_engines.pull()
-        training.permit(training.step)
+        training.may_do(3)
         time.sleep(SHORT)
         of_engines.plug()
         command.wait_until(lambda: training.has_done(3), what="a step over a cable that was pulled")
         assert node in alive(address) and engines(second) == there
 
         of_engines.pull()
-        training.permit(training.step)
+        training.may_do(4)
         command.wait_until(lambda: training.has_done(4), what="a step without the node")
         command.wait_until(lambda: node not in alive(address), what="that Ray knows it")
         of_engines.plug()
@@ -184,7 +179,7 @@ def test_weights_cross_to_a_node_once_and_the_run_goes_on_without_it_and_with_it
         second.wait_until_nothing_is_left()
         _, again = stack.enter_context(joined(address, tmp_path, 2, of_engines))
         command.wait_until(lambda: len(engines(again)) == 2, what="two engines again")
-        training.permit_all()
+        training.may_end()
         assert command.wait(600) == 0, command.output
         assert "going on from the last checkpoint" not in command.output
     assert training.steps() == [*range(1, STEPS + 1)]
@@ -197,14 +192,13 @@ def test_a_run_whose_learner_is_cut_off_goes_on_from_its_last_checkpoint_on_anot
     """With it the only engine is gone, and the weights that both had. What was cut off ends by itself."""
     first, second = machines.hosts
     training = Training(tmp_path)
-    training.prepare(tiny_model)
-    training.permit(training.evaluation + 2 * training.step)
+    training.prepare(tiny_model, 2)
     with ExitStack() as stack:
         _, lost = stack.enter_context(joined(address, tmp_path, 1, first))
         command = stack.enter_context(training.command(address))
         command.wait_until(lambda: training.has_done(2), what="two steps")
         first.pull()
-        training.permit(training.step)
+        training.may_do(3)
         stack.enter_context(joined(address, tmp_path, 1, second))
         command.wait_until(lambda: training.has_done(3), what="a step on another node")
         assert "going on from the last checkpoint" in command.output
@@ -212,7 +206,7 @@ def test_a_run_whose_learner_is_cut_off_goes_on_from_its_last_checkpoint_on_anot
         first.plug()
         lost.wait()
         lost.wait_until_nothing_is_left()
-        training.permit_all()
+        training.may_end()
         assert command.wait(600) == 0, command.output
     assert training.steps() == [*range(1, STEPS + 1)]
     training.audit()

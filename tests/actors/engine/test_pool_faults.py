@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError
+from al_ray.machines import cluster
 from al_ray.machines.placement import SharedSeat
 from tests.actors.engine.faulty import FaultyEngine
 from tests.actors.engine_inputs import engine_spec
@@ -35,6 +36,7 @@ def pool_of(count: int, faults: Path) -> EnginePool:
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("al_ray.actors.engine.pool._PROBE_SECONDS", 0.1)
+        patch.setattr("al_ray.actors.engine.pool._VERDICT_SECONDS", 1.0)
         yield
 
 
@@ -230,6 +232,31 @@ async def test_the_first_engines_that_die_each_time_end_the_start(faults: Path, 
         await pool_of(1, faults).start()
     assert len(list(faults.iterdir())) == 1
     (faults / "start.4.dies").unlink()
+
+
+async def test_engines_of_a_node_that_ray_misses_later_than_them_end_nothing(
+    faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was cut off. Here they are stopped, and their node is said to be gone when all have been missed."""
+    monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 1)
+    pool = pool_of(2, faults)
+    await pool.start()
+    before, nodes, missed = await processes(pool), cluster.node_ids(), []
+
+    def as_far_as_ray_knows() -> set[str]:
+        missed.append(len(pool._lost))
+        return nodes if missed[-1] < 2 else set()
+
+    monkeypatch.setattr("al_ray.machines.cluster.node_ids", as_far_as_ray_knows)
+    for engine in range(2):
+        (faults / f"ping.{engine}.is_stopped").touch()
+    await lost(pool, before, 2)
+    async with asyncio.timeout(60):
+        while len(pool.admitted()) < 2:
+            assert pool.failure() is None
+            await asyncio.sleep(0.05)
+    assert 2 in missed and pool._lost == []
+    await pool.shutdown()
 
 
 async def test_an_engine_that_cannot_start_ends_all_with_its_error(faults: Path, ray_cluster: None) -> None:
