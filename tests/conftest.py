@@ -58,7 +58,6 @@ SLOWEST_FIRST = (
     "machines/test_models.py",
     "actors/agent/walls/test_walls.py",
     "actors/gateway/calls/test_replays.py",
-    "database/test_log.py",
     "cli/test_trying.py",
     "run/test_starter.py",
     "actors/gateway/calls/test_deadly.py",
