@@ -59,7 +59,6 @@ SLOWEST_FIRST = (
     "machines/test_models.py",
     "actors/agent/walls/test_walls.py",
     "actors/gateway/calls/recorded/test_replays.py",
-    "database/test_log.py",
     "cli/test_trying.py",
     "run/starter/test_project.py",
     "actors/gateway/calls/engines/test_deadly.py",

@@ -21,13 +21,14 @@ from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from al_ray.actors.engine import leaving
 from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import Keepers
+from al_ray.actors.ray_errors import at_its_start, in_brief
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError, WeightsLostError
@@ -179,9 +180,9 @@ class EnginePool:
                 raise
             if refused and not slots:
                 if lost := next(filter(_of_weights, refused), None):
-                    raise LearnerLostError(_brief(lost)) from lost
+                    raise LearnerLostError(in_brief(lost)) from lost
                 told = f"policy version {update.version}: no engine could load it"
-                raise EngineUnavailableError(f"{told}: {_brief(refused[0])}") from refused[0]
+                raise EngineUnavailableError(f"{told}: {in_brief(refused[0])}") from refused[0]
             for slot in slots:
                 slot.admitted = True
             self._update = update
@@ -227,7 +228,7 @@ class EnginePool:
                     continue
                 except LOST as lost:
                     if slot.engine is engine:
-                        _log.warning("%s is replaced: %s", slot, _brief(lost))
+                        _log.warning("%s is replaced: %s", slot, in_brief(lost))
                         slot.end()
             if not await slot.excused():
                 self._lost.append(slot.node)
@@ -245,7 +246,7 @@ class EnginePool:
                 error = lost
                 # It may have been put on a node that was dead already.
                 slot.blameless = _of_weights(lost) or not nodes <= await asyncio.to_thread(cluster.node_ids)
-                _log.warning("%s did not come up: %s", slot, _brief(lost))
+                _log.warning("%s did not come up: %s", slot, in_brief(lost))
                 await asyncio.sleep(_EXTRA_SECONDS if slot.extra else _PROBE_SECONDS)
 
     async def _too_many_are_lost(self) -> bool:
@@ -284,7 +285,7 @@ class EnginePool:
                 self._lost.append("")
                 if _is_told(lost) or len(self._lost) > _MAX_LOST or time.monotonic() > until:
                     raise
-                _log.warning("%s did not come up: %s", slot, _brief(lost))
+                _log.warning("%s did not come up: %s", slot, in_brief(lost))
 
     async def _fill(self, slot: Slot) -> None:
         """Start an engine. It is admitted with the current weights, unless these are sent, or gone: connect
@@ -339,7 +340,7 @@ class EnginePool:
             if not isinstance(outcome, BaseException):
                 well.append(slot)
                 continue
-            _log.warning("%s failed to %s and is replaced: %s", slot, method, _brief(outcome))
+            _log.warning("%s failed to %s and is replaced: %s", slot, method, in_brief(outcome))
             if refused is not None and isinstance(outcome, RayTaskError) and not _of_dead_core(outcome):
                 refused.append(outcome)
             if slot.engine is engine:  # else its keeper was quicker
@@ -371,15 +372,10 @@ async def _started(engine: ActorHandle, who: str) -> None:
     )
 
 
-def _brief(error: BaseException) -> str:
-    """Its last line: the traceback is in the engine's log."""
-    return str(error).strip().splitlines()[-1]
-
-
 def _is_told(error: BaseException) -> bool:
     """Whether an engine lived to say why it cannot start: it would say so again."""
-    if isinstance(error, RayActorError):
-        return error.actor_init_failed
+    if at_its_start(error):
+        return True
     return isinstance(error, RayTaskError) and not isinstance(error.cause, EngineUnavailableError)
 
 

@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.gateway.door import DOOR_OPTIONS, Address, Door
 from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.keepers import Keepers
+from al_ray.actors.ray_errors import DIED, at_its_start
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.errors import UnresponsiveError
 
@@ -88,10 +88,10 @@ class _Post:
             self._gateway = actor.remote(self._spec, self._url)
             try:
                 url = await answered(self._gateway.start.remote(door), _START_SECONDS, "it, which starts,")
-            except (ConnectionError, RayActorError, UnresponsiveError) as error:
+            except (ConnectionError, *DIED, UnresponsiveError) as error:
                 lost += 1
                 ray.kill(self._gateway)
-                if lost > _MAX_LOST or (isinstance(error, RayActorError) and error.actor_init_failed):
+                if lost > _MAX_LOST or at_its_start(error):
                     raise
                 _log.warning("the gateway at port %d did not come up: %s", self._port, error)
             else:
@@ -119,21 +119,21 @@ class _Post:
                 await while_answering(
                     self._gateway.stay.remote(), self._gateway.ping.remote, _PING_EVERY, _ANSWER_SECONDS, "it"
                 )
-            except (RayActorError, UnresponsiveError) as error:
+            except (*DIED, UnresponsiveError) as error:
                 _log.warning("the gateway at port %d is replaced: %s", self._port, error)
             ray.kill(self._gateway)  # it may only have been out of reach
-            with suppress(RayActorError):  # dead again: staying tells
+            with suppress(*DIED):  # dead again: staying tells
                 await self.open()
 
     async def admit(self, engines: Sequence[Any]) -> None:
         self._engines = engines
         if self._gateway is not None:
-            with suppress(RayActorError, UnresponsiveError):  # its replacement will be told
+            with suppress(*DIED, UnresponsiveError):  # its replacement will be told
                 await answered(self._gateway.admit.remote(engines), _ANSWER_SECONDS, "a gateway")
 
     async def flush_export(self, seconds: float) -> None:
         if self._gateway is not None:
-            with suppress(RayActorError, UnresponsiveError):  # what waited in it is gone
+            with suppress(*DIED, UnresponsiveError):  # what waited in it is gone
                 await answered(self._gateway.flush_export.remote(seconds), seconds + 1, "a gateway")
 
     def close(self) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.observing import Observations
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.actors.learner.tally import worth_computing
-from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.ray_errors import DIED, in_brief, unwrapped
 from al_ray.actors.waiting import silence
 from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
@@ -217,8 +217,8 @@ class LearnerGroup:
             if len(answers) > 1:
                 self._end()
             first = min(errors, key=_is_of_another)
-            if isinstance(first, RayActorError):
-                raise LearnerLostError(f"a learner died: {first}") from first
+            if isinstance(first, DIED):
+                raise LearnerLostError(f"a learner died: {in_brief(first)}") from first
             with unwrapped():
                 raise first
         self._starting = ()

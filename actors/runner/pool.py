@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayActorError
 
 from al_ray.actors.agent.inherited import overridden
 from al_ray.actors.keepers import Keepers
-from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.ray_errors import DIED, at_its_start, unwrapped
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import LEASE_SECONDS
@@ -61,8 +60,8 @@ class RunnerPool:
             runner = self._runners[spec.name] = self._actor.remote(named, self._store)
             try:
                 _log.warning("runner %s is replaced: %s", named.name, await _watch(runner))
-            except (RayActorError, UnresponsiveError) as error:
-                if isinstance(error, RayActorError) and error.actor_init_failed:
+            except (*DIED, UnresponsiveError) as error:
+                if at_its_start(error):
                     raise
                 _log.warning("runner %s is replaced: %s", named.name, error)
             ray.kill(runner)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from al_ray.actors.keepers import Keepers
-from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.ray_errors import DIED, at_its_start, unwrapped
 from al_ray.actors.service.actor import HOST, SERVICE_OPTIONS, ServiceHost
 from al_ray.actors.waiting import answered
 from al_ray.errors import ServiceUnavailableError, UnresponsiveError
@@ -75,8 +75,8 @@ class ServicePool:
         for further in reversed(range(_MAX_DEATHS)):
             try:
                 return await self._start(hosted)
-            except RayActorError as error:
-                if error.actor_init_failed or not further:
+            except DIED as error:
+                if at_its_start(error) or not further:
                     raise
                 _log.warning("service %s is started anew: %s", hosted.name, error)
 

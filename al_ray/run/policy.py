@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from al_ray.actors.engine.pool import ANSWER_SECONDS, EnginePool
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.keepers import Keepers
-from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.ray_errors import DIED, unwrapped
 from al_ray.actors.waiting import answered
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError
 from al_ray.machines.placement import draining
@@ -164,7 +164,7 @@ class Policy:
                         "an engine, asked to render,",
                     )
                 return found
-            except (RayActorError, UnresponsiveError) as error:  # it is being replaced
+            except (*DIED, UnresponsiveError) as error:  # it is being replaced
                 lost = error
                 await asyncio.sleep(_WATCH_SECONDS)
         raise EngineUnavailableError(f"no engine could render a conversation: {lost}") from lost

@@ -14,12 +14,11 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ray.exceptions import RayActorError
-
 from al_ray.actors.gateway.calls.call import Call
 from al_ray.actors.gateway.calls.engines.absences import Absences
 from al_ray.actors.gateway.calls.engines.deadly import DeadlyQuestions, Question
 from al_ray.actors.line import Line, LineLostError
+from al_ray.actors.ray_errors import DIED
 from al_ray.actors.recent import Recent
 from al_ray.errors import EngineUnavailableError
 from al_ray.traces.messages import Message
@@ -30,7 +29,7 @@ _REMEMBERED: Final = 20_000
 _SPARE_CALLS: Final = 8
 """With few calls on all engines, none has many more."""
 
-_GONE: Final = (RayActorError, LineLostError, EngineUnavailableError)
+_GONE: Final = (*DIED, LineLostError, EngineUnavailableError)
 
 _log = logging.getLogger(__name__)
 
