@@ -41,7 +41,7 @@ from al_ray.run.folder import RunFolder
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus
 from tests import toy
 from tests.conftest import write_tiny_model
-from tests.processes import Command, is_called, run
+from tests.processes import Command, is_called
 
 GROUPS: Final = 4
 MEMBERS: Final = 4
@@ -62,6 +62,8 @@ _STOPPED: Final = 0.25
 """The share of faults that stop and do not kill. A driver is only killed: stopped, it is nobody's fault."""
 _START: Final = 1800.0
 """Seconds within which the first rollout ends, on however busy a machine."""
+_END: Final = 3600.0
+"""... and a command ends."""
 _PATIENCE: Final = 300.0
 """Seconds within which a part must be there anew, and a rollout must end."""
 
@@ -99,7 +101,7 @@ class Chaos:
             while self._disturb(training, turns):  # what it leaves may still be ending
                 killed.append(training)
                 training = begun.enter_context(Command([*command, "--resume"], self._folder))
-            code = training.wait(3600)
+            code = training.wait(_END)
             for each in (*killed, training):
                 each.wait_until_nothing_is_left(120)
         if code:
@@ -181,7 +183,7 @@ class Chaos:
                 if len(rollouts) != GROUPS * MEMBERS:
                     self.wrong.append(f"step {step + 1} has {len(rollouts)} rollouts")
                 self.wrong += [told for rollout in rollouts for told in _mistakes(rollout)]
-        code, told = run(["al_ray", "audit", str(self.run.path)], self._folder)
+        code, told = self._ran("audit", str(self.run.path))
         if code:
             self.wrong.append(f"the audit ended with {code}:\n{told}")
 
@@ -191,11 +193,16 @@ class Chaos:
         alone.path.mkdir()
         for name in ("recipe.yaml", "store.sqlite"):
             shutil.copy(self.run.path / name, alone.path / name)
-        code, told = run(["al_ray", "train", "toy.yaml", "--run", "b", "--resume"], self._folder)
+        code, told = self._ran("train", "toy.yaml", "--run", "b", "--resume")
         if code:
             self.wrong.append(f"the undisturbed run ended with {code}:\n{told[-3000:]}")
         elif (ours := weights(self.run)) != weights(alone):
             self.wrong.append(f"the undisturbed run has other weights ({len(ours)} bytes)")
+
+    def _ran(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of an undisturbed command."""
+        with Command(["al_ray", *arguments], self._folder) as command:
+            return command.wait(_END), command.output
 
 
 def processes(training: Command, part: str) -> list[int]:
