@@ -401,6 +401,7 @@ def main() -> None:
     """The console script."""
     from al_ray.errors import (
         CheckpointError,
+        DiskError,
         EngineUnavailableError,
         LearnerLostError,
         ServiceUnavailableError,
@@ -421,6 +422,7 @@ def main() -> None:
         sys.exit(1)
     except (
         CheckpointError,
+        DiskError,
         EngineUnavailableError,
         LearnerLostError,
         ServiceUnavailableError,
