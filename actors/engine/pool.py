@@ -172,10 +172,9 @@ class EnginePool:
             for slot in slots:
                 slot.admitted = True
             self._update = update
-            if slots:
-                self._lost = 0
         while not (self.admitted() if update.stored else self.engines()):
             await self._look()
+        self._lost = 0
 
     async def shutdown(self) -> None:
         """End every engine, also those that do not answer."""

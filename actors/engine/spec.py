@@ -98,7 +98,9 @@ def engine_args(spec: EngineSpec) -> AsyncEngineArgs:
         room = next(rank for rank in _LORA_RANKS if rank >= spec.lora.rank)
         args |= {
             "enable_lora": True,
-            "max_loras": spec.max_adapters,
+            # On CPUs vLLM 0.32 computes what has no adapter, in a batch with others, with that of the last
+            # place: one more stays empty.
+            "max_loras": spec.max_adapters + (spec.device == "cpu"),
             "max_lora_rank": room,
             # With one beside the output head, vLLM 0.32 dies of a prompt's log-probabilities among others.
             "lora_target_modules": list(spec.lora.targets),

@@ -96,11 +96,20 @@ def _on_loopback() -> Iterator[None]:
 @contextmanager
 def _initialised(**options: Any) -> Iterator[None]:
     """Inside, SIGTERM, from ``ray job stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be
-    called in the main thread. Afterwards nothing is left of a cluster that was started."""
+    called in the main thread. Afterwards nothing is left of a cluster that was started. Raises ``UserError``
+    where it did not come up."""
     on_terminate = signal.getsignal(signal.SIGTERM)
     before = psutil.Process().children()
-    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
-    started = [child for child in psutil.Process().children() if child not in before]
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    except Exception as error:
+        if type(error) is not Exception:  # as Ray says that its node did not come up
+            raise
+        for process in _with_descendants(_children_since(before)):
+            process.kill()
+        cure = f"did not come up: is the machine short of memory, or very busy? {error}"
+        raise UserError(Problem("Ray", "on this machine", cure)) from error
+    started = _children_since(before)
     signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
     left = Event()
     Thread(target=_end_without_node, args=(left, started), daemon=True).start()
@@ -139,6 +148,10 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
 def node_ids() -> set[str]:
     """The nodes that are there, as far as Ray knows."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _children_since(before: Sequence[psutil.Process]) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child not in before]
 
 
 def _with_descendants(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

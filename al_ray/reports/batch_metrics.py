@@ -98,12 +98,15 @@ def health_metrics(
 
 
 def call_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Signals, the mean over trained calls; responses that gave no transition, by reason."""
+    """Signals, the mean over trained calls, and how surprising their tokens were; responses that gave no
+    transition, by reason."""
     calls = [call for trajectory in trajectories for call in trajectory.transitions if call.trained]
     left_out = Counter[str]()
     for trajectory in trajectories:
         left_out.update(trajectory.left_out)
+    tokens = sum(len(call.logprobs) for call in calls)
     return {
+        "rollout/surprise": -math.fsum(p for call in calls for p in call.logprobs) / max(tokens, 1),
         **{
             f"signals/{f.name}": _mean([getattr(call.signals, f.name) for call in calls])
             for f in fields(Signals)

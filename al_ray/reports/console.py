@@ -125,6 +125,7 @@ class Console:
             self._out.print(Text(_aligned([title for title, _ in columns], columns), "bold"))
         cells = [stage, f"{step}/{total}", *(compact(values.get(key)) for _, key in _METRICS)]
         self._out.print(Text(_aligned(cells, columns)))
+        self._status.set("", None, None)  # the next step's first phase may be called as this one's last
 
     def evaluation(
         self,

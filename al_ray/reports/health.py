@@ -16,9 +16,9 @@ from al_ray.errors import UselessRunError
 from al_ray.recipe import HealthSection
 from al_ray.rollouts.outcome import CommonError, Outcome, errors
 
-_ENTROPY: Final = "policy/entropy"
+_ENTROPY: Final = "rollout/surprise"
+"""In the mean, over all rollouts; the learner computes it of those alone that have a gradient."""
 _FALL: Final = "health/entropy_fall"
-_ROLLOUTS: Final = "rollout/count"
 _ASK_THE_ENDPOINT: Final = (
     "the agent must ask the endpoint that it is given, llm.base_url with llm.api_key (a process finds them "
     "in OPENAI_BASE_URL and OPENAI_API_KEY), for llm.model; a call that is refused, as one longer than "
@@ -98,8 +98,7 @@ class Health:
     def entropy_fall(self, values: Mapping[str, Any]) -> dict[str, float]:
         """What is logged of it; nothing in a step without rollouts, as imitation is meant to lower it. To be
         told of a run's steps in order."""
-        entropy = values.get(_ENTROPY)
-        if entropy is None or values.get(_ROLLOUTS) is None:
+        if (entropy := values.get(_ENTROPY)) is None:
             return {}
         first = self._first_entropy.setdefault(values["stage"], entropy)
         return {_FALL: max(0.0, 1 - entropy / first) if first > 0 else 0.0}

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
+from al_ray.errors import UserError
+from al_ray.machines.cluster import running
 from tests.processes import ROOT, Command, process_name
 
 CLUSTER = """
@@ -80,3 +83,22 @@ def test_who_runs_a_cluster_ends_with_its_node_and_leaves_nothing(tmp_path: Path
         assert command.wait(120) == 1
         assert "error: Ray's node here is gone" in command.output and "--resume" in command.output
         command.wait_until_nothing_is_left()
+
+
+def test_one_that_does_not_come_up_is_told_of_in_a_line_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray gives its node half a minute, which a busy machine may not have."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def late(**options: object) -> None:
+        started.append(subprocess.Popen(["sleep", "600"]))
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    with pytest.raises(UserError, match=r"did not come up.*timed out"), running(dashboard=False):
+        pass
+    assert started[0].wait(10) == -signal.SIGKILL

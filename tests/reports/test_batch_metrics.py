@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from al_ray.recipe import HealthSection
-from al_ray.reports.batch_metrics import policy_metrics
+from al_ray.reports.batch_metrics import call_metrics, policy_metrics
 from al_ray.reports.health import warnings
 from al_ray.types import Trajectory, Transition
 
@@ -30,3 +30,20 @@ def test_a_policy_that_answers_no_call_is_warned_of() -> None:
     assert told.startswith("33% of the policies answered no call") and "policies.NAME.agents" in told
     assert policy_metrics([], ("writer",)) == {"rollout/calls/writer": 0.0, "health/idle_policies": 1.0}
     assert not warnings(policy_metrics(rollouts, ("writer", "critic")), HealthSection(), (), Path("run"))
+
+
+def test_surprise_is_of_every_token_that_is_trained_whatever_its_rollout_is_worth() -> None:
+    """A long call counts for more than a short one, and those that nobody learns from not at all."""
+
+    def call(name: str, *logprobs: float, trained: bool = True) -> Transition:
+        tokens = range(len(logprobs))
+        return Transition(name, "a", (1,), tuple(tokens), logprobs, 0, trained=trained)
+
+    calls = [call("1", -1.0, -2.0, -3.0), call("2", -6.0), call("3", -50.0, trained=False)]
+    apart = [Trajectory(each.id, "g", "t", [each], 0.0) for each in calls]
+    assert (
+        call_metrics(apart)["rollout/surprise"]
+        == call_metrics([Trajectory("r", "g", "t", calls, 1.0)])["rollout/surprise"]
+        == 3.0
+    )
+    assert call_metrics([])["rollout/surprise"] == 0.0

@@ -96,6 +96,22 @@ def test_off_a_terminal_a_phase_is_told_of_only_now_and_then(monkeypatch: pytest
     assert file.getvalue().strip() == "rollouts 50/64  0 s"
 
 
+def test_each_steps_phases_last_from_their_own_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last step ended in one of the same name, as steps of imitation do."""
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0.0)
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    file = io.StringIO()
+    said = Console(file)
+    for step in (1, 2):
+        said.phase("update")
+        now += 100
+        said.step("supervised", step, 2, {})
+    now += 1
+    said.phase("update")
+    assert file.getvalue().splitlines()[-1].strip() == "update  0 s"
+
+
 def test_what_is_started_is_told_all_the_while_and_with_the_time_it_took(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

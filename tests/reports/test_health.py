@@ -79,10 +79,7 @@ def test_a_warning_is_given_when_it_begins_to_hold_and_summed_up_at_the_end() ->
 def test_entropy_falls_from_the_first_step_of_its_stage() -> None:
     health = Health(LIMITS, RUN)
     lines = [(0.0, 2.0), (0.0, 0.5), (1.0, 1.0), (1.0, 1.5), (1.0, 0.25)]
-    falls = [
-        health.entropy_fall({"stage": stage, "policy/entropy": value, "rollout/count": 8})
-        for stage, value in lines
-    ]
+    falls = [health.entropy_fall({"stage": stage, "rollout/surprise": value}) for stage, value in lines]
     assert [fall["health/entropy_fall"] for fall in falls] == [0.0, 0.75, 0.0, 0.0, 0.75]
     assert health.entropy_fall({"eval/accuracy": 0.5}) == {}
 

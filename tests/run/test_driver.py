@@ -238,6 +238,8 @@ def test_metrics_tell_each_step_once(place: Place, finished: str, recipe: Recipe
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
     for line in steps:
         assert line["policy/version"] == line["step"]
+        if "rollout/count" in line:
+            assert line["rollout/surprise"] == pytest.approx(line["policy/entropy"], rel=0.3)
         assert line["policy/entropy"] > 0 and line["optim/grad_norm"] > 0 and line["optim/lr"] == 1e-3
         phases = [line[f"time/{phase}"] for phase in ("weights", "rollouts", "update")]
         assert min(phases) > 0 and line["time/step"] == pytest.approx(sum(phases))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,8 +73,8 @@ async def test_an_engine_computes_with_each_adapter_as_the_learner_does_also_for
 async def test_an_engine_answers_for_several_policies_each_by_its_own_adapter(
     tiny_model: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
-    """Updated in place together or each for itself, beside one that stays as it is and the bare model; of
-    what was computed for one, another takes nothing."""
+    """Updated in place together or each for itself, beside one that stays as it is and the bare model, one
+    after the other or all at once; of what was computed for one, another takes nothing."""
     lora = LoraSection(rank=4, alpha=64)
     trained = dict.fromkeys(("writer", "critic"))
     learner = Learner(replace(learner_spec(tiny_model), lora=lora, policies=trained))
@@ -85,14 +86,25 @@ async def test_an_engine_answers_for_several_policies_each_by_its_own_adapter(
 
     learn(critic=7)
     learner.save(str(tmp_path / "step"))
-    opponent = learner.logprobs(PROBE, "critic")
     learn(writer=1, critic=2)
     begins = {"opponent": str(adapters.place_of(tmp_path / "step", "critic"))}
+    unchanged = Learner(replace(learner_spec(tiny_model), lora=lora, policies=begins))
+    bare = Learner(learner_spec(tiny_model))
     spec = engine_spec(tiny_model, lora=lora, adapters=begins, max_adapters=3)
     pool = EnginePool(spec, [SharedSeat({"num_cpus": 1})])
     await pool.start()
     [engine] = pool.admitted()
-    base = Learner(learner_spec(tiny_model)).logprobs(PROBE)
+
+    def computed(policy: str, ids: Sequence[int]) -> list[float]:
+        if policy == "nobody":
+            return bare.logprobs(ids)
+        return (learner if policy in trained else unchanged).logprobs(ids, policy)
+
+    def check(policy: str, reply: ChatReply) -> None:
+        whole = [*reply.prompt_ids, *reply.choices[0].response_ids]
+        told = computed(policy, whole)[len(reply.prompt_ids) - 1 :]
+        assert reply.choices[0].versions[0].version == version
+        assert reply.choices[0].logprobs == pytest.approx(told, abs=1e-3), (version, policy)
 
     async def sampled(policy: str) -> ChatReply:
         return await engine.chat.remote(
@@ -101,8 +113,7 @@ async def test_an_engine_answers_for_several_policies_each_by_its_own_adapter(
 
     for version, seeds in enumerate(({"writer": 3, "critic": 4}, {"writer": 5}, {"critic": 6}), 1):
         await pool.update(learner.publish(version))
-        expected = {name: learner.logprobs(PROBE, name) for name in trained}
-        expected |= {"opponent": opponent, "nobody": base}
+        expected = {name: computed(name, PROBE) for name in (*trained, "opponent", "nobody")}
         for name, of_policy in expected.items():
             found = await engine.logprobs.remote(PROBE, name)
             assert found == pytest.approx(of_policy, abs=1e-4), (version, name)
@@ -111,11 +122,9 @@ async def test_an_engine_answers_for_several_policies_each_by_its_own_adapter(
             one != pytest.approx(other, abs=1e-2) for one in apart for other in apart if one is not other
         )
         for name in ("writer", "critic", "writer"):  # each prompt is in the cache by then, of another policy
-            reply = await sampled(name)
-            whole = [*reply.prompt_ids, *reply.choices[0].response_ids]
-            told = learner.logprobs(whole, name)[len(reply.prompt_ids) - 1 :]
-            assert reply.choices[0].versions[0].version == version
-            assert reply.choices[0].logprobs == pytest.approx(told, abs=1e-3)
+            check(name, await sampled(name))
+        for name, reply in zip(expected, await asyncio.gather(*map(sampled, expected)), strict=True):
+            check(name, reply)
         learn(**seeds)
 
     ray.kill(engine)  # the one in its place begins with all of them

@@ -50,7 +50,6 @@ async def pool(faults: Path, ray_cluster: None) -> AsyncIterator[EnginePool]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("al_ray.actors.engine.pool._PROBE_SECONDS", 0.1)
-    monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 3)
 
 
 def next_update(pool: EnginePool) -> WeightUpdate:
@@ -115,6 +114,20 @@ async def test_when_all_are_lost_as_weights_change_the_update_waits_for_new_ones
     await lost(pool, before, 2)
 
 
+async def test_engines_lost_at_earlier_weight_changes_do_not_count(pool: EnginePool, faults: Path) -> None:
+    """Also where each change lost all of them."""
+    for _ in range(3):
+        update = next_update(pool)
+        before = await processes(pool)
+        for engine in range(2):
+            (faults / f"pause.{engine}.dies").touch()
+        async with asyncio.timeout(60):
+            await pool.update(update)
+        await all_admitted(pool, update.version)
+        await lost(pool, before, 2)
+    assert pool.failure() is None
+
+
 async def test_an_engine_that_cannot_come_up_is_tried_again(pool: EnginePool, faults: Path) -> None:
     """Also where it says why: the memory of the one before may not be free yet."""
     update = next_update(pool)
@@ -149,11 +162,11 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
         answer_seconds=ANSWER_SECONDS,
     )
     await pool.start()
-    for engine in range(4):
+    for engine in range(6):
         (faults / f"pause.{engine}.dies").touch()
     async with asyncio.timeout(60):
         with pytest.raises(
-            EngineUnavailableError, match="4 engines died since policy version 1 was admitted"
+            EngineUnavailableError, match="6 engines died since policy version 1 was admitted"
         ):
             await pool.update(WeightUpdate(1, path="nowhere"))
     await pool.shutdown()
