@@ -27,6 +27,7 @@ settings.load_profile("untimed")
 SLOWEST_FIRST = (
     "run/test_driver.py",
     "cli/test_job_submit.py",
+    "run/test_moments.py",
     "run/test_asynchronous_run.py",
     "run/test_spot_nodes.py",
     "actors/engine/test_elastic.py",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,8 @@ DRIVER: Final = "driver"
 CORE: Final = "vLLM's core"
 ACTORS: Final = ("engine", "learner", "store", "gateway", "door", "runner")
 _LOOK_SECONDS: Final = 0.1
+_PATIENCE: Final = 900.0
+"""Until a moment comes, a part is there anew, or a run has ended, on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ class Trial:
             for fault, then in turns:
                 assert fault is not None
                 told(self._lay(training, fault, then, patience))
-            code = training.wait(600)
-            training.wait_until_nothing_is_left(60)
-            wait_until_ended(*(pid for part in ACTORS for pid in self._processes(training, part)), seconds=60)
+            code = training.wait(_PATIENCE)
+            training.wait_until_nothing_is_left(_PATIENCE)
+            left = [pid for part in ACTORS for pid in self._processes(training, part)]
+            wait_until_ended(*left, seconds=_PATIENCE)
             return code, training.output
 
     def mistakes(self) -> Sequence[str]:
@@ -123,15 +127,16 @@ class Trial:
     def _lay(self, training: Command, fault: Fault, then: Fault | None, patience: float) -> Laid:
         """When its moment has come, which then goes by."""
         held = self._turnstiles / f"{fault.moment}.held"
-        training.wait_until(lambda: held.exists() and held.read_text() != "", what=f"the moment of {fault}")
+        arrived = partial(_is_written, held)
+        training.wait_until(arrived, _PATIENCE, f"the moment of {fault}")
         before, lines = dict[str, list[int]](), len(jsonl_sink.read(self.run.path))
         for part in fault.parts:
-            training.wait_until(lambda part=part: bool(self._processes(training, part)), what=f"a {part}")
+            training.wait_until(partial(self._processes, training, part), _PATIENCE, f"a {part}")
             before[part] = self._processes(training, part)
         begun = time.monotonic()
-        for there in before.values():
+        for part, there in before.items():
             victim = int(held.read_text()) if int(held.read_text()) in there else there[0]
-            DEEDS[fault.deed](victim, self.run)
+            DEEDS[fault.deed](victim, self._written(part))
         at_once = not patience and then is not None and then.moment != fault.moment
         if then is not None and at_once:
             self._close(then)
@@ -164,39 +169,38 @@ class Trial:
         pids = [int(path.name.rpartition("-")[2]) for path in left]
         return [pid for pid in pids if not has_ended(pid)]
 
+    def _written(self, part: str) -> int:
+        """Bytes of the file that it writes on and on, if there is one."""
+        return (self.run.path / _APPENDED[part]).stat().st_size if part in _APPENDED else 0
+
     def _close(self, fault: Fault) -> None:
         (self._turnstiles / f"{fault.moment}.closed").touch()
 
 
-def _kill(pid: int, folder: RunFolder) -> None:
+def _is_written(file: Path) -> bool:
+    return file.exists() and file.read_text() != ""
+
+
+def _kill(pid: int, longest: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def _stop(pid: int, folder: RunFolder) -> None:
+def _stop(pid: int, longest: int) -> None:
     os.kill(pid, signal.SIGSTOP)
 
 
-def _fill_its_disk(pid: int, folder: RunFolder) -> None:
-    """No file may become longer than the longest of those that the run goes on writing: the system refuses,
-    as for a full disk, and the signal that it sends is ignored by Python."""
-    written = [folder.path / jsonl_sink.FILE_NAME, *folder.path.glob("store.sqlite-wal")]
-    longest = max(path.stat().st_size for path in written)
+def _fill_its_disk(pid: int, longest: int) -> None:
+    """What it writes is refused, as by a full disk; the signal that the system sends is ignored by Python."""
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (longest, resource.RLIM_INFINITY))
 
 
-def _pause(pid: int, folder: RunFolder) -> None:
-    """As Ctrl-Z does, for longer than the parts have for their answers."""
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(2 * float(os.environ.get("AL_RAY_TEST_ANSWER_SECONDS", "35")))
-    os.kill(pid, signal.SIGCONT)
-
-
-DEEDS: Final[Mapping[str, Callable[[int, RunFolder], None]]] = {
+DEEDS: Final[Mapping[str, Callable[[int, int], None]]] = {
     "killed": _kill,
     "stopped": _stop,
-    "stopped for a while": _pause,
     "its disk full": _fill_its_disk,
 }
+_APPENDED: Final = {DRIVER: jsonl_sink.FILE_NAME, "store": "store.sqlite-wal", "gateway": "store.sqlite-wal"}
+"""Of the run's files, by who writes it on and on."""
 
 _AGENT: Final = """
 from al_ray.types import Task
