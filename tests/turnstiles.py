@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
+
 from al_ray.actors.engine import actor as engine_actor
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.gateway import actor as gateway_actor
@@ -40,7 +42,7 @@ from al_ray.recipe.schedule import StageSpan
 from al_ray.run import driver, start
 from al_ray.run.stages.stage import Stage
 from al_ray.types import ChatReply, ChatRequest, Row, UpdateReport
-from tests.without_vllm import SpeakingEngine
+from tests import without_vllm
 
 TRAINING = "train"
 """How the prompts of training begin, unlike those of evaluations."""
@@ -77,7 +79,7 @@ class Part:
         super().__init__(*arguments, **named)
 
 
-class Babbling(SpeakingEngine):
+class Babbling(without_vllm.SpeakingEngine):
     """It says letters and digits by chance, so that there is something to be learnt."""
 
     async def chat(self, request: ChatRequest) -> ChatReply:
@@ -203,7 +205,6 @@ def lay(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from tests import turnstiles  # by whose name Ray's workers know what is in it
-
-    turnstiles.lay(Path(sys.argv.pop(1)))
+    cloudpickle.register_pickle_by_value(without_vllm)  # as this module is: Ray's workers find neither
+    lay(Path(sys.argv.pop(1)))
     main()
