@@ -7,9 +7,11 @@ with 1. Everything else is a fault of the system and keeps its traceback.
 from __future__ import annotations
 
 import re
+import shutil
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 _LIBRARY = re.compile(r"(?:^|/)(?:site|dist)-packages/|/lib(?:64)?/python3[.\d]*/|^<")
 """In the path of a file that came with an interpreter or a package."""
@@ -138,6 +140,16 @@ class WeightsLostError(AlRayError):
 
 class CheckpointError(AlRayError):
     """A checkpoint could not be written, or is damaged."""
+
+
+class DiskError(AlRayError):
+    """The disk, or shared memory, does not take what a run writes there."""
+
+    @classmethod
+    def of(cls, place: Path, what: str, error: Exception) -> DiskError:
+        """Says where, why, and how much room is left there."""
+        free = shutil.disk_usage(place.parent).free
+        return cls(f"{place}: {what} could not be written: {error} ({free / 2**30:.2f} GiB are free there)")
 
 
 class StoreError(AlRayError):

@@ -32,6 +32,7 @@ SLOWEST_FIRST = (
     "run/test_driver.py",
     "cli/test_job_submit.py",
     "run/test_policies.py",
+    "run/test_moments.py",
     "run/test_asynchronous_run.py",
     "run/test_cut_off_nodes.py",
     "run/test_stages.py",

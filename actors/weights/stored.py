@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ray.exceptions import ObjectLostError
 
 from al_ray.actors.weights.update import NamedTensors, WeightUpdate, policy_and_name
-from al_ray.errors import WeightsLostError
+from al_ray.errors import DiskError, WeightsLostError
 
 if TYPE_CHECKING:
     import torch
@@ -82,10 +82,14 @@ class SharedMemoryPublisher:
         self._paths: list[Path] = []
 
     def publish(self, named_tensors: NamedTensors, version: int) -> WeightUpdate:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = self._folder / f"{version}.safetensors"
-        save_file(_plain(named_tensors), path)
+        try:
+            save_file(_plain(named_tensors), path)
+        except (OSError, SafetensorError) as error:
+            raise DiskError.of(path, f"the weights of policy version {version}", error) from error
         self._paths = [*(other for other in self._paths if other != path), path]
         while len(self._paths) > 2:
             self._paths.pop(0).unlink()

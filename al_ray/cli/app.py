@@ -47,6 +47,7 @@ def main() -> None:
     """The console script."""
     from al_ray.errors import (
         CheckpointError,
+        DiskError,
         EngineUnavailableError,
         LearnerLostError,
         ServiceUnavailableError,
@@ -67,6 +68,7 @@ def main() -> None:
         sys.exit(1)
     except (
         CheckpointError,
+        DiskError,
         EngineUnavailableError,
         LearnerLostError,
         ServiceUnavailableError,

@@ -1,6 +1,7 @@
 """``metrics.jsonl``: one line a call, ``{"step": 3, "time": 1700000000.0, "reward/mean": 0.5, ...}``.
 
-A line is on its way to the disk when ``log`` returns. A value that is not finite is ``null``.
+A line is on its way to the disk when ``log`` returns; it raises ``DiskError`` where that takes none. A value
+that is not finite is ``null``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import IO, Any, Final
 
 import orjson
 
+from al_ray.errors import DiskError
 from al_ray.machines.whole import whole_file
 from al_ray.types import Rollout
 
@@ -27,8 +29,11 @@ class JsonlSink:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         line = memoryview(_line({"step": step, "time": time.time(), **values}))
-        while line:  # of a disk that is nearly full a part is taken
-            line = line[self._file.write(line) :]
+        try:
+            while line:  # of a disk that is nearly full a part is taken
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise DiskError.of(self._folder / FILE_NAME, f"step {step}", error) from error
 
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         """Nothing: the store has them whole."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from al_ray.errors import DiskError
 from al_ray.reports.jsonl_sink import JsonlSink, read
 
 
@@ -35,6 +38,25 @@ def test_a_resumed_run_drops_what_lies_after_its_checkpoint_and_a_line_cut_off(t
     rewards = [(line["step"], line["reward/mean"]) for line in read(tmp_path)]
     assert rewards == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_disk_that_takes_no_more_is_told_and_what_is_cut_off_is_dropped_by_the_next(tmp_path: Path) -> None:
+    """With the file and the room that is left."""
+    sink = JsonlSink(tmp_path, None)
+    sink.log(1, {"reward/mean": 1.0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 9, limits[1]))
+    try:
+        with pytest.raises(DiskError, match=r"metrics.jsonl: step 2 .*too large \(\d+\.\d\d GiB are free"):
+            sink.log(2, {"reward/mean": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sink.close(False)
+    assert [line["step"] for line in read(tmp_path)] == [1]
+    resumed = JsonlSink(tmp_path, 1)
+    resumed.log(2, {"reward/mean": 3.0})
+    resumed.close(True)
+    assert [line["reward/mean"] for line in read(tmp_path)] == [1.0, 3.0]
 
 
 def test_a_run_that_has_logged_nothing_has_no_lines(tmp_path: Path) -> None:

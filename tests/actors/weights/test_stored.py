@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from al_ray.actors.weights import stored
 from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher, local_files
 from al_ray.actors.weights.update import WeightUpdate
+from al_ray.errors import DiskError
 
 
 def tensors(version: int) -> dict[str, torch.Tensor]:
@@ -38,6 +40,22 @@ async def test_a_file_holds_what_was_published(tmp_path: Path) -> None:
     assert update.version == 1 and update.stored
     torch.testing.assert_close(await read(update), tensors(1), atol=0, rtol=0)
     publisher.close()
+
+
+def test_shared_memory_that_is_full_is_told_with_its_place_and_the_room_that_is_left(tmp_path: Path) -> None:
+    """The version before can still be read."""
+    publisher = SharedMemoryPublisher(tmp_path)
+    before = publisher.publish(tensors(1).items(), 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        with pytest.raises(DiskError, match=r"weights of policy version 2 .*too large.* GiB are free there"):
+            publisher.publish(tensors(2).items(), 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert before.path is not None and load_file(before.path).keys() == tensors(1).keys()
+    publisher.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_the_object_store_holds_what_was_published_in_shards(
