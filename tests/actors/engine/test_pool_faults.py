@@ -226,12 +226,12 @@ async def test_the_first_engines_that_are_lost_as_they_start_are_followed_by_oth
 
 
 async def test_the_first_engines_that_die_each_time_end_the_start(faults: Path, ray_cluster: None) -> None:
-    for engine in range(5):
+    for engine in range(7):
         (faults / f"start.{engine}.dies").touch()
     with pytest.raises(RayActorError):
         await pool_of(1, faults).start()
     assert len(list(faults.iterdir())) == 1
-    (faults / "start.4.dies").unlink()
+    (faults / "start.6.dies").unlink()
 
 
 async def test_engines_of_a_node_that_ray_misses_later_than_them_end_nothing(
