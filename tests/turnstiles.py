@@ -39,7 +39,8 @@ from al_ray.actors.weights.update import WeightUpdate
 from al_ray.algorithms.losses.token import Loss
 from al_ray.cli.app import main
 from al_ray.recipe.schedule import StageSpan
-from al_ray.run import driver, start
+from al_ray.run import driver
+from al_ray.run.launch import start
 from al_ray.run.stages.stage import Stage
 from al_ray.types import ChatReply, ChatRequest, Row, UpdateReport
 from tests import without_vllm
