@@ -165,7 +165,7 @@ def test_a_resumed_run_asks_for_the_same_rollouts_and_runs_no_ended_one_again(
 def test_what_was_under_way_is_lost_once_also_what_was_too_early_for_the_checkpoint(
     place: Place, recipe: Recipe, killed: dict[str, Rollout], finished: str
 ) -> None:
-    """Weights two updates older than the step would have answered that: it is run anew when its step is due."""
+    """Weights two updates older than the step would have answered that; it is run anew when that is due."""
     (early,) = {request.group for request in place.requests(recipe, KILLED_IN + 1)[-1:]}
     under_way = [rollout for rollout in killed.values() if not rollout.status.ended]
     assert len([rollout for rollout in under_way if rollout.request.group == early]) == 2
