@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 from al_ray.actors.engine.spec import EngineSpec
@@ -73,6 +74,7 @@ class FaultyEngine(OnLine):
                     os.kill(os.getpid(), signal.SIGKILL)
                 case ".is_stopped":
                     os.kill(os.getpid(), signal.SIGSTOP)
+                    time.sleep(1)  # another thread may be the one that is told: no more faults until then
                 case ".hangs":
                     await asyncio.Event().wait()
                 case ".waits":

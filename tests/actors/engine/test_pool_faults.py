@@ -197,12 +197,12 @@ async def test_weights_that_live_engines_refuse_end_the_update_with_their_word(
 
 
 async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_number(
-    faults: Path, ray_cluster: None
+    tmp_path: Path, ray_cluster: None
 ) -> None:
-    pool = pool_of(1, faults)
+    pool = pool_of(1, tmp_path)
     await pool.start()
     for engine in range(6):
-        (faults / f"pause.{engine}.dies").touch()
+        (tmp_path / f"pause.{engine}.dies").touch()
     async with asyncio.timeout(60):
         with pytest.raises(
             EngineUnavailableError, match="6 engines died since policy version 1 was admitted"
@@ -212,34 +212,34 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
 
 
 async def test_the_first_engines_that_are_lost_as_they_start_are_followed_by_others(
-    faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dead or stopped; also more of them than one."""
     monkeypatch.setattr("al_ray.actors.engine.pool._STARTING_SECONDS", 20.0)
-    (faults / "start.1.dies").touch()
-    (faults / "start.2.dies").touch()
-    (faults / "start.is_stopped").touch()
-    pool = pool_of(2, faults)
+    (tmp_path / "start.1.dies").touch()
+    (tmp_path / "start.2.dies").touch()
+    (tmp_path / "start.is_stopped").touch()
+    pool = pool_of(2, tmp_path)
     await pool.start()
-    assert len(pool.admitted()) == 2 and not list(faults.iterdir())
+    assert len(pool.admitted()) == 2 and not list(tmp_path.iterdir())
     await pool.shutdown()
 
 
-async def test_the_first_engines_that_die_each_time_end_the_start(faults: Path, ray_cluster: None) -> None:
+async def test_the_first_engines_that_die_each_time_end_the_start(tmp_path: Path, ray_cluster: None) -> None:
     for engine in range(7):
-        (faults / f"start.{engine}.dies").touch()
+        (tmp_path / f"start.{engine}.dies").touch()
     with pytest.raises(RayActorError):
-        await pool_of(1, faults).start()
-    assert len(list(faults.iterdir())) == 1
-    (faults / "start.6.dies").unlink()
+        await pool_of(1, tmp_path).start()
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "start.6.dies").unlink()
 
 
 async def test_engines_of_a_node_that_ray_misses_later_than_them_end_nothing(
-    faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was cut off. Here they are stopped, and their node is said to be gone when all have been missed."""
     monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 1)
-    pool = pool_of(2, faults)
+    pool = pool_of(2, tmp_path)
     await pool.start()
     before, nodes, missed = await processes(pool), cluster.node_ids(), []
 
@@ -249,7 +249,7 @@ async def test_engines_of_a_node_that_ray_misses_later_than_them_end_nothing(
 
     monkeypatch.setattr("al_ray.machines.cluster.node_ids", as_far_as_ray_knows)
     for engine in range(2):
-        (faults / f"ping.{engine}.is_stopped").touch()
+        (tmp_path / f"ping.{engine}.is_stopped").touch()
     await lost(pool, before, 2)
     async with asyncio.timeout(60):
         while len(pool.admitted()) < 2:
@@ -259,22 +259,22 @@ async def test_engines_of_a_node_that_ray_misses_later_than_them_end_nothing(
     await pool.shutdown()
 
 
-async def test_an_engine_that_cannot_start_ends_all_with_its_error(faults: Path, ray_cluster: None) -> None:
-    pool = pool_of(2, faults)
-    (faults / "start.raises").touch()
+async def test_an_engine_that_cannot_start_ends_all_with_its_error(tmp_path: Path, ray_cluster: None) -> None:
+    pool = pool_of(2, tmp_path)
+    (tmp_path / "start.raises").touch()
     with pytest.raises(RayTaskError, match="start will not do"):
         await pool.start()
     assert pool.engines() == []
 
 
 async def test_shutting_down_does_not_wait_for_an_engine_that_is_stopped(
-    faults: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("al_ray.actors.engine.pool._SHUTDOWN_SECONDS", 1.0)
-    pool = pool_of(1, faults)
+    pool = pool_of(1, tmp_path)
     await pool.start()
     before = await processes(pool)
-    (faults / "shutdown.is_stopped").touch()
+    (tmp_path / "shutdown.is_stopped").touch()
     async with asyncio.timeout(60):
         await pool.shutdown()
     await lost(pool, before, 1)
