@@ -330,7 +330,7 @@ def test_an_error_of_one_rank_ends_the_call_as_itself_and_does_not_leave_the_oth
 
 def assert_ended(group: LearnerGroup, begun: float) -> None:
     group.close()
-    assert time.monotonic() - begun < 50
+    assert time.monotonic() - begun < 200  # gloo itself would wait for half an hour
     for learner in group._learners:
         with pytest.raises(RayActorError):
             ray.get(learner.policy_version.remote(), timeout=60)
