@@ -9,9 +9,10 @@ import socket
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
@@ -21,6 +22,7 @@ from tests.processes import Command
 
 RAY = "tests.light_ray"
 _STORE_BYTES = 80_000_000
+_Up = TypeVar("_Up")
 _TRIES = 5
 """On a busy machine: Ray itself gives a node up that is not there after 30 s."""
 
@@ -31,22 +33,28 @@ def alive(address: str) -> set[str]:
     return {node.node_id.hex() for node in found.values() if node.state == 0}
 
 
+def _at_last(stack: ExitStack, start: Callable[[], _Up]) -> _Up:
+    """What ``start`` returns of what it has put in ``stack``, after some that did not come up."""
+    for _ in range(_TRIES - 1):
+        try:
+            return start()
+        except AssertionError:
+            stack.close()
+    return start()
+
+
 @contextmanager
 def headed(ip: str, **variables: str) -> Iterator[str]:
     """The address of a cluster whose only node, the driver's, which is at ``ip``, has no cores."""
     with ExitStack() as stack:
-        for _ in range(_TRIES):
+
+        def start() -> str:
             port = _free_port(ip)
             command = stack.enter_context(_heading(ip, port, stack, variables))
-            try:
-                command.wait_until(lambda: "--block" in command.output)  # noqa: B023
-                break
-            except AssertionError as error:
-                failed = error
-                stack.close()
-        else:
-            raise failed
-        yield f"{ip}:{port}"
+            command.wait_until(lambda: "--block" in command.output)
+            return f"{ip}:{port}"
+
+        yield _at_last(stack, start)
 
 
 def _heading(ip: str, port: int, stack: ExitStack, variables: Mapping[str, str]) -> Command:
@@ -76,18 +84,15 @@ def joined(address: str, folder: Path, cpus: int, host: Host | None = None) -> I
     """A node with so many cores, from now on, by its id, and the command that it is; on this machine, or on
     ``host``. It is killed in the end, which the cluster knows afterwards."""
     with ExitStack() as stack:
-        for _ in range(_TRIES):
+
+        def start() -> tuple[str, Command]:
             before = alive(address)
             command = stack.enter_context(_starting(address, folder, cpus, host))
-            try:
-                command.wait_until(lambda: bool(alive(address) - before))  # noqa: B023
-                break
-            except AssertionError as error:
-                failed = error
-                stack.close()
-        else:
-            raise failed
-        [node] = alive(address) - before
+            command.wait_until(lambda: bool(alive(address) - before))
+            [node] = alive(address) - before
+            return node, command
+
+        node, command = _at_last(stack, start)
         yield node, command
     deadline = time.monotonic() + 120
     while node in alive(address):
