@@ -20,6 +20,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 20
 _MOST: Final = 400
 """Points of a line."""
 _BARS: Final = 90
+_LEAST_ROOM: Final = 1e-9
+"""Of the largest number: its axis tells no smaller differences."""
 COLOURS: Final = 8
 """How many the style sheet has; a series beyond begins again."""
 
@@ -244,8 +246,8 @@ def _thinned(each: Series) -> Series:
 
 
 def _around(low: float, high: float) -> tuple[float, float]:
-    """With some room."""
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    """With some room: more than floating-point numbers of that size are apart."""
+    room = max((high - low) * 0.06 or abs(high) * 0.1 or 1.0, max(abs(low), abs(high)) * _LEAST_ROOM)
     return low - (0.0 if low == 0 else room), high + room
 
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from al_ray.types import Trajectory, Transition, VersionSpan
@@ -19,6 +19,7 @@ finite = st.floats(-1e12, 1e12)
 
 
 @given(st.lists(st.tuples(finite, st.floats(0, 1e6)), min_size=1, max_size=1000))
+@example([(11367258675.0, 6.103515625e-05)])
 def test_whatever_numbers_are_drawn_lie_in_the_box(numbers: list[tuple[float, float]]) -> None:
     points = [Point(step, y, y - error, y + error) for step, (y, error) in enumerate(numbers)]
     made = chart("t", "", [Series("s", 0, points)])
