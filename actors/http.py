@@ -1,4 +1,4 @@
-"""Bodies of HTTP requests, read in time, and answers in JSON."""
+"""Bodies of HTTP requests, read in time, answers in JSON, and where servers are found."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 from typing import Final
 
 import orjson
+import ray
 from aiohttp import web
 
 from al_ray.types import JSON
 
+LOOPBACK: Final = "127.0.0.1"
 _BODY_SECONDS: Final = 60.0
 """In which a body arrives."""
 
@@ -29,3 +31,9 @@ async def read_body(request: web.Request) -> bytes:
 
 def json_response(body: JSON, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(body), status=status, headers=_JSON)
+
+
+def reachable(host: str) -> str:
+    """The address for clients of a server on this node that listens at ``host``, which may mean all of the
+    node's addresses."""
+    return ray.util.get_node_ip_address() if host in ("0.0.0.0", "::") else host

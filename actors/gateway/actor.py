@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, cast
 
-import ray
 from aiohttp import web
 
 from al_ray.actors.gateway import door, openapi
@@ -32,6 +31,7 @@ from al_ray.actors.gateway.calls.routes import ModelCalls
 from al_ray.actors.gateway.failures import failures_in_shape
 from al_ray.actors.gateway.otlp_receiver import OtlpReceiver
 from al_ray.actors.gateway.spec import GatewaySpec
+from al_ray.actors.http import reachable
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.actors.store.trace_exporter import TraceExporter
 from al_ray.database.reader import Records
@@ -81,7 +81,7 @@ class Gateway:
         # What is there by now stays. Looked through again and again, it would hold up the calls.
         gc.collect()
         gc.freeze()
-        return f"http://{_reachable(self._spec.host)}:{listener.getsockname()[1]}/v1"
+        return f"http://{reachable(self._spec.host)}:{listener.getsockname()[1]}/v1"
 
     async def stay(self) -> None:
         """Returns never: whoever waits for it learns of this gateway's death."""
@@ -139,8 +139,3 @@ def _served(routes: Sequence[web.RouteDef]) -> Iterator[tuple[str, web.RouteDef]
                     yield prefix + version + route.path.removeprefix(_VERSION), route
                 elif version == _VERSION:
                     yield prefix + route.path, route
-
-
-def _reachable(host: str) -> str:
-    """The address for clients of a gateway that listens on all of its node's."""
-    return ray.util.get_node_ip_address() if host in ("0.0.0.0", "::") else host

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
+import ray
 
 from al_ray.actors.agent.guarded_process import allow_open_files
 from al_ray.actors.agent.inherited import shed
@@ -53,6 +54,7 @@ class Runner:
         self._start_agent: Coalescer[Start, bool] = Coalescer(store.start.remote)
         self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._leaving = False
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
         self._agent: ReadyAgent
@@ -66,6 +68,14 @@ class Runner:
 
     async def ping(self) -> None:
         """Answers unless an agent keeps the event loop to itself."""
+
+    async def node(self) -> str:
+        """The id of its node."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    async def leave(self) -> None:
+        """Claim no more; ``run`` returns when the attempts under way have ended."""
+        self._leaving = True
 
     async def run(self) -> str:
         """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own.
@@ -81,13 +91,13 @@ class Runner:
             if (of_store := group.subgroup(StoreError)) is not None:
                 raise _first(of_store) from None
             raise
-        return "too many of its agents could not be ended"
+        return "its attempts have ended" if self._leaving else "too many of its agents could not be ended"
 
     async def _claim_and_run(self) -> None:
-        """Until more agents than may run at once could not be ended."""
+        """Until it is to leave, or more agents than may run at once could not be ended."""
         async with asyncio.TaskGroup() as tasks:
             renewing = None
-            while await self._has_room():
+            while await self._has_room() and not self._leaving:
                 claims = await self._claim()
                 for claim in claims:
                     self._start(claim, tasks)

@@ -2,45 +2,75 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import ray
 
 from al_ray.actors.agent.inherited import overridden
 from al_ray.actors.keepers import Keepers
-from al_ray.actors.ray_errors import DIED, at_its_start, unwrapped
+from al_ray.actors.ray_errors import DIED, at_its_start, in_brief, unwrapped
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import LEASE_SECONDS
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.errors import UnresponsiveError
+from al_ray.machines.placement import Seat, SharedSeat, draining, time_left
 
 _log = logging.getLogger(__name__)
 
 _START_SECONDS: Final = 600.0
 """In which one starts, with all that its agent imports."""
+_LOOK_SECONDS: Final = 2.0
+"""Between two looks at what Ray has room for, and at which nodes it takes away."""
+_BEFORE_SECONDS: Final = 5.0
+"""A runner is ended so long before its node: what is under way then is tried again elsewhere."""
+_AGAIN_SECONDS: Final = 30.0
+"""Until another runner is tried where one that may come could not work: its node may lack something."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Of one runner at a time."""
+
+    spec: RunnerSpec
+    seat: Seat
+    extra: bool
+    """Nobody waits for it: it comes where and when there is room."""
 
 
 class RunnerPool:
-    """Runs ``count`` runners; one that dies is replaced and its attempts are lost at once."""
+    """Runs ``count`` runners where ``options`` puts them, and one in each seat of ``more`` as soon as that is
+    granted. One that dies is replaced and its attempts are lost at once; one of ``more`` whose node is to go
+    ends its attempts before."""
 
-    def __init__(self, spec: RunnerSpec, count: int, store: Any, options: Mapping[str, Any]) -> None:
-        self._specs = [replace(spec, name=f"{spec.name}-{index}") for index in range(count)]
+    def __init__(
+        self,
+        spec: RunnerSpec,
+        count: int,
+        store: Any,
+        options: Mapping[str, Any],
+        more: Sequence[Seat] = (),
+    ) -> None:
+        self._slots = [
+            _Slot(replace(spec, name=f"{spec.name}-{index}"), seat, extra=index >= count)
+            for index, seat in enumerate([*[SharedSeat(options)] * count, *more])
+        ]
         self._store = store
-        self._actor = ray.remote(Runner).options(**RUNNER_OPTIONS, **options)
         self._runners: dict[str, Any] = {}
         self._keepers = Keepers()
 
     def start(self) -> None:
         """Start all runners."""
-        if names := overridden(self._specs[0].agent, os.environ):
+        if names := overridden(self._slots[0].spec.agent, os.environ):
             _log.warning("not given to agents, whose spans go to the run: %s", ", ".join(names))
-        self._keepers.start(self._keep(spec) for spec in self._specs)
+        self._keepers.start(self._keep(slot) for slot in self._slots)
 
     def failure(self) -> BaseException | None:
         """What ended a runner for good (an agent that cannot be imported, say), if anything did."""
@@ -52,20 +82,29 @@ class RunnerPool:
         for runner in self._runners.values():
             ray.kill(runner)
 
-    async def _keep(self, spec: RunnerSpec) -> None:
-        """Replace the runner whenever its process ends. Its own errors are for good, and raised."""
+    async def _keep(self, slot: _Slot) -> None:
+        """Replace the runner whenever its process ends. Its own errors are for good, and raised, unless
+        nobody waits for it."""
         while True:
+            while not await asyncio.to_thread(slot.seat.granted):
+                await asyncio.sleep(_LOOK_SECONDS)
             # A name of its own: what the store still does for the dead one is not done for this one.
-            named = replace(spec, name=f"{spec.name}-{uuid.uuid4().hex[:8]}")
-            runner = self._runners[spec.name] = self._actor.remote(named, self._store)
+            named = replace(slot.spec, name=f"{slot.spec.name}-{uuid.uuid4().hex[:8]}")
+            options = {**RUNNER_OPTIONS, **slot.seat.options}
+            runner = ray.remote(Runner).options(**options).remote(named, self._store)
+            self._runners[slot.spec.name] = runner
+            pause = 0.0
             try:
-                _log.warning("runner %s is replaced: %s", named.name, await _watch(runner))
-            except (*DIED, UnresponsiveError) as error:
-                if at_its_start(error):
+                why = await (_watch_with_its_node(runner, named.name, slot) if slot.extra else _watch(runner))
+            except Exception as error:
+                by_chance = isinstance(error, (*DIED, UnresponsiveError)) and not at_its_start(error)
+                if not (by_chance or slot.extra):
                     raise
-                _log.warning("runner %s is replaced: %s", named.name, error)
+                why, pause = in_brief(error), 0.0 if by_chance else _AGAIN_SECONDS
+            _log.warning("runner %s is replaced: %s", named.name, why)
             ray.kill(runner)
             await self._store.lose.remote(named.name)
+            await asyncio.sleep(pause)
 
 
 async def _watch(runner: Any) -> str:
@@ -74,6 +113,34 @@ async def _watch(runner: Any) -> str:
     await answered(runner.ping.remote(), _START_SECONDS, "it, which starts,")
     who = "it, of whose event loop an agent may not let go,"
     return await while_answering(_run(runner), runner.ping.remote, LEASE_SECONDS, LEASE_SECONDS, who)
+
+
+async def _watch_with_its_node(runner: Any, name: str, slot: _Slot) -> str:
+    """Likewise; also that its node is to go. The next runner is to be elsewhere then."""
+    watching = asyncio.create_task(_watch(runner))
+    try:
+        node = await answered(runner.node.remote(), _START_SECONDS, "it, which starts,")
+        while not watching.done():
+            if (until := (await asyncio.to_thread(draining)).get(node)) is not None:
+                _log.warning("runner %s claims no more: Ray takes its node away %s", name, time_left(until))
+                try:
+                    return await _leave(runner, watching, until)
+                finally:
+                    slot.seat.move()
+            await asyncio.wait({watching}, timeout=_LOOK_SECONDS)
+        return await watching
+    finally:
+        watching.cancel()
+
+
+async def _leave(runner: Any, watching: asyncio.Task[str], until: float) -> str:
+    """Let it end its attempts, as far as they end in time."""
+    await answered(runner.leave.remote(), LEASE_SECONDS, "it, which is to leave,")
+    while not watching.done():
+        if time.time() > until - _BEFORE_SECONDS:
+            return "its node ends"
+        await asyncio.wait({watching}, timeout=_LOOK_SECONDS)
+    return await watching
 
 
 async def _run(runner: Any) -> str:

@@ -11,21 +11,20 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from al_ray.actors.http import json_response, read_body
+from al_ray.actors.http import LOOPBACK, json_response, read_body
 from al_ray.errors import BadRequestError
 from al_ray.protocols import Service
 from al_ray.recipe import ServiceSection, dotted
 
 SERVICE_OPTIONS: Final = {"num_cpus": 0, "max_concurrency": 1000}
-HOST: Final = "127.0.0.1"
-"""Runners, which start the agents, are on the same node."""
 
 
 class ServiceHost:
     """Make it an actor with ``SERVICE_OPTIONS``."""
 
-    def __init__(self, name: str, section: ServiceSection, path: str | None) -> None:
+    def __init__(self, name: str, section: ServiceSection, path: str | None, host: str = LOOPBACK) -> None:
         self._name = name
+        self._host = host
         self._section = section
         self._path = path
         self._service: Service
@@ -43,7 +42,7 @@ class ServiceHost:
         app.add_routes([web.post("/", self._answer), web.get("/health", self._health)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, HOST, port, backlog=1024).start()
+        await web.TCPSite(runner, self._host, port, backlog=1024).start()
         return int(runner.addresses[0][1])
 
     async def probe(self) -> None:

@@ -11,9 +11,10 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayError
 
+from al_ray.actors.http import LOOPBACK, reachable
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import DIED, at_its_start, unwrapped
-from al_ray.actors.service.actor import HOST, SERVICE_OPTIONS, ServiceHost
+from al_ray.actors.service.actor import SERVICE_OPTIONS, ServiceHost
 from al_ray.actors.waiting import answered
 from al_ray.errors import ServiceUnavailableError, UnresponsiveError
 from al_ray.recipe import ServiceSection
@@ -37,13 +38,19 @@ class _Hosted:
 
 
 class ServicePool:
-    """One process for each service; one that dies, or is not well, is replaced at the same URL."""
+    """One process for each service, where ``options`` puts it, listening at ``host``; one that dies, or is
+    not well, is replaced at the same URL."""
 
     def __init__(
-        self, sections: Mapping[str, ServiceSection], path: str | None, options: Mapping[str, Any]
+        self,
+        sections: Mapping[str, ServiceSection],
+        path: str | None,
+        options: Mapping[str, Any],
+        host: str = LOOPBACK,
     ) -> None:
         self._sections = sections
         self._path = path
+        self._host = host
         self._actor = ray.remote(ServiceHost).options(**SERVICE_OPTIONS, **options)
         self._hosted = [_Hosted(name) for name in sections]
         self._keepers = Keepers()
@@ -54,7 +61,7 @@ class ServicePool:
         with unwrapped():
             await asyncio.gather(*(self._start_first(hosted) for hosted in self._hosted))
         self._keepers.start(self._keep(hosted) for hosted in self._hosted)
-        return {hosted.name: f"http://{HOST}:{hosted.port}" for hosted in self._hosted}
+        return {hosted.name: f"http://{reachable(self._host)}:{hosted.port}" for hosted in self._hosted}
 
     def failure(self) -> BaseException | None:
         """What ended a service for good, if anything did."""
@@ -68,7 +75,7 @@ class ServicePool:
                 ray.kill(hosted.host)
 
     async def _start(self, hosted: _Hosted) -> None:
-        hosted.host = self._actor.remote(hosted.name, self._sections[hosted.name], self._path)
+        hosted.host = self._actor.remote(hosted.name, self._sections[hosted.name], self._path, self._host)
         hosted.port = await hosted.host.start.remote(hosted.port)
 
     async def _start_first(self, hosted: _Hosted) -> None:

@@ -16,13 +16,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from al_ray.errors import PlacementError, Problem
 from al_ray.machines.plan import Bundle, Plan
-from al_ray.recipe import NodeShape
+from al_ray.recipe import NodeShape, Recipe
 
 _LOOK_SECONDS: Final = 0.2
 
 
 class Seat(Protocol):
-    """Where an engine is put, and the next one in its place."""
+    """Where an engine or a runner is put, and the next one in its place."""
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -34,7 +34,7 @@ class Seat(Protocol):
         ...
 
     def move(self) -> None:
-        """Its node is to go: the next engine is to be elsewhere."""
+        """Its node is to go: the next one is to be elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,13 @@ class Placement:
         remove_placement_group(self._group)
         for seat in (*self._own.values(), *self._more):
             seat.release()
+
+
+def runner_seats(recipe: Recipe, name: str) -> Sequence[OwnSeat]:
+    """Of the runners that may come, granted or not; to be released by whoever asks for them."""
+    agent = recipe.agent
+    names = [f"runner {agent.runners + index}" for index in range(agent.more_runners)]
+    return [OwnSeat(Bundle((each,), agent.runner_cpus, 0, None), f"{name}/{each}") for each in names]
 
 
 def _is_engine(bundle: Bundle) -> bool:

@@ -43,7 +43,8 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where engines and learners go. Store, gateway and runners live beside the driver."""
+    """Where engines and learners go. Store, gateways and the runners that a run begins with live beside the
+    driver."""
 
     device: Device
     layout: Layout

@@ -131,11 +131,22 @@ class AgentSection(Section):
     concurrency: Positive = 32
     """Attempts that one runner has under way at once."""
     runners: Positive = 1
-    """Runner actors."""
+    """Runner actors that a run begins with, beside the driver."""
+    max_runners: Positive | None = None
+    """Runners at most: those beyond ``runners`` are started on whatever node has room for ``runner_cpus``,
+    whenever there is one, also on nodes that join later, and go with their nodes. None: as many as
+    ``runners``."""
+    runner_cpus: Positive = 1
+    """Cores that each runner beyond ``runners`` takes of its node."""
     sampling: SamplingSection = SamplingSection()
     """What training calls are sampled with, whatever the agent asks for."""
     limits: LimitsSection = LimitsSection()
     """What one attempt may use; a call beyond it is refused."""
+
+    @property
+    def more_runners(self) -> int:
+        """How many may come beside ``runners``."""
+        return max(0, (self.max_runners or 0) - self.runners)
 
 
 class TransitionsSection(Section):

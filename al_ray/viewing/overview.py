@@ -291,5 +291,7 @@ def _places(run: ViewedRun) -> Iterator[tuple[str, str]]:
         if more := placed.get("more"):
             yield "as there is room", f"{len(more)} engines more"
     yield "beside the driver", f"store, {recipe.gateway.replicas} gateways, {recipe.agent.runners} runners"
+    if recipe.agent.more_runners:
+        yield "where there is room", f"{recipe.agent.more_runners} runners more"
     for name in recipe.services:
         yield "service", name

@@ -50,6 +50,13 @@ async def _give(task: Mapping[str, Any]) -> Any:
     return task["value"]
 
 
+async def _hold(task: Mapping[str, Any]) -> Any:
+    Path(task["mark"]).touch()
+    while not Path(task["until"]).exists():
+        await asyncio.sleep(0.05)
+    return 1.0
+
+
 async def _give_something_strange(task: Mapping[str, Any]) -> Any:
     return STRANGE[task["value"]]
 

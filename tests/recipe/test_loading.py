@@ -253,6 +253,7 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         {"replicas": 3, "max_replicas": 2},
         "engines.max_replicas: 2: is less than engines.replicas, 3",
     ),
+    ("agent.max_runners", 4, "agent.max_runners: 4: runners on other nodes cannot reach gateways at 127.0."),
     ("learners.weights", "sharded", "learners.weights: 'sharded': has no effect with learners.replicas: 1"),
     ("evaluation.samples", 4, "evaluation.sampling.temperature: 0: above 0, or the 4 samples of a task are"),
     (
@@ -288,6 +289,14 @@ def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> Non
 def test_an_object_whose_call_is_async_is_an_agent(folder: Path) -> None:
     path = toy.write_recipe(folder, content(folder))
     assert loading.load(path, ["agent.run=toy_agent:agent"]).agent.run == "toy_agent:agent"
+
+
+def test_there_may_be_no_fewer_runners_than_a_run_begins_with(folder: Path) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    with pytest.raises(RecipeError, match=r"agent\.max_runners: 2: is less than agent.runners, 3; raise it"):
+        loading.load(path, ["agent.runners=3", "agent.max_runners=2"])
+    elastic = loading.load(path, ["agent.max_runners=3", "gateway.host=0.0.0.0"]).agent
+    assert elastic.more_runners == 2
 
 
 SHORT = {"sampling": {"max_tokens": 8}}

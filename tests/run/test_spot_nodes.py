@@ -38,20 +38,22 @@ def address() -> Iterator[str]:
         yield address
 
 
-def engines(node: Command) -> list[int]:
-    """Those on a node that have been started."""
-    return [pid for pid in node.alive() if process_name(pid).startswith("ray::SpeakingEngine")]
+def started(node: Command, actor: str) -> list[int]:
+    """The processes of such actors on a node."""
+    return [pid for pid in node.alive() if process_name(pid).startswith(f"ray::{actor}")]
 
 
 def test_a_run_grows_into_a_node_and_goes_on_when_the_one_of_its_learner_is_taken_away(
     tmp_path: Path, tiny_model: Path, address: str
 ) -> None:
-    """There is a checkpoint of what it had learnt, though none was due; no rollout is lost or run twice."""
+    """With an engine, and with a runner. There is a checkpoint of what it had learnt, though none was due; no
+    rollout is lost or run twice."""
     held = tmp_path / "held"
     toy.write_code(tmp_path)
     (tmp_path / "held_agent.py").write_text(HELD.format(held=str(held)))
     content = toy.recipe(tiny_model, tmp_path / "out")
-    content["agent"] |= {"run": "held_agent:solve", "timeout": 600}
+    content["agent"] |= {"run": "held_agent:solve", "timeout": 600, "concurrency": 2, "max_runners": 2}
+    content["gateway"] = {"host": "0.0.0.0"}
     content["stages"] = [{**content["stages"][1], "steps": 3}]
     content["checkpoint"] = {"every": 100}
     content["engines"] |= {"replicas": 1, "max_replicas": 2}
@@ -65,14 +67,15 @@ def test_a_run_grows_into_a_node_and_goes_on_when_the_one_of_its_learner_is_take
         stack.enter_context(command)
         command.wait_until(lambda: any("optim/loss" in line for line in jsonl_sink.read(folder.path)))
         held.touch()
-        _, of_second = stack.enter_context(joined(address, tmp_path, 1))
-        command.wait_until(lambda: bool(engines(of_second)), what="an engine on the second node")
+        _, of_second = stack.enter_context(joined(address, tmp_path, 2))
+        command.wait_until(lambda: bool(started(of_second, "SpeakingEngine")), what="an engine there")
+        command.wait_until(lambda: bool(started(of_second, "runner")), what="a runner there")
         stack.enter_context(joined(address, tmp_path, 2))
 
         drain(address, first, 600)
         command.wait_until(lambda: bool(folder.checkpoints()), what="a checkpoint")
         assert "Ray takes the node of learners away in" in command.output
-        command.wait_until(lambda: not engines(of_first), what="the engine on the first node to leave it")
+        command.wait_until(lambda: not started(of_first, "SpeakingEngine"), what="the engine on the first node to leave it")
         assert first in alive(address)
         [saved] = folder.checkpoints()
         spot.close()
@@ -86,5 +89,7 @@ def test_a_run_grows_into_a_node_and_goes_on_when_the_one_of_its_learner_is_take
     records.close()
     assert {rollout.status for rollout in found} == {RolloutStatus.SUCCEEDED}
     assert {len(rollout.attempts) for rollout in found} == {1}
+    workers = {str(attempt.worker) for rollout in found for attempt in rollout.attempts}
+    assert {worker.rpartition("-")[0] for worker in workers} == {"runner-0", "runner-1"}
     code, told = run_here(["audit", folder.path], tmp_path)
     assert code == 0 and "each is trained once" in told, told

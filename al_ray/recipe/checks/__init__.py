@@ -17,6 +17,7 @@ _CHECKS: Final[Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]]]
     ({"model", "agent", "evaluation"}, sampling.lengths),
     ({"model", "stages"}, stages.adapter),
     ({"engines"}, sections.engines),
+    ({"agent", "gateway"}, sections.runners),
     ({"learners"}, sections.learners),
     ({"data"}, sections.data),
     ({"agent"}, agent.agent),

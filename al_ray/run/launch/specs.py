@@ -16,6 +16,7 @@ from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.actors.gateway.calls.routes import CallRules
 from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
 from al_ray.actors.gateway.spec import GatewaySpec
+from al_ray.actors.http import LOOPBACK
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.trace_exporter import ExportTarget, export_target
@@ -110,6 +111,11 @@ def gateways_spread(recipe: Recipe) -> bool:
     """Whether gateways stand on all nodes; else beside the driver, where the SQLite file is and nobody else
     can reach them."""
     return recipe.gateway.host != "127.0.0.1" and recipe.store.url is not None
+
+
+def service_host(recipe: Recipe) -> str:
+    """Where services listen: for agents on the driver's node alone, unless runners may be on others."""
+    return recipe.gateway.host if recipe.agent.more_runners else LOOPBACK
 
 
 def runner_spec(recipe: Recipe, base_urls: Sequence[str], services: Mapping[str, str]) -> RunnerSpec:

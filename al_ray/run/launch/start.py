@@ -15,9 +15,8 @@ from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.keeper import StoreKeeper
 from al_ray.database.backends import close_log
 from al_ray.database.reader import Records
-from al_ray.machines.placement import Placement, beside_the_driver
+from al_ray.machines.placement import Placement, beside_the_driver, runner_seats
 from al_ray.machines.plan import Plan
-from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
 from al_ray.run.agents import Agents, Kept
 from al_ray.run.launch import specs
@@ -48,7 +47,7 @@ async def started_for_evaluation(ready: Prepared, console: Console) -> AsyncIter
         else:
             keeper, records = await _store(ready, console, stack)
             gateways, urls = await _gateways(ready, console, stack)
-            needs = await _runners(ready.recipe, keeper.store, urls, console, stack)
+            needs = await _runners(ready, keeper.store, urls, console, stack)
             agents = Agents(keeper.store, records, [keeper, *needs, gateways])
         yield agents
 
@@ -56,7 +55,7 @@ async def started_for_evaluation(ready: Prepared, console: Console) -> AsyncIter
 async def _with_engines(
     ready: Prepared, model: PlacedModel, console: Console, stack: AsyncExitStack, *, learn: bool
 ) -> tuple[Agents, Policy]:
-    placement = Placement(model.plan, f"{ready.recipe.name}/{ready.folder.path.name}")
+    placement = Placement(model.plan, _name(ready))
     stack.callback(placement.release)
     keeper, records = await _store(ready, console, stack)
     spec = specs.engine_spec(ready.recipe, model.plan, model.folder, learn=learn)
@@ -81,7 +80,7 @@ async def _with_engines(
     stack.push_async_callback(policy.stop)
     with console.part("the weights' way from learners to engines"):
         await policy.start()
-    needs = await _runners(ready.recipe, keeper.store, urls, console, stack)
+    needs = await _runners(ready, keeper.store, urls, console, stack)
     judges = ready.recipe.agent.retry.policy if ready.recipe.agent.judge is not None else None
     return Agents(keeper.store, records, [keeper, *needs, gateways, policy], judges), policy
 
@@ -129,15 +128,24 @@ async def _gateways(
 
 
 async def _runners(
-    recipe: Recipe, store: Any, gateway_urls: Sequence[str], console: Console, stack: AsyncExitStack
+    ready: Prepared, store: Any, gateway_urls: Sequence[str], console: Console, stack: AsyncExitStack
 ) -> Sequence[Kept]:
     """Services and runners, which claim at once: whoever answers must be ready by now."""
-    here = beside_the_driver()
-    services = ServicePool(recipe.services, recipe.data.path, here)
+    recipe, here = ready.recipe, beside_the_driver()
+    services = ServicePool(recipe.services, recipe.data.path, here, specs.service_host(recipe))
     stack.push_async_callback(services.stop)
     with console.part("services"):
         urls = await services.start()
-    runners = RunnerPool(specs.runner_spec(recipe, gateway_urls, urls), recipe.agent.runners, store, here)
+    more = runner_seats(recipe, _name(ready))
+    for seat in more:
+        stack.callback(seat.release)
+    spec = specs.runner_spec(recipe, gateway_urls, urls)
+    runners = RunnerPool(spec, recipe.agent.runners, store, here, more)
     runners.start()
     stack.push_async_callback(runners.stop)
     return [runners, services]
+
+
+def _name(ready: Prepared) -> str:
+    """For Ray's dashboard."""
+    return f"{ready.recipe.name}/{ready.folder.path.name}"

@@ -20,7 +20,8 @@ from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.gateway.actor import Gateway
 from al_ray.actors.gateway.calls.engines.own import OwnEngine
-from al_ray.actors.service.actor import HOST, ServiceHost
+from al_ray.actors.http import LOOPBACK
+from al_ray.actors.service.actor import ServiceHost
 from al_ray.database.backends import sqlite_url
 from al_ray.machines import adapters, cluster, models
 from al_ray.machines.plan import plan, this_machine
@@ -64,7 +65,7 @@ def opened(recipe: Recipe, store: Path, console: Console) -> Iterator[House]:
         for name, section in recipe.services.items():
             with console.part(f"service {name}"):
                 host = ServiceHost(name, section, recipe.data.path)
-                services[name] = f"http://{HOST}:{loop.run(host.start(0))}"
+                services[name] = f"http://{LOOPBACK}:{loop.run(host.start(0))}"
         # A trial is no run: no collector waits for its spans.
         told = replace(specs.gateway_spec(recipe, None), export=None, host="127.0.0.1")
         gateway = Gateway(told, sqlite_url(store), OwnEngine(engine) if engine else None)
