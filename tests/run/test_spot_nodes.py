@@ -69,7 +69,7 @@ def test_a_run_grows_into_a_node_and_goes_on_when_the_one_of_its_learner_is_take
         held.touch()
         _, of_second = stack.enter_context(joined(address, tmp_path, 2))
         command.wait_until(lambda: bool(started(of_second, "SpeakingEngine")), what="an engine there")
-        command.wait_until(lambda: bool(started(of_second, "runner")), what="a runner there")
+        command.wait_until(lambda: bool(started(of_second, "Runner")), what="a runner there")
         stack.enter_context(joined(address, tmp_path, 2))
 
         drain(address, first, 600)
