@@ -214,3 +214,14 @@ def test_a_call_that_reads_a_tools_result_and_asks_under_the_same_id_again_is_no
     nesting = Nesting([first, second, third])
     askers = [nesting.asker("call_0", call) for call in (first, second, third)]
     assert askers == [None, Earner(first, 0), Earner(second, 0)]
+
+
+def test_a_reward_may_name_any_choice_of_a_call_and_its_telemetry_may_stand_for_the_call() -> None:
+    """What is no index of a choice leaves the call."""
+    call, seen = _call("call", 0), _span("seen", 1, OPERATION="chat", RESPONSE_ID="call")
+    for name, choice in (("call", None), ("call/0", 0), ("seen/12", 12), ("call/9999", 9999)):
+        reward = _span("r", 2, SpanKind.REWARD, REWARD=1.0, REWARD_CALL=name)
+        assert Nesting([call, seen, reward]).linked(reward) == Earner(call, choice)
+    for name in ("call/99999", "call/-1", "call/first"):
+        reward = _span("r", 2, SpanKind.REWARD, REWARD=1.0, REWARD_CALL=name)
+        assert Nesting([call, seen, reward]).linked(reward) == Earner(call)
