@@ -51,6 +51,7 @@ SLOWEST_FIRST = (
     "run/test_leaving.py",
     "evaluation/test_evaluate.py",
     "evaluation/measured/test_values.py",
+    "actors/agent/walls/test_cli_agent.py",
     "actors/agent/test_isolation.py",
     "actors/gateway/test_pool.py",
     "actors/engine/test_pool_faults.py",

@@ -164,7 +164,8 @@ def test_rewards_have_dimensions_and_the_call_that_earned_them(collector: Collec
     assert first["al_ray.reward.dimensions"] == {"reward": 1.0, "style": 0.5}
     assert second["al_ray.reward"] == 0.25
     assert third["al_ray.reward.dimensions"] == {"reward": 1.0, "style": 0.5}
-    for wrong in (float("nan"), {}, {"style": float("inf")}, 10**400, {"reward": 1.0, "style": 10**400}):
+    huge = ({"style": float("inf")}, 1e308, 10**400, {"reward": 1.0, "style": 10**400})
+    for wrong in (float("nan"), {}, *huge):
         with pytest.raises(ValueError, match="finite"):
             tracing.reward(wrong)
 

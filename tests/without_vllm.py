@@ -2,6 +2,7 @@
 what a model says: importing vLLM twice is most of a small run's computing.
 
 They say ``abcdefgh``, one token a letter, and refuse prompts of more characters than ``model.max_length``.
+Each part that is started is told, however quickly it was.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from al_ray.actors.weights.stored import local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.cli.app import main
 from al_ray.errors import ContextLengthError
+from al_ray.reports import console
 from al_ray.run.launch import start
 from al_ray.types import ChatReply, ChatRequest, Choice, VersionSpan
 from tests.actors.fake_engine import TOO_LONG
@@ -60,4 +62,5 @@ class SpeakingEngine(OnLine):
 
 if __name__ == "__main__":
     start.EnginePool = partial(EnginePool, engine_class=SpeakingEngine)  # type: ignore[assignment,misc]
+    console.TOLD_SECONDS = 0.0  # type: ignore[misc]
     main()

@@ -25,6 +25,8 @@ out or refused here as it came.
   A field that is null, or has the API's default, is as good as none. So is content of a type that is not
   here refused; a *field* that is not here is ignored.
 
+What may stand in the fields of `/v1/messages/count_tokens` is as in those of `/v1/messages`.
+
 Written by `python tools/gateway_fields.py` from `actors/gateway/dialects/fields/`, by which requests are
 read; a test compares it with the SDKs' types and with what the gateway does.
 """

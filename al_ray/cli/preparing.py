@@ -43,8 +43,9 @@ def validate(recipe: Recipe, path: Path) -> None:
     if tasks is not None:
         every = [*tasks.train, *tasks.held_out]
         tried(lambda: environment.check_tasks(recipe.agent, every))
+    walls: str | None = None
     if recipe.agent.sandbox is not None:
-        tried(lambda: wall.try_out(recipe.agent))
+        walls = tried(lambda: wall.try_out(recipe.agent))
     for service in (tried(lambda: services(recipe)) or {}).values():
         tried(service.check)
     model: Path | None = tried(lambda: models.check(recipe.model.path))
@@ -64,7 +65,7 @@ def validate(recipe: Recipe, path: Path) -> None:
     assert tasks is not None
     print(f"{path}: valid; {len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out")
     lengths = [] if model is None else warnings_of_lengths(recipe, model, tasks)
-    for line in (*tasks.left_out, *lengths, *reckoned):
+    for line in (*tasks.left_out, *([f"warning: {walls}"] if walls else []), *lengths, *reckoned):
         print(line)
 
 

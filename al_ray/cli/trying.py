@@ -46,8 +46,8 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
         tasks = load_tasks(recipe)
         environment.check_tasks(recipe.agent, [*tasks.held_out, *tasks.train])
         interpreter.check(recipe.agent)
-        if recipe.agent.sandbox is not None:
-            wall.try_out(recipe.agent)
+        if recipe.agent.sandbox is not None and (warning := wall.try_out(recipe.agent)):
+            console.warning(warning)
     with console.part("libraries"):
         from al_ray.database.writer import Database
         from al_ray.run.launch.preparation import services

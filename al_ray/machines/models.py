@@ -11,9 +11,10 @@ import importlib.util
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock
 
@@ -35,11 +36,18 @@ _OTHER_HEAD = re.compile(r"For(?!CausalLM|ConditionalGeneration)[A-Z]\w*$|(?<!LM
 """In the name of an architecture."""
 
 
-Tell = Callable[[str], None]
-"""Told what is being done."""
+class Tell(Protocol):
+    """Told what is being done and, where that is known, how much of how many is."""
+
+    def __call__(self, doing: str, done: int | None = None, total: int | None = None, /) -> None: ...
 
 
-def resolve(name: str, tell: Tell = logger.info) -> Path:
+def _logged(doing: str, done: int | None = None, total: int | None = None, /) -> None:
+    if not done:  # the rest is for whoever looks on
+        logger.info(doing)
+
+
+def resolve(name: str, tell: Tell = _logged) -> Path:
     """The folder of a model, made ready if it is not there yet; ``RecipeError`` if it cannot be."""
     if model_name.is_folder(name):
         folder = Path(name).expanduser().absolute()  # Ray's workers may have another working directory
@@ -200,8 +208,8 @@ def _convert(gguf: Path, folder: Path, tell: Tell) -> None:
     source: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     tell(f"converting {gguf.name}: the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(**source)
-    tell(f"converting {gguf.name}: the weights")
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    with _tensors_told(tell, f"converting {gguf.name}: the weights"):
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     # The weights are plain by now, but the config still says GGUF and names a folder of this machine.
     config = model.config.to_dict()
     for leftover in ("quantization_config", "_name_or_path", "_model_name_or_path"):
@@ -214,3 +222,22 @@ def _convert(gguf: Path, folder: Path, tell: Tell) -> None:
     tell(f"converting {gguf.name}: writing them")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _tensors_told(tell: Tell, doing: str) -> Iterator[None]:
+    """Inside, transformers tells how many of a GGUF file's tensors it has dequantized where it would draw a
+    bar of its own."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    def each(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        for done, tensor in enumerate(tensors):
+            tell(doing, done, len(tensors))
+            yield tensor
+        tell(doing, len(tensors), len(tensors))
+
+    drawn, reading.tqdm = reading.tqdm, each
+    try:
+        yield
+    finally:
+        reading.tqdm = drawn

@@ -25,8 +25,8 @@ from al_ray.reports.names import METRICS
 
 PROGRESS_SECONDS: Final = 30.0
 """Off a terminal, a phase is told of at most this often."""
-PART_SECONDS: Final = 3.0
-"""Off a terminal, what is being started is told of as often; what takes minutes, less often."""
+PART_SECONDS: Final = 5.0
+"""Off a terminal, what is being started is told of as often."""
 TOLD_SECONDS: Final = 1.0
 """What was started in less is not told of."""
 _BAR_WIDTH: Final = 24
@@ -103,10 +103,10 @@ class Console:
         if self._out.is_terminal:
             yield
             return
-        ended, begun = threading.Event(), time.monotonic()
+        ended = threading.Event()
 
         def tell() -> None:
-            while not ended.wait(max(PART_SECONDS, (time.monotonic() - begun) / 10)):
+            while not ended.wait(PART_SECONDS):
                 self.note(f"{'':<10}  {self._status.text()}")
 
         teller = threading.Thread(target=tell, daemon=True)

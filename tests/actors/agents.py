@@ -25,7 +25,9 @@ STRANGE = {
     "text": "1",
     "no reward": {"accuracy": 1.0},
     "a dimension that is text": {"reward": 1.0, "style": "good"},
-    "too large": 10**400,
+    "too large": 1e308,
+    "too small": {"reward": 1.0, "style": -1e308},
+    "too large for a float": 10**400,
     "an array": numpy.ones(2),
     "a name that cannot be stored": {"reward": 1.0, "\ud800": 1},
 }

@@ -179,15 +179,23 @@ def test_a_packaged_model_becomes_a_plain_folder(monkeypatch: pytest.MonkeyPatch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.setattr(models, "_HUB_SECONDS", 0.1)
-    told: list[str] = []
-    folder = models.resolve(SMOLLM2, told.append)
-    assert [line.rpartition(": ")[2] for line in told] == [
-        "libraries", "the tokenizer", "the weights", "writing them",
-    ]  # fmt: skip
+    told: list[tuple[str, int | None, int | None]] = []
+
+    def tell(doing: str, done: int | None = None, total: int | None = None, /) -> None:
+        told.append((doing.rpartition(": ")[2], done, total))
+
+    folder = models.resolve(SMOLLM2, tell)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(packaged).tensors}
+    count = len(tensors)
+    assert told == [
+        ("libraries", None, None),
+        ("the tokenizer", None, None),
+        *(("the weights", done, count) for done in range(count + 1)),
+        ("writing them", None, None),
+    ]
     config = json.loads((folder / "config.json").read_text())
     assert not {"quantization_config", "_name_or_path", "_model_name_or_path"} & set(config)
     assert config["dtype"] == "float32"
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(packaged).tensors}
     with safe_open(folder / "model.safetensors", "pt") as saved:
         for theirs, ours in (
             ("token_embd.weight", "model.embed_tokens.weight"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import time
+from queue import SimpleQueue
 
 import pytest
 from hypothesis import given
@@ -134,6 +136,23 @@ def test_what_is_started_is_told_all_the_while_and_with_the_time_it_took(
     said_until_now = file.getvalue()
     time.sleep(0.3)
     assert file.getvalue() == said_until_now
+
+
+def test_what_takes_long_is_told_no_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock by which a quarter of an hour passes whenever it is looked at."""
+    assert console.PART_SECONDS <= 5
+    monkeypatch.setattr(console, "PART_SECONDS", 0.01)
+    now = itertools.count(0.0, 900.0)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    told: SimpleQueue[str] = SimpleQueue()
+
+    class Listened(io.StringIO):
+        def write(self, text: str) -> int:
+            told.put(text)
+            return super().write(text)
+
+    with Console(Listened()).part("engines"):
+        assert all("engines" in told.get(timeout=60) for _ in range(3))
 
 
 def test_a_part_that_fails_is_told_no_more() -> None:

@@ -142,7 +142,8 @@ def test_frames_that_call_each_other_in_turn_are_shown_once() -> None:
     text = error_of(lambda: even(40))
     told = folded(text).splitlines()
     assert len(text.splitlines()) > 100 > 20 > len(told)
-    assert any("more times" in line for line in told) and told[-1] == "RuntimeError: deep"
+    assert "  ... these 2 39 more times" in told and told[-1] == "RuntimeError: deep"
+    assert "  ... these 2 1 more times" in folded(error_of(lambda: even(2))).splitlines()
 
 
 def test_text_that_is_no_traceback_is_left_as_it_is() -> None:

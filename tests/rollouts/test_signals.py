@@ -94,8 +94,17 @@ def test_an_answer_that_the_agent_itself_calls_an_error_is_one() -> None:
     assert _signals(_call("a", 0, [], ASKS), later)["a", 0] == Signals(tool_errors=1)
 
 
-def test_an_answer_that_says_that_it_failed_because_time_ran_out_is_a_time_out() -> None:
-    assert of_text('{"success": false, "message": "timed out after 3 s"}') is ToolStatus.TIMEOUT
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"success": false, "message": "timed out after 3 s"}',
+        "Error: the request timed out\nTry again later.",
+        'Traceback (most recent call last):\n  File "a.py", line 1, in look\nTimeoutError: 3 s are over',
+    ],
+)
+def test_an_answer_that_says_that_it_failed_because_time_ran_out_is_a_time_out(answer: str) -> None:
+    """In its first line or, as a traceback does, in its last."""
+    assert of_text(answer) is ToolStatus.TIMEOUT
 
 
 def test_the_choice_that_asked_gets_the_signal_of_its_tool() -> None:

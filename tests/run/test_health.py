@@ -48,6 +48,9 @@ def no_difference(task, output):
     return 1.0
 """
 
+PREPARED = ["tasks", "the agent's environment", "model"]
+"""The parts of each start that come first, in this order."""
+
 Train = Callable[[Mapping[str, Any]], tuple[int, str, Path]]
 
 
@@ -68,6 +71,12 @@ def train(tmp_path: Path, tiny_model: Path, joining: Mapping[str, str]) -> Train
         return code, output, tmp_path / "out" / "toy" / "a"
 
     return train
+
+
+def started(output: str) -> list[str]:
+    """The parts that a command tells of, as each was there."""
+    lines = [line.split(maxsplit=1) for line in output.splitlines() if line.startswith("start  ")]
+    return [part.rpartition(": ")[0] for _, part in lines]
 
 
 @pytest.mark.slow
@@ -102,9 +111,14 @@ def test_training_on_an_agent_that_never_asks_the_model_ends_with_the_cure(train
 
 @pytest.mark.slow
 def test_groups_with_equal_rewards_are_a_column_a_warning_and_a_line_at_the_end(train: Train) -> None:
-    """All of them in each of three steps: nothing was learnt, and the run says so."""
+    """All of them in each of three steps: nothing was learnt, and the run says so. (Of a run that ends well,
+    each part that was started is told too.)"""
     code, output, folder = train({"evaluate": "bad_agents:no_difference"})
     assert code == 0, output
+    assert started(output) == [
+        *PREPARED, "teachers", "connection to the cluster", "libraries", "Ray", "metrics", "store", "engines",
+        "learners", "gateways", "the weights' way from learners to engines", "services",
+    ]  # fmt: skip
     header, *rows = [line for line in output.splitlines() if line.startswith(("stage ", "grpo "))]
     at = header.index("equal") + len("equal")
     assert [row[:at].split()[-1] for row in rows] == ["1.00"] * 3
@@ -118,19 +132,23 @@ def test_groups_with_equal_rewards_are_a_column_a_warning_and_a_line_at_the_end(
 def test_an_evaluation_of_an_agent_that_never_asks_the_model_warns_with_the_cure(
     tmp_path: Path, joining: Mapping[str, str]
 ) -> None:
-    """Its scores are shown all the same; and what its rollouts died of is told with the place."""
+    """Its scores are shown all the same; and what its rollouts died of is told with the place. Each part that
+    was started is told."""
     (tmp_path / "toy_agent.py").write_text("from al_ray.types import Task\n")
     (tmp_path / "bad_agents.py").write_text(AGENTS)
     content = quiz.recipe(tmp_path / "out")
     content["agent"]["run"] = "bad_agents:silent"
     quiz.write_recipe(tmp_path, content)
     with quiz.served() as server:
-        evaluating = ["al_ray", "eval", "quiz.yaml", "--url", server.url, "--model", "wise"]
+        evaluating = ["tests.without_vllm", "eval", "quiz.yaml", "--url", server.url, "--model", "wise"]
         code, output = run(evaluating, tmp_path, **joining)
         failed_code, failed = run(
             [*evaluating, "--run", "b", "--set", "agent.run=bad_agents:broken"], tmp_path, **joining
         )
     assert code == 0 and "1.0000" in output, output
+    assert started(output) == [
+        *PREPARED, "connection to the cluster", "libraries", "Ray", "store", "gateways", "services"
+    ]  # fmt: skip
     assert "warning: 100% of the rollouts had no answer of the model" in output and "llm.base_url" in output
     folder = tmp_path / "out" / "evaluations" / "quiz" / "b"
     assert failed_code == 1 and "12 of 12 rollouts have no score: 12 builtins.KeyError" in failed, failed

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
+from al_ray.traces.nesting import Earner, Nesting
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task, Trajectory
 
 REQUEST = RolloutRequest("r", "b", "g", Task("t", {}))
@@ -198,3 +199,29 @@ def test_a_reward_in_an_agent_called_as_a_tool_is_its_own_and_before_it_its_call
     own = _span("own", 5, SpanKind.REWARD, REWARD=2.0, PARENT_ID="sub")
     spans += [early, _call("b", 4, PARENT_ID="sub"), own]
     assert [t.reward for t in _trajectory(spans).transitions] == [1.0, 2.0]
+
+
+def test_calls_and_operations_enclose_and_noise_does_not() -> None:
+    post, reward = _span("post", 2, PARENT_ID="call"), _span("reward", 3, SpanKind.REWARD, PARENT_ID="post")
+    nesting = Nesting([_agent("x", 0, "planner"), _call("call", 1, PARENT_ID="x"), post, reward])
+    assert [outer.id for outer in nesting.enclosing(reward)] == ["call", "x"]
+    assert [outer.id for outer in nesting.around(reward)] == ["post", "call", "x"]
+
+
+def test_a_call_that_reads_a_tools_result_and_asks_under_the_same_id_again_is_not_its_own_asker() -> None:
+    """As frameworks do that count a tool's calls anew in each answer."""
+    first, second, third = (_call(f"call {n}", n, ["call_0"]) for n in range(3))
+    nesting = Nesting([first, second, third])
+    askers = [nesting.asker("call_0", call) for call in (first, second, third)]
+    assert askers == [None, Earner(first, 0), Earner(second, 0)]
+
+
+def test_a_reward_may_name_any_choice_of_a_call_and_its_telemetry_may_stand_for_the_call() -> None:
+    """What is no index of a choice leaves the call."""
+    call, seen = _call("call", 0), _span("seen", 1, OPERATION="chat", RESPONSE_ID="call")
+    for name, choice in (("call", None), ("call/0", 0), ("seen/12", 12), ("call/9999", 9999)):
+        reward = _span("r", 2, SpanKind.REWARD, REWARD=1.0, REWARD_CALL=name)
+        assert Nesting([call, seen, reward]).linked(reward) == Earner(call, choice)
+    for name in ("call/99999", "call/-1", "call/first"):
+        reward = _span("r", 2, SpanKind.REWARD, REWARD=1.0, REWARD_CALL=name)
+        assert Nesting([call, seen, reward]).linked(reward) == Earner(call)

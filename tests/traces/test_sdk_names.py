@@ -43,8 +43,8 @@ def test_rewards_are_understood_with_their_dimensions_the_first_is_the_primary(
     assert attributes[semconv.REWARD] == next(iter(dimensions.values()))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, [1]])
-def test_a_reward_that_is_no_finite_number_is_refused(value: Any) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, -1e308, 10**400, "1", None, [1]])
+def test_a_reward_that_is_no_finite_number_or_a_huge_one_is_refused(value: Any) -> None:
     with pytest.raises(BadRequestError, match="finite number"):
         understood("agentlightning.annotation", {"agentlightning.reward.0.value": value})
 

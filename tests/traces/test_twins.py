@@ -96,6 +96,23 @@ def test_else_time_and_content_make_the_twin(told: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seen", "is_twin"),
+    [
+        ((4.5, 5.5), True),  # the call began before it did
+        ((3.5, 4.5), True),  # and ended after it did
+        ((3, 4), True),
+        ((5, 6), True),
+        ((5.5, 6), False),
+        ((3, 3.5), False),
+    ],
+)
+def test_two_machines_clocks_may_differ_by_a_second(seen: tuple[float, float], is_twin: bool) -> None:
+    """The call lasted from 4 to 5 by the gateway's."""
+    twin = span("chat", at=seen, gen_ai__operation__name="chat", gen_ai__output__messages=genai("hi"))
+    assert nested(call("c1"), twin).twins == ({"chat": "c1"} if is_twin else {})
+
+
+@pytest.mark.parametrize(
     "told",
     [
         {

@@ -56,6 +56,13 @@ async def test_a_conversation_goes_on_though_its_first_line_changes(line: str, v
     assert int(row.trained.sum()) == sum(len(transition.response_ids) for transition in transitions)
 
 
+@pytest.mark.parametrize("away", [-2, -1, 0, 1, 2])
+def test_a_date_is_the_clocks_on_its_day_and_the_one_before_and_after(away: int) -> None:
+    """Where the client is, it may be another day."""
+    line = f"Today's date: {SIMULATED + timedelta(away)}"
+    assert (volatile.without(line, SIMULATED) != line) is (abs(away) <= 1)
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [

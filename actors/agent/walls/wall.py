@@ -73,12 +73,13 @@ class Within:
 
 def bubblewrap(within: Within) -> list[str]:
     sandbox = within.sandbox
+    root = _root(sandbox)
     size = str(sandbox.disk_mib * _MIB)
     return [
         shutil.which("bwrap") or "bwrap",
         *("--unshare-all", "--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, "--disable-userns"),
         *("--die-with-parent", "--as-pid-1", "--hostname", "sandbox"),
-        *(("--ro-bind", sandbox.image, "/") if sandbox.image and Path(sandbox.image).is_dir() else _system()),
+        *(("--ro-bind", root, "/") if root else _system()),
         *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
         *("--size", size, "--tmpfs", "/dev/shm", "--size", size, "--tmpfs", "/tmp"),
         *("--size", size, "--tmpfs", WORK_FOLDER),
@@ -86,6 +87,11 @@ def bubblewrap(within: Within) -> list[str]:
         *("--remount-ro", "/", "--setenv", "HOME", WORK_FOLDER, "--setenv", "PATH", _PATH),
         *("--chdir", within.folder, "--", "python3", *within.inside(limited_by_kernel=False)),
     ]
+
+
+def _root(sandbox: SandboxSection) -> str | None:
+    """The folder with a root file system that the recipe names as the image; None where that is none."""
+    return sandbox.image if sandbox.image is not None and Path(sandbox.image).is_dir() else None
 
 
 def _system() -> list[str]:
@@ -176,8 +182,9 @@ def wall(sandbox: SandboxSection) -> Wall:
     raise RecipeError(Problem("agent.sandbox.wall", sandbox.wall, f"{'; '.join(why)}: {cure}"))
 
 
-def try_out(agent: AgentSection) -> None:
-    """See a program end well within the agent's walls. Raises ``RecipeError``."""
+def try_out(agent: AgentSection) -> str | None:
+    """See a program end well within the agent's walls; says what is to be warned of, if anything is. Raises
+    ``RecipeError``."""
     assert agent.sandbox is not None
     chosen = wall(agent.sandbox)
     with tempfile.TemporaryDirectory() as folder:
@@ -197,6 +204,13 @@ def try_out(agent: AgentSection) -> None:
             raise _untried(agent.sandbox, chosen, f"nothing came of it in {_PATIENCE:g} s") from None
     if done.returncode:
         raise _untried(agent.sandbox, chosen, _end(done.stderr))
+    image = agent.sandbox.image
+    if chosen is not _BUBBLEWRAP or image is None or _root(agent.sandbox):
+        return None
+    return (
+        f"agent.sandbox.image: {image!r} is not used: bubblewrap runs no images, so agents see /usr of this "
+        "machine in its place; start Docker or install Podman, or name a folder with a root file system"
+    )
 
 
 def _untried(sandbox: SandboxSection, chosen: Wall, why: str) -> RecipeError:

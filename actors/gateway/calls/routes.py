@@ -160,8 +160,8 @@ class ModelCalls:
         attempt, agent = claim.attempt, headers.get(AGENT_HEADER, "")
         model = self._model(asked)
         hosted = model in self.hosted
-        if not hosted and (told := asked.refused or unreadable(asked.messages)):
-            raise BadRequestError(told)
+        if not hosted:
+            _require_readable(asked)
         policy = "" if hosted else self._policy(agent or asked.model)
         messages = await self.earlier.conversation(attempt, asked)
         seed = self._seed(attempt, asked, messages)
@@ -212,6 +212,7 @@ class ModelCalls:
         model = self._model(asked)
         if model in self.hosted:
             raise BadRequestError(f"model: {model} is a hosted model, whose tokens cannot be counted here")
+        _require_readable(asked)
         messages = await self.earlier.conversation(claim.attempt, asked)
         tokens = await self.engines.render(claim.request, messages, asked.tools)
         return json_response({"input_tokens": len(tokens)})
@@ -227,6 +228,12 @@ class ModelCalls:
             if told not in self._left_out:
                 self._left_out[told] = None
                 await self.recorder.record(_tool_left_out(attempt, kind))
+
+
+def _require_readable(asked: Asked) -> None:
+    """Raises ``BadRequestError`` for what the trained model could not be shown."""
+    if told := asked.refused or unreadable(asked.messages):
+        raise BadRequestError(told)
 
 
 def _tool_left_out(attempt: Attempt, kind: str) -> Span:

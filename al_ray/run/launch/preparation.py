@@ -68,8 +68,8 @@ def prepared(
         service.check()
     with console.part("the agent's environment"):
         interpreter.check(recipe.agent)
-        if recipe.agent.sandbox is not None:
-            wall.try_out(recipe.agent)
+        if recipe.agent.sandbox is not None and (warning := wall.try_out(recipe.agent)):
+            console.warning(warning)
     hosted = recipe.model.name in recipe.upstreams
     with console.part("model"):
         path = recipe.model.path if weights is None else str(weights)

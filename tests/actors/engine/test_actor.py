@@ -34,6 +34,7 @@ from al_ray.types import (
     Sampling,
     VersionSpan,
 )
+from tests.actors.engine import watched
 from tests.actors.engine_inputs import engine_spec
 from tests.actors.fake_engine import TOO_LONG
 
@@ -56,6 +57,7 @@ DEEP = {"type": "json_schema", "json_schema": {"name": "x", "schema": PATTERN}}
 MANY = {"enum": [f"value {i}" for i in range(100_000)]}
 HOSTILE = {"type": "function", "function": {"name": "add", "parameters": MANY}}
 """What vLLM's grammar compiler dies of, and what it is busy with for a minute."""
+TOO_LONG_FOR_THE_MODEL = f"This model's maximum context length is {MAX_LENGTH} tokens"
 
 
 @pytest.fixture(scope="module")
@@ -483,18 +485,43 @@ async def test_the_stop_sequence_that_ended_an_answer_is_told(engine: ActorHandl
     ],
     ids=["a long message", "many messages", "a long text", "many tokens"],
 )
-async def test_what_is_far_too_long_is_refused_as_such_and_holds_nobody_up(
+async def test_what_is_far_too_long_is_refused_as_such_by_its_size_alone(
+    engine: ActorHandle, tokenizer: PreTrainedTokenizerFast, request_of: ChatRequest | CompletionRequest
+) -> None:
+    """Agents know it by its class, and some clients by its words. The engine tokenises no text that is longer
+    than so many of the longest tokens, and reads no more messages than there may be tokens."""
+    await engine.__ray_call__.remote(watched.watch)
+    with pytest.raises(ContextLengthError, match=TOO_LONG_FOR_THE_MODEL):
+        await engine.chat.remote(ray.put(request_of))
+    reply = await engine.chat.remote(ChatRequest("call", GREET, GREEDY))
+    assert reply.choices[0].message == GREETING
+    longest_text, most_messages = await engine.__ray_call__.remote(watched.unwatch)
+    assert 0 < longest_text <= MAX_LENGTH * max(map(len, tokenizer.get_vocab()))
+    assert 0 < most_messages <= MAX_LENGTH
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        ChatRequest("c", [{"role": "user", "content": "x" * 10 * MAX_LENGTH}], GREEDY),
+        CompletionRequest("c", "x" * 10 * MAX_LENGTH, GREEDY),
+    ],
+    ids=["a message", "a text"],
+)
+async def test_while_what_is_too_long_is_tokenised_the_engine_goes_on(
     engine: ActorHandle, request_of: ChatRequest | CompletionRequest
 ) -> None:
-    """Agents know it by its class, and some clients by its words; the engine is asked meanwhile."""
-    given = ray.put(request_of)
-    refused = engine.chat.remote(given)
-    answered = engine.chat.remote(ChatRequest("call", GREET, GREEDY))
-    with pytest.raises(
-        ContextLengthError, match=f"This model's maximum context length is {MAX_LENGTH} tokens"
-    ):
+    """The tokenizer is held with it until the engine has asked vLLM's core meanwhile whether it lives. (New
+    calls wait for the one thread in which vLLM tokenises.)"""
+    await engine.__ray_call__.remote(watched.watch, 5 * MAX_LENGTH)
+    refused = engine.chat.remote(request_of)
+    while not await engine.__ray_call__.remote(watched.is_held):
+        pass
+    await engine.ping.remote()
+    assert await engine.__ray_call__.remote(watched.let_go), "the engine stood still all the while"
+    with pytest.raises(ContextLengthError, match=TOO_LONG_FOR_THE_MODEL):
         await refused
-    assert (await answered).choices[0].message == GREETING
+    await engine.__ray_call__.remote(watched.unwatch)
 
 
 async def test_the_engine_without_a_model_refuses_what_is_too_long_in_this_engines_words(

@@ -167,6 +167,16 @@ async def test_the_memory_is_bounded_and_what_it_forgot_costs_a_branch() -> None
     assert len(speaker.memory._turns) <= 3 and len(speaker.memory._traces) <= 6
 
 
+async def test_the_memory_is_bounded_however_long_the_answers_are() -> None:
+    """Longer than their prompts too."""
+    speaker = Speaker(CHATML, TOKENIZER)
+    speaker.memory._limit = 500
+    for number in range(10):
+        await speaker.call([user(str(number))], [*[TOKENIZER.token_to_id("a")] * 200, END_ID])
+        kept = [remembered.turn for remembered in speaker.memory._turns.values()]
+        assert 0 < sum(len(turn.prompt_ids) + len(turn.response_ids) for turn in kept) <= 500
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),

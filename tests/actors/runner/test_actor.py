@@ -58,7 +58,7 @@ async def test_what_the_agent_returns_is_the_reward(
 
 
 @pytest.mark.parametrize("value", STRANGE)
-async def test_what_is_no_finite_number_is_no_reward(house: House, value: str) -> None:
+async def test_what_is_no_finite_number_or_a_huge_one_is_no_reward(house: House, value: str) -> None:
     rollout = await house.rollout({"do": "give_something_strange", "value": value})
     assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
     error = rollout.attempts[-1].error or ""

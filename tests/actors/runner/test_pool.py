@@ -68,6 +68,22 @@ async def failure(pool: RunnerPool) -> BaseException:
     return error
 
 
+async def test_what_is_overridden_for_the_sake_of_spans_is_said_where_runners_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for all of them, by name; of nothing, nothing is said."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(RunnerPool, "_keep", lambda *_: asyncio.sleep(0))
+    async with pool_of(None, count=2):
+        assert caplog.messages == []
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    async with pool_of(None, count=2):
+        [said] = caplog.messages
+    assert said.endswith("whose spans go to the run: OTEL_SDK_DISABLED, OTEL_TRACES_SAMPLER")
+
+
 async def test_a_killed_runner_is_replaced_and_loses_nothing(start_store: StartStore, tmp_path: Path) -> None:
     """Its attempts are lost at once, which does not count as a try, and the replacement runs them again."""
     store, marks = start_store(), [tmp_path / "0", tmp_path / "1"]

@@ -153,3 +153,20 @@ MESSAGES_FIELDS: Final[Api] = {
     },
     "output_config.format": {"json_schema": taken("", "schema")},
 }
+
+_OF_ANSWERS: Final = taken("checked; it adds nothing to the prompt")
+COUNT_FIELDS: Final[Api] = {
+    "request": {
+        **{
+            name: MESSAGES_FIELDS["request"][name]
+            for name in (
+                *("messages", "system", "tools", "mcp_servers", "thinking", "context_management"),
+                *("compaction", "cache_control", "user_profile_id", "workspace_id", "speed"),
+                *("billing_policy", "betas"),
+            )
+        },
+        "model": taken("the trained model's tokens are counted; a hosted model's name is refused"),
+        **dict.fromkeys(("tool_choice", "output_config", "output_format"), _OF_ANSWERS),
+    }
+}
+"""Of a request whose tokens are to be counted; what may stand in its fields is as in messages."""

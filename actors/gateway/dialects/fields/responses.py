@@ -25,6 +25,11 @@ _RESULT: Final = "a tool's answer"
 _HOSTED_CALL: Final = "a tool call and its answer"
 _ASIDE: Final = ignored("it says nothing to the model")
 _BY_ITS_NAME: Final = "the function that the tool is to the model"
+_OF_OUTPUT: Final = {
+    "input_text": taken("", "text", "prompt_cache_breakpoint"),
+    "input_image": NOT_TEXT,
+    "input_file": NOT_TEXT,
+}
 
 RESPONSES_FIELDS: Final[Api] = {
     "request": {
@@ -107,6 +112,8 @@ RESPONSES_FIELDS: Final[Api] = {
         "input_image": NOT_TEXT,
         "input_file": NOT_TEXT,
     },
+    "input[function_call_output].output": _OF_OUTPUT,
+    "input[custom_tool_call_output].output": _OF_OUTPUT,
     "tools": {
         "function": taken(
             "", "name description parameters strict", "async allowed_callers defer_loading output_schema"

@@ -237,6 +237,24 @@ def test_where_no_wall_can_be_had_the_cure_is_told(monkeypatch: pytest.MonkeyPat
             wall.wall(SandboxSection(**section))
 
 
+def test_docker_and_podman_are_told_the_same() -> None:
+    """All that walls are made of is in it; so what is tried with the one holds of the other."""
+    section = {"image": "x", "mounts": {"/given": "/here"}, **LIMITS}
+    agent = AgentSection(isolation="command", command=COMMAND, folder=str(HERE), sandbox=section)
+    within = wall.Within(agent, Path("/relay"), {"gateway.sock": 8001}, ("OPENAI_API_KEY",))
+    docker, podman = (each.command(within) for each in wall._CONTAINERS)
+    assert (docker[0], podman[0], docker[1:]) == ("docker", "podman", podman[1:])
+    told = " ".join(docker)
+    for flags in (
+        *("run --rm --interactive", "--network none", "--read-only", "--cap-drop ALL", "--user 65534:65534"),
+        *("--security-opt no-new-privileges", "--pids-limit 21", "--memory 200m --memory-swap 200m"),
+        *("--cpus 0.5", "--tmpfs /work:rw,exec,size=8m,mode=1777", "--env OPENAI_API_KEY"),
+        f"--mount type=bind,src={HERE},dst=/agent,readonly",
+        "--mount type=bind,src=/here,dst=/given,readonly",
+    ):
+        assert f" {flags} " in f"{told} "
+
+
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="there is no bubblewrap here")
 def test_walls_in_which_no_program_starts_are_told(tmp_path: Path) -> None:
     agent = AgentSection(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NotRequired, Required, get_args, get_origin
 
+from anthropic.types import message_count_tokens_params as count
 from anthropic.types import message_create_params as messages
+from anthropic.types.beta import message_count_tokens_params as beta_count
 from anthropic.types.beta import message_create_params as beta_messages
 from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat
@@ -20,6 +22,7 @@ REQUESTS: Mapping[str, Sequence[Any]] = {
         messages.MessageCreateParamsNonStreaming,
         beta_messages.MessageCreateParamsNonStreaming,
     ],
+    "/v1/messages/count_tokens": [count.MessageCountTokensParams, beta_count.MessageCountTokensParams],
 }
 
 

@@ -298,6 +298,15 @@ async def test_tokens_are_counted_as_the_engine_renders_them(served: House) -> N
     assert served.calls(attempt) == []
 
 
+async def test_tokens_of_what_the_model_cannot_read_are_not_counted(served: House) -> None:
+    attempt = await served.attempt()
+    source: Any = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    image: Any = {"type": "image", "source": source}
+    async with served.anthropic(attempt) as client:
+        with pytest.raises(anthropic.BadRequestError, match="the trained model reads text alone"):
+            await client.messages.count_tokens(model="m", messages=[{"role": "user", "content": [image]}])
+
+
 async def test_anthropics_client_knows_every_failure(served: House, house: House) -> None:
     attempt = await served.attempt()
     async with served.anthropic(attempt) as client:

@@ -19,18 +19,20 @@ from al_ray.actors.gateway.dialects.core import Asked
 from al_ray.actors.gateway.dialects.fields import Does, Treatment
 from al_ray.actors.gateway.dialects.fields.chat_completions import OF_VLLM
 from al_ray.actors.gateway.dialects.fields.table import TABLE
+from al_ray.actors.gateway.dialects.messages import parse_prompt
 from al_ray.actors.gateway.dialects.readable import unreadable
 from al_ray.errors import BadRequestError
 from tests.actors.gateway.dialects.sdk_types import REQUESTS, example, fields, things
 
 ROOT = Path(__file__).resolve().parents[4]
-PARSE = {dialect.path: dialect.parse for dialect in DIALECTS}
-CHAT, COMPLETIONS, RESPONSES, MESSAGES = TABLE
+CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT = TABLE
+PARSE = {dialect.path: dialect.parse for dialect in DIALECTS} | {COUNT: parse_prompt}
 BEYOND_THE_SDK = {
     CHAT: {"stream"},
     COMPLETIONS: {"stream"},
     RESPONSES: {"stream"},
     MESSAGES: {"stream", "temperature", "top_p", "top_k", "output_format"},
+    COUNT: {"output_format"},
 }
 """The SDKs have ``stream`` in a type of its own; Anthropic's has dropped the others, its clients have not."""
 PARAMETERS: Any = {"type": "object", "properties": {}}
@@ -43,6 +45,7 @@ LEAST: Mapping[str, dict[str, Any]] = {
     COMPLETIONS: {"prompt": "hi"},
     RESPONSES: {"input": [HI], "tools": [FLAT, {"type": "shell"}, {"type": "apply_patch"}]},
     MESSAGES: {"messages": [HI], "max_tokens": 9, "tools": [OWN]},
+    COUNT: {"messages": [HI], "tools": [OWN]},
 }
 ANY_OBJECT: Any = {"type": "json_object"}
 TEXT: Any = {"type": "text", "data": "x"}
@@ -60,11 +63,11 @@ VALUES: Mapping[tuple[str, str], Any] = {
     (RESPONSES, "tools"): [FLAT, FLAT],
     (RESPONSES, "text"): {"format": ANY_OBJECT},
     (RESPONSES, "include"): ["message.output_text.logprobs"],
-    (MESSAGES, "messages"): [HI, HI],
-    (MESSAGES, "tools"): [OWN, OWN],
-    (MESSAGES, "tool_choice"): {"type": "any"},
-    (MESSAGES, "output_config"): {"format": SCHEMA},
-    (MESSAGES, "output_format"): SCHEMA,
+    **{(path, "messages"): [HI, HI] for path in (MESSAGES, COUNT)},
+    **{(path, "tools"): [OWN, OWN] for path in (MESSAGES, COUNT)},
+    **{(path, "tool_choice"): {"type": "any"} for path in (MESSAGES, COUNT)},
+    **{(path, "output_config"): {"format": SCHEMA} for path in (MESSAGES, COUNT)},
+    **{(path, "output_format"): SCHEMA for path in (MESSAGES, COUNT)},
     **{(path, "temperature"): 0.5 for path in TABLE},
     **{(path, "top_p"): 0.5 for path in TABLE},
     **{(path, "top_k"): 5 for path in TABLE},
@@ -139,6 +142,9 @@ def with_thing(path: str, section: str, tag: str, thing: Any) -> dict[str, Any]:
             body["messages"].append({"role": "user", "content": [result]})
         case _, "messages.content":
             body["messages"].append({"role": "user", "content": [thing]})
+        case _, "input[function_call_output].output" | "input[custom_tool_call_output].output":
+            kind = section.removeprefix("input[").removesuffix("].output")
+            body["input"].append({"type": kind, "call_id": "c", "output": [thing]})
         case _, "input[message].content":
             role = "assistant" if tag in ("output_text", "refusal") else "user"
             body["input"].append({"role": role, "content": [thing]})
@@ -179,6 +185,11 @@ def test_every_field_that_the_sdk_can_send_is_in_the_table(path: str) -> None:
 )
 def test_every_type_that_the_sdk_can_send_is_in_the_table(path: str, section: str) -> None:
     assert TABLE[path][section].keys() == things(path, section).keys()
+
+
+@pytest.mark.parametrize("section", [name for name in TABLE[MESSAGES] if name != "request"])
+def test_what_may_stand_in_a_count_is_what_may_stand_in_messages(section: str) -> None:
+    assert things(COUNT, section).keys() == TABLE[MESSAGES][section].keys()
 
 
 @by_row

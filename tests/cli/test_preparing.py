@@ -1,0 +1,71 @@
+"""What is made ready before a run: told part by part, and how far it is where that is known."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from al_ray.recipe import Recipe
+from al_ray.reports import console
+from al_ray.reports.console import Console
+from al_ray.run.folder import RunChoice
+from al_ray.run.launch.preparation import prepared
+from tests import quiz, toy
+from tests.processes import run_here
+
+SERVICE = """
+class Book:
+    def __init__(self, path):
+        pass
+
+    def check(self):
+        pass
+
+    def build(self, progress):
+        progress("passages", 1, 2)
+        return "shelf/index"
+"""
+
+
+def test_an_index_is_told_by_its_service_with_how_far_it_is_and_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "TOLD_SECONDS", 0.0)
+    phases: list[tuple[object, ...]] = []
+    monkeypatch.setattr(console.Console, "phase", lambda _, *told: phases.append(told))
+    (tmp_path / "shelf.py").write_text(SERVICE)
+    quiz.write_recipe(tmp_path, quiz.recipe(tmp_path) | {"services": {"book": {"run": "shelf:Book"}}})
+    code, told = run_here(["index", "quiz.yaml"], tmp_path)
+    assert code == 0, told
+    assert "start       index of book: " in told and "book: shelf/index" in told
+    assert ("passages", 1, 2) in phases
+
+
+def test_an_image_in_whose_place_bubblewrap_shows_this_machine_is_warned_of(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a run starts, and by ``validate``; not where it is a folder."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "bwrap").write_text("#!/bin/sh\n")
+    (programs / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    toy.write_code(tmp_path)
+    content = toy.recipe(tiny_model, tmp_path / "out")
+    del content["agent"]["run"]
+    for image, is_warned_of in (("python:3.12-slim", True), (str(tmp_path), False)):
+        walled = {"folder": str(programs), "sandbox": {"image": image}}
+        content["agent"] |= {"isolation": "command", "command": ["python3"], **walled}
+        toy.write_recipe(tmp_path, content)
+        code, told = run_here(["validate", "toy.yaml"], tmp_path)
+        assert code == 0, told
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path)
+            said = io.StringIO()
+            recipe = Recipe.model_validate(content)
+            with prepared(recipe, RunChoice(str(is_warned_of), False), Console(said), learn=False):
+                pass
+        warning = f"warning: agent.sandbox.image: {image!r} is not used"
+        assert [warning in each for each in (told, said.getvalue())] == [is_warned_of] * 2
