@@ -29,8 +29,8 @@ from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
-from al_ray.machines import models
 from al_ray.machines.placement import SharedSeat
+from al_ray.models import folders
 from al_ray.recipe import LoraSection, OptimizerSection
 from benchmarks.peers.update_load import samples
 from benchmarks.update import SHAPES, rows_of
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 async def _be(arguments: argparse.Namespace) -> None:
-    model = models.resolve(arguments.model)
+    model = folders.resolve(arguments.model)
     lora = LoraSection(rank=arguments.rank) if arguments.side == "adapter" else None
     spec = LearnerSpec(str(model), "float32", "cpu", 1, TOKENS, TOKENS, "shared_memory", lora=lora)
     learner = Learner(spec)

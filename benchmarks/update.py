@@ -29,8 +29,8 @@ from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.algorithms.batching import pack
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
-from al_ray.machines import models
 from al_ray.machines.home import home
+from al_ray.models import folders
 from al_ray.recipe import OptimizerSection
 from al_ray.types import Row
 from benchmarks.peers.update_load import (
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    model = models.resolve(arguments.model)
+    model = folders.resolve(arguments.model)
     if arguments.side:
         _be(arguments, model)
     install_trl()

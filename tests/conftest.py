@@ -57,7 +57,7 @@ SLOWEST_FIRST = (
     "actors/test_soak.py",
     "envs/calc_x/test_autogen_agent.py",
     "actors/agent/test_frameworks.py",
-    "machines/test_models.py",
+    "models/test_folders.py",
     "actors/agent/walls/test_walls.py",
     "actors/gateway/calls/recorded/test_replays.py",
     "cli/test_trying.py",

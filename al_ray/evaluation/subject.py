@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from al_ray.errors import Problem, UserError
-from al_ray.machines import adapters
+from al_ray.models import adapters
 from al_ray.recipe import Recipe, UpstreamSection, http_url
 from al_ray.recipe.checks.sections import key_problem
 

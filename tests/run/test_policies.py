@@ -15,7 +15,7 @@ from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
 from al_ray.errors import UserError
 from al_ray.evaluation.subject import subject
-from al_ray.machines.adapters import place_of
+from al_ray.models.adapters import place_of
 from al_ray.reports import jsonl_sink
 from al_ray.reports.names import POLICIES
 from al_ray.rollouts.trajectory import trajectory

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.errors import RecipeError
-from al_ray.machines import adapters, models
+from al_ray.models import adapters, folders
 from al_ray.recipe import LoraSection, ModelSection, Recipe
 from tests import toy
 from tests.conftest import write_tiny_model
@@ -18,7 +18,7 @@ def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / adapters.CONFIG).write_text('{"base_model_name_or_path": "/nowhere"}')
     with pytest.raises(RecipeError, match="is an adapter of /nowhere, which is not there"):
-        models.resolve(str(tmp_path))
+        folders.resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize("target", ["c_attn", "embed_tokens", "input_layernorm"])
@@ -27,8 +27,8 @@ def test_a_target_that_is_no_linear_layer_is_refused_with_those_that_are(
 ) -> None:
     section = ModelSection(path=str(tiny_model), lora=LoraSection(targets=["q_proj", target]))
     with pytest.raises(RecipeError, match=rf"targets\.1: '{target}': .* k_proj, o_proj, q_proj, up_proj"):
-        models.require_trainable(tiny_model, section)
-    models.require_trainable(tiny_model, ModelSection(path=str(tiny_model), lora=LoraSection()))
+        folders.require_trainable(tiny_model, section)
+    folders.require_trainable(tiny_model, ModelSection(path=str(tiny_model), lora=LoraSection()))
 
 
 def test_experts_which_are_held_as_one_tensor_get_no_adapter(tmp_path: Path) -> None:
@@ -36,14 +36,14 @@ def test_experts_which_are_held_as_one_tensor_get_no_adapter(tmp_path: Path) -> 
     write_tiny_model(tmp_path, "qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
     told = r"targets\.4: 'gate_proj': is a matrix of experts, .*; this model has gate, k_proj, o_proj, q_proj"
     with pytest.raises(RecipeError, match=told):
-        models.require_trainable(tmp_path, ModelSection(path=str(tmp_path), lora=LoraSection()))
+        folders.require_trainable(tmp_path, ModelSection(path=str(tmp_path), lora=LoraSection()))
     attention = LoraSection(targets=["q_proj", "k_proj", "v_proj", "o_proj"])
     section = ModelSection(path=str(tmp_path), lora=attention)
-    models.require_trainable(tmp_path, section)
-    models.require_adaptable(tmp_path, section, "gpu")
-    models.require_adaptable(tmp_path, ModelSection(path=str(tmp_path)), "cpu")
+    folders.require_trainable(tmp_path, section)
+    folders.require_adaptable(tmp_path, section, "gpu")
+    folders.require_adaptable(tmp_path, ModelSection(path=str(tmp_path)), "cpu")
     with pytest.raises(RecipeError, match=r"model\.lora: 'rank \d+': leave it out: the model has experts"):
-        models.require_adaptable(tmp_path, section, "cpu")
+        folders.require_adaptable(tmp_path, section, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.errors import RecipeError
-from al_ray.machines import models
+from al_ray.models import folders
 from al_ray.recipe import ModelSection
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,7 +39,7 @@ def silent_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def test_a_folder_with_a_model_is_itself(tmp_path: Path) -> None:
     """Nothing is copied or looked up."""
     (tmp_path / "config.json").write_text("{}")
-    assert models.resolve(str(tmp_path)) == tmp_path
+    assert folders.resolve(str(tmp_path)) == tmp_path
 
 
 def test_a_prepared_model_is_found_by_its_hub_name(home: Path) -> None:
@@ -47,19 +47,19 @@ def test_a_prepared_model_is_found_by_its_hub_name(home: Path) -> None:
     folder = home / "models" / "owner--model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    assert models.resolve("owner/model") == folder
+    assert folders.resolve("owner/model") == folder
 
 
 def test_what_cannot_be_had_is_told_without_making_anything_ready(
     silent_hub: None, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither here, nor in a package, nor on a hub that answers, nor in its cache."""
-    monkeypatch.setattr(models, "_HUB_SECONDS", 0.5)
+    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)
     with pytest.raises(
         RecipeError, match=r"model\.path: 'nobody/none': no such folder, and the Hugging Face"
     ):
-        models.check("nobody/none")
-    assert models.check(SMOLLM2) is None and not home.exists()  # a package carries it: it can be had
+        folders.check("nobody/none")
+    assert folders.check(SMOLLM2) is None and not home.exists()  # a package carries it: it can be had
 
 
 def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path, tiny_model: Path) -> None:
@@ -69,16 +69,16 @@ def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path
     config = json.loads((tiny_model / "config.json").read_bytes())
     longest = config["max_position_embeddings"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert models.check(str(tmp_path)) == tmp_path
+    assert folders.check(str(tmp_path)) == tmp_path
     for file, lacking in (("x.safetensors", "holds no weights"), ("tokenizer.json", "holds no tokenizer")):
         with pytest.raises(RecipeError, match=lacking):
-            models.require_whole(tmp_path, section(longest))
+            folders.require_whole(tmp_path, section(longest))
         (tmp_path / file).touch()
-    models.require_whole(tmp_path, section(longest))
+    folders.require_whole(tmp_path, section(longest))
     with pytest.raises(RecipeError, match=f"max_position_embeddings {longest}"):
-        models.require_whole(tmp_path, section(longest + 1))
+        folders.require_whole(tmp_path, section(longest + 1))
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {"factor": 4.0}}))
-    models.require_whole(tmp_path, section(longest + 1))
+    folders.require_whole(tmp_path, section(longest + 1))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_model_whose_calls_no_learner_can_compute_is_refused_by_its_config(
     (tmp_path / "config.json").write_text(json.dumps(config))
     section = ModelSection(path=str(tmp_path), max_length=8192)
     with pytest.raises(RecipeError, match=told) if told else nullcontext():
-        models.require_trainable(tmp_path, section)
+        folders.require_trainable(tmp_path, section)
 
 
 @pytest.mark.parametrize(
@@ -115,19 +115,19 @@ def test_a_model_whose_calls_no_learner_can_compute_is_refused_by_its_config(
 def test_what_is_no_model_is_refused(name: str, told: str) -> None:
     """The value and what would be right are told."""
     with pytest.raises(RecipeError, match=told) as caught:
-        models.resolve(name)
+        folders.resolve(name)
     assert f"model.path: {name!r}" in str(caught.value)
 
 
 @pytest.mark.usefixtures("silent_hub")
 def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """No retries, then the cures: a folder, or the package that carries the model."""
-    monkeypatch.setattr(models, "_HUB_SECONDS", 0.5)
-    monkeypatch.setattr(models, "PACKAGED", {SMOLLM2: "no_such_package"})
+    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)
+    monkeypatch.setattr(folders, "PACKAGED", {SMOLLM2: "no_such_package"})
     for name, cure in (("nobody/nothing", "name a folder"), (SMOLLM2, r"al_ray\[gguf\]")):
         start = time.monotonic()
         with pytest.raises(RecipeError, match=cure):
-            models.resolve(name)
+            folders.resolve(name)
         assert time.monotonic() - start < 15
 
 
@@ -138,17 +138,17 @@ def test_two_that_need_a_model_convert_it_once(
     """The second waits for the first; nothing else is left behind."""
     converted = []
 
-    def convert(gguf: Path, folder: Path, tell: models.Tell) -> None:
+    def convert(gguf: Path, folder: Path, tell: folders.Tell) -> None:
         converted.append(gguf)
         time.sleep(0.3)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(models, "_HUB_SECONDS", 0.1)
-    monkeypatch.setattr(models, "_packaged", lambda name: tmp_path / "model.gguf")
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.1)
+    monkeypatch.setattr(folders, "_packaged", lambda name: tmp_path / "model.gguf")
+    monkeypatch.setattr(folders, "_convert", convert)
     with ThreadPoolExecutor() as pool:
-        folders = list(pool.map(models.resolve, [SMOLLM2, SMOLLM2]))
-    assert folders == [home / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"] * 2
+        found = list(pool.map(folders.resolve, [SMOLLM2, SMOLLM2]))
+    assert found == [home / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"] * 2
     assert len(converted) == 1
     assert {file.suffix for file in (home / "models").iterdir()} <= {"", ".lock"}
 
@@ -156,13 +156,13 @@ def test_two_that_need_a_model_convert_it_once(
 def test_a_conversion_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What was half written is gone, so that the next try starts anew."""
 
-    def convert(gguf: Path, folder: Path, tell: models.Tell) -> None:
+    def convert(gguf: Path, folder: Path, tell: folders.Tell) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError("disk full")
 
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(folders, "_convert", convert)
     with pytest.raises(OSError, match="disk full"):
-        models._prepare(tmp_path / "model.gguf", tmp_path / "models" / "m", print)
+        folders._prepare(tmp_path / "model.gguf", tmp_path / "models" / "m", print)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
@@ -171,16 +171,16 @@ def test_a_conversion_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatc
 def test_a_packaged_model_becomes_a_plain_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights are the file's, dequantized; the folder knows nothing of GGUF and can chat."""
     gguf = pytest.importorskip("gguf")
-    packaged = models._packaged(SMOLLM2)
+    packaged = folders._packaged(SMOLLM2)
     if packaged is None:
         pytest.skip("no installed package carries the model")
     import torch
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    monkeypatch.setattr(models, "_HUB_SECONDS", 0.1)
+    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.1)
     told: list[str] = []
-    folder = models.resolve(SMOLLM2, told.append)
+    folder = folders.resolve(SMOLLM2, told.append)
     assert [line.rpartition(": ")[2] for line in told] == [
         "libraries", "the tokenizer", "the weights", "writing them",
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from al_ray.machines.model_limits import Length, bounds, capacities
+from al_ray.models.limits import Length, bounds, capacities
 
 
 def test_what_is_no_size_counts_as_a_bound_also_under_a_name_that_nobody_knows() -> None:

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from al_ray.errors import PlacementError
-from al_ray.machines import memory
-from al_ray.machines.memory import GIB, Sizes, estimate
 from al_ray.machines.plan import Plan, plan
+from al_ray.models import memory
+from al_ray.models.memory import GIB, Sizes, estimate
 from al_ray.recipe import LoraSection, NodeShape, Recipe, loading
 from tests import toy
 

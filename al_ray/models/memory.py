@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from al_ray.errors import PlacementError, Problem
-from al_ray.machines import model_limits, tensors
 from al_ray.machines.plan import Plan
 from al_ray.machines.precision import Dtype
+from al_ray.models import limits, tensors
 from al_ray.recipe import LoraSection, Recipe
 
 GIB: Final = 2**30
@@ -84,7 +84,7 @@ class Estimate:
 
 def sizes_of(folder: Path) -> Sizes | None:
     """None where the config does not call its sizes by their usual names."""
-    text = model_limits.text_part(json.loads((folder / "config.json").read_bytes()))
+    text = limits.text_part(json.loads((folder / "config.json").read_bytes()))
     return sizes(text, sum(math.prod(shape) for _, shape in tensors.shapes(folder)))
 
 

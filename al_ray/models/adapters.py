@@ -17,8 +17,8 @@ from typing import Any, Final
 from filelock import FileLock
 
 from al_ray.errors import Problem, RecipeError
-from al_ray.machines import tensors
 from al_ray.machines.whole import whole_folder
+from al_ray.models import tensors
 from al_ray.recipe import LoraSection, Recipe
 
 WEIGHTS: Final = "adapter_model.safetensors"

@@ -18,10 +18,10 @@ from typing import Any
 from filelock import FileLock
 
 from al_ray.errors import Problem, RecipeError
-from al_ray.machines import adapters, model_limits
 from al_ray.machines.home import home
 from al_ray.machines.plan import Device
 from al_ray.machines.whole import whole_folder
+from al_ray.models import adapters, limits
 from al_ray.recipe import ModelSection, model_name
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def require_whole(folder: Path, section: ModelSection) -> None:
 def require_trainable(folder: Path, section: ModelSection) -> None:
     """Raises ``RecipeError`` where no learner can compute what engines sample, as far as the config tells."""
     config = json.loads((folder / "config.json").read_bytes())
-    text = model_limits.text_part(config)
+    text = limits.text_part(config)
     if config.get("is_encoder_decoder"):
         raise RecipeError(
             Problem("model.path", str(folder), "is an encoder with a decoder: name a decoder alone")
@@ -121,7 +121,7 @@ def require_trainable(folder: Path, section: ModelSection) -> None:
         if _OTHER_HEAD.search(name):
             cure = f"is a {name}, with nothing that predicts the next token: name a causal language model"
             raise RecipeError(Problem("model.path", str(folder), cure))
-    if problem := model_limits.problem_of_rope(text, section.max_length):
+    if problem := limits.problem_of_rope(text, section.max_length):
         raise RecipeError(problem)
     if section.lora and (problem := adapters.problem_of_targets(folder, section.lora)):
         raise RecipeError(problem)
