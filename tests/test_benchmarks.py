@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import decision_process
+from benchmarks.learning import decision_process
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 OF_A_PEER = {"peers.agentlightning_store", "peers.trl_update"}
 """Imports packages that only the peer's environment has."""
-HELPERS = {f"{path.parent.name}.{path.stem}" for path in BENCHMARKS.glob("[!.]*/[!_]*.py")} - OF_A_PEER
-NAMES = {path.stem for path in BENCHMARKS.glob("[!_]*.py")}
+MODULES = {f"{path.parent.name}.{path.stem}" for path in BENCHMARKS.glob("[!.]*/[!_]*.py")}
+HELPERS = {name for name in MODULES if name.startswith(("agents.", "peers."))} - OF_A_PEER
+NAMES = MODULES - HELPERS - OF_A_PEER
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -40,7 +41,7 @@ def test_a_helper_imports(name: str) -> None:
 
 def test_no_module_imports_a_sibling_by_its_bare_name() -> None:
     """Or it would run only as a file; also that of the peer, which cannot be imported here."""
-    modules = [*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("[!.]*/*.py")]
+    modules = [*BENCHMARKS.glob("[!.]*/[!_]*.py")]
     siblings = "|".join(path.stem for path in modules)
     bare = re.compile(rf"^\s*(from|import) ({siblings})\b", re.MULTILINE)
     assert [path.name for path in modules if bare.search(path.read_text())] == []
@@ -48,7 +49,8 @@ def test_no_module_imports_a_sibling_by_its_bare_name() -> None:
 
 def test_the_table_names_every_benchmark_and_the_page_every_helper() -> None:
     page = (BENCHMARKS / "README.md").read_text()
-    assert set(re.findall(r"^\| `python -m benchmarks\.(\w+)", page, re.MULTILINE)) == NAMES
+    assert set(re.findall(r"^\| `python -m benchmarks\.([\w.]+)", page, re.MULTILINE)) == NAMES
+    assert list(BENCHMARKS.glob("[!_]*.py")) == []  # each is in a room
     helpers = {name.partition(".")[2] for name in HELPERS | OF_A_PEER}
     assert {name for name in helpers if f"`{name}`" not in page} == set()
 

@@ -13,14 +13,14 @@ import pytest
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, Rollout, RolloutStatus, Span, SpanKind
 from benchmarks.agents.scripted import expected, prompt_ids
-from benchmarks.soak import Faults, Progress, reckon, requests
+from benchmarks.faults.soak import Faults, Progress, reckon, requests
 from tests.processes import run
 
 
 @pytest.mark.slow
 def test_rollouts_survive_whatever_is_killed(tmp_path: Path) -> None:
-    """``benchmarks.soak``, in small: each kind of process is killed twice."""
-    code, output = run(["benchmarks.soak", "--rollouts", "100", "--kills", "10"], tmp_path)
+    """``benchmarks.faults.soak``, in small: each kind of process is killed twice."""
+    code, output = run(["benchmarks.faults.soak", "--rollouts", "100", "--kills", "10"], tmp_path)
     result = json.loads(output.splitlines()[-1])
     assert code == 0, output
     assert (result["rollouts"], sum(result["kills"].values())) == (100, 10)

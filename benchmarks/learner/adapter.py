@@ -1,10 +1,10 @@
 """What training an adapter saves beside training the model: of an update, and of its way to an engine.
 
-    python -m benchmarks.adapter [--shape spider] [--rank 16] [--rounds 3]
+    python -m benchmarks.learner.adapter [--shape spider] [--rank 16] [--rounds 3]
 
-One process a side, one after the other, on CPU: updates of the rows of ``benchmarks.update``, and after each
-what is published, through shared memory into a running engine, whose log-probabilities are then compared with
-the learner's. The peak is that of the learner's process, before an engine is there.
+One process a side, one after the other, on CPU: updates of the rows of ``update``, and after each what is
+published, through shared memory into a running engine, whose log-probabilities are then compared with the
+learner's. The peak is that of the learner's process, before an engine is there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.machines.placement import SharedSeat
 from al_ray.models import folders
 from al_ray.recipe import LoraSection, OptimizerSection
+from benchmarks.learner.update import SHAPES, rows_of
 from benchmarks.peers.update_load import samples
-from benchmarks.update import SHAPES, rows_of
 
 TOKENS: Final = 2048
 """Of a micro-batch, and of the longest row."""
@@ -41,7 +41,7 @@ LEARNING_RATE: Final = {"model": 1e-6, "adapter": 1e-4}
 
 
 def measure(side: str, arguments: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.adapter", "--side", side, "--shape", arguments.shape]
+    command = [sys.executable, "-m", "benchmarks.learner.adapter", "--side", side, "--shape", arguments.shape]
     command += ["--rank", str(arguments.rank), "--rounds", str(arguments.rounds), "--model", arguments.model]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout

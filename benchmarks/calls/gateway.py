@@ -1,6 +1,6 @@
 """What the gateway adds to a call, beside a mock upstream called directly and LiteLLM's proxy.
 
-    python -m benchmarks.gateway [--rounds 3] [--seconds 4] [--side-by-side 1] [--without-litellm]
+    python -m benchmarks.calls.gateway [--rounds 3] [--seconds 4] [--side-by-side 1] [--without-litellm]
 
 The mock answers at once with 300 prompt and 40 response token ids. It is asked five ways, by 1, 10 and
 64 connections, in one run: directly; through the gateway as an engine, with the tokens recorded durably
@@ -34,7 +34,7 @@ from aiohttp import web
 
 from al_ray.actors.line import OnLine
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROMPT_IDS = list(range(1000, 1300))
 RESPONSE_IDS = list(range(2000, 2040))
 LOGPROBS = [-0.123456789] * len(RESPONSE_IDS)
@@ -248,7 +248,7 @@ def measure(rounds: int, seconds: float, count: int, *, with_litellm: bool) -> d
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
         port = free_port()
-        mock = [sys.executable, "-m", "benchmarks.gateway", "--upstream", str(port)]
+        mock = [sys.executable, "-m", "benchmarks.calls.gateway", "--upstream", str(port)]
         direct = stack.enter_context(running(mock, port, folder, PYTHONPATH=str(ROOT)))
         urls, keys, database = stack.enter_context(gateways(direct, folder, count))
         mock_model = {"model": "mock"}

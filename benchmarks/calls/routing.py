@@ -1,6 +1,6 @@
 """Which engine a call should go to: ways to choose, on simulated engines that keep prefixes in their caches.
 
-    python -m benchmarks.routing [--engines 4] [--seeds 5]
+    python -m benchmarks.calls.routing [--engines 4] [--seeds 5]
 
 Discrete events: an engine's step computes what is new of waiting prompts, at most 2,048 tokens, and one token
 of each running call; its cache holds so many tokens, evicts the prefixes that were used longest ago, and lets

@@ -1,6 +1,6 @@
 """Agents that wait, many at once in one runner: what one costs in memory, and that none is lost.
 
-    python -m benchmarks.runners KIND ROLLOUTS    (one of AGENTS, as async 2000)
+    python -m benchmarks.rollouts.runners KIND ROLLOUTS    (one of AGENTS, as async 2000)
 
 A real store and a real runner. Each agent makes one call to a mock endpoint that answers nobody until
 all of them wait. Prints one line of JSON.

@@ -1,9 +1,9 @@
 """Retrieval as it grows: build time, memory, queries a second, p99, and recall against exact search.
 
-    python -m benchmarks.retrieval bm25 100000 --shards 4
-    python -m benchmarks.retrieval dense 100000
-    python -m benchmarks.retrieval encoder 256
-    python -m benchmarks.retrieval service 100000 --shards 2
+    python -m benchmarks.reading.retrieval bm25 100000 --shards 4
+    python -m benchmarks.reading.retrieval dense 100000
+    python -m benchmarks.reading.retrieval encoder 256
+    python -m benchmarks.reading.retrieval service 100000 --shards 2
 
 Passages are synthetic: 60 words each, drawn from two million by Zipf's law. A query is six words of one
 passage. Vectors are random around a thousand centres. Each measurement has a process of its own and
@@ -196,7 +196,7 @@ def encoder(passages: int) -> dict[str, Any]:
     from al_ray.retrieval.encoder import Encoder
 
     model = Encoder("all-MiniLM-L6-v2")
-    words = Path(__file__).resolve().parent.parent.joinpath("docs/architecture.md").read_text().split()
+    words = Path(__file__).resolve().parents[2].joinpath("docs/architecture.md").read_text().split()
     texts = [" ".join(words[n * 7 % 1500 :][:100]) for n in range(passages)]
     model.passages(texts[:8])
     begun = time.perf_counter()
@@ -266,7 +266,7 @@ async def service(passages: int, shards: int) -> list[dict[str, Any]]:
 
 def apart(function: str, *arguments: Any) -> dict[str, Any]:
     """The function in a process of its own, so that its memory is its own."""
-    command = [sys.executable, "-m", "benchmarks.retrieval", "apart", function, *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.reading.retrieval", "apart", function, *map(str, arguments)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 

@@ -1,6 +1,6 @@
 """An update of al_ray's learner beside a padded Hugging Face loop and TRL's GRPO trainer.
 
-    python -m benchmarks.update [--shapes spider musique calc_x] [--threads 1] [--rounds 3]
+    python -m benchmarks.learner.update [--shapes spider musique calc_x] [--threads 1] [--rounds 3]
 
 The same model, the same made-up samples, the same tokens a micro-batch, the same number of threads; one
 process a side, one after the other, without the models' other work. *Useful* tokens are those of every
@@ -110,7 +110,7 @@ def padded_loop(model: Path, shape: str, micro_batch_tokens: int, threads: int) 
 def measure(side: str, shape: str, arguments: argparse.Namespace, model: Path) -> dict[str, float]:
     """Medians over rounds, of a process of its own."""
     python = PEER / "bin" / "python" if side == "trl" else sys.executable
-    module = "benchmarks.peers.trl_update" if side == "trl" else "benchmarks.update"
+    module = "benchmarks.peers.trl_update" if side == "trl" else "benchmarks.learner.update"
     command = [python, "-m", module, "--side", side, "--shapes", shape, "--threads", str(arguments.threads)]
     command += ["--rounds", str(arguments.rounds), "--model", str(model)]
     command += ["--micro-batch-tokens", str(arguments.micro_batch_tokens)]

@@ -1,6 +1,6 @@
 """What each environment's agent costs besides its model.
 
-    python -m benchmarks.environments NAME    (one of ENVIRONMENTS)
+    python -m benchmarks.rollouts.environments NAME    (one of ENVIRONMENTS)
 
 The model is a mock in a process of its own. Rollouts run as a runner runs them: many in one event loop or
 each in a process, each with a key of its own, its reward included. Prints one line of JSON: rollouts a
@@ -252,7 +252,7 @@ def report(name: str) -> None:
     """Measure the environment, and print its line."""
     # Agents' processes outlive those that start them, and would be another's children.
     adopt_orphans()
-    command = [sys.executable, "-m", "benchmarks.environments", "--mock", name]
+    command = [sys.executable, "-m", "benchmarks.rollouts.environments", "--mock", name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mock:
         assert mock.stdout is not None
         url = f"http://127.0.0.1:{int(mock.stdout.readline())}"

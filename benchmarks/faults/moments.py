@@ -1,6 +1,6 @@
 """Each part killed and stopped at each moment of a real run, one after the other: how long until it goes on.
 
-    python -m benchmarks.moments [--deeds killed stopped] [--parts engine ...] [--vllm]
+    python -m benchmarks.faults.moments [--deeds killed stopped] [--parts engine ...] [--vllm]
 
 A real ``al-ray train``, of a tiny Llama in the learner; the engines have no model, unless ``--vllm``. Parts
 wait at each moment until the fault is laid (``tests/turnstiles.py``), so that none is missed. Prints a line

@@ -1,6 +1,6 @@
 """Rollouts while everything is killed: nothing is lost, doubled or mistaken.
 
-    python -m benchmarks.soak [--rollouts 2000] [--kills 60] [--seed 0] [--postgresql]
+    python -m benchmarks.faults.soak [--rollouts 2000] [--kills 60] [--seed 0] [--postgresql]
 
 A real store, in SQLite or PostgreSQL; two gateways, three runners and two scripted
 engines, each a Ray actor. Their processes are killed with SIGKILL, one at a time and at random, while

@@ -1,7 +1,7 @@
 """Known decision processes: how far each algorithm and each credit gets with the same rollouts, and how far a
 credit's advantages are from the true ones.
 
-    python -m benchmarks.decision_process --seeds 5 --steps 40
+    python -m benchmarks.learning.decision_process --seeds 5 --steps 40
 
 An episode is six calls of one token each. A prompt shows the task, the turn, and whether the call that holds
 the key was right; an answer is right if it is one of the eight tokens, of 32, that are the task's.

@@ -1,7 +1,7 @@
 """What RLlib's MARWIL expects of the calls of held-out rollouts, beside what they earned.
 
     al-ray export RUN -o episodes.parquet --what episodes
-    python -m benchmarks.rllib_baseline episodes.parquet --iterations 200
+    python -m benchmarks.learning.rllib_baseline episodes.parquet --iterations 200
 
 Needs the extra ``rllib``. Every fifth group is held out. Of each of their calls, what it and the calls after
 it earned, undiscounted, is compared with what these expect:

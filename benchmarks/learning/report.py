@@ -1,6 +1,6 @@
-"""The report of ``benchmarks.learning``, made from the results in its folder: tables and curves.
+"""The report of ``benchmarks.learning.arms``, made from the results in its folder: tables and curves.
 
-python -m benchmarks.learning_report FOLDER
+python -m benchmarks.learning.report FOLDER
 """
 
 from __future__ import annotations

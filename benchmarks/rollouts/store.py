@@ -1,11 +1,11 @@
 """Whole rollouts a second: our store, durable, beside Agent Lightning 0.3's in memory, in one run.
 
-    python -m benchmarks.store [--runners 32 100 300 1000] [--repeats 3]
+    python -m benchmarks.rollouts.store [--runners 32 100 300 1000] [--repeats 3]
 
 A rollout is enqueued, claimed, started, given 20 spans one after the other, finished and read. Each
 store is served as it is for runners in other processes: ours by its Ray actor and, for spans, by a
 gateway's recorder, both writing SQLite; theirs by ``agl store``, from an environment that is made once
-beside this file. All runners of a store share one process with its driver (ours, with the recorder too).
+in ``benchmarks/``. All runners of a store share one process with its driver (ours, with the recorder too).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.peers.store_load import ATTRIBUTES, SPANS, rate
 
 LEASE_SECONDS = 3600.0
 """Nobody renews: a slow machine is no dead runner."""
-OTHER = Path(__file__).resolve().parent / ".venv-agentlightning"
+OTHER = Path(__file__).resolve().parents[1] / ".venv-agentlightning"
 
 
 class AlRay:

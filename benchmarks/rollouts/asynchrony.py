@@ -1,6 +1,6 @@
 """What a step takes when agents are asked ahead: the same recipe with each staleness, one after the other.
 
-    python -m benchmarks.asynchrony [--staleness 0 1 2] [--steps 12] [--median 0.5] [--epochs 8]
+    python -m benchmarks.rollouts.asynchrony [--staleness 0 1 2] [--steps 12] [--median 0.5] [--epochs 8]
 
 Real runs of `al-ray train` on this machine, with a tiny Llama in vLLM and in the learner. What an agent waits
 for beside the model, between its three calls, is log-normal, with a 99th percentile of ten times the median;
@@ -105,7 +105,7 @@ def measure(staleness: int, arguments: argparse.Namespace, folder: Path) -> dict
     path = folder / f"{staleness}.yaml"
     path.write_text(yaml.safe_dump(recipe(staleness, arguments, folder)), encoding="utf-8")
     command = [sys.executable, "-m", "al_ray", "train", path.name, "--run", "a"]
-    paths = os.pathsep.join([str(Path(__file__).resolve().parent.parent), str(folder)])
+    paths = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(folder)])
     with (folder / f"{staleness}.log").open("wb") as log:
         ended = subprocess.run(
             command, check=False, cwd=folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": paths}

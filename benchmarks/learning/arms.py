@@ -1,7 +1,7 @@
 """Whether it learns: recipes of two stages, imitation and reinforcement, over arms and seeds.
 
-    python -m benchmarks.learning calc_x_cpu spider_cpu --seeds 3 --folder FOLDER
-    python -m benchmarks.learning spider_cpu --arm 'air: transitions.intermediate={tool_errors: -0.1}'
+    python -m benchmarks.learning.arms calc_x_cpu spider_cpu --seeds 3 --folder FOLDER
+    python -m benchmarks.learning.arms spider_cpu --arm 'air: transitions.intermediate={tool_errors: -0.1}'
 
 Arms, of each seed all from the same weights and evaluated on the same held-out tasks:
 
@@ -15,7 +15,7 @@ Arms, of each seed all from the same weights and evaluated on the same held-out 
 an ``al-ray eval`` of its last weights at temperature 1, whose reward is what reinforcement raises; what was
 interrupted is resumed, and what has its result in ``FOLDER/results`` is done.
 ``--set`` changes the recipe of every job. ``FOLDER/report.md`` and its curves are made anew after each job
-(``benchmarks.learning_report``).
+(``benchmarks.learning.report``).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from al_ray.rollouts.reading.search import READ, every
 from al_ray.rollouts.requests import EVALUATIONS, evaluation_batch
 from al_ray.run.folder import RunFolder
 from al_ray.types import SpanKind
-from benchmarks import learning_report
-from benchmarks.learning_report import CONTROL, IMITATION, REINFORCEMENT, SAMPLED, TAUGHT
+from benchmarks.learning import report
+from benchmarks.learning.report import CONTROL, IMITATION, REINFORCEMENT, SAMPLED, TAUGHT
 
 _OTHER_TASKS: Final = 1000
 """Added to the seed of who learns from all tasks: it would begin with those that were imitated."""
@@ -251,8 +251,8 @@ def main() -> None:
                     do(Job(folder, recipe.absolute(), arm, seed, tuple(arguments.sets), own))
                 except UserError as error:
                     raise SystemExit(str(error)) from None
-                learning_report.write(folder)
-    print(folder / learning_report.FILE)
+                report.write(folder)
+    print(folder / report.FILE)
 
 
 if __name__ == "__main__":

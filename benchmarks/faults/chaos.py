@@ -1,6 +1,6 @@
 """A training run while its processes are killed and stopped: no rollout lost, no token trained twice.
 
-    python -m benchmarks.chaos [--steps 60] [--faults 20] [--seconds 4] [--seed 0] [--staleness 0]
+    python -m benchmarks.faults.chaos [--steps 60] [--faults 20] [--seconds 4] [--seed 0] [--staleness 0]
 
 A real ``al-ray train``, of a tiny Llama in vLLM and in the learner, 16 rollouts of three calls a step. Every
 few seconds one of its processes, the driver too, is sent SIGKILL, or SIGSTOP (one in four), whatever it is
