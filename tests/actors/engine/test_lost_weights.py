@@ -71,7 +71,7 @@ async def pool(
 ) -> AsyncIterator[EnginePool]:
     """One engine; none may be lost by its own fault."""
     monkeypatch.setattr("al_ray.actors.engine.pool._PROBE_SECONDS", 0.1)
-    monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 1)
+    monkeypatch.setattr("al_ray.actors.engine.pool.MAX_LOST", 1)
     pool = EnginePool(engine_spec(tmp_path), [SharedSeat({"num_cpus": 0})], engine_class=ReadingEngine)
     await pool.start()
     yield pool

@@ -238,7 +238,7 @@ async def test_engines_of_a_node_that_ray_misses_later_than_them_end_nothing(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was cut off. Here they are stopped, and their node is said to be gone when all have been missed."""
-    monkeypatch.setattr("al_ray.actors.engine.pool._MAX_LOST", 1)
+    monkeypatch.setattr("al_ray.actors.engine.pool.MAX_LOST", 1)
     pool = pool_of(2, tmp_path)
     await pool.start()
     before, nodes, missed = await processes(pool), cluster.node_ids(), []

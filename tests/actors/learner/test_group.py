@@ -404,7 +404,7 @@ def test_learners_that_are_lost_as_they_load_their_model_are_followed_by_others(
 def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_loaded_at_once(
     ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner_group, "_MAX_LOST", 1)
+    monkeypatch.setattr(learner_group, "MAX_LOST", 1)
     monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGKILL, times=9))
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
     with pytest.raises(LearnerLostError, match="a learner died"):
