@@ -202,6 +202,8 @@ def ray_cluster() -> Iterator[None]:
     """A Ray cluster of this session alone, on this machine."""
     import ray
 
+    from al_ray.machines import cluster
+
     os.environ["RAY_AUTH_MODE"] = "disabled"
     # How much of the machine each process takes is for a dashboard: else it is counted every 5 s.
     os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
@@ -209,26 +211,9 @@ def ray_cluster() -> Iterator[None]:
     ray._private.node.Node.start_log_monitor = lambda self: None
     # Nor are there nodes to be had.
     ray._private.node.Node.start_monitor = lambda self: None
-    start_ray()
+    cluster.start_node(num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()
-
-
-def start_ray(tries: int = 5) -> None:
-    """More than once on a busy machine: Ray gives a node up whose agent is not there after 15 s."""
-    import psutil
-    import ray
-
-    others = psutil.Process().children()
-    try:
-        ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
-    except Exception as error:
-        if type(error) is not Exception or tries == 1:  # Ray says it by an error of no other kind
-            raise
-        for process in psutil.Process().children():
-            if process not in others:
-                process.kill()
-        start_ray(tries - 1)
 
 
 @pytest.fixture(scope="session")
