@@ -85,7 +85,7 @@ def has_experts(folder: Path) -> bool:
 def require_alike(recipe: Recipe) -> None:
     """Raises ``RecipeError`` where what a policy is to begin as is no adapter like the others."""
     section = recipe.model.lora
-    begin = {name: policy.adapter for name, policy in recipe.policies.items() if policy.adapter is not None}
+    begin = {name: each.adapter for name, each in recipe.policies.items() if each.adapter is not None}
     problems = [
         problem
         for name, folder in begin.items()

@@ -197,7 +197,7 @@ def gateways(upstream_url: str, folder: Path, count: int) -> Iterator[tuple[list
     from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
     from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
     from al_ray.actors.gateway.calls.routes import CallRules
-    from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+    from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingRules
     from al_ray.actors.gateway.spec import GatewaySpec
     from al_ray.actors.store.actor import STORE_OPTIONS, Store
     from al_ray.database.backends import sqlite_url
@@ -208,8 +208,8 @@ def gateways(upstream_url: str, folder: Path, count: int) -> Iterator[tuple[list
     try:
         database = folder / "store.sqlite"
         store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(database), lease_seconds=3600.0)
-        policy = SamplingPolicy(PinnedSampling(1.0, 1.0, 64))
-        rules = CallRules("mock", {"train": policy, "eval": policy}, seed=0)
+        sampling = SamplingRules(PinnedSampling(1.0, 1.0, 64))
+        rules = CallRules("mock", {"train": sampling, "eval": sampling}, seed=0)
         spec = GatewaySpec(rules, hosted={"hosted": HostedModelSpec(upstream_url, "mock", None)})
         actor_class = ray.remote(Gateway).options(**GATEWAY_OPTIONS)
         actors = [actor_class.remote(spec, sqlite_url(database)) for _ in range(count)]

@@ -31,7 +31,7 @@ import psutil
 import ray
 
 from al_ray.actors.gateway.calls.routes import CallRules
-from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingRules
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.runner.pool import RunnerPool
@@ -47,7 +47,7 @@ from al_ray.traces import call_span, semconv
 from al_ray.types import (
     Attempt,
     AttemptStatus,
-    RetryPolicy,
+    RetryRules,
     Rollout,
     RolloutRequest,
     RolloutStatus,
@@ -69,7 +69,7 @@ KINDS = {
 """What is killed, by the name of its class."""
 GROUP_SIZE = 4
 BATCH = 200
-SAMPLING = SamplingPolicy(PinnedSampling(temperature=1.0, top_p=1.0, max_tokens=64))
+SAMPLING = SamplingRules(PinnedSampling(temperature=1.0, top_p=1.0, max_tokens=64))
 
 
 @dataclass
@@ -93,7 +93,7 @@ def requests(count: int, seed: int) -> list[RolloutRequest]:
             batch=f"batch-{index // BATCH}",
             group=f"batch-{index // BATCH}/{tasks[index // GROUP_SIZE].id}",
             task=tasks[index // GROUP_SIZE],
-            retry=RetryPolicy(max_attempts=2),
+            retry=RetryRules(max_attempts=2),
         )
         for index in range(count)
     ]

@@ -21,7 +21,7 @@ from openai import AsyncOpenAI
 
 from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.gateway.calls.routes import CallRules
-from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingRules
 from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
@@ -29,9 +29,9 @@ from al_ray.database.writer import Database
 from al_ray.types import JSON, Attempt, AttemptStatus, Mode, Replay, Rollout, RolloutRequest, Span, Task
 from tests.actors.fake_engine import FakeEngine
 
-SAMPLING: Mapping[Mode, SamplingPolicy] = {
-    "train": SamplingPolicy(PinnedSampling(temperature=0.7, top_p=0.9, max_tokens=64)),
-    "eval": SamplingPolicy(PinnedSampling(temperature=0.0, top_p=1.0, max_tokens=32)),
+SAMPLING: Mapping[Mode, SamplingRules] = {
+    "train": SamplingRules(PinnedSampling(temperature=0.7, top_p=0.9, max_tokens=64)),
+    "eval": SamplingRules(PinnedSampling(temperature=0.0, top_p=1.0, max_tokens=32)),
 }
 SPEC = GatewaySpec(CallRules("toy", SAMPLING, seed=0))
 TOOLS: Any = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]

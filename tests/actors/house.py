@@ -17,7 +17,7 @@ from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.recipe import AgentSection
-from al_ray.types import RetryPolicy, Rollout, RolloutRequest, Task
+from al_ray.types import RetryRules, Rollout, RolloutRequest, Task
 from tests.actors.beside_the_store import finished
 
 TIMEOUT = 1.0
@@ -40,7 +40,7 @@ class House:
         batch = f"batch-{secrets.token_hex(8)}"
         await self.store.enqueue.remote(
             [
-                RolloutRequest(f"{batch}/{i}", batch, batch, Task("t", task), retry=RetryPolicy(max_attempts))
+                RolloutRequest(f"{batch}/{i}", batch, batch, Task("t", task), retry=RetryRules(max_attempts))
                 for i, task in enumerate(tasks)
             ]
         )

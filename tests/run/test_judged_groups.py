@@ -16,7 +16,7 @@ from al_ray.rollouts.rewards import rewards
 from al_ray.run.agents import Agents
 from al_ray.run.stages.asked import Asked
 from al_ray.run.stages.grouped import judge_metrics
-from al_ray.types import AttemptStatus, Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
+from al_ray.types import AttemptStatus, Group, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.actors.house import house_of
 
 JUDGES = "tests.actors.judges"
@@ -28,14 +28,14 @@ def agents(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("judged")
     for house in house_of(folder, run=f"{JUDGES}:number_off", judge=f"{JUDGES}:rank", timeout=2):
         records = Records(sqlite_url(folder / "store"))
-        yield Agents(house.store, records, [], RetryPolicy(2))
+        yield Agents(house.store, records, [], RetryRules(2))
         records.close()
 
 
 def asked(name: str, mode: Any = "train", **task: Any) -> list[RolloutRequest]:
     told = Task(name, {"name": name, **task})
     return [
-        RolloutRequest(f"{name}/{i}", name, f"{name}/g", told, mode, RetryPolicy(1)) for i in range(MEMBERS)
+        RolloutRequest(f"{name}/{i}", name, f"{name}/g", told, mode, RetryRules(1)) for i in range(MEMBERS)
     ]
 
 

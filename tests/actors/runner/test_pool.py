@@ -23,7 +23,7 @@ from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.database import retry
 from al_ray.errors import RecipeError, StoreError
 from al_ray.recipe import AgentSection
-from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
+from al_ray.types import AttemptStatus, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.actors.beside_the_store import finished
 
 StartStore = Callable[..., Any]
@@ -199,7 +199,7 @@ async def test_a_runner_full_of_threads_that_hang_is_replaced(start_store: Start
     async with pool_of(store, agent, isolation="thread", timeout=2.0, concurrency=2) as pool:
         await enqueue(store, *[{"do": "hang"}] * 5)
         # On a machine that is busy it too may take two seconds, now and then.
-        task, patient = Task("t", {"do": "give", "value": 1.0}), RetryPolicy(max_attempts=10)
+        task, patient = Task("t", {"do": "give", "value": 1.0}), RetryRules(max_attempts=10)
         await store.enqueue.remote([RolloutRequest("good", "b", "g", task, retry=patient)])
         *hung, good = await ended(store)
         assert pool.failure() is None
