@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.processes import STARTUP
+from tests.support.machines.processes import STARTUP
 
 # What hundreds of imported modules made is looked through for garbage a tenth of the time otherwise.
 gc.set_threshold(50_000, 50, 100)
@@ -29,32 +29,32 @@ settings.load_profile("untimed")
 
 
 SLOWEST_FIRST = (
-    "run/test_driver.py",
+    "run/whole/test_driver.py",
     "cli/test_job_submit.py",
-    "run/test_policies.py",
-    "run/test_moments.py",
-    "run/test_asynchronous_run.py",
-    "run/test_cut_off_nodes.py",
-    "run/test_stages.py",
-    "run/test_spot_nodes.py",
+    "run/whole/test_policies.py",
+    "run/faults/test_moments.py",
+    "run/whole/test_asynchronous_run.py",
+    "run/faults/test_cut_off_nodes.py",
+    "run/whole/test_stages.py",
+    "run/faults/test_spot_nodes.py",
     "run/recorded/test_measure.py",
-    "run/test_health.py",
+    "run/whole/test_health.py",
     "actors/engine/test_adapter.py",
-    "actors/engine/test_pool.py",
-    "actors/engine/test_draining.py",
-    "actors/engine/test_elastic.py",
+    "actors/engine/pool/test_pool.py",
+    "actors/engine/pool/test_draining.py",
+    "actors/engine/pool/test_elastic.py",
     "actors/engine/test_experts.py",
     "actors/engine/test_actor.py",
     "actors/learner/test_group.py",
     "actors/runner/test_pool.py",
     "actors/store/test_actor.py",
-    "run/test_leaving.py",
+    "run/faults/test_leaving.py",
     "evaluation/test_evaluate.py",
     "evaluation/measured/test_values.py",
     "actors/agent/test_isolation.py",
     "actors/gateway/test_pool.py",
-    "actors/engine/test_pool_faults.py",
-    "actors/test_soak.py",
+    "actors/engine/pool/test_faults.py",
+    "benchmarks/test_soak.py",
     "envs/calc_x/test_autogen_agent.py",
     "actors/agent/test_frameworks.py",
     "models/test_folders.py",
@@ -174,7 +174,7 @@ def write_tiny_model(folder: Path, kind: str = "llama", **own: Any) -> None:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session alone, on this machine."""
-    from tests.postgresql import postgresql_server
+    from tests.support.machines.postgresql import postgresql_server
 
     with postgresql_server() as url:
         yield url

@@ -39,9 +39,9 @@ from al_ray.reports import jsonl_sink
 from al_ray.rollouts.requests import step_batch
 from al_ray.run.folder import RunFolder
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus
-from tests import toy
 from tests.conftest import write_tiny_model
-from tests.processes import Command, is_called
+from tests.support.machines.processes import Command, is_called
+from tests.support.runs import toy
 
 GROUPS: Final = 4
 MEMBERS: Final = 4

@@ -3,10 +3,10 @@
     python -m benchmarks.faults.moments [--deeds killed stopped] [--parts engine ...] [--vllm]
 
 A real ``al-ray train``, of a tiny Llama in the learner; the engines have no model, unless ``--vllm``. Parts
-wait at each moment until the fault is laid (``tests/turnstiles.py``), so that none is missed. Prints a line
-for each fault, with the seconds until its part is there anew and until the run told its next step, checkpoint
-or evaluation; at last what is wrong with the records or the weights, which must be those that the same
-rollouts make undisturbed, bit for bit. Ends with 1 if anything is.
+wait at each moment until the fault is laid (``tests/support/runs/turnstiles.py``), so that none is missed.
+Prints a line for each fault, with the seconds until its part is there anew and until the run told its next
+step, checkpoint or evaluation; at last what is wrong with the records or the weights, which must be those
+that the same rollouts make undisturbed, bit for bit. Ends with 1 if anything is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.conftest import write_tiny_model
-from tests.moments import ACTORS, CORE, DRIVER, Fault, Laid, Trial
+from tests.support.runs.moments import ACTORS, CORE, DRIVER, Fault, Laid, Trial
 
 LIVES: Final = (("idle", "rollouts", "weights"), ("update", "checkpoint", "evaluation"))
 """The moments of a life: a driver ends with the sixth learner that it lost."""

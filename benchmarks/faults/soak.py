@@ -56,8 +56,8 @@ from al_ray.types import (
     Task,
 )
 from benchmarks.agents.scripted import LOG_VARIABLE, ScriptedEngine, expected, prompt_ids
-from tests.postgresql import postgresql_server
-from tests.processes import is_called
+from tests.support.machines.postgresql import postgresql_server
+from tests.support.machines.processes import is_called
 
 KINDS = {
     "store": "Store",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import quiz, toy
-from tests.processes import ROOT, run
+from tests.support.machines.processes import ROOT, run
+from tests.support.runs import quiz, toy
 
 AGENT = """
-from tests.quiz import solve as ask
+from tests.support.runs.quiz import solve as ask
 
 async def solve(task, llm):
     print("it was asked", task["question"])

@@ -10,8 +10,8 @@ import pytest
 from al_ray.errors import RecipeError
 from al_ray.models import adapters, folders
 from al_ray.recipe import LoraSection, ModelSection, Recipe
-from tests import toy
 from tests.conftest import write_tiny_model
+from tests.support.runs import toy
 
 
 def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from al_ray.machines.plan import Plan, plan
 from al_ray.models import memory
 from al_ray.models.memory import GIB, Sizes, estimate
 from al_ray.recipe import LoraSection, NodeShape, Recipe, loading
-from tests import toy
+from tests.support.runs import toy
 
 QWEN = Sizes(1_543_714_304, 28, 1536, 8960, 1536, 256, 151_936)
 """Qwen2.5-1.5B, and its Coder."""

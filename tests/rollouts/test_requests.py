@@ -7,7 +7,7 @@ from pathlib import Path
 from al_ray.recipe import Recipe
 from al_ray.rollouts.requests import rollout_requests
 from al_ray.types import Task
-from tests import toy
+from tests.support.runs import toy
 
 RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 

@@ -17,9 +17,9 @@ from al_ray.run.agents import Agents
 from al_ray.run.stages.asked import Asked
 from al_ray.run.stages.grouped import judge_metrics
 from al_ray.types import AttemptStatus, Group, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
-from tests.actors.house import house_of
+from tests.support.houses.runner import house_of
 
-JUDGES = "tests.actors.judges"
+JUDGES = "tests.support.agents.judges"
 MEMBERS = 3
 
 
@@ -91,8 +91,8 @@ async def test_a_judge_that_fails_is_asked_again(agents: Agents) -> None:
     ("judge", "says"),
     [
         ("raise", "LookupError: a judge without an opinion"),
-        ("forget", "tests.actors.judges:rank returned 1 rewards for 3 candidates; give a reward for each"),
-        ("nan", "tests.actors.judges:rank returned nan as reward; it must be a finite number"),
+        ("forget", f"{JUDGES}:rank returned 1 rewards for 3 candidates; give a reward for each"),
+        ("nan", f"{JUDGES}:rank returned nan as reward; it must be a finite number"),
         ("hang", "the judge had not ended after 2 s"),
     ],
 )

@@ -19,8 +19,8 @@ from al_ray.machines.placement import SharedSeat
 from al_ray.models import adapters
 from al_ray.recipe import LoraSection, OptimizerSection
 from al_ray.types import ChatReply, ChatRequest, Sampling
-from tests.actors.engine_inputs import engine_spec
-from tests.actors.learner_inputs import PROBE, learner_spec, rows
+from tests.support.models.engine_inputs import engine_spec
+from tests.support.models.learner_inputs import PROBE, learner_spec, rows
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from al_ray.errors import RecipeError
 from al_ray.models import folders
 from al_ray.traces.messages import Message
 from al_ray.types import ChatRequest, Lineage, LineageOutcome, Sampling
-from tests.speaker import (
+from tests.support.models.speaker import (
     CHATML,
     HERMES,
     LLAMA3,

@@ -18,7 +18,7 @@ from al_ray.actors.gateway.attempt_limits import Limits
 from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingRules
 from al_ray.traces import semconv
 from al_ray.types import JSON, SpanKind
-from tests.actors.gateway_house import SPEC, House, beside, say
+from tests.support.houses.gateway import SPEC, House, beside, say
 
 
 def tell(report: JSON) -> bytes:

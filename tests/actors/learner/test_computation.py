@@ -25,9 +25,9 @@ from al_ray.algorithms.batching import pack
 from al_ray.errors import RecipeError
 from al_ray.models import limits
 from al_ray.types import Row
-from tests.actors.learner_inputs import POLICY_GRADIENT, WITH_REFERENCE, learner_spec
-from tests.actors.learner_inputs import rows as learner_rows
-from tests.architectures import ARCHITECTURES, NOT_BUILT, tiny_config, tiny_model
+from tests.support.models.architectures import ARCHITECTURES, NOT_BUILT, tiny_config, tiny_model
+from tests.support.models.learner_inputs import POLICY_GRADIENT, WITH_REFERENCE, learner_spec
+from tests.support.models.learner_inputs import rows as learner_rows
 
 LONGEST: Final = 80
 HIDDEN: Final = 48

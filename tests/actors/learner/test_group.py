@@ -34,7 +34,9 @@ from al_ray.errors import LearnerLostError
 from al_ray.recipe import LoraSection
 from al_ray.reports.names import LEARNERS
 from al_ray.types import Row
-from tests.actors.learner_inputs import (
+from tests.conftest import write_tiny_model
+from tests.support.machines.processes import wait_until_ended
+from tests.support.models.learner_inputs import (
     POLICY_GRADIENT,
     PROBE,
     SECTION,
@@ -44,8 +46,6 @@ from tests.actors.learner_inputs import (
     rows,
     settled,
 )
-from tests.conftest import write_tiny_model
-from tests.processes import wait_until_ended
 
 POISON = 12345.0
 PACKING = {"learner/micro_batches", "learner/computed_tokens", "learner/shared_tokens", "learner/peak_gib"}

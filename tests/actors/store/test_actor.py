@@ -31,7 +31,7 @@ from al_ray.types import (
     Task,
     WorkerStatus,
 )
-from tests.actors.beside_the_store import authorize, finished
+from tests.support.houses.beside_the_store import authorize, finished
 
 StartStore = Callable[..., Any]
 

@@ -19,8 +19,8 @@ from al_ray.run.folder import RunFolder
 from al_ray.run.recorded.measure import Wanted, chosen
 from al_ray.traces import call_span
 from al_ray.types import Rollout, SpanKind
-from tests import toy
-from tests.processes import run, run_here
+from tests.support.machines.processes import run, run_here
+from tests.support.runs import toy
 
 pytestmark = pytest.mark.slow
 

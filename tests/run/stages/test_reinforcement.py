@@ -38,9 +38,9 @@ from al_ray.types import (
     SpanKind,
     Task,
 )
-from tests import toy
-from tests.actors.learner_inputs import learner_spec
-from tests.metric_keys import missing, unlisted
+from tests.support.models.learner_inputs import learner_spec
+from tests.support.runs import toy
+from tests.support.runs.metric_keys import missing, unlisted
 
 RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 CRITIC = ("critic/loss", "critic/explained_variance")

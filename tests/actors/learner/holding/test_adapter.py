@@ -16,7 +16,7 @@ from al_ray.actors.learner.spec import Reference
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.models import folders
 from al_ray.recipe import LoraSection
-from tests.actors.learner_inputs import (
+from tests.support.models.learner_inputs import (
     POLICY_GRADIENT,
     PROBE,
     SECTION,

@@ -20,7 +20,7 @@ from al_ray.errors import CheckpointError
 from al_ray.models.adapters import place_of
 from al_ray.recipe import LoraSection
 from al_ray.types import Row
-from tests.actors.learner_inputs import (
+from tests.support.models.learner_inputs import (
     POLICY_GRADIENT,
     PROBE,
     SECTION,
