@@ -1,9 +1,14 @@
-"""The tasks by which a pool keeps its processes alive, one for each."""
+"""The tasks by which a pool keeps its processes alive, one for each, and how many it may lose."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from typing import Final
+
+MAX_LOST: Final = 5
+"""Processes of a kind that are lost, after which it is not by chance: engines since the weights changed last
+(some call kills whichever answers it), gateways and learners as they start, and learners in a run."""
 
 
 class Keepers:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.processes import STARTUP
+from tests.support.machines.processes import STARTUP
 
 # What hundreds of imported modules made is looked through for garbage a tenth of the time otherwise.
 gc.set_threshold(50_000, 50, 100)
@@ -29,36 +29,36 @@ settings.load_profile("untimed")
 
 
 SLOWEST_FIRST = (
-    "run/test_driver.py",
+    "run/whole/test_driver.py",
     "cli/test_job_submit.py",
-    "run/test_policies.py",
-    "run/test_moments.py",
-    "run/test_asynchronous_run.py",
-    "run/test_cut_off_nodes.py",
-    "run/test_stages.py",
-    "run/test_spot_nodes.py",
+    "run/whole/test_policies.py",
+    "run/faults/test_moments.py",
+    "run/whole/test_asynchronous_run.py",
+    "run/faults/test_cut_off_nodes.py",
+    "run/whole/test_stages.py",
+    "run/faults/test_spot_nodes.py",
     "run/recorded/test_measure.py",
-    "run/test_health.py",
+    "run/whole/test_health.py",
     "actors/engine/test_adapter.py",
-    "actors/engine/test_pool.py",
-    "actors/engine/test_draining.py",
-    "actors/engine/test_elastic.py",
+    "actors/engine/pool/test_pool.py",
+    "actors/engine/pool/test_draining.py",
+    "actors/engine/pool/test_elastic.py",
     "actors/engine/test_experts.py",
     "actors/engine/test_actor.py",
     "actors/learner/test_group.py",
     "actors/runner/test_pool.py",
     "actors/store/test_actor.py",
-    "run/test_leaving.py",
+    "run/faults/test_leaving.py",
     "evaluation/test_evaluate.py",
     "evaluation/measured/test_values.py",
     "actors/agent/walls/test_cli_agent.py",
     "actors/agent/test_isolation.py",
     "actors/gateway/test_pool.py",
-    "actors/engine/test_pool_faults.py",
-    "actors/test_soak.py",
+    "actors/engine/pool/test_faults.py",
+    "benchmarks/test_soak.py",
     "envs/calc_x/test_autogen_agent.py",
     "actors/agent/test_frameworks.py",
-    "machines/test_models.py",
+    "models/test_folders.py",
     "actors/agent/walls/test_walls.py",
     "actors/gateway/calls/recorded/test_replays.py",
     "cli/test_trying.py",
@@ -175,7 +175,7 @@ def write_tiny_model(folder: Path, kind: str = "llama", **own: Any) -> None:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session alone, on this machine."""
-    from tests.postgresql import postgresql_server
+    from tests.support.machines.postgresql import postgresql_server
 
     with postgresql_server() as url:
         yield url
@@ -203,6 +203,8 @@ def ray_cluster() -> Iterator[None]:
     """A Ray cluster of this session alone, on this machine."""
     import ray
 
+    from al_ray.machines import cluster
+
     os.environ["RAY_AUTH_MODE"] = "disabled"
     # How much of the machine each process takes is for a dashboard: else it is counted every 5 s.
     os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
@@ -210,26 +212,9 @@ def ray_cluster() -> Iterator[None]:
     ray._private.node.Node.start_log_monitor = lambda self: None
     # Nor are there nodes to be had.
     ray._private.node.Node.start_monitor = lambda self: None
-    start_ray()
+    cluster.start_node(num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()
-
-
-def start_ray(tries: int = 5) -> None:
-    """More than once on a busy machine: Ray gives a node up whose agent is not there after 15 s."""
-    import psutil
-    import ray
-
-    others = psutil.Process().children()
-    try:
-        ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
-    except Exception as error:
-        if type(error) is not Exception or tries == 1:  # Ray says it by an error of no other kind
-            raise
-        for process in psutil.Process().children():
-            if process not in others:
-                process.kill()
-        start_ray(tries - 1)
 
 
 @pytest.fixture(scope="session")

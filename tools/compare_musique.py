@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from al_ray.data import files
-from al_ray.data.files import Row
+from al_ray.data.files import DataRow
 from al_ray.envs.musique import data, predictions, scoring
 
 ODDITIES = [
@@ -146,7 +146,7 @@ def main(clone: Path) -> int:
     return int(any(wrong for _, wrong in compared.values()))
 
 
-def _rows(folder: Path) -> Iterator[Row]:
+def _rows(folder: Path) -> Iterator[DataRow]:
     for name in ("musique_ans_v1.0_train", "musique_ans_v1.0_dev", "open_retrieval_train"):
         yield from files.rows(str(folder), [name], samples=data.SAMPLES, folder=data.FOLDER)
 

@@ -15,7 +15,7 @@ source tools/card.sh
 recipe=${1:-calc_x_cpu}
 begin "${2:-learning_gpu}"
 # Ended by the clock, it has told of each job that was whole.
-part learning $((570 - SECONDS)) .venv/bin/python -m benchmarks.learning "$recipe" --seeds 3 --folder "$out" \
+part learning $((570 - SECONDS)) .venv/bin/python -m benchmarks.learning.arms "$recipe" --seeds 3 --folder "$out" \
     --without taught --set placement.device=gpu --set model.dtype=bfloat16 --set checkpoint.keep=1
 [[ -f $out/report.md ]] && summary "$(cat "$out/report.md")"
 exit "$failed"

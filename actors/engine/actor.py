@@ -30,7 +30,7 @@ from al_ray.actors.line import OnLine
 from al_ray.actors.weights.stored import adapters_of, as_file, local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
-from al_ray.machines import adapters
+from al_ray.models import adapters
 from al_ray.recipe import LoraSection
 from al_ray.types import (
     JSON,

@@ -27,7 +27,7 @@ from al_ray.actors.engine import leaving
 from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
-from al_ray.actors.keepers import Keepers
+from al_ray.actors.keepers import MAX_LOST, Keepers
 from al_ray.actors.ray_errors import at_its_start, in_brief
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.actors.weights.update import WeightUpdate
@@ -57,9 +57,6 @@ _EXTRA_SECONDS: Final = 30.0
 """After which one that nobody waits for is tried again."""
 _VERDICT_SECONDS: Final = 20.0
 """By which Ray misses a node later than the engines on it are missed."""
-_MAX_LOST: Final = 5
-"""Engines lost since the weights changed last, after which it is not by chance: some call kills whichever
-answers it."""
 
 
 class EnginePool:
@@ -252,12 +249,12 @@ class EnginePool:
     async def _too_many_are_lost(self) -> bool:
         """Whether it is not by chance. Of a node with many engines that is cut off, none of them answers any
         more, and Ray knows of it a little later."""
-        if len(self._lost) <= _MAX_LOST:
+        if len(self._lost) <= MAX_LOST:
             return False
         await asyncio.sleep(_VERDICT_SECONDS)
         there = {"", *await asyncio.to_thread(cluster.node_ids)}
         self._lost[:] = [node for node in self._lost if node in there]
-        return len(self._lost) > _MAX_LOST
+        return len(self._lost) > MAX_LOST
 
     async def _room(self, slot: Slot) -> None:
         """Wait until there is room for an engine. Raises ``EngineUnavailableError`` where no other is left,
@@ -283,7 +280,7 @@ class EnginePool:
                 return await self._fill(slot)
             except LOST as lost:
                 self._lost.append("")
-                if _is_told(lost) or len(self._lost) > _MAX_LOST or time.monotonic() > until:
+                if _is_told(lost) or len(self._lost) > MAX_LOST or time.monotonic() > until:
                     raise
                 _log.warning("%s did not come up: %s", slot, in_brief(lost))
 

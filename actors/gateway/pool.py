@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.gateway.door import DOOR_OPTIONS, Address, Door
 from al_ray.actors.gateway.spec import GatewaySpec
-from al_ray.actors.keepers import Keepers
+from al_ray.actors.keepers import MAX_LOST, Keepers
 from al_ray.actors.ray_errors import DIED, at_its_start
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.errors import UnresponsiveError
@@ -30,8 +30,6 @@ _ANSWER_SECONDS: Final = 30.0
 """In which a gateway or a door answers, unless it is stopped."""
 _START_SECONDS: Final = 300.0
 """In which one starts."""
-_MAX_LOST: Final = 5
-"""Lost as they start, one after the other, after which it is not by chance."""
 
 
 class GatewayPool:
@@ -91,7 +89,7 @@ class _Post:
             except (ConnectionError, *DIED, UnresponsiveError) as error:
                 lost += 1
                 ray.kill(self._gateway)
-                if lost > _MAX_LOST or at_its_start(error):
+                if lost > MAX_LOST or at_its_start(error):
                     raise
                 _log.warning("the gateway at port %d did not come up: %s", self._port, error)
             else:

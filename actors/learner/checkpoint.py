@@ -19,7 +19,7 @@ from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.model import load_model
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.errors import CheckpointError
-from al_ray.machines import adapters
+from al_ray.models import adapters
 
 _RESUME_STATE = Path("resume", "state.pt")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")

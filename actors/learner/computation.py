@@ -3,7 +3,7 @@
 Packed rows are one sequence with a 4-D mask and positions of its own. Plain attention does not notice;
 a layer that convolves, recurs, sees a window or counts positions by itself computes something else, without
 an error. So the model itself is asked, by a few short rows at its start. What so short a probe cannot show
-is a length beyond it: those that the config names are ``model_limits``'.
+is a length beyond it: those that the config names are ``al_ray.models.limits``'.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from al_ray.actors.learner import attention
 from al_ray.actors.learner.head import HeadForm, head_form, hidden_states
 from al_ray.algorithms.batching import MicroBatch, collate
 from al_ray.errors import Problem, RecipeError
-from al_ray.machines import model_limits
+from al_ray.models import limits
 from al_ray.types import Row
 
 if TYPE_CHECKING:
@@ -137,14 +137,14 @@ def computation(model: PreTrainedModel, longest: int, micro_batch_tokens: int) -
     probe = _Probe.of(model)
     config = model.config.get_text_config(decoder=True)
     named = config.to_dict()
-    if problem := model_limits.problem_of_rope(named, longest):
+    if problem := limits.problem_of_rope(named, longest):
         raise RecipeError(problem)
     if probe.sees_later_tokens():
         cure = "cannot be trained: its tokens see later ones, so it is no causal language model"
         raise RecipeError(Problem("model.path", _name(model), cure))
     head = probe.head()
     alone = Computation("", head=head, keeps=head is None and probe.keeps_logits())
-    bounds = [each for each in model_limits.bounds(named) if each.tokens > _SEEN]
+    bounds = [each for each in limits.bounds(named) if each.tokens > _SEEN]
     window = getattr(config, "sliding_window", None)
     if not isinstance(window, int) or window >= longest:
         window = None
@@ -155,7 +155,7 @@ def computation(model: PreTrainedModel, longest: int, micro_batch_tokens: int) -
     if short := [each for each in bounds if each.tokens < longest]:
         bound = min(short, key=lambda each: each.tokens)
         return _one_by_one(alone, model, f"its {bound.key} of {bound.tokens} may bound what a token sees")
-    most = [each.tokens for each in (*bounds, *model_limits.capacities(named)) if each.tokens >= longest]
+    most = [each.tokens for each in (*bounds, *limits.capacities(named)) if each.tokens >= longest]
     packed = replace(alone, packed_tokens=min([micro_batch_tokens, *most]), window=window)
     equal = probe.equal_masks(packed) if window is None else probe.equal_sliding_masks(packed)
     if equal is not None:

@@ -17,6 +17,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
+from al_ray.actors.keepers import MAX_LOST
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.observing import Observations
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
@@ -43,8 +44,6 @@ _ANSWER_SECONDS: Final = 60.0
 """In which a learner tells that it is, while it computes."""
 _LOADING_SECONDS: Final = 300.0
 """... and while it loads its model."""
-_MAX_LOST: Final = 5
-"""Times that learners are lost as they start, after which it is not by chance."""
 _ALIVE: Final = "alive"
 
 
@@ -188,7 +187,7 @@ class LearnerGroup:
                 return ask()
             except LearnerLostError as error:
                 lost += 1
-                if lost > _MAX_LOST or self._closed:
+                if lost > MAX_LOST or self._closed:
                     raise
                 _log.warning("learners are started anew: %s", error)
 

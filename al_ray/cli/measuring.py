@@ -66,7 +66,7 @@ async def _run(
                 ready.recipe,
                 agents,
                 subject.recorded,
-                f"measure/{run.path.name}/{subject.policy}",
+                f"measure/{run.path.name}/{subject.weights_name}",
                 samples,
                 lambda done, total: console.phase("rollouts", done, total),
             )

@@ -12,8 +12,8 @@ from al_ray.actors.agent import environment
 from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.errors import Problem, UserError
-from al_ray.machines import adapters, models
 from al_ray.machines.plan import Plan, plan
+from al_ray.models import adapters, folders
 from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
 from al_ray.reports.console import Console
@@ -48,17 +48,17 @@ def validate(recipe: Recipe, path: Path) -> None:
         walls = tried(lambda: wall.try_out(recipe.agent))
     for service in (tried(lambda: services(recipe)) or {}).values():
         tried(service.check)
-    model: Path | None = tried(lambda: models.check(recipe.model.path))
+    model: Path | None = tried(lambda: folders.check(recipe.model.path))
     if model is not None:
-        tried(lambda: models.require_whole(model, recipe.model))
-        tried(lambda: models.require_trainable(model, recipe.model))
+        tried(lambda: folders.require_whole(model, recipe.model))
+        tried(lambda: folders.require_trainable(model, recipe.model))
         tried(lambda: require_teachers(recipe, model))
     tried(lambda: adapters.require_alike(recipe))
     placed: Plan | None = tried(lambda: _planned(recipe))
     reckoned: list[str] = []
     if model is not None and placed is not None:
         folder, where = model, placed
-        tried(lambda: models.require_adaptable(folder, recipe.model, where.device))
+        tried(lambda: folders.require_adaptable(folder, recipe.model, where.device))
         reckoned = tried(lambda: memory_lines(recipe, where, folder)) or []
     if problems:
         raise UserError(*problems)
@@ -83,7 +83,7 @@ def dry_run(recipe: Recipe) -> None:
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
     rows.append((", ".join(beside), "driver's", "0", "0"))
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
-    if (model := models.at_hand(recipe.model.path)) is not None:
+    if (model := folders.at_hand(recipe.model.path)) is not None:
         console.header(memory_lines(recipe, placed, model))
 
 
@@ -119,7 +119,7 @@ def model(name: str) -> None:
     console = Console(sys.stderr)  # the folder alone is for whoever reads the output
     try:
         with console.part(f"model {name}"):
-            folder = models.resolve(name, console.phase)
+            folder = folders.resolve(name, console.phase)
     finally:
         console.close()
     print(folder)
@@ -145,12 +145,13 @@ def doctor() -> bool:
 
 def doctor_of_cluster(recipe: Recipe | None) -> bool:
     """Print the checks of every node of the cluster at ``RAY_ADDRESS``, or of the one on this machine."""
-    from al_ray.machines import cluster, models, node_doctor
+    from al_ray.machines import cluster, node_doctor
+    from al_ray.models import folders
 
     needs = node_doctor.Needs()
     if recipe is not None:
         hosted = recipe.model.name in recipe.upstreams
-        model = None if hosted else models.resolve(recipe.model.path)
+        model = None if hosted else folders.resolve(recipe.model.path)
         needs = node_doctor.Needs(model, recipe.agent.run, Path(recipe.output).absolute())
     with cluster.joined(os.environ.get("RAY_ADDRESS", "auto")):
         found = node_doctor.checks(needs)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from al_ray.errors import Problem, UserError
-from al_ray.machines import adapters
+from al_ray.models import adapters
 from al_ray.run.ended import model_folder
 from al_ray.run.ended.push import pushed
 from al_ray.run.ended.serving import server

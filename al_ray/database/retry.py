@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from al_ray.types import Attempt, AttemptStatus, RetryPolicy
+from al_ray.types import Attempt, AttemptStatus, RetryRules
 
 LOST_LIMIT = 5
 """Attempts of one rollout that may be lost, with their runner say, before the rollout counts as failed."""
 
 
-def is_retried(policy: RetryPolicy, ended: Attempt, ends: Sequence[str]) -> bool:
+def is_retried(rules: RetryRules, ended: Attempt, ends: Sequence[str]) -> bool:
     """Whether the rollout of an attempt that ended otherwise than well is tried again; ``ends`` are
     the statuses of all its attempts. Those count for nothing that were cancelled: it had been withdrawn."""
     lost = ends.count(AttemptStatus.UNRESPONSIVE)
     tried = len(ends) - lost - ends.count(AttemptStatus.CANCELLED)
-    if lost >= LOST_LIMIT or tried >= policy.max_attempts:
+    if lost >= LOST_LIMIT or tried >= rules.max_attempts:
         return False
     if ended.status is AttemptStatus.UNRESPONSIVE:
         return True
-    if ended.status not in policy.statuses:
+    if ended.status not in rules.statuses:
         return False
     if ended.status is not AttemptStatus.FAILED:
         return True
     names = {ended.error_class, (ended.error_class or "").rpartition(".")[2]}
-    wanted = policy.errors is None or not names.isdisjoint(policy.errors)
-    return wanted and names.isdisjoint(policy.never_errors)
+    wanted = rules.errors is None or not names.isdisjoint(rules.errors)
+    return wanted and names.isdisjoint(rules.never_errors)

@@ -20,7 +20,7 @@ from al_ray.types import (
     AttemptStatus,
     Replay,
     Resource,
-    RetryPolicy,
+    RetryRules,
     RolloutRequest,
     Span,
     SpanKind,
@@ -160,10 +160,10 @@ def request_row(request: RolloutRequest) -> dict[str, Any]:
     }
 
 
-def retry_of(stored: JSON) -> RetryPolicy:
+def retry_of(stored: JSON) -> RetryRules:
     """From the column ``retry``."""
     errors = stored["errors"]
-    return RetryPolicy(
+    return RetryRules(
         max_attempts=stored["max_attempts"],
         statuses=tuple(map(AttemptStatus, stored["statuses"])),
         errors=None if errors is None else tuple(errors),

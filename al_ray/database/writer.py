@@ -1,6 +1,6 @@
 """The database of a run: everything that is written to it.
 
-Synchronous and without clocks, waiting or policy about processes: the store actor decides when
+Synchronous and without clocks, waiting or rules about processes: the store actor decides when
 to call what. Every write may be repeated: the second time it changes nothing. A write takes
 part in the transaction of the connection it is given. The store and the gateways write, one
 process at a time.

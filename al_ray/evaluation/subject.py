@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from al_ray.errors import Problem, UserError
-from al_ray.machines import adapters
+from al_ray.models import adapters
 from al_ray.recipe import Recipe, UpstreamSection, http_url
 from al_ray.recipe.checks.sections import key_problem
 
@@ -61,10 +61,10 @@ def subject(target: Path, recipe: Recipe, elsewhere: Served | None) -> Recipe:
 def _with_adapters(recipe: Recipe, checkpoint: Path) -> Recipe:
     """Each policy that was trained is as the checkpoint has it."""
     policies = {
-        name: policy
-        if policy.frozen
-        else policy.model_copy(update={"adapter": str(adapters.place_of(checkpoint, name))})
-        for name, policy in recipe.policies.items()
+        name: section
+        if section.frozen
+        else section.model_copy(update={"adapter": str(adapters.place_of(checkpoint, name))})
+        for name, section in recipe.policies.items()
     }
     return recipe.model_copy(update={"policies": policies})
 

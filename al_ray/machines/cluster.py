@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
 from types import FrameType
@@ -46,7 +46,7 @@ def joined(address: str) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             _knock(address)
-            stack.enter_context(_initialised())
+            stack.enter_context(_initialised(_init))
         except OSError as error:
             cure = f"no cluster answers there (where it needs a token, set RAY_AUTH_MODE=token): {error}"
             raise UserError(Problem("RAY_ADDRESS", address, cure)) from error
@@ -72,16 +72,8 @@ def running(*, dashboard: bool) -> Iterator[None]:
     [here] = this_machine()
     # What a plan was made for is what there is.
     resources = {"num_cpus": here.cpus, "num_gpus": here.gpus}
-    with (
-        _on_loopback(),
-        _patient(),
-        _initialised(
-            address="local",
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=None if dashboard else False,
-            **resources,
-        ),
-    ):
+    options = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": None if dashboard else False}
+    with _on_loopback(), _initialised(lambda: start_node(**options, **resources)):
         yield
 
 
@@ -126,15 +118,16 @@ def _patient() -> Iterator[None]:
         services.get_node = asked
 
 
-def _init(**options: Any) -> list[psutil.Process]:
-    """Returns what was started. A node that does not come up is started anew: on a busy machine, Ray's raylet
-    ends itself where its agents are not up in 15 s, which nothing changes."""
+def start_node(**options: Any) -> list[psutil.Process]:
+    """Start a cluster of one node on this machine, by options of ``ray.init``, and connect to it; returns
+    what was started. A node that does not come up is started anew: on a busy machine, Ray's raylet ends
+    itself where its agents are not up in 15 s, which nothing changes."""
     ends = time.monotonic() + _START_SECONDS
     while True:
         before = psutil.Process().children()
         try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
-            return _children_since(before)
+            with _patient():
+                return _init(address="local", **options)
         except _NotUpError:
             started = _children_since(before)
             for process in _with_descendants(started):
@@ -143,6 +136,13 @@ def _init(**options: Any) -> list[psutil.Process]:
             psutil.wait_procs(started, timeout=_END_SECONDS)
             if time.monotonic() > ends:
                 raise
+
+
+def _init(**options: Any) -> list[psutil.Process]:
+    """Returns what was started."""
+    before = psutil.Process().children()
+    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    return _children_since(before)
 
 
 def _children_since(before: Sequence[psutil.Process]) -> list[psutil.Process]:
@@ -159,11 +159,12 @@ def _has_raylet() -> bool:
 
 
 @contextmanager
-def _initialised(**options: Any) -> Iterator[None]:
-    """Inside, SIGTERM, from ``ray job stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be
-    called in the main thread. Afterwards nothing is left of a cluster that was started."""
+def _initialised(start: Callable[[], list[psutil.Process]]) -> Iterator[None]:
+    """Inside, Ray is connected, by ``start``, which returns what it started, and SIGTERM, from ``ray job
+    stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be called in the main thread.
+    Afterwards nothing is left of what was started."""
     on_terminate = signal.getsignal(signal.SIGTERM)
-    started = _init(**options)
+    started = start()
     signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
     left = Event()
     Thread(target=_end_without_node, args=(left, started), daemon=True).start()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from al_ray.recipe.section import DottedPath, Positive, Seconds, Section
-from al_ray.types import AttemptStatus, RetryPolicy
+from al_ray.types import AttemptStatus, RetryRules
 
 
 class AgentSamplingSection(Section):
@@ -48,8 +48,8 @@ class RetrySection(Section):
     """... and none that raised one of these."""
 
     @property
-    def policy(self) -> RetryPolicy:
-        return RetryPolicy(
+    def rules(self) -> RetryRules:
+        return RetryRules(
             max_attempts=self.max_attempts,
             statuses=tuple(map(AttemptStatus, self.statuses)),
             errors=None if self.errors is None else tuple(self.errors),

@@ -212,9 +212,9 @@ def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetail
             # Not resolved: the link to an interpreter is what makes it that of an environment.
             values[key] = os.path.abspath(path.parent / values[key])
     policies = raw.get("policies")
-    for policy in policies.values() if isinstance(policies, dict) else ():
-        if isinstance(policy, dict) and isinstance(policy.get("adapter"), str):
-            policy["adapter"] = os.path.abspath(path.parent / policy["adapter"])
+    for values in policies.values() if isinstance(policies, dict) else ():
+        if isinstance(values, dict) and isinstance(values.get("adapter"), str):
+            values["adapter"] = os.path.abspath(path.parent / values["adapter"])
     sandbox = agent.get("sandbox") if isinstance(agent, dict) else None
     if isinstance(sandbox, dict) and isinstance(mounts := sandbox.get("mounts"), dict):
         sandbox["mounts"] = {

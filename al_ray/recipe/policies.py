@@ -34,8 +34,8 @@ def policy_of(policies: Mapping[str, PolicySection], agent: str) -> str | None:
         return ""
     names = (
         name
-        for name, policy in policies.items()
-        if any(fnmatchcase(agent, pattern) for pattern in policy.agents)
+        for name, section in policies.items()
+        if any(fnmatchcase(agent, pattern) for pattern in section.agents)
     )
     return next(names, None)
 

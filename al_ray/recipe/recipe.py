@@ -170,4 +170,4 @@ class Recipe(Section):
         several, the one, whose name is empty."""
         if not self.policies:
             return {"": None}
-        return {name: policy.adapter for name, policy in self.policies.items() if not policy.frozen}
+        return {name: section.adapter for name, section in self.policies.items() if not section.frozen}

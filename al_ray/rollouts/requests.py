@@ -11,7 +11,7 @@ from typing import Final
 from al_ray.database.judged import judge_batch
 from al_ray.recipe import Recipe
 from al_ray.rollouts.blame import AROUND_THE_AGENT
-from al_ray.types import AttemptStatus, Group, Mode, RetryPolicy, RolloutRequest, Task
+from al_ray.types import AttemptStatus, Group, Mode, RetryRules, RolloutRequest, Task
 
 TRAINING: Final = "step-"
 EVALUATIONS: Final = "eval/step-"
@@ -42,7 +42,7 @@ def rollout_requests(
 ) -> list[RolloutRequest]:
     """A group of ``members`` rollouts of each task."""
     counts = mode == "eval" or recipe.transitions.failed_reward is not None
-    retry = retry_around_the_agent(recipe) if counts else recipe.agent.retry.policy
+    retry = retry_around_the_agent(recipe) if counts else recipe.agent.retry.rules
     return [
         RolloutRequest(
             id=f"{batch}/{position}/{member}",
@@ -57,7 +57,7 @@ def rollout_requests(
     ]
 
 
-def judge_request(group: Group, retry: RetryPolicy) -> RolloutRequest:
+def judge_request(group: Group, retry: RetryRules) -> RolloutRequest:
     """The judge of a group that has ended."""
     return RolloutRequest(
         id=f"{group.id}/judge",
@@ -69,9 +69,9 @@ def judge_request(group: Group, retry: RetryPolicy) -> RolloutRequest:
     )
 
 
-def retry_around_the_agent(recipe: Recipe) -> RetryPolicy:
+def retry_around_the_agent(recipe: Recipe) -> RetryRules:
     """Where a failure counts that is the model's doing, only others are tried again: the best of two tries
     would be another policy's."""
-    retry = recipe.agent.retry.policy
+    retry = recipe.agent.retry.rules
     errors = AROUND_THE_AGENT if retry.errors is None else retry.errors
     return replace(retry, statuses=tuple(set(retry.statuses) & {AttemptStatus.FAILED}), errors=errors)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.database.reader import Records
 from al_ray.rollouts.requests import EVALUATIONS, TRAINING, evaluation_batch, judge_request, step_batch
-from al_ray.types import Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus
+from al_ray.types import Group, RetryRules, Rollout, RolloutRequest, RolloutStatus
 
 _WATCH_SECONDS = 2.0
 _GROUPS_READ = 64
@@ -34,7 +34,7 @@ class Agents:
     needs: Sequence[Kept]
     """The parts without which no rollout ends: runners, gateways, services, the policy."""
 
-    judges: RetryPolicy | None = None
+    judges: RetryRules | None = None
     """How often the judge of a training group is asked; None: there is none."""
 
     async def rollouts(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:

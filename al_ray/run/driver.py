@@ -16,7 +16,7 @@ from typing import Final
 
 from ray.exceptions import RayError
 
-from al_ray.actors.keepers import Keepers
+from al_ray.actors.keepers import MAX_LOST, Keepers
 from al_ray.errors import AlRayError, LearnerLostError
 from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe
@@ -41,8 +41,6 @@ from al_ray.run.stages.stage import Stage, stage_of
 from al_ray.run.step_report import evaluation_values, step_values
 from al_ray.types import Task, UpdateReport
 
-_MAX_LOST: Final = 5
-"""Learners lost in a run, after which it is not by chance."""
 _GAIN: Final = ("eval/gain", "eval/gain_low", "eval/gain_high")
 _LEAVE_SECONDS: Final = 120.0
 """For an update under way to end, and its checkpoint to be written, when the run is interrupted."""
@@ -101,7 +99,7 @@ class Run:
                 break
             except LearnerLostError as error:
                 lost += 1
-                if lost > _MAX_LOST:
+                if lost > MAX_LOST:
                     raise
                 self._done = 0  # of which the learners hold nothing any more
                 self.console.warning(f"{error}; going on from the last checkpoint")

@@ -44,7 +44,7 @@ class AttemptStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy(Value):
+class RetryRules(Value):
     """Whether a rollout whose attempt did not succeed is tried again.
 
     An error class is named in full (``openai.APIConnectionError``) or by its last part. Unresponsive
@@ -83,7 +83,7 @@ class RolloutRequest(Value):
     """The rollouts of one task that are compared with each other share this."""
     task: Task
     mode: Mode = "train"
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryRules = RetryRules()
     replay: Replay | None = None
     """What it begins as."""
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from al_ray.machines import models
+from al_ray.models import folders
 from al_ray.recipe import Recipe
 from al_ray.run.folder import RunFolder
 from al_ray.types import VersionSpan
@@ -53,9 +53,9 @@ class Texts:
     @classmethod
     def of(cls, folder: RunFolder, recipe: Recipe) -> Texts:
         """By a checkpoint's tokenizer, or else by that of the model it began with."""
-        at_hand = models.at_hand(recipe.model.path)
-        folders = [folder.checkpoint(step) for step in folder.checkpoints()[-1:]]
-        looked = [*folders, at_hand or Path(recipe.model.path)]
+        at_hand = folders.at_hand(recipe.model.path)
+        checkpoints = [folder.checkpoint(step) for step in folder.checkpoints()[-1:]]
+        looked = [*checkpoints, at_hand or Path(recipe.model.path)]
         files = [place / "tokenizer.json" for place in looked]
         return Texts(next((file for file in files if file.is_file()), None), looked)
 

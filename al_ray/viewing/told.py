@@ -245,7 +245,7 @@ def _answer(call: str, answer: ToldAnswer, texts: Texts) -> Answer:
     facts = [choice.finish_reason] if choice.finish_reason else []
     if choice.response_ids:
         versions = "-".join(map(str, answer.versions))
-        facts += [f"{len(choice.response_ids)} tokens", f"policy {versions}"]
+        facts += [f"{len(choice.response_ids)} tokens", f"policy version {versions}"]
     if choice.logprobs:
         facts.append(f"mean logprob {fmean(choice.logprobs):.3f}")
     facts += [f"{name.replace('_', ' ')} {count}" for name, count in answer.signals.items()]

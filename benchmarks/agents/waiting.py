@@ -1,4 +1,4 @@
-"""Agents that make one call each, as lean as their kind allows: what ``benchmarks.runners`` runs."""
+"""Agents that make one call each, as lean as their kind allows: what ``benchmarks.rollouts.runners`` runs."""
 
 import json
 import os

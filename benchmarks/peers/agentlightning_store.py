@@ -1,4 +1,4 @@
-"""Agent Lightning 0.3's side of ``benchmarks.store``: its in-memory store behind its own server and clients.
+"""Agent Lightning 0.3's side of ``store``: its in-memory store behind its own server and clients.
 
 Run by that one with the Python of an environment that has agentlightning 0.3.0. The server is
 what ``agl store`` starts. Each runner has a client of its own, as each of its runner processes has;

@@ -38,7 +38,7 @@ def start_store(ray_cluster: None, store_place: str) -> Iterator[Callable[..., A
 @pytest.fixture(scope="session")
 def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A gateway and a store for all tests that end neither."""
-    from tests.actors.gateway_house import open_house
+    from tests.support.houses.gateway import open_house
 
     with open_house(tmp_path_factory.mktemp("house")) as opened:
         yield opened
@@ -48,7 +48,7 @@ def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def engine_a(ray_cluster: None) -> Iterator[Any]:
     import ray
 
-    from tests.actors.gateway_house import engine
+    from tests.support.houses.gateway import engine
 
     actor = engine("a")
     yield actor
@@ -67,7 +67,7 @@ async def mortal(house: Any) -> AsyncIterator[tuple[Any, Any]]:
     """Engines a and b of this test alone, admitted."""
     import ray
 
-    from tests.actors.gateway_house import engine
+    from tests.support.houses.gateway import engine
 
     engines = engine("a"), engine("b")
     await house.admit(*engines)

@@ -12,7 +12,7 @@ import ray
 
 from al_ray import errors
 from al_ray.actors.ray_errors import DIED, in_brief, unwrapped
-from tests.processes import ROOT, Command
+from tests.support.machines.processes import ROOT, Command
 
 PROBLEM = errors.Problem("recipe: model.path", "x", "no such folder")
 ARGUMENTS: Mapping[type[errors.AlRayError], tuple[Any, ...]] = {

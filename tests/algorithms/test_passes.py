@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.types import Row
-from tests.actors.learner_inputs import rows
+from tests.support.models.learner_inputs import rows
 
 
 def many(groups: int) -> list[Row]:

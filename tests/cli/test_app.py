@@ -19,9 +19,9 @@ from al_ray.machines import devices
 from al_ray.recipe import Recipe
 from al_ray.run.folder import RunFolder
 from al_ray.types import RolloutRequest, Task
-from tests import toy
-from tests.processes import ROOT, run
-from tests.recorded import record
+from tests.support.machines.processes import ROOT, run
+from tests.support.runs import toy
+from tests.support.runs.recorded import record
 
 Invoke = Callable[[str], tuple[int, str]]
 

@@ -12,8 +12,8 @@ from al_ray.database.writer import Database
 from al_ray.errors import UserError
 from al_ray.recipe import loading
 from al_ray.run.folder import RunFolder
-from tests import quiz
-from tests.recorded import record_samples
+from tests.support.runs import quiz
+from tests.support.runs.recorded import record_samples
 
 Samples = Mapping[str, list[tuple[float | None, list[str]]]]
 

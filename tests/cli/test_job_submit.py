@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from al_ray.reports import jsonl_sink
-from tests import toy
-from tests.processes import ROOT, Command, process_name, run
+from tests.support.machines.processes import ROOT, Command, process_name, run
+from tests.support.runs import toy
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice
 from al_ray.run.launch.preparation import prepared
 from tests import quiz, toy
-from tests.processes import run_here
+from tests.support.machines.processes import run_here
 
 SERVICE = """
 class Book:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import quiz, toy
-from tests.processes import ROOT, run
+from tests.support.machines.processes import ROOT, run
+from tests.support.runs import quiz, toy
 
 AGENT = """
-from tests.quiz import solve as ask
+from tests.support.runs.quiz import solve as ask
 
 async def solve(task, llm):
     print("it was asked", task["question"])
@@ -74,5 +74,5 @@ def test_a_model_of_ones_own_answers_without_a_cluster(tmp_path: Path, tiny_mode
     toy.write_recipe(tmp_path, toy.recipe(tiny_model, tmp_path / "out"))
     code, told = run(["al_ray", "try", "toy.yaml", "--set", "agent.run=toy_agent:converse"], tmp_path)
     assert code == 0, told
-    assert "call 3: " in told and "policy 0, mean logprob" in told and "final reward " in told
+    assert "call 3: " in told and "policy version 0, mean logprob" in told and "final reward " in told
     assert "WARNING" not in told

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from al_ray.recipe import Recipe
 from al_ray.run.folder import RunFolder
-from tests import toy
-from tests.processes import ROOT
+from tests.support.machines.processes import ROOT
+from tests.support.runs import toy
 
 WITH_IMPORTS_TOLD = """
 import sys

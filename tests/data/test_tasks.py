@@ -12,7 +12,7 @@ from al_ray.data.mixture import sources_of
 from al_ray.data.tasks import load_tasks
 from al_ray.errors import DataError, RecipeError
 from al_ray.recipe import Recipe, SourceSection, loading
-from tests.processes import ROOT
+from tests.support.machines.processes import ROOT
 
 
 def loaded(*overrides: str) -> Recipe:

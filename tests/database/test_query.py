@@ -10,7 +10,7 @@ from al_ray.database.backends import postgresql_url, sqlite_url
 from al_ray.database.query import Condition, Item, Page, Query
 from al_ray.database.writer import Ask, Database
 from al_ray.errors import UserError
-from al_ray.types import Attempt, AttemptStatus, RetryPolicy, RolloutRequest, Span, SpanKind, Task
+from al_ray.types import Attempt, AttemptStatus, RetryRules, RolloutRequest, Span, SpanKind, Task
 
 ROLLOUTS = 9
 
@@ -21,7 +21,7 @@ def record(database: Database) -> None:
         for index in range(ROLLOUTS):
             batch = ("eval/1", "EVAL/2", "eval_3")[index % 3]
             task = Task(f"t{index}", {"n": index})
-            request = RolloutRequest(f"r{ROLLOUTS - index}", batch, "g", task, retry=RetryPolicy(3))
+            request = RolloutRequest(f"r{ROLLOUTS - index}", batch, "g", task, retry=RetryRules(3))
             database.enqueue(connection, [request])
             for number in range(1, 4 if index % 3 == 0 else 2):
                 now = float(index * 10 + number)

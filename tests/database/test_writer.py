@@ -36,7 +36,7 @@ from al_ray.types import (
     Mode,
     Replay,
     Resource,
-    RetryPolicy,
+    RetryRules,
     RolloutRequest,
     RolloutStatus,
     Span,
@@ -51,7 +51,7 @@ ENDINGS = (AttemptStatus.SUCCEEDED, AttemptStatus.FAILED, AttemptStatus.TIMED_OU
 
 
 def request(rollout_id: str, *, batch: str = "b", group: str = "g", max_attempts: int = 1) -> RolloutRequest:
-    return RolloutRequest(rollout_id, batch, group, Task("t", {"q": 1}), retry=RetryPolicy(max_attempts))
+    return RolloutRequest(rollout_id, batch, group, Task("t", {"q": 1}), retry=RetryRules(max_attempts))
 
 
 def span(name: str, attempt: Attempt, kind: SpanKind = SpanKind.CALL) -> Span:
@@ -319,16 +319,16 @@ def test_a_rollout_is_tried_max_attempts_times_each_with_a_fresh_attempt(
     assert [s.id for s in rollout.spans] == ["s2"], "only the last attempt's spans count"
 
 
-def test_the_rollouts_own_policy_decides_whether_it_is_tried_again(database: Database) -> None:
+def test_the_rollouts_own_rules_decide_whether_it_is_tried_again(database: Database) -> None:
     """In the transaction that ends the attempt: by status, and by the class of the error."""
-    policy = RetryPolicy(2, (AttemptStatus.FAILED,), errors=("openai.APIError",))
+    rules = RetryRules(2, (AttemptStatus.FAILED,), errors=("openai.APIError",))
     task = Task("t", {})
     ends = {
         "again": (AttemptStatus.FAILED, "openai.APIError"),
         "error": (AttemptStatus.FAILED, "builtins.ValueError"),
         "status": (AttemptStatus.TIMED_OUT, None),
     }
-    enqueue(database, *(RolloutRequest(name, "b", "g", task, retry=policy) for name in ends))
+    enqueue(database, *(RolloutRequest(name, "b", "g", task, retry=rules) for name in ends))
     for made in claim(database, "c", limit=3):
         status, error = ends[made.request.id]
         end = replace(made.attempt, status=status, error_class=error)
@@ -524,7 +524,7 @@ def test_what_is_written_is_read_as_it_was(database: Database) -> None:
         "g",
         Task("t", {"q": [1, 2.5, None, "\u00e9\u4e2d"]}, "test"),
         "eval",
-        RetryPolicy(2, (AttemptStatus.FAILED,), ("a.B",), ("C",)),
+        RetryRules(2, (AttemptStatus.FAILED,), ("a.B",), ("C",)),
         Replay("another", 2, 3),
     )
     enqueue(database, wanted)

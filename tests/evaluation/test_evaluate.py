@@ -30,8 +30,8 @@ from al_ray.run.launch.preparation import Prepared
 from al_ray.run.launch.start import started_for_evaluation
 from al_ray.traces import semconv
 from al_ray.types import Rollout, RolloutStatus, SpanKind
-from tests import quiz
-from tests.processes import Command, run
+from tests.support.machines.processes import Command, run
+from tests.support.runs import quiz
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def test_what_failed_is_told_with_its_message_and_the_agents_own_place(done: Don
     place = re.search(r"\((\S+), line (\d+), in solve\): al-ray rollouts (\S+) (\S+)$", line)
     assert place is not None
     code = Path(place[1]).read_text().splitlines()[int(place[2]) - 1]
-    assert place[1].endswith("tests/quiz.py") and "client.chat.completions.create" in code
+    assert place[1].endswith("tests/support/runs/quiz.py") and "client.chat.completions.create" in code
     assert place[3] == str(done.folder.path) and place[4].startswith("eval/step-000000/")
 
 
@@ -221,7 +221,7 @@ def test_an_evaluation_that_was_killed_goes_on_without_the_rollouts_that_had_end
 ) -> None:
     """Killed with all its processes' parents at once; then asked for again, and once more when it is done."""
     content = quiz.recipe(tmp_path / "out", samples=2)
-    content["agent"] |= {"run": "tests.quiz:solve_slowly", "concurrency": 2}
+    content["agent"] |= {"run": "tests.support.runs.quiz:solve_slowly", "concurrency": 2}
     quiz.write_recipe(tmp_path, content)
     with quiz.served() as server:
         served_by = ["--url", server.url, "--model", "wise"]

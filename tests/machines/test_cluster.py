@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import ROOT, Command, process_name
+from tests.support.machines.processes import ROOT, Command, process_name
 
 CLUSTER = """
 import time, ray

@@ -12,7 +12,7 @@ import ray
 from al_ray.machines import node_doctor
 from al_ray.machines.doctor import Check
 from al_ray.machines.node_doctor import Needs
-from tests.processes import Command
+from tests.support.machines.processes import Command
 
 UNSHARED = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 NODE = """

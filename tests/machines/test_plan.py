@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from al_ray.errors import PlacementError
 from al_ray.machines.plan import Bundle, Plan, plan, this_machine, usable_cores
 from al_ray.recipe import EnginesSection, LearnersSection, NodeShape, PlacementSection, Recipe
-from tests import toy
+from tests.support.runs import toy
 
 TOY = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 NODES = st.lists(

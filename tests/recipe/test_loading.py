@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from al_ray.errors import RecipeError
 from al_ray.recipe import Recipe, loading
-from tests import toy
+from tests.support.runs import toy
 
 ROOT = Path(__file__).resolve().parents[2]
 Change = Callable[[dict[str, Any]], object]

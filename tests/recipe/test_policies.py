@@ -9,7 +9,7 @@ import pytest
 
 from al_ray.errors import RecipeError
 from al_ray.recipe import PolicySection, loading, policy_of
-from tests import toy
+from tests.support.runs import toy
 
 TWO: dict[str, Any] = {"writer": {"agents": ["writer"]}, "others": {"agents": ["re*", "check"]}}
 

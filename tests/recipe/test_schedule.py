@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from al_ray.recipe import CheckpointSection, EvaluationSection, Recipe
 from al_ray.recipe.schedule import checkpoint_due, evaluation_due, evaluation_name, stage_spans
-from tests import toy
+from tests.support.runs import toy
 
 
 def recipe(steps: list[int], every: int, keep_every: int) -> Recipe:

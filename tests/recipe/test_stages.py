@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from al_ray.recipe import Recipe, checks
-from tests import toy
+from tests.support.runs import toy
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     (

@@ -11,7 +11,7 @@ from al_ray.reports.health import RULES, Health, useless, warnings
 from al_ray.reports.names import METRICS
 from al_ray.rollouts.agent_error import AgentError
 from al_ray.rollouts.outcome import Outcome
-from tests.metric_keys import unlisted
+from tests.support.runs.metric_keys import unlisted
 
 RUN = Path("outputs/toy/a")
 BROKEN = AgentError("ValueError: no column a", "/home/me/agent.py", 7, "solve")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from al_ray.reports.names import METRICS, TIME, TIMES
-from tests.metric_keys import missing, unlisted
+from tests.support.runs.metric_keys import missing, unlisted
 
 
 def test_a_metric_has_one_line_and_one_place() -> None:

@@ -9,7 +9,7 @@ import pytest
 from al_ray.recipe import Recipe
 from al_ray.rollouts.requests import evaluation_batch, rollout_requests, step_batch, step_of
 from al_ray.types import Mode, Task
-from tests import toy
+from tests.support.runs import toy
 
 RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 

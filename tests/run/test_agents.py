@@ -21,7 +21,7 @@ from al_ray.errors import EngineUnavailableError, RecipeError
 from al_ray.recipe import AgentSection
 from al_ray.run.agents import Agents
 from al_ray.types import RolloutRequest, Task
-from tests.actors.gateway_house import SPEC
+from tests.support.houses.gateway import SPEC
 
 REQUEST = RolloutRequest("r", "b", "g", Task("t", {"do": "meet", "place": "nowhere", "count": 2}))
 
@@ -68,6 +68,6 @@ class Policy:
 
 
 async def test_engines_that_cannot_be_kept_end_the_run(ray_cluster: None, tmp_path: Path) -> None:
-    async with started(tmp_path, "tests.actors.agents:act") as agents:
+    async with started(tmp_path, "tests.support.agents.told:act") as agents:
         with pytest.raises(EngineUnavailableError, match="six engines died"):
             await wait_for(replace(agents, needs=[*agents.needs, Policy()]))

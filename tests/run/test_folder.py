@@ -19,7 +19,7 @@ from al_ray.errors import UserError
 from al_ray.recipe import Recipe, StoreSection
 from al_ray.run import folder as run_folder
 from al_ray.run.folder import RunFolder
-from tests import toy
+from tests.support.runs import toy
 
 OF_THE_SYSTEM = {
     *("mkdir", "chmod", "open", "write", "close", "__exit__", "fsync", "replace", "rename", "unlink", "rmdir")

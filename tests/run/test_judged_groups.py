@@ -16,10 +16,10 @@ from al_ray.rollouts.rewards import rewards
 from al_ray.run.agents import Agents
 from al_ray.run.stages.asked import Asked
 from al_ray.run.stages.grouped import judge_metrics
-from al_ray.types import AttemptStatus, Group, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
-from tests.actors.house import house_of
+from al_ray.types import AttemptStatus, Group, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
+from tests.support.houses.runner import house_of
 
-JUDGES = "tests.actors.judges"
+JUDGES = "tests.support.agents.judges"
 MEMBERS = 3
 
 
@@ -28,14 +28,14 @@ def agents(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("judged")
     for house in house_of(folder, run=f"{JUDGES}:number_off", judge=f"{JUDGES}:rank", timeout=2):
         records = Records(sqlite_url(folder / "store"))
-        yield Agents(house.store, records, [], RetryPolicy(2))
+        yield Agents(house.store, records, [], RetryRules(2))
         records.close()
 
 
 def asked(name: str, mode: Any = "train", **task: Any) -> list[RolloutRequest]:
     told = Task(name, {"name": name, **task})
     return [
-        RolloutRequest(f"{name}/{i}", name, f"{name}/g", told, mode, RetryPolicy(1)) for i in range(MEMBERS)
+        RolloutRequest(f"{name}/{i}", name, f"{name}/g", told, mode, RetryRules(1)) for i in range(MEMBERS)
     ]
 
 
@@ -91,8 +91,8 @@ async def test_a_judge_that_fails_is_asked_again(agents: Agents) -> None:
     ("judge", "says"),
     [
         ("raise", "LookupError: a judge without an opinion"),
-        ("forget", "tests.actors.judges:rank returned 1 rewards for 3 candidates; give a reward for each"),
-        ("nan", "tests.actors.judges:rank returned nan as reward; it must be a finite number"),
+        ("forget", f"{JUDGES}:rank returned 1 rewards for 3 candidates; give a reward for each"),
+        ("nan", f"{JUDGES}:rank returned nan as reward; it must be a finite number"),
         ("hang", "the judge had not ended after 2 s"),
     ],
 )

@@ -21,8 +21,8 @@ from al_ray.rollouts.outcome import Outcome
 from al_ray.run.stages.batch import Batch
 from al_ray.run.step_report import evaluation_values, step_values
 from al_ray.types import Signals, Task, Trajectory, Transition, UpdateReport
-from tests import toy
-from tests.metric_keys import missing, unlisted
+from tests.support.runs import toy
+from tests.support.runs.metric_keys import missing, unlisted
 
 SPAN = stage_spans(Recipe.model_validate(toy.recipe(Path("model"), Path("out"))))[1]
 

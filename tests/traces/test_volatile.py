@@ -12,7 +12,7 @@ from al_ray.algorithms.rows import build_rows
 from al_ray.traces import volatile
 from al_ray.traces.messages import Message
 from al_ray.types import ChatReply, Trajectory, Transition
-from tests.speaker import CHATML, Speaker, byte_level_tokenizer, said, tokens, user
+from tests.support.models.speaker import CHATML, Speaker, byte_level_tokenizer, said, tokens, user
 
 TOKENIZER = byte_level_tokenizer()
 END = "<|im_end|>"

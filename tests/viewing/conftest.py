@@ -14,8 +14,8 @@ from playwright.sync_api import Browser
 
 from al_ray.run.folder import RunFolder
 from al_ray.viewing.server import LOOPBACK, serve
-from tests.chromium import chromium
-from tests.viewed import write_run
+from tests.support.machines.chromium import chromium
+from tests.support.runs.viewed import write_run
 
 Served = Callable[[Path], str]
 

@@ -14,7 +14,7 @@ from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, RolloutStatus, Span, SpanKind
 from al_ray.viewing import index as index_module
 from al_ray.viewing.index import Index, Wanted
-from tests.recorded import record
+from tests.support.runs.recorded import record
 
 
 @pytest.fixture

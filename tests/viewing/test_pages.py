@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 from al_ray.database.writer import Database
 from al_ray.recipe import Recipe
 from al_ray.run.folder import RunFolder
-from tests import toy
-from tests.viewed import HOSTILE, write_run
+from tests.support.runs import toy
+from tests.support.runs.viewed import HOSTILE, write_run
 from tests.viewing.conftest import served
 
 ROLLOUT = "/rollout?run=toy/first&id=step-000003/0/2"

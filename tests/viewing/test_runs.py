@@ -17,8 +17,8 @@ from al_ray.types import RolloutRequest, Task
 from al_ray.viewing.overview import overview, run_row
 from al_ray.viewing.runs import Runs
 from al_ray.viewing.site import Site
-from tests import toy
-from tests.viewed import write_run
+from tests.support.runs import toy
+from tests.support.runs.viewed import write_run
 
 
 @pytest.fixture

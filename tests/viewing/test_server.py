@@ -18,7 +18,7 @@ import pytest
 from al_ray.errors import UserError
 from al_ray.run.folder import RunFolder
 from al_ray.viewing.server import LOOPBACK, serve
-from tests.viewed import HOSTILE
+from tests.support.runs.viewed import HOSTILE
 
 Answer = tuple[int, Mapping[str, str], str]
 

@@ -12,7 +12,7 @@ from al_ray.errors import UserError
 from al_ray.traces import call_span
 from al_ray.types import SpanKind
 from al_ray.viewing.since import logprobs_since
-from tests.viewed import write_run
+from tests.support.runs.viewed import write_run
 
 
 def test_each_token_has_the_log_probability_that_the_newest_checkpoint_gives_it(

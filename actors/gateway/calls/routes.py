@@ -26,7 +26,7 @@ from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.calls.recorded.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.recorded.repeated import RepeatedCalls, is_repeated
 from al_ray.actors.gateway.calls.recorded.replays import Replays
-from al_ray.actors.gateway.calls.sampling import SamplingPolicy
+from al_ray.actors.gateway.calls.sampling import SamplingRules
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
 from al_ray.actors.gateway.dialects.core import Asked, Dialect
@@ -58,7 +58,7 @@ class CallRules:
     model: str
     """What agents call the trained model; any name that is not a hosted model's means it. A hosted model
     of this very name stands in its place."""
-    sampling: Mapping[Mode, SamplingPolicy]
+    sampling: Mapping[Mode, SamplingRules]
     seed: int
     policies: Mapping[str, PolicySection] = field(default_factory=dict)
     """Whose calls each of several policies answers. Empty: there is one."""

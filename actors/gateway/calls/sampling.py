@@ -32,7 +32,7 @@ class PinnedSampling:
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingPolicy:
+class SamplingRules:
     """Of one mode."""
 
     pinned: PinnedSampling

@@ -1,4 +1,6 @@
-"""The APIs that agents speak to the gateway, one module each, as a table over one core."""
+"""The APIs that agents speak to the gateway, one module each, as a table over one core.
+
+A call's way takes ``DIALECTS`` and knows the words of ``core``; ``fields`` is what is read of each body."""
 
 from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
 from al_ray.actors.gateway.dialects.completions import COMPLETIONS

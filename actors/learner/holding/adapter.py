@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from al_ray.machines import adapters
 from al_ray.machines.precision import Dtype
+from al_ray.models import adapters
 from al_ray.recipe import LoraSection
 
 if TYPE_CHECKING:

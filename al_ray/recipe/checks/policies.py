@@ -21,29 +21,29 @@ def policies(recipe: Recipe) -> Iterator[Problem]:
     if not recipe.trained_policies:
         yield Problem("policies", ", ".join(recipe.policies), "are all frozen: nothing would be trained")
     yield from _unreached(recipe)
-    for name, policy in recipe.policies.items():
-        if not policy.frozen and not _may_be_trained(recipe, policy):
+    for name, section in recipe.policies.items():
+        if not section.frozen and not _may_be_trained(recipe, section):
             cure = f"none is in transitions.train, {recipe.transitions.train}: name one there, or set "
-            yield Problem(f"policies.{name}.agents", policy.agents, f"{cure}policies.{name}.frozen: true")
-        if policy.adapter is not None and not Path(policy.adapter).is_dir():
+            yield Problem(f"policies.{name}.agents", section.agents, f"{cure}policies.{name}.frozen: true")
+        if section.adapter is not None and not Path(section.adapter).is_dir():
             cure = "no such folder; it is looked for beside the recipe"
-            yield Problem(f"policies.{name}.adapter", policy.adapter, cure)
+            yield Problem(f"policies.{name}.adapter", section.adapter, cure)
 
 
 def _unreached(recipe: Recipe) -> Iterator[Problem]:
     """Patterns that another policy's comes before."""
     before: list[tuple[str, str]] = []
-    for name, policy in recipe.policies.items():
-        for index, pattern in enumerate(policy.agents):
+    for name, section in recipe.policies.items():
+        for index, pattern in enumerate(section.agents):
             first = next((each for each in before if fnmatchcase(pattern, each[1])), None)
             if first is not None:
                 cure = f"never answers: policies.{first[0]} comes before it, with {first[1]!r}"
                 yield Problem(f"policies.{name}.agents.{index}", pattern, cure)
-        before += [(name, pattern) for pattern in policy.agents]
+        before += [(name, pattern) for pattern in section.agents]
 
 
-def _may_be_trained(recipe: Recipe, policy: PolicySection) -> bool:
-    return any(may_share_a_name(own, each) for own in policy.agents for each in recipe.transitions.train)
+def _may_be_trained(recipe: Recipe, section: PolicySection) -> bool:
+    return any(may_share_a_name(own, each) for own in section.agents for each in recipe.transitions.train)
 
 
 def stages(recipe: Recipe) -> Iterator[Problem]:

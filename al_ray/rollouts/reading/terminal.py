@@ -157,7 +157,7 @@ def _sampled(answer: ToldAnswer) -> list[str]:
     if not ids:
         return []
     versions = "-".join(map(str, answer.versions))
-    told = [f"{len(ids)} tokens", f"policy {versions}"]
+    told = [f"{len(ids)} tokens", f"policy version {versions}"]
     return [*told, f"mean logprob {fmean(logprobs):.3f}"] if logprobs else told
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from al_ray.machines import devices, memory
+from al_ray.machines import devices
 from al_ray.machines.plan import Plan
 from al_ray.machines.precision import dtype_of
+from al_ray.models import memory
 from al_ray.recipe import Recipe
 
 

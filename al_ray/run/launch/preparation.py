@@ -16,8 +16,8 @@ from al_ray.actors.agent import environment, interpreter
 from al_ray.actors.agent.walls import wall
 from al_ray.data.task_order import digest
 from al_ray.data.tasks import Tasks, load_tasks
-from al_ray.machines import adapters, models
 from al_ray.machines.plan import Plan, plan, this_machine
+from al_ray.models import adapters, folders
 from al_ray.protocols import Service
 from al_ray.recipe import NodeShape, Recipe, dotted
 from al_ray.reports.console import Console
@@ -73,18 +73,18 @@ def prepared(
     hosted = recipe.model.name in recipe.upstreams
     with console.part("model"):
         path = recipe.model.path if weights is None else str(weights)
-        model = None if hosted else models.resolve(path, console.phase)
+        model = None if hosted else folders.resolve(path, console.phase)
     if model is not None:
-        models.require_whole(model, recipe.model)
+        folders.require_whole(model, recipe.model)
         adapters.require_alike(recipe)
         if learn:
-            models.require_trainable(model, recipe.model)
+            folders.require_trainable(model, recipe.model)
             with console.part("teachers"):
                 require_teachers(recipe, model)
     with nodes(console) as found:
         placed = None if model is None else PlacedModel(model, plan(recipe, found))
         if placed is not None and learn:
-            models.require_adaptable(placed.folder, recipe.model, placed.plan.device)
+            folders.require_adaptable(placed.folder, recipe.model, placed.plan.device)
         folder = choice.open(recipe)
         folder.require_tasks(digest([*tasks.train, *tasks.held_out] if learn else tasks.held_out))
         if placed is not None:

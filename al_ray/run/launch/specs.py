@@ -14,7 +14,7 @@ from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.gateway.attempt_limits import Limits
 from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.actors.gateway.calls.routes import CallRules
-from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingRules
 from al_ray.actors.gateway.spec import GatewaySpec
 from al_ray.actors.http import LOOPBACK
 from al_ray.actors.learner.spec import LearnerSpec
@@ -37,7 +37,7 @@ def transport_of(recipe: Recipe, plan: Plan) -> Transport:
 def engine_spec(recipe: Recipe, plan: Plan, model: Path, *, learn: bool) -> EngineSpec:
     """``learn``: what it answers with will change, but for what is frozen."""
     section, engines = recipe.model, recipe.engines
-    begins = {name: policy.adapter for name, policy in recipe.policies.items() if policy.adapter is not None}
+    begins = {name: each.adapter for name, each in recipe.policies.items() if each.adapter is not None}
     trained = recipe.trained_policies if learn else {}
     kept = {name: folder for name, folder in begins.items() if name not in trained}
     return EngineSpec(
@@ -135,13 +135,13 @@ def _hosted(upstream: UpstreamSection, *, pinned: bool) -> HostedModelSpec:
     return HostedModelSpec(upstream.base_url, upstream.model, key, pinned)
 
 
-def _sampling(section: SamplingSection) -> SamplingPolicy:
+def _sampling(section: SamplingSection) -> SamplingRules:
     pinned = PinnedSampling(section.temperature, section.top_p, section.max_tokens)
     by_agent = [
         (pattern, replace(pinned, **agent.model_dump(exclude_unset=True)))
         for pattern, agent in section.agents.items()
     ]
-    return SamplingPolicy(pinned, by_agent)
+    return SamplingRules(pinned, by_agent)
 
 
 def _chat_template(recipe: Recipe) -> str | None:

@@ -81,7 +81,7 @@ async def _with_engines(
     with console.part("the weights' way from learners to engines"):
         await policy.start()
     needs = await _runners(ready, keeper.store, urls, console, stack)
-    judges = ready.recipe.agent.retry.policy if ready.recipe.agent.judge is not None else None
+    judges = ready.recipe.agent.retry.rules if ready.recipe.agent.judge is not None else None
     return Agents(keeper.store, records, [keeper, *needs, gateways, policy], judges), policy
 
 

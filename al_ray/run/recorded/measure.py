@@ -46,7 +46,7 @@ class Chosen:
     step: int
     weights: Path | None
     """None: those of the recipe's model."""
-    policy: str
+    weights_name: str
     """What the weights are called."""
     recorded: Sequence[Recorded]
     said: Mapping[Way, Said]
@@ -76,11 +76,11 @@ def chosen(folder: RunFolder, recipe: Recipe, wanted: Wanted) -> Chosen:
         cure = "nothing was learnt from this step: choose another one"
         raise UserError(Problem("--step", step, cure))
     rollouts = {rollout.id: rollout for group in groups for rollout in group.rollouts}
-    weights, policy = _weights(folder, step, wanted.checkpoint)
+    weights, name = _weights(folder, step, wanted.checkpoint)
     return Chosen(
         step=step,
         weights=weights,
-        policy=policy,
+        weights_name=name,
         recorded=_recorded(kept, rollouts, [each.id for each in named], wanted.count),
         said=said(stage.settings, recipe.agent.sampling, kept),
         own=own_way(stage.settings),

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
-from al_ray.machines import models
 from al_ray.machines.plan import plan, this_machine
+from al_ray.models import folders
 from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.run.folder import RunFolder
@@ -91,7 +91,7 @@ def _stage(recipe: Recipe, step: int) -> Grouped:
 def _learner(recipe: Recipe) -> Learner:
     from al_ray.actors.learner.actor import Learner  # with torch
 
-    folder = models.resolve(recipe.model.path)
+    folder = folders.resolve(recipe.model.path)
     return Learner(specs.learner_spec(recipe, plan(recipe, this_machine()), folder))
 
 

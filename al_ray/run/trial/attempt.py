@@ -27,7 +27,7 @@ from al_ray.types import (
     AttemptStatus,
     Claim,
     Endpoint,
-    RetryPolicy,
+    RetryRules,
     Rollout,
     RolloutRequest,
     Span,
@@ -84,7 +84,7 @@ def attempted(recipe: Recipe, task: Task, database: Database, house: House) -> T
 
 
 def _claim(database: Database, task: Task) -> Claim:
-    request = RolloutRequest("try", "try", "try", task, "eval", RetryPolicy(max_attempts=1))
+    request = RolloutRequest("try", "try", "try", task, "eval", RetryRules(max_attempts=1))
     now = time.time()
     with database.begin() as connection:
         database.enqueue(connection, [request])

@@ -23,8 +23,9 @@ from al_ray.actors.gateway.calls.engines.own import OwnEngine
 from al_ray.actors.http import LOOPBACK
 from al_ray.actors.service.actor import ServiceHost
 from al_ray.database.backends import sqlite_url
-from al_ray.machines import adapters, cluster, models
+from al_ray.machines import cluster
 from al_ray.machines.plan import plan, this_machine
+from al_ray.models import adapters, folders
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
 from al_ray.run.launch import specs
@@ -75,8 +76,8 @@ def opened(recipe: Recipe, store: Path, console: Console) -> Iterator[House]:
 def _engine_spec(recipe: Recipe, console: Console) -> EngineSpec:
     """Of one engine, however many a run would have."""
     with console.part("model"):
-        folder = models.resolve(recipe.model.path, console.phase)
-    models.require_whole(folder, recipe.model)
+        folder = folders.resolve(recipe.model.path, console.phase)
+    folders.require_whole(folder, recipe.model)
     adapters.require_alike(recipe)
     alone = recipe.model_copy(
         update={

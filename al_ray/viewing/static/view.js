@@ -109,7 +109,7 @@ function pointAtToken(token) {
   const parts = [`token ${i} ${JSON.stringify(token.textContent.replaceAll("↵\n", "\n"))}`];
   if (p !== undefined) parts.push(`log-probability ${p} (${(100 * Math.exp(p)).toFixed(1)} %)`);
   if (now !== undefined) parts.push(`now ${now} (${(100 * Math.exp(now)).toFixed(1)} %)`);
-  if (v !== undefined) parts.push(`policy ${v}`);
+  if (v !== undefined) parts.push(`policy version ${v}`);
   if (known) parts.push(`advantage ${number(known.advantage)}, weight of its call ${number(known.weight)}`);
   say(parts.join("  ·  "));
 }

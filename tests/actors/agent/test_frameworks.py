@@ -25,13 +25,13 @@ from al_ray.database.writer import Database
 from al_ray.traces import semconv
 from al_ray.traces.nesting import Nesting
 from al_ray.types import ChatRequest, Choice, RolloutRequest, Task
-from tests.actors.client_environments import python_environment
-from tests.actors.fake_engine import FakeEngine
-from tests.actors.gateway_house import SPEC
+from tests.support.agents.client_environments import python_environment
+from tests.support.houses.gateway import SPEC
+from tests.support.models.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.slow
 
-AGENTS = Path(__file__).parents[1] / "framework_agents"
+AGENTS = Path(__file__).parents[2] / "support" / "agents" / "frameworks"
 STARTER = (
     "opentelemetry-distro",
     "opentelemetry-exporter-otlp-proto-http",

@@ -14,7 +14,8 @@ from al_ray.actors.agent.inherited import inherited, overridden, past_proxies
 from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
 from al_ray.types import RolloutStatus
-from tests.actors.house import house_of
+from tests.support.agents import wild
+from tests.support.houses.runner import house_of
 
 SECRETS = dict.fromkeys(
     [
@@ -43,12 +44,12 @@ PROXIES = {
     "no_proxy": "example.org",
 }
 SURROUNDINGS = {**SECRETS, **TRACING, **PROXIES, "NAMED": "as the recipe says", "PATH": "/usr/bin:/bin"}
-WILD = "tests.actors.wild_agents"
+WILD = wild.__name__
 AGENTS = {
     "async": {"run": f"{WILD}:ask_later"},
     "thread": {"run": f"{WILD}:act"},
     "process": {"run": f"{WILD}:act"},
-    "command": {"command": [sys.executable, str(Path(__file__).parents[1] / "wild_agents.py")]},
+    "command": {"command": [sys.executable, wild.__file__]},
 }
 
 

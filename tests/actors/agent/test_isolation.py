@@ -21,13 +21,14 @@ from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus, SpanKind
 from tests.actors.agent.test_interpreter import wheel
-from tests.actors.beside_the_store import authorize
-from tests.actors.house import House, alive, house_of, until
+from tests.support.agents import wild
+from tests.support.houses.beside_the_store import authorize
+from tests.support.houses.runner import House, alive, house_of, until
 
 TIMEOUT = 4.0
-WILD = Path(__file__).parents[1] / "wild_agents.py"
+WILD = Path(wild.__file__)
 PROGRAM = [sys.executable, str(WILD)]
-CALLABLE = "tests.actors.wild_agents:act"
+CALLABLE = "tests.support.agents.wild:act"
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +316,7 @@ async def test_a_callable_in_a_process_may_be_async_or_take_the_task_alone(
         ("act_on_the_task", {"value": 0.75}, 0.75),
     ):
         (tmp_path / name).mkdir()
-        run = f"tests.actors.wild_agents:{name}"
+        run = f"tests.support.agents.wild:{name}"
         houses = house_of(tmp_path / name, isolation="process", run=run, timeout=20)
         assert reward(await next(houses).rollout(task)) == given
         assert list(houses) == []
@@ -326,7 +327,7 @@ async def test_an_agent_with_pins_of_its_own_runs_beside_ours(
 ) -> None:
     monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # uv's
-    run = "tests.actors.wild_agents:act_with_pins"
+    run = "tests.support.agents.wild:act_with_pins"
     for version in ("1.5", "2.5"):
         agent = AgentSection(isolation="process", run=run, requirements=[wheel(tmp_path, version)])
         (tmp_path / version).mkdir()

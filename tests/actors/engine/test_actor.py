@@ -34,9 +34,9 @@ from al_ray.types import (
     Sampling,
     VersionSpan,
 )
-from tests.actors.engine import watched
-from tests.actors.engine_inputs import engine_spec
-from tests.actors.fake_engine import TOO_LONG
+from tests.support.models import watched_engine as watched
+from tests.support.models.engine_inputs import engine_spec
+from tests.support.models.fake_engine import TOO_LONG
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 

@@ -15,12 +15,12 @@ from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.errors import AlRayError
-from al_ray.machines import adapters
 from al_ray.machines.placement import SharedSeat
+from al_ray.models import adapters
 from al_ray.recipe import LoraSection, OptimizerSection
 from al_ray.types import ChatReply, ChatRequest, Sampling
-from tests.actors.engine_inputs import engine_spec
-from tests.actors.learner_inputs import PROBE, learner_spec, rows
+from tests.support.models.engine_inputs import engine_spec
+from tests.support.models.learner_inputs import PROBE, learner_spec, rows
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from al_ray.errors import RecipeError
-from al_ray.machines import models
+from al_ray.models import folders
 from al_ray.traces.messages import Message
 from al_ray.types import ChatRequest, Lineage, LineageOutcome, Sampling
-from tests.speaker import (
+from tests.support.models.speaker import (
     CHATML,
     HERMES,
     LLAMA3,
@@ -240,7 +240,7 @@ async def test_smollm2_goes_on_from_tokens_that_its_tokenizer_would_not_have_wri
 ) -> None:
     """With its own template, and with the one of the recipes."""
     try:
-        folder = models.resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
+        folder = folders.resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
     except RecipeError as error:
         pytest.skip(str(error))
     loaded = AutoTokenizer.from_pretrained(folder)

@@ -14,9 +14,9 @@ from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.machines.placement import SharedSeat
 from al_ray.recipe import OptimizerSection
 from al_ray.types import ChatRequest, Sampling
-from tests.actors.engine_inputs import engine_spec
-from tests.actors.learner_inputs import PROBE, learner_spec, rows
 from tests.conftest import write_tiny_model
+from tests.support.models.engine_inputs import engine_spec
+from tests.support.models.learner_inputs import PROBE, learner_spec, rows
 
 pytestmark = pytest.mark.slow
 

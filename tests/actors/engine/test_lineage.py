@@ -31,7 +31,17 @@ from al_ray.types import (
     Trajectory,
     Transition,
 )
-from tests.speaker import CHATML, HERMES, QWEN3, SPECIAL, Speaker, byte_level_tokenizer, said, tokens, user
+from tests.support.models.speaker import (
+    CHATML,
+    HERMES,
+    QWEN3,
+    SPECIAL,
+    Speaker,
+    byte_level_tokenizer,
+    said,
+    tokens,
+    user,
+)
 
 TOKENIZER = byte_level_tokenizer()
 END = "<|im_end|>"

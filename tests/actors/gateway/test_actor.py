@@ -16,7 +16,7 @@ from al_ray.actors.runner.clock import absent
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus
-from tests.actors.gateway_house import SPEC, TOOLS, House, beside, engine, say
+from tests.support.houses.gateway import SPEC, TOOLS, House, beside, engine, say
 
 # --- answers ---------------------------------------------------------------------------------------
 

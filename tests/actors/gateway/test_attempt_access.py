@@ -15,10 +15,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from al_ray.actors.gateway.attempt_limits import Limits
-from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingPolicy
+from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingRules
 from al_ray.traces import semconv
 from al_ray.types import JSON, SpanKind
-from tests.actors.gateway_house import SPEC, House, beside, say
+from tests.support.houses.gateway import SPEC, House, beside, say
 
 
 def tell(report: JSON) -> bytes:
@@ -181,7 +181,7 @@ async def test_tokens_beyond_the_limit_are_refused_in_the_apis_own_shape(
 
 # --- sampling --------------------------------------------------------------------------------------
 
-BY_AGENT = SamplingPolicy(
+BY_AGENT = SamplingRules(
     PinnedSampling(temperature=0.7, top_p=None, max_tokens=64),
     [
         ("judge*", PinnedSampling(temperature=0.0, top_p=1.0, max_tokens=8)),

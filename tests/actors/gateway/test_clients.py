@@ -21,9 +21,9 @@ import pytest
 import ray
 
 from al_ray.types import JSON, ChatRequest, Choice, SpanKind
-from tests.actors.client_environments import node_environment, python_environment
-from tests.actors.fake_engine import FakeEngine
-from tests.actors.gateway_house import House
+from tests.support.agents.client_environments import node_environment, python_environment
+from tests.support.houses.gateway import House
+from tests.support.models.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.slow
 

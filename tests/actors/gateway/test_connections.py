@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from al_ray.actors import http
 from al_ray.actors.gateway.dialects import DIALECTS
 from tests.actors.gateway.dialects.test_bodies import LEAST, VALUES, dumped
-from tests.actors.gateway_house import SPEC, House, beside
+from tests.support.houses.gateway import SPEC, House, beside
 
 IDLE = 4000
 MEMORY = 150 * 2**20

@@ -8,7 +8,7 @@ from al_ray import tracing
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import Endpoint
-from tests.actors.gateway_house import House
+from tests.support.houses.gateway import House
 
 SETTINGS = TransitionsSection(intermediate={"empty_results": -0.05, "tool_errors": -0.1})
 

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from al_ray.actors.gateway.actor import Gateway
 from al_ray.actors.gateway.openapi import BODIES, PATH, document
 from al_ray.types import RolloutRequest, Task
-from tests.actors.gateway_house import SPEC, House, say
+from tests.support.houses.gateway import SPEC, House, say
 
 MEMORY = 100 * 2**20
 """What a few hundred requests may add to a gateway, at most."""

@@ -37,8 +37,8 @@ from al_ray.database.writer import Database
 from al_ray.traces import semconv
 from al_ray.traces.nesting import Nesting
 from al_ray.types import Attempt, AttemptStatus, Endpoint, RolloutRequest, Span, SpanKind, Task
-from tests.actors.fake_engine import FakeEngine
-from tests.actors.gateway_house import SPEC
+from tests.support.houses.gateway import SPEC
+from tests.support.models.fake_engine import FakeEngine
 
 COLLECTOR = "collector-key"
 START = 1_790_000_000_000_000_000

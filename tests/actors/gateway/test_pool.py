@@ -19,8 +19,8 @@ import pytest
 from al_ray.actors.gateway import door
 from al_ray.actors.gateway import pool as gateway_pool
 from al_ray.actors.gateway.pool import GatewayPool
-from tests.actors.gateway_house import SPEC, House
-from tests.processes import has_ended, wait_until_ended
+from tests.support.houses.gateway import SPEC, House
+from tests.support.machines.processes import has_ended, wait_until_ended
 
 
 @asynccontextmanager
@@ -93,7 +93,7 @@ async def stop(actor: Any) -> int:
 
 
 async def test_a_call_whose_gateway_dies_is_asked_again_by_its_clients_sdk(house: House) -> None:
-    from tests.actors.gateway_house import engine
+    from tests.support.houses.gateway import engine
 
     slow = engine("slow")
     async with pool_of(house, slow) as (pool, [served]):

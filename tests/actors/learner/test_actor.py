@@ -25,7 +25,7 @@ from al_ray.algorithms.losses.token import Loss, TokenLosses
 from al_ray.algorithms.passes import Passes
 from al_ray.errors import CheckpointError
 from al_ray.recipe import OptimizerSection
-from tests.actors.learner_inputs import (
+from tests.support.models.learner_inputs import (
     OPTIMIZER,
     POLICY_GRADIENT,
     PROBE,

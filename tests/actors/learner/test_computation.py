@@ -23,11 +23,11 @@ from al_ray.actors.learner.head import HeadForm
 from al_ray.actors.learner.model import caps_attention, load_model, trained_logprobs
 from al_ray.algorithms.batching import pack
 from al_ray.errors import RecipeError
-from al_ray.machines import model_limits
+from al_ray.models import limits
 from al_ray.types import Row
-from tests.actors.learner_inputs import POLICY_GRADIENT, WITH_REFERENCE, learner_spec
-from tests.actors.learner_inputs import rows as learner_rows
-from tests.architectures import ARCHITECTURES, NOT_BUILT, tiny_config, tiny_model
+from tests.support.models.architectures import ARCHITECTURES, NOT_BUILT, tiny_config, tiny_model
+from tests.support.models.learner_inputs import POLICY_GRADIENT, WITH_REFERENCE, learner_spec
+from tests.support.models.learner_inputs import rows as learner_rows
 
 LONGEST: Final = 80
 HIDDEN: Final = 48
@@ -106,7 +106,7 @@ def built(architecture: str, **changes: Any) -> PreTrainedModel:
 def bounded(architecture: str, tokens: int) -> PreTrainedModel | None:
     """With all bounds of its config at so many tokens, or one of them; None if it has none."""
     text = tiny_config(architecture).get_text_config(decoder=True).to_dict()
-    names = {bound.key for bound in model_limits.bounds(text) if bound.key in text and bound.tokens > 8}
+    names = {bound.key for bound in limits.bounds(text) if bound.key in text and bound.tokens > 8}
     for some in (sorted(names), *([name] for name in sorted(names))):
         try:
             model = built(architecture, **dict.fromkeys(some, tokens))

@@ -34,7 +34,9 @@ from al_ray.errors import LearnerLostError
 from al_ray.recipe import LoraSection
 from al_ray.reports.names import LEARNERS
 from al_ray.types import Row
-from tests.actors.learner_inputs import (
+from tests.conftest import write_tiny_model
+from tests.support.machines.processes import wait_until_ended
+from tests.support.models.learner_inputs import (
     POLICY_GRADIENT,
     PROBE,
     SECTION,
@@ -44,8 +46,6 @@ from tests.actors.learner_inputs import (
     rows,
     settled,
 )
-from tests.conftest import write_tiny_model
-from tests.processes import wait_until_ended
 
 POISON = 12345.0
 PACKING = {"learner/micro_batches", "learner/computed_tokens", "learner/shared_tokens", "learner/peak_gib"}
@@ -404,7 +404,7 @@ def test_learners_that_are_lost_as_they_load_their_model_are_followed_by_others(
 def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_loaded_at_once(
     ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner_group, "_MAX_LOST", 1)
+    monkeypatch.setattr(learner_group, "MAX_LOST", 1)
     monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGKILL, times=9))
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
     with pytest.raises(LearnerLostError, match="a learner died"):

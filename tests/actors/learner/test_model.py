@@ -14,8 +14,8 @@ from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.model import in_files, in_state
 from al_ray.actors.weights.pushed import IpcPublisher
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
-from tests.actors.learner_inputs import SECTION, learner_spec, rows
-from tests.architectures import tiny_config, tiny_model
+from tests.support.models.architectures import tiny_config, tiny_model
+from tests.support.models.learner_inputs import SECTION, learner_spec, rows
 
 HELD_OTHERWISE = [
     "deepseek_v32", "gemma3", "glm4_moe", "gpt_neox", "granitemoe", "jamba", "lfm2_moe", "minimax_m2",

@@ -13,7 +13,13 @@ from transformers import AutoModelForCausalLM
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.observing import Observations
 from al_ray.types import Row
-from tests.actors.learner_inputs import POLICY_GRADIENT, WITH_CRITIC, WITH_REFERENCE, learner_spec, rows
+from tests.support.models.learner_inputs import (
+    POLICY_GRADIENT,
+    WITH_CRITIC,
+    WITH_REFERENCE,
+    learner_spec,
+    rows,
+)
 
 
 def of_two_calls(row: Row) -> Row:

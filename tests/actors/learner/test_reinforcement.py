@@ -11,7 +11,7 @@ from al_ray.actors.learner.spec import StageSpec
 from al_ray.algorithms.named import algorithm as algorithm_of
 from al_ray.recipe import ReinforcementStage, SamplingSection
 from al_ray.types import Trajectory, Transition
-from tests.actors.learner_inputs import learner_spec
+from tests.support.models.learner_inputs import learner_spec
 
 STAGE = ReinforcementStage.model_validate(
     {"algorithm": "grpo", "steps": 12, "optimizer": {"learning_rate": 1e-3}, "group_size": 16}

@@ -15,22 +15,22 @@ from al_ray.actors.runner.failure import failed
 from al_ray.errors import AttemptEndedError, RewardError, ToldError
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
-from tests.actors.agents import NUMBERS, STRANGE
-from tests.actors.beside_the_store import append, authorize, finished
-from tests.actors.house import CONCURRENCY, House, appears, house_of
+from tests.support.agents.told import NUMBERS, STRANGE
+from tests.support.houses.beside_the_store import append, authorize, finished
+from tests.support.houses.runner import CONCURRENCY, House, appears, house_of
 
 
 @pytest.fixture(scope="module")
 def house(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    yield from house_of(tmp_path_factory.mktemp("runner"), run="tests.actors.agents:act")
+    yield from house_of(tmp_path_factory.mktemp("runner"), run="tests.support.agents.told:act")
 
 
 @pytest.fixture(scope="module")
 def judged(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     yield from house_of(
         tmp_path_factory.mktemp("judged"),
-        run="tests.actors.agents:answer_and_spoil",
-        evaluate="tests.actors.agents:judge",
+        run="tests.support.agents.told:answer_and_spoil",
+        evaluate="tests.support.agents.told:judge",
     )
 
 
@@ -63,7 +63,7 @@ async def test_what_is_no_finite_number_or_a_huge_one_is_no_reward(house: House,
     assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
     error = rollout.attempts[-1].error or ""
     assert "a finite number" in error or "name it in plain text" in error
-    assert "agents:act" in error
+    assert "told:act" in error
 
 
 @pytest.mark.parametrize("value", NUMBERS)
@@ -91,7 +91,7 @@ async def test_an_agent_that_raises_fails_with_its_traceback_and_is_tried_again(
         ("exit", "SystemExit: 3"),
         ("raise_cancelled", "CancelledError"),
         ("raise_timeout", "the agent's own"),
-        ("panic", "tests.actors.agents.Panic"),
+        ("panic", "tests.support.agents.told.Panic"),
         ("stop_iteration", "StopIteration"),
         ("leave_the_generator", "GeneratorExit"),
         ("fail_at_length", "bytes left out"),
@@ -140,7 +140,7 @@ async def test_an_agent_that_fails_while_there_is_no_gateway_is_tried_again_when
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
-        for house in house_of(tmp_path, url, run="tests.actors.agents:act"):
+        for house in house_of(tmp_path, url, run="tests.support.agents.told:act"):
             batch = await house.enqueue({"do": "fail"})
             await asyncio.sleep(3)
             bound.listen()
@@ -163,7 +163,7 @@ async def test_agents_run_at_once_but_no_more_than_may(house: House) -> None:
 
 async def test_hundreds_of_rollouts_wait_at_once_in_one_runner(ray_cluster: None, tmp_path: Path) -> None:
     """Each until all the others are there too."""
-    houses = house_of(tmp_path, run="tests.actors.agents:act", concurrency=400, timeout=60.0)
+    houses = house_of(tmp_path, run="tests.support.agents.told:act", concurrency=400, timeout=60.0)
     house = next(houses)
     met = await house.rollouts(*[{"do": "meet", "place": "a", "count": 400}] * 400)
     assert {rollout.status for rollout in met} == {RolloutStatus.SUCCEEDED}
@@ -200,7 +200,7 @@ async def test_an_evaluator_that_raises_fails_the_attempt_and_the_output_is_kept
     assert rollout.attempts[0].output[2] == "toy"
     assert list(rollout.spans) == []
     panicked = await judged.rollout({"answer": {}, "panic": True})
-    assert panicked.attempts[0].error_class == "tests.actors.agents.Panic"
+    assert panicked.attempts[0].error_class == "tests.support.agents.told.Panic"
 
 
 async def test_an_output_that_is_no_json_is_kept_as_it_prints(judged: House) -> None:
@@ -210,7 +210,7 @@ async def test_an_output_that_is_no_json_is_kept_as_it_prints(judged: House) -> 
 
 
 async def test_an_agent_that_is_not_async_fails_with_the_reason(ray_cluster: None, tmp_path: Path) -> None:
-    houses = house_of(tmp_path, run="tests.actors.agents:plain")
+    houses = house_of(tmp_path, run="tests.support.agents.told:plain")
     rollout = await next(houses).rollout({})
     assert rollout.status is RolloutStatus.FAILED
     assert "agents:plain is not async: it returned 1.0" in (rollout.attempts[0].error or "")
@@ -268,8 +268,8 @@ async def test_an_agent_that_gives_no_reward_at_all_has_failed_with_the_cure(hou
 async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_failure(
     ray_cluster: None, tmp_path: Path
 ) -> None:
-    hooks = {"before": "tests.actors.agents:before", "after": "tests.actors.agents:after"}
-    houses = house_of(tmp_path, run="tests.actors.agents:act", **hooks)
+    hooks = {"before": "tests.support.agents.told:before", "after": "tests.support.agents.told:after"}
+    houses = house_of(tmp_path, run="tests.support.agents.told:act", **hooks)
     house = next(houses)
     tasks: list[dict[str, Any]] = [
         {"do": "give", "value": 1.0},

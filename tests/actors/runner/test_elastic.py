@@ -17,8 +17,8 @@ from al_ray.machines.placement import OwnSeat, Seat, SharedSeat
 from al_ray.machines.plan import Bundle
 from al_ray.recipe import AgentSection
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, Task
-from tests.actors.beside_the_store import finished
-from tests.nodes import drain, joined
+from tests.support.houses.beside_the_store import finished
+from tests.support.machines.nodes import drain, joined
 
 StartStore = Callable[..., Any]
 CORES = 3
@@ -86,7 +86,7 @@ async def test_a_runner_comes_with_a_node_and_ends_its_attempts_when_that_is_to_
         await until(lambda: all(mark.exists() for mark in marks))
         return release
 
-    async with with_one_more(store, "tests.actors.agents:act", seat):
+    async with with_one_more(store, "tests.support.agents.told:act", seat):
         with joined(address, tmp_path, CORES) as (node, _):
             release = await held("drained")
             drain(address, node, 600)
@@ -111,8 +111,8 @@ async def test_a_runner_that_cannot_work_where_it_is_put_is_tried_again_and_ends
     """Its node lacks what the agent needs."""
     store = start_store()
     lacking = SharedSeat({"num_cpus": 1})
-    async with with_one_more(store, "tests.actors.needy_agent:act", lacking):
-        told = "'tests.actors.needy_agent:act'"
+    async with with_one_more(store, "tests.support.agents.needy:act", lacking):
+        told = "'tests.support.agents.needy:act'"
         await until(lambda: sum("runner-1" in line and told in line for line in caplog.messages) >= 2)
         await enqueue(store, "b", [{}] * 3)
         assert workers(await ended(store, "b")) == ["runner-0"] * 3

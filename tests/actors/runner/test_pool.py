@@ -23,15 +23,15 @@ from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.database import retry
 from al_ray.errors import RecipeError, StoreError
 from al_ray.recipe import AgentSection
-from al_ray.types import AttemptStatus, RetryPolicy, Rollout, RolloutRequest, RolloutStatus, Task
-from tests.actors.beside_the_store import finished
+from al_ray.types import AttemptStatus, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
+from tests.support.houses.beside_the_store import finished
 
 StartStore = Callable[..., Any]
 
 
 @asynccontextmanager
 async def pool_of(
-    store: Any, agent: str = "tests.actors.agents:act", count: int = 1, **options: Any
+    store: Any, agent: str = "tests.support.agents.told:act", count: int = 1, **options: Any
 ) -> AsyncIterator[RunnerPool]:
     section = AgentSection(**{"run": agent, "timeout": 60.0, "concurrency": 4, **options})
     spec = RunnerSpec("runner", section, ["http://gateway/v1"], "toy")
@@ -211,11 +211,11 @@ async def test_several_runners_share_the_work_and_end_with_the_pool(start_store:
 async def test_a_runner_full_of_threads_that_hang_is_replaced(start_store: StartStore) -> None:
     """They cannot be ended but with their process; nothing else is lost by that."""
     store = start_store()
-    agent = "tests.actors.wild_agents:act"
+    agent = "tests.support.agents.wild:act"
     async with pool_of(store, agent, isolation="thread", timeout=2.0, concurrency=2) as pool:
         await enqueue(store, *[{"do": "hang"}] * 5)
         # On a machine that is busy it too may take two seconds, now and then.
-        task, patient = Task("t", {"do": "give", "value": 1.0}), RetryPolicy(max_attempts=10)
+        task, patient = Task("t", {"do": "give", "value": 1.0}), RetryRules(max_attempts=10)
         await store.enqueue.remote([RolloutRequest("good", "b", "g", task, retry=patient)])
         *hung, good = await ended(store)
         assert pool.failure() is None

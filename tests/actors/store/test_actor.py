@@ -22,7 +22,7 @@ from al_ray.types import (
     Attempt,
     AttemptStatus,
     Claim,
-    RetryPolicy,
+    RetryRules,
     RolloutRequest,
     RolloutStatus,
     Span,
@@ -31,7 +31,7 @@ from al_ray.types import (
     Task,
     WorkerStatus,
 )
-from tests.actors.beside_the_store import authorize, finished
+from tests.support.houses.beside_the_store import authorize, finished
 
 StartStore = Callable[..., Any]
 
@@ -48,7 +48,7 @@ while sys.stdin.readline():
 
 
 def request(rollout_id: str, *, group: str = "g", max_attempts: int = 1) -> RolloutRequest:
-    return RolloutRequest(rollout_id, "b", group, Task("t", {}), retry=RetryPolicy(max_attempts))
+    return RolloutRequest(rollout_id, "b", group, Task("t", {}), retry=RetryRules(max_attempts))
 
 
 def span(name: str, attempt: Attempt) -> Span:

@@ -18,7 +18,7 @@ from al_ray.database.query import Query
 from al_ray.database.reader import Records
 from al_ray.errors import StoreError
 from al_ray.types import RolloutRequest, Task
-from tests.processes import wait_until_ended
+from tests.support.machines.processes import wait_until_ended
 
 
 async def test_calls_of_a_store_that_is_stopped_are_answered_by_the_next(

@@ -21,7 +21,7 @@ from al_ray.traces import otlp_in, semconv
 from al_ray.traces.otlp_in import Owner
 from al_ray.traces.otlp_out import wire_span
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
-from tests.actors.beside_the_store import finished
+from tests.support.houses.beside_the_store import finished
 
 CALL = Span(
     "chatcmpl-1",

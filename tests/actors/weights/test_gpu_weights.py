@@ -21,8 +21,8 @@ from al_ray.actors.weights.update import BACKENDS, transport
 from al_ray.machines.placement import SharedSeat
 from al_ray.recipe import LoraSection, OptimizerSection
 from al_ray.types import ChatRequest, Sampling
-from tests.actors.engine_inputs import engine_spec
-from tests.actors.learner_inputs import POLICY_GRADIENT, PROBE, learner_spec, rows
+from tests.support.models.engine_inputs import engine_spec
+from tests.support.models.learner_inputs import POLICY_GRADIENT, PROBE, learner_spec, rows
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.gpu, pytest.mark.slow]
 

@@ -22,10 +22,10 @@ from al_ray.errors import RecipeError
 from al_ray.recipe import AgentSection, loading
 from al_ray.traces import semconv
 from al_ray.types import ChatRequest, Choice, Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
-from tests.actors.beside_the_store import finished
-from tests.actors.fake_engine import FakeEngine
-from tests.actors.gateway_house import House, open_house
-from tests.processes import ROOT
+from tests.support.houses.beside_the_store import finished
+from tests.support.houses.gateway import House, open_house
+from tests.support.machines.processes import ROOT
+from tests.support.models.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from al_ray.envs.calc_x import agent, data
 from al_ray.envs.calc_x.demonstrations import demonstrate
 from al_ray.errors import RecipeError
-from al_ray.machines import models
+from al_ray.models import folders
 from al_ray.types import JSON
 
 TEMPLATE = (Path(__file__).parents[3] / "recipes" / "smollm2_tools.jinja").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_nothing_is_added_where_there_is_no_system_message_and_no_tool() -> None
 def test_the_agent_costs_few_tokens() -> None:
     """At most 60 tokens besides the question, and 130 for a whole single calculation of the samples."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(models.resolve("HuggingFaceTB/SmolLM2-135M-Instruct"))
+        tokenizer = AutoTokenizer.from_pretrained(folders.resolve("HuggingFaceTB/SmolLM2-135M-Instruct"))
     except RecipeError as error:
         pytest.skip(str(error))
     assert len(tokenizer(render(agent.opening(""), [agent.CALCULATOR], generate=True)).input_ids) <= 60

@@ -13,7 +13,7 @@ from al_ray.data.tasks import load_tasks
 from al_ray.envs.musique.data import load
 from al_ray.envs.musique.demonstrations import demonstrate
 from al_ray.errors import DataError, RecipeError
-from al_ray.machines import models
+from al_ray.models import folders
 from al_ray.recipe import loading
 from al_ray.run.launch.preparation import services
 
@@ -49,7 +49,7 @@ def test_demonstrations_fit_the_cpu_recipe(rows_path: str | None) -> None:
     shows two passages where a demonstration shows one."""
     loaded = loading.load(RECIPES / "musique_cpu.yaml")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(models.resolve(loaded.model.path))
+        tokenizer = AutoTokenizer.from_pretrained(folders.resolve(loaded.model.path))
     except RecipeError as error:
         pytest.skip(str(error))
     template = (RECIPES / "smollm2_tools.jinja").read_text(encoding="utf-8")

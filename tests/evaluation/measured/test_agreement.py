@@ -13,7 +13,7 @@ from al_ray.evaluation.measured.agreement import agreement, noise
 from al_ray.evaluation.measured.credits import said
 from al_ray.recipe import Recipe, SamplingSection
 from al_ray.types import Trajectory, Transition
-from tests import toy
+from tests.support.runs import toy
 
 RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 

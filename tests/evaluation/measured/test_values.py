@@ -25,9 +25,9 @@ from al_ray.rollouts.requests import rollout_requests
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.agents import Agents
 from al_ray.types import Rollout, RolloutStatus, Task
-from tests import toy
-from tests.actors.gateway_house import SPEC
 from tests.evaluation.measured import tree
+from tests.support.houses.gateway import SPEC
+from tests.support.runs import toy
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from al_ray.rollouts.exporting.tables import Export
 from al_ray.rollouts.reading.search import Search
 from al_ray.traces import semconv
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
-from tests.recorded import record_samples
+from tests.support.runs.recorded import record_samples
 
 SYSTEM: JSON = {"role": "system", "content": "Add."}
 ASKED: JSON = {"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]}

@@ -24,7 +24,7 @@ from al_ray.rollouts.exporting.tables import Export
 from al_ray.rollouts.reading.search import Search
 from al_ray.traces import semconv
 from al_ray.types import RolloutRequest, Span, SpanKind, Task
-from tests.recorded import record
+from tests.support.runs.recorded import record
 
 KINDS = ("rollouts", "spans", "transitions")
 FORMATS = ("jsonl", "parquet")

@@ -13,7 +13,7 @@ from al_ray.database.writer import Database
 from al_ray.rollouts.reading import search
 from al_ray.rollouts.reading.search import Order, Search
 from al_ray.types import Rollout, RolloutStatus
-from tests.recorded import record
+from tests.support.runs.recorded import record
 
 
 @pytest.fixture(scope="module")

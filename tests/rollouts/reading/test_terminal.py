@@ -99,10 +99,10 @@ def test_every_message_is_shown_once_and_in_order() -> None:
     assert text.count("Compute.") == text.count("-> add(") == text.count("The answer is 5.") == 1
 
 
-def test_a_call_tells_tokens_reason_policy_logprob_and_seconds() -> None:
+def test_a_call_tells_tokens_reason_version_logprob_and_seconds() -> None:
     text = _printed(rollout_view.show(_rollout()))
     assert "call 2: 11 prompt tokens, 1.50 s" in text
-    assert "(2 tokens, policy 4, mean logprob -0.500, stop)" in text
+    assert "(2 tokens, policy version 4, mean logprob -0.500, stop)" in text
 
 
 def test_a_call_that_was_answered_from_a_record_says_so() -> None:
@@ -229,7 +229,7 @@ def test_operations_are_shown_around_what_they_enclose_and_rewards_under_their_c
         "      Compute. [bold]Not markup[/bold]",
         "    user",
         "      What is 2 + 3?",
-        "    assistant  (2 tokens, policy 3, mean logprob -0.500, stop, tool_errors 1)",
+        "    assistant  (2 tokens, policy version 3, mean logprob -0.500, stop, tool_errors 1)",
         '      -> add({"a": 2, "b": 3})  c1',
         "    reward 0.25 (step)",
         "  add, 0.10 s",

@@ -20,7 +20,7 @@ from al_ray.run.ended import serving
 from al_ray.run.ended.listing import listing
 from al_ray.run.ended.serving import server
 from al_ray.run.folder import RunFolder
-from tests import quiz
+from tests.support.runs import quiz
 
 MakeRun = Callable[..., Path]
 
@@ -111,7 +111,7 @@ def test_an_exported_model_tells_how_it_was_trained(tmp_path: Path, make_run: Ma
     card = (output / "README.md").read_text(encoding="utf-8")
     front, recipe = yaml.safe_load(card.split("---\n")[1]), card.split("```yaml\n")[1].split("```")[0]
     assert front["base_model"] == "nobody/none"
-    assert yaml.safe_load(recipe)["agent"]["run"] == "tests.quiz:solve"
+    assert yaml.safe_load(recipe)["agent"]["run"] == "tests.support.runs.quiz:solve"
     assert "# quiz, after 1 steps" in card and "| 0 | grpo | 1 of 1 | 0.001 |" in card
     assert "| untrained | 0.2500 | - | 12 |\n| after grpo | 0.7500 | 0.1250 | 12 |" in card
 

@@ -18,7 +18,7 @@ from al_ray.rollouts.exporting.steps import COLUMNS, Did
 from al_ray.rollouts.exporting.tables import Export
 from al_ray.rollouts.reading.search import Search
 from al_ray.run.ended.episodes import export_episodes
-from tests.recorded import record
+from tests.support.runs.recorded import record
 
 
 @pytest.fixture

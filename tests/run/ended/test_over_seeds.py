@@ -11,7 +11,7 @@ from al_ray.errors import UselessRunError, UserError
 from al_ray.recipe import Recipe, loading
 from al_ray.run.ended.over_seeds import SeedRun, done, ends, runs, summary
 from al_ray.run.folder import RunChoice, RunFolder
-from tests import quiz
+from tests.support.runs import quiz
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from al_ray.run.folder import RunFolder
 from al_ray.run.recorded.measure import Wanted, chosen
 from al_ray.traces import call_span
 from al_ray.types import Rollout, SpanKind
-from tests import toy
-from tests.processes import run, run_here
+from tests.support.machines.processes import run, run_here
+from tests.support.runs import toy
 
 pytestmark = pytest.mark.slow
 
@@ -181,5 +181,5 @@ def test_rollouts_that_are_named_are_measured_by_the_weights_that_are_named(done
     assert [each.request.id for each in found.recorded] == ["step-000001/1/0"]
     assert (found.step, found.weights) == (2, done.run.checkpoint(3))
     first = chosen(done.run, done.run.recipe(), Wanted(step=1))
-    assert (first.weights, first.policy) == (None, "untrained")
+    assert (first.weights, first.weights_name) == (None, "untrained")
     assert [each.request.id[-3:] for each in first.recorded] == ["0/0", "1/0", "0/1", "1/1"]

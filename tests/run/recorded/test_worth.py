@@ -11,8 +11,8 @@ from al_ray.recipe import loading
 from al_ray.rollouts.reading.search import find
 from al_ray.run.folder import RunFolder
 from al_ray.run.recorded.worth import Worth, worth
-from tests import quiz
-from tests.recorded import record_samples
+from tests.support.runs import quiz
+from tests.support.runs.recorded import record_samples
 
 
 @pytest.mark.parametrize("kl", [False, True])

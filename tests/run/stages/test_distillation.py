@@ -15,10 +15,10 @@ from al_ray.recipe.schedule import stage_spans
 from al_ray.run.recorded.audit import TRAINED
 from al_ray.run.stages.distillation import Distillation
 from al_ray.run.stages.stage import stage_of
-from tests.metric_keys import unlisted
 from tests.run.recorded.test_audit import audit_of
 from tests.run.stages.test_reinforcement import RECIPE, TASKS, groups
 from tests.run.stages.test_teacher import Server, serving
+from tests.support.runs.metric_keys import unlisted
 
 
 def stage(upstream: Any = None, **fields: Any) -> Distillation:

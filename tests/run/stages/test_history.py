@@ -19,8 +19,8 @@ from al_ray.run.stages.history import told_of
 from al_ray.run.stages.stage import stage_of
 from al_ray.traces.reward_span import reward_attributes
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
-from tests import toy
-from tests.metric_keys import missing
+from tests.support.runs import toy
+from tests.support.runs.metric_keys import missing
 
 TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
 MEMORY = 8

@@ -38,9 +38,9 @@ from al_ray.types import (
     SpanKind,
     Task,
 )
-from tests import toy
-from tests.actors.learner_inputs import learner_spec
-from tests.metric_keys import missing, unlisted
+from tests.support.models.learner_inputs import learner_spec
+from tests.support.runs import toy
+from tests.support.runs.metric_keys import missing, unlisted
 
 RECIPE = Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 CRITIC = ("critic/loss", "critic/explained_variance")
@@ -99,7 +99,7 @@ def test_a_steps_requests_are_groups_of_one_task_each() -> None:
     assert [request.group for request in requests] == ["step-000003/0"] * 2 + ["step-000003/1"] * 2
     by_group = {request.group: request.task for request in requests}
     assert all(request.task == by_group[request.group] for request in requests)
-    assert {request.retry for request in requests} == {RECIPE.agent.retry.policy}
+    assert {request.retry for request in requests} == {RECIPE.agent.retry.rules}
 
 
 class Simulated:
@@ -250,8 +250,8 @@ def test_what_the_model_made_fail_is_worth_what_the_recipe_says_and_is_not_tried
         rollouts=[ended[0].rollouts[0], replace(ended[0].rollouts[1], attempts=lost), ended[0].rollouts[2]],
     )
     assert len(made(stage(recipe), ended, 5).rows) == 2
-    policy = stage(recipe).requests(3)[0].retry
-    assert policy.statuses == (AttemptStatus.FAILED,) and policy.errors == AROUND_THE_AGENT
+    rules = stage(recipe).requests(3)[0].retry
+    assert rules.statuses == (AttemptStatus.FAILED,) and rules.errors == AROUND_THE_AGENT
 
 
 def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:

@@ -12,9 +12,9 @@ from al_ray.recipe.schedule import stage_spans
 from al_ray.run.recorded.audit import TRAINED
 from al_ray.run.stages.rejection_sampling import RejectionSampling
 from al_ray.run.stages.stage import stage_of
-from tests.metric_keys import unlisted
 from tests.run.recorded.test_audit import audit_of
 from tests.run.stages.test_reinforcement import RECIPE, TASKS, Simulated, groups, made
+from tests.support.runs.metric_keys import unlisted
 
 OPTIMIZER = {"learning_rate": 1e-3}
 

@@ -9,7 +9,7 @@ from al_ray.actors.learner.spec import Reference
 from al_ray.recipe import AnyStage, Recipe
 from al_ray.recipe.schedule import stage_spans
 from al_ray.run.stages.stage import STAGES, stage_of
-from tests import toy
+from tests.support.runs import toy
 
 
 def test_every_stage_that_a_recipe_may_have_can_be_run() -> None:

@@ -15,7 +15,7 @@ from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.run.stages.supervision import Supervision
 from al_ray.types import JSON, Task
-from tests import toy
+from tests.support.runs import toy
 
 TASKS = [Task(str(index), {"word": str(index)}) for index in range(2)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from al_ray.errors import UserError
 from al_ray.run.starter.project import FRAMEWORKS, missing, write
-from tests.processes import ROOT, run
+from tests.support.machines.processes import ROOT, run
 
 
 @pytest.mark.parametrize("framework", ["plain", "langgraph", "openai-agents", "command"])

@@ -22,7 +22,7 @@ from al_ray.rollouts.rewards import rewards
 from al_ray.run.trial.attempt import Tried, attempted, chosen
 from al_ray.run.trial.house import opened
 from al_ray.types import AttemptStatus, Endpoint, RolloutStatus, SpanKind
-from tests import quiz
+from tests.support.runs import quiz
 
 Try = Callable[..., Tried]
 
@@ -71,7 +71,11 @@ def try_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Try:
 
 @pytest.mark.parametrize(
     ("isolation", "run"),
-    [("async", "tests.quiz:solve"), ("thread", f"{__name__}:plain"), ("process", f"{__name__}:alone")],
+    [
+        ("async", "tests.support.runs.quiz:solve"),
+        ("thread", f"{__name__}:plain"),
+        ("process", f"{__name__}:alone"),
+    ],
 )
 def test_an_attempt_is_recorded_as_a_runs_are(try_it: Try, isolation: str, run: str) -> None:
     """Whatever kind of agent it is: its calls, its output and its reward."""

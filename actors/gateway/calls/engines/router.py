@@ -150,7 +150,7 @@ class EngineRouter:
     async def _pick(self, asker: _Asker) -> _Admitted:
         """The rollout's engine, which knows the tokens of its earlier calls; for the first that of its group,
         which has the task in its cache, unless that has many more calls than another.
-        ``benchmarks.routing`` compares."""
+        ``benchmarks.calls.routing`` compares."""
         while not self._admitted:
             self.absences.begin()
             await self._any.wait()

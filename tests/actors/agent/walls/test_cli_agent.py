@@ -33,11 +33,11 @@ from al_ray.types import (
     SpanKind,
 )
 from examples.cli_agent import tasks
-from tests.actors.beside_the_store import finished
-from tests.actors.client_environments import node_environment
-from tests.actors.fake_engine import TOO_LONG
-from tests.actors.gateway_house import SPEC
-from tests.speaker import QWEN3, SMOLLM2_TOOLS, Speaker, byte_level_tokenizer, tokens
+from tests.support.agents.client_environments import node_environment
+from tests.support.houses.beside_the_store import finished
+from tests.support.houses.gateway import SPEC
+from tests.support.models.fake_engine import TOO_LONG
+from tests.support.models.speaker import QWEN3, SMOLLM2_TOOLS, Speaker, byte_level_tokenizer, tokens
 
 pytestmark = [
     pytest.mark.slow,

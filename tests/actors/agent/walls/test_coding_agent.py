@@ -16,9 +16,9 @@ from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.recipe import loading
 from al_ray.traces import semconv
 from al_ray.types import RolloutRequest, RolloutStatus, SpanKind, Task
-from tests.actors.beside_the_store import finished
-from tests.actors.fake_engine import FakeEngine
-from tests.actors.gateway_house import SPEC
+from tests.support.houses.beside_the_store import finished
+from tests.support.houses.gateway import SPEC
+from tests.support.models.fake_engine import FakeEngine
 
 RECIPE = Path(__file__).resolve().parents[4] / "recipes" / "coding_agent.yaml"
 WRITTEN = """\

@@ -25,7 +25,7 @@ from al_ray.recipe import AgentSection, SandboxSection
 from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus, SpanKind
 from tests.actors.agent.walls.container_image import podman_image
-from tests.actors.house import House, alive, house_of, until
+from tests.support.houses.runner import House, alive, house_of, until
 
 HERE = Path(__file__).parent
 COMMAND = ["python3", "/agent/attacks.py"]
@@ -87,7 +87,7 @@ def walled(
 
 
 def agent_of(sandbox: dict[str, Any]) -> dict[str, Any]:
-    judge = "tests.actors.wild_agents:see_and_judge"
+    judge = "tests.support.agents.wild:see_and_judge"
     agent = {"isolation": "command", "command": COMMAND, "folder": str(HERE), "evaluate": judge}
     return {**agent, "sandbox": sandbox, "grace": 1.0}
 

@@ -13,7 +13,7 @@ from al_ray.recipe import PolicySection
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
 from al_ray.types import Attempt, ChatRequest, CompletionRequest
-from tests.actors.gateway_house import SPEC, House, open_house, say
+from tests.support.houses.gateway import SPEC, House, open_house, say
 
 POLICIES = {
     "writer": PolicySection(agents=["writer", "first *"]),

@@ -14,7 +14,7 @@ from al_ray.rollouts.signals import signals
 from al_ray.traces import semconv
 from al_ray.traces.nesting import Nesting
 from al_ray.types import SpanKind
-from tests.actors.gateway_house import TOOLS, House, say
+from tests.support.houses.gateway import TOOLS, House, say
 
 OBJECT: Any = {"type": "object", "properties": {}}
 FLAT: Any = {"type": "function", "name": "add", "parameters": OBJECT, "strict": None}

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from al_ray.traces import semconv
 from al_ray.types import ChatRequest, CompletionRequest
-from tests.actors.gateway_house import TOOLS, House, beside, say
+from tests.support.houses.gateway import TOOLS, House, beside, say
 
 
 class Verdict(BaseModel):

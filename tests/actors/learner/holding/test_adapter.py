@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import Reference
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
-from al_ray.machines import models
+from al_ray.models import folders
 from al_ray.recipe import LoraSection
-from tests.actors.learner_inputs import (
+from tests.support.models.learner_inputs import (
     POLICY_GRADIENT,
     PROBE,
     SECTION,
@@ -110,15 +110,15 @@ def test_a_checkpoint_is_an_adapters_folder_that_peft_loads_and_a_model_that_can
     assert not (folder / "model.safetensors").exists()
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     adapted = PeftModel.from_pretrained(base, folder).eval()
-    assert models.check(str(folder)) is None
-    merged = models.resolve(str(folder))
-    assert models.resolve(str(folder)) == merged == models.check(str(folder))
+    assert folders.check(str(folder)) is None
+    merged = folders.resolve(str(folder))
+    assert folders.resolve(str(folder)) == merged == folders.check(str(folder))
     assert (merged / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
     whole = AutoModelForCausalLM.from_pretrained(merged).eval()
     assert learner.logprobs(PROBE) != pytest.approx(Learner(learner_spec(tiny_model)).logprobs(PROBE))
     for model in (adapted, whole):
         assert learner.logprobs(PROBE) == pytest.approx(probe_logprobs(model), abs=1e-5)
-    assert models.check(str(merged)) == merged
+    assert folders.check(str(merged)) == merged
 
 
 def test_only_the_adapter_is_published(tiny_model: Path) -> None:

@@ -17,10 +17,10 @@ from al_ray.actors.weights.stored import adapters_of
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.algorithms.passes import Passes
 from al_ray.errors import CheckpointError
-from al_ray.machines.adapters import place_of
+from al_ray.models.adapters import place_of
 from al_ray.recipe import LoraSection
 from al_ray.types import Row
-from tests.actors.learner_inputs import (
+from tests.support.models.learner_inputs import (
     POLICY_GRADIENT,
     PROBE,
     SECTION,

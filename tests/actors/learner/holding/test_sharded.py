@@ -11,7 +11,7 @@ from al_ray.actors.learner.computation import computation
 from al_ray.actors.learner.holding.sharded import Sharded, _unfit
 from al_ray.actors.learner.recomputation import decoder_layers
 from al_ray.errors import RecipeError
-from tests.architectures import tiny_config, tiny_model
+from tests.support.models.architectures import tiny_config, tiny_model
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import ray
 from al_ray.actors.gateway.calls.engines.deadly import DeadlyQuestions, Question
 from al_ray.errors import BadRequestError
 from al_ray.types import ChatRequest, Sampling
-from tests.actors.gateway_house import House, engine, say
+from tests.support.houses.gateway import House, engine, say
 
 
 @pytest.fixture

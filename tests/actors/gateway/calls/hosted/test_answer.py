@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 
 from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.traces import semconv
-from tests.actors.gateway_house import SPEC, TOOLS, House, beside, say
+from tests.support.houses.gateway import SPEC, TOOLS, House, beside, say
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

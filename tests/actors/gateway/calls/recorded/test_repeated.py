@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from al_ray.actors.gateway.calls.recorded.repeated import RETRY_HEADER
-from tests.actors.gateway_house import TOOLS, House, beside, say
+from tests.support.houses.gateway import TOOLS, House, beside, say
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

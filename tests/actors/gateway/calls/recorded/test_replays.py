@@ -17,8 +17,8 @@ from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import call_span, semconv
 from al_ray.traces.divergence import divergence_of
 from al_ray.types import Attempt, Replay, Span, SpanKind
-from tests import quiz
-from tests.actors.gateway_house import SPEC, TOOLS, House, beside, say
+from tests.support.houses.gateway import SPEC, TOOLS, House, beside, say
+from tests.support.runs import quiz
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -1,0 +1,6 @@
+"""A model in files: where it lies, what its files tell of it, and what it will hold in memory.
+
+``folders`` makes a model's name a folder and says whether what it holds can be sampled and trained;
+``adapters`` are those of low rank, ``tensors`` the headers of weights, ``limits`` the lengths that a config
+names, and ``memory`` reckons how much a run will hold. Nothing here knows Ray, and torch is imported only
+where weights are converted or merged."""

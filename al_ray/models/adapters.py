@@ -1,0 +1,148 @@
+"""Adapters of low rank in files, as peft writes and vLLM reads them: an adapter's weights and what they are.
+
+A folder that holds them is no model folder: whoever wants one has it merged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from filelock import FileLock
+
+from al_ray.errors import Problem, RecipeError
+from al_ray.machines.whole import whole_folder
+from al_ray.models import tensors
+from al_ray.recipe import LoraSection, Recipe
+
+WEIGHTS: Final = "adapter_model.safetensors"
+CONFIG: Final = "adapter_config.json"
+_MERGED: Final = "merged"
+_POLICIES: Final = "policies"
+_OF_LAYER: Final = re.compile(r"\.\d+\..*?(\w+)\.weight$")
+"""The last part of the name of something that each layer has."""
+_OF_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
+_OF_EXPERTS: Final = re.compile(r"\.experts\.")
+"""Of one, or of all of a layer in one tensor."""
+
+
+def config(section: LoraSection, base: str) -> dict[str, Any]:
+    """The content of ``CONFIG``; ``base`` is the folder of the model that it is an adapter of."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": section.rank,
+        "lora_alpha": section.alpha,
+        "target_modules": list(section.targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def place_of(checkpoint: Path, policy: str) -> Path:
+    """Where a checkpoint has the policy's adapter: within, where there are several."""
+    return checkpoint / _POLICIES / policy if policy else checkpoint
+
+
+@contextmanager
+def folder_of(weights: Path, section: LoraSection, base: str) -> Iterator[Path]:
+    """An adapter's folder of weights that lie in a file, wherever that is."""
+    with TemporaryDirectory(prefix="al_ray-adapter-") as folder:
+        (Path(folder) / WEIGHTS).symlink_to(weights)
+        (Path(folder) / CONFIG).write_text(json.dumps(config(section, base)), encoding="utf-8")
+        yield Path(folder)
+
+
+def problem_of_targets(folder: Path, section: LoraSection) -> Problem | None:
+    """Where a target is no matrix of the layers of the model in that folder, or one of experts: these are
+    held as one tensor, on which peft puts an adapter that vLLM does not read."""
+    known, of_experts = set[str](), set[str]()
+    for name, shape in tensors.shapes(folder):
+        if len(shape) == 2 and (match := _OF_LAYER.search(name)):
+            (of_experts if _OF_EXPERT.search(name) else known).add(match[1])
+    known -= of_experts
+    for index, target in enumerate(section.targets):
+        if target not in known:
+            what = "a matrix of experts, which get no adapter" if target in of_experts else "no linear layer"
+            cure = f"is {what}; this model has {', '.join(sorted(known)) or 'none'}"
+            return Problem(f"model.lora.targets.{index}", target, cure)
+    return None
+
+
+def has_experts(folder: Path) -> bool:
+    """Whether the model in that folder does."""
+    return any(_OF_EXPERTS.search(name) for name, _ in tensors.shapes(folder))
+
+
+def require_alike(recipe: Recipe) -> None:
+    """Raises ``RecipeError`` where what a policy is to begin as is no adapter like the others."""
+    section = recipe.model.lora
+    begin = {name: each.adapter for name, each in recipe.policies.items() if each.adapter is not None}
+    problems = [
+        problem
+        for name, folder in begin.items()
+        if section and (problem := problem_of(f"policies.{name}.adapter", Path(folder), section))
+    ]
+    if problems:
+        raise RecipeError(*problems)
+
+
+def problem_of(where: str, folder: Path, section: LoraSection) -> Problem | None:
+    """Why what lies in that folder, which stands ``where`` in the recipe, is no adapter like the others of a
+    run, which are as ``section`` says."""
+    if not is_adapter(folder) or not (folder / WEIGHTS).is_file():
+        return Problem(where, str(folder), f"holds no adapter: no {CONFIG} and {WEIGHTS}")
+    found, wanted = json.loads((folder / CONFIG).read_bytes()), config(section, "")
+    for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
+        theirs, ours = found.get(key), wanted[key]
+        if (sorted(theirs or ()) != sorted(ours)) if key == "target_modules" else theirs != ours:
+            cure = f"has {key} {theirs}, and model.lora.{name} is {ours}: adapters of a run are alike"
+            return Problem(where, str(folder), cure)
+    return None
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def merged_at(folder: Path) -> Path | None:
+    """The merged model of an adapter, where it was made already."""
+    return folder / _MERGED if (folder / _MERGED / "config.json").is_file() else None
+
+
+def merged(folder: Path, tell: Callable[[str], None]) -> Path:
+    """A model folder inside the adapter's, made if it is not there yet: float32 weights of its base with the
+    adapter added, and the other files of the adapter's folder. Raises ``RecipeError`` where the base is gone.
+    """
+    with FileLock(folder / f".{_MERGED}.lock"):
+        if (found := merged_at(folder)) is not None:
+            return found
+        base = Path(json.loads((folder / CONFIG).read_bytes())["base_model_name_or_path"])
+        if not (base / "config.json").is_file():
+            cure = f"is an adapter of {base}, which is not there: bring it back"
+            raise RecipeError(Problem("model.path", str(folder), cure))
+        tell(f"adding an adapter to {base.name}")
+        with whole_folder(folder / _MERGED) as partial:
+            _merge(base, folder, partial)
+    return folder / _MERGED
+
+
+def _merge(base: Path, adapter: Path, into: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(into)
+    for path in adapter.iterdir():
+        ours = path.name in (WEIGHTS, CONFIG) or path.name.startswith(".")
+        if path.is_file() and not ours and not (into / path.name).exists():
+            shutil.copyfile(path, into / path.name)

@@ -1,0 +1,234 @@
+"""The report of ``benchmarks.learning.arms``, made from the results in its folder: tables and curves.
+
+python -m benchmarks.learning.report FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from al_ray.evaluation.estimates import Estimate, over_seeds_and_tasks
+from al_ray.reports.plot import STYLE
+
+FILE: Final = "report.md"
+UNTRAINED, IMITATION = "untrained", "imitation"
+REINFORCEMENT, CONTROL, TAUGHT = "reinforcement", "control", "taught"
+_COLOURS: Final = ("#1f5fa8", "#c2571a", "#3a7d44", "#7b4fa3", "#8a6d1f", "#b0305c")
+_DARK: Final = "#333333"
+_REWARD: Final = "reward/mean"
+
+Way = Literal["told", "sampled"]
+AS_TOLD: Final = "told"
+"""As the recipe evaluates."""
+SAMPLED: Final = "sampled"
+"""At temperature 1, several samples of each task."""
+WAYS: Final[Sequence[Way]] = (AS_TOLD, SAMPLED)
+Scores = Mapping[str, float]
+"""Of one evaluation, by task."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of one recipe: what each job wrote, by arm and seed."""
+
+    recipe: str
+    jobs: Mapping[tuple[str, int], Mapping[str, Any]]
+
+    @property
+    def arms(self) -> Sequence[str]:
+        """In the order of the report."""
+        found = {arm for arm, _ in self.jobs}
+        first = [arm for arm in (IMITATION, REINFORCEMENT, CONTROL, TAUGHT) if arm in found]
+        others = sorted(found - set(first))
+        return [*([UNTRAINED] if IMITATION in found else []), *first, *others]
+
+    def scores(self, arm: str, seed: int, way: Way = AS_TOLD) -> Scores | None:
+        """Those of its end."""
+        job = self.jobs.get((IMITATION if arm == UNTRAINED else arm, seed))
+        if job is None or (way == SAMPLED and (arm == UNTRAINED or SAMPLED not in job)):
+            return None
+        found = job[SAMPLED] if way == SAMPLED else job["evaluations"][0 if arm == UNTRAINED else -1]
+        scores: Scores = found["scores"]
+        return scores
+
+    def unscored(self, arm: str) -> int:
+        """Rollouts of its last evaluations that failed, over all seeds."""
+        at = 0 if arm == UNTRAINED else -1
+        name = IMITATION if arm == UNTRAINED else arm
+        return sum(job["evaluations"][at]["unscored"] for (of, _), job in self.jobs.items() if of == name)
+
+    @cached_property
+    def seeds(self) -> Sequence[int]:
+        return sorted({seed for _, seed in self.jobs})
+
+    def mean(self, arm: str, way: Way = AS_TOLD) -> Estimate | None:
+        """Over the seeds that have it, and the tasks that all of those have a score of."""
+        return _estimate([found for seed in self.seeds if (found := self.scores(arm, seed, way))])
+
+    def gain(self, arm: str, over: str, seeds: Sequence[int], way: Way = AS_TOLD) -> Estimate | None:
+        """What an arm has more than another, paired by seed and task."""
+        both = [(self.scores(arm, seed, way), self.scores(over, seed, way)) for seed in seeds]
+        pairs = [(a, b) for a, b in both if a and b]
+        return _estimate([{task: a[task] - b[task] for task in a if task in b} for a, b in pairs])
+
+    def steps(self, arm: str, seed: int, key: str) -> Sequence[float]:
+        job = self.jobs.get((arm, seed))
+        return [] if job is None else [line[key] for line in job["steps"] if line.get(key) is not None]
+
+
+def _estimate(runs: Sequence[Scores]) -> Estimate | None:
+    if not runs:
+        return None
+    shared = sorted(set.intersection(*map(set, runs)))
+    return over_seeds_and_tasks([[run[task] for task in shared] for run in runs])
+
+
+def read(folder: Path) -> Sequence[Results]:
+    """Of each recipe that has any."""
+    found: dict[str, dict[tuple[str, int], Any]] = {}
+    for path in sorted((folder / "results").glob("*/*.json")):
+        job = json.loads(path.read_text())
+        found.setdefault(path.parent.name, {})[job["arm"], job["seed"]] = job
+    return [Results(recipe, jobs) for recipe, jobs in found.items()]
+
+
+def write(folder: Path) -> None:
+    """``report.md``, and a picture of each recipe."""
+    found = read(folder)
+    for results in found:
+        _draw(results, folder / f"{results.recipe}.png")
+    (folder / FILE).write_text("\n".join(line for results in found for line in _told(results)) + "\n")
+
+
+def _told(results: Results) -> Sequence[str]:
+    jobs = list(results.jobs.values())
+    speeds = sorted(job["gflops"] for job in jobs)
+    loads = sorted(job["load"] for job in jobs)
+    versions = ", ".join(f"{name} {number}" for name, number in jobs[0]["versions"].items())
+    return [
+        f"## {results.recipe}",
+        "",
+        f"![curves]({results.recipe}.png)",
+        "",
+        "| arm | seeds | held-out reward | by seed | at temperature 1 | by seed | failed | minutes a seed |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_arm(results, arm) for arm in results.arms),
+        "",
+        "| difference | mean, 95 % interval | by seed | at temperature 1 | by seed | tasks |",
+        "|---|---|---|---|---|---|",
+        *(line for arm, over in _differences(results.arms) if (line := _difference(results, arm, over))),
+        "",
+        f"{speeds[0]:.0f} to {speeds[-1]:.0f} GFLOP/s in float32, measured when a job ended; load when one "
+        f"began {loads[0]:.1f} to {loads[-1]:.1f}; {versions}.",
+        "",
+    ]
+
+
+def _arm(results: Results, arm: str) -> str:
+    minutes = [sum(times) / 60 for seed in results.seeds if (times := results.steps(arm, seed, "time/step"))]
+    spent = f"{np.median(minutes):.1f}" if minutes else ""
+    seeds = [seed for seed in results.seeds if results.scores(arm, seed)]
+    cells = [arm, len(seeds)]
+    for way in WAYS:
+        by_seed = [found for seed in seeds if (found := results.scores(arm, seed, way))]
+        cells += [
+            _interval(results.mean(arm, way)),
+            ", ".join(f"{np.mean([*each.values()]):.3f}" for each in by_seed),
+        ]
+    return _row([*cells, results.unscored(arm), spent])
+
+
+def _row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _differences(arms: Sequence[str]) -> Sequence[tuple[str, str]]:
+    """Which arms are compared with which: the later ones with those before them that are references."""
+    references = [arm for arm in (UNTRAINED, IMITATION, CONTROL, TAUGHT, REINFORCEMENT) if arm in arms]
+    pairs = [(arm, over) for arm in arms for over in references if arm != over]
+    # Nobody asks what less training is ahead of more, nor what training is ahead of none but imitation.
+    return [
+        (arm, over)
+        for arm, over in pairs
+        if arm not in references[: references.index(over)] and (over != UNTRAINED or arm == IMITATION)
+    ]
+
+
+def _difference(results: Results, arm: str, over: str) -> str | None:
+    found = results.gain(arm, over, results.seeds)
+    if found is None:
+        return None
+    cells = []
+    for way in WAYS:
+        each = [one for seed in results.seeds if (one := results.gain(arm, over, [seed], way))]
+        cells += [
+            _interval(results.gain(arm, over, results.seeds, way), "+"),
+            ", ".join(f"{one.value:+.3f}" for one in each),
+        ]
+    return _row([f"{arm} less {over}", *cells, found.tasks])
+
+
+def _interval(found: Estimate | None, sign: str = "") -> str:
+    if found is None:
+        return ""
+    return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
+
+
+def _draw(results: Results, path: Path) -> None:
+    """The training reward by step and by minutes, its mean and range over seeds; the held-out reward with its
+    interval."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        by_step, by_time, held_out = figure.subplots(1, 3)
+        colours = iter(_COLOURS)
+        for arm in results.arms:
+            curves = [
+                (rewards, np.cumsum(results.steps(arm, seed, "time/step")) / 60)
+                for seed in results.seeds
+                if (rewards := results.steps(arm, seed, _REWARD))
+            ]
+            if not curves:
+                continue
+            length, colour = min(len(rewards) for rewards, _ in curves), next(colours)
+            table = np.array([rewards[:length] for rewards, _ in curves])
+            minutes = np.mean([times[:length] for _, times in curves], axis=0)
+            for axes, x in ((by_step, np.arange(1, length + 1)), (by_time, minutes)):
+                axes.plot(x, table.mean(0), color=colour, label=arm)
+                axes.fill_between(x, table.min(0), table.max(0), color=colour, alpha=0.15, linewidth=0)
+        by_step.set(xlabel="step", ylabel="reward, training")
+        by_time.set(xlabel="minutes of training")
+        if by_step.lines:
+            by_step.legend(frameon=False, fontsize=8)
+        means = [(arm, found) for arm in results.arms if (found := results.mean(arm))]
+        for place, (_, found) in enumerate(means):
+            held_out.plot(place, found.value, "o", color=_DARK)
+            held_out.vlines(place, found.low, found.high, color=_DARK)
+        held_out.set_xticks(range(len(means)), [arm for arm, _ in means], rotation=30, ha="right", fontsize=8)
+        held_out.set(ylabel="reward, held out")
+        figure.suptitle(results.recipe, fontsize=10)
+        figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    write(folder)
+    print(folder / FILE)
+
+
+if __name__ == "__main__":
+    main()

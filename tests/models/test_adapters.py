@@ -1,0 +1,78 @@
+"""An adapter's folder where a model's is asked for, and layers that an adapter may be put beside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from al_ray.errors import RecipeError
+from al_ray.models import adapters, folders
+from al_ray.recipe import LoraSection, ModelSection, Recipe
+from tests.conftest import write_tiny_model
+from tests.support.runs import toy
+
+
+def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / adapters.CONFIG).write_text('{"base_model_name_or_path": "/nowhere"}')
+    with pytest.raises(RecipeError, match="is an adapter of /nowhere, which is not there"):
+        folders.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("target", ["c_attn", "embed_tokens", "input_layernorm"])
+def test_a_target_that_is_no_linear_layer_is_refused_with_those_that_are(
+    tiny_model: Path, target: str
+) -> None:
+    section = ModelSection(path=str(tiny_model), lora=LoraSection(targets=["q_proj", target]))
+    with pytest.raises(RecipeError, match=rf"targets\.1: '{target}': .* k_proj, o_proj, q_proj, up_proj"):
+        folders.require_trainable(tiny_model, section)
+    folders.require_trainable(tiny_model, ModelSection(path=str(tiny_model), lora=LoraSection()))
+
+
+def test_experts_which_are_held_as_one_tensor_get_no_adapter(tmp_path: Path) -> None:
+    """What is beside them, by the same names in files, does."""
+    write_tiny_model(tmp_path, "qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+    told = r"targets\.4: 'gate_proj': is a matrix of experts, .*; this model has gate, k_proj, o_proj, q_proj"
+    with pytest.raises(RecipeError, match=told):
+        folders.require_trainable(tmp_path, ModelSection(path=str(tmp_path), lora=LoraSection()))
+    attention = LoraSection(targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+    section = ModelSection(path=str(tmp_path), lora=attention)
+    folders.require_trainable(tmp_path, section)
+    folders.require_adaptable(tmp_path, section, "gpu")
+    folders.require_adaptable(tmp_path, ModelSection(path=str(tmp_path)), "cpu")
+    with pytest.raises(RecipeError, match=r"model\.lora: 'rank \d+': leave it out: the model has experts"):
+        folders.require_adaptable(tmp_path, section, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"r": 8}, "has r 8, and model.lora.rank is 4: adapters of a run are alike"),
+        ({"lora_alpha": 1}, "has lora_alpha 1, and model.lora.alpha is 32"),
+        (
+            {"target_modules": ["q_proj"]},
+            "has target_modules ['q_proj'], and model.lora.targets is ['k_proj', ",
+        ),
+        (None, "holds no adapter: no adapter_config.json"),
+    ],
+)
+def test_what_a_policy_begins_as_is_an_adapter_like_the_others(
+    tmp_path: Path, changed: dict[str, object] | None, told: str
+) -> None:
+    section = LoraSection(rank=4, targets=["k_proj", "q_proj"])
+    whole = adapters.config(section, "base") | {"target_modules": ["q_proj", "k_proj"]}
+    (tmp_path / adapters.WEIGHTS).touch()
+    if changed is not None:
+        (tmp_path / adapters.CONFIG).write_text(json.dumps(whole))
+        assert adapters.problem_of("policies.a.adapter", tmp_path, section) is None
+        (tmp_path / adapters.CONFIG).write_text(json.dumps(whole | changed))
+    found = str(adapters.problem_of("policies.a.adapter", tmp_path, section))
+    assert found.startswith(f"policies.a.adapter: '{tmp_path}': {told}")
+    policies = {"a": {"agents": ["x"], "adapter": str(tmp_path)}, "b": {"agents": ["y"]}}
+    content = toy.recipe(Path("model"), Path("out")) | {"policies": policies}
+    content["model"]["lora"] = section.model_dump()
+    with pytest.raises(RecipeError) as caught:
+        adapters.require_alike(Recipe.model_validate(content))
+    assert [str(problem) for problem in caught.value.problems] == [found]
