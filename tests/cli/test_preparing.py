@@ -12,8 +12,8 @@ from al_ray.reports import console
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice
 from al_ray.run.launch.preparation import prepared
-from tests import quiz, toy
 from tests.support.machines.processes import run_here
+from tests.support.runs import quiz, toy
 
 SERVICE = """
 class Book:
