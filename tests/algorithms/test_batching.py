@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from al_ray.algorithms.batching import pack, spread
+from al_ray.algorithms.batching import ancestors, pack, spread
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import token_logprobs
@@ -172,3 +172,19 @@ def test_the_work_of_ranks_differs_by_less_than_a_rollout_and_hardly_a_group_is_
     assert max(work) - min(work) < max(len(r.tokens) for r in rows)
     divided = [left & right for left, right in pairwise({r.group for r in share} for share in shares)]
     assert sum(map(len, divided)) <= 1
+
+
+def test_a_short_rollout_and_a_long_one_have_a_rank_each_in_either_order() -> None:
+    for lengths in ((3, 9), (9, 3)):
+        rows = [
+            row(str(k), str(k), [k] * length, [False] + [True] * (length - 1))
+            for k, length in enumerate(lengths)
+        ]
+        assert [[r.rollout_id for r in share] for share in spread(rows, 2)] == [["0"], ["1"]]
+
+
+def test_what_a_run_continues_is_told_in_as_few_ranges_as_there_can_be() -> None:
+    """Runs of which each continues the whole of the last, and two that begin anew in the middle of it."""
+    runs = torch.tensor([[0, 3, -1], [3, 5, 2], [5, 6, 4], [6, 8, 3], [8, 9, 0]])
+    assert ancestors(runs) == [[], [(0, 3)], [(0, 5)], [(0, 4)], [(0, 1)]]
+    assert ancestors(torch.tensor([[0, 3, -1], [3, 5, 1], [5, 6, 4]])) == [[], [(0, 2)], [(0, 2), (3, 5)]]

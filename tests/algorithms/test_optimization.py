@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,14 @@ def test_the_rate_rises_to_its_peak_and_falls_towards_zero_over_the_rest_of_the_
     assert rates("constant", warmup_steps=2) == [0.5, 1, 1, 1, 1, 1]
     assert rates("linear", warmup_steps=2) == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
     assert rates("cosine") == pytest.approx([(1 + math.cos(math.pi * i / 6)) / 2 for i in range(6)])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_after_the_last_step_there_is_no_rate(schedule: Any) -> None:
+    section = OptimizerSection(learning_rate=1.0, schedule=schedule)
+    assert learning_rate(section, 5, 6) > 0
+    with pytest.raises(ValueError, match="step 6 of a stage that ends after 6"):
+        learning_rate(section, 6, 6)
 
 
 def test_weight_decay_acts_on_matrices_only() -> None:

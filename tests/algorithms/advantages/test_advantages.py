@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,3 +234,8 @@ def test_group_in_group_adds_what_calls_did_better_than_those_that_saw_the_same(
                 baseline = statistics.fmean(statistics.fmean(values) for values in alike.values())
                 expected += weight * (ahead[i][j] - baseline)
             assert found[i][j] == pytest.approx(expected, abs=1e-6)
+
+
+def test_of_a_rollout_without_others_its_own_mean_is_what_is_left_out() -> None:
+    assert [left.tolist() for left in BASELINES["leave_one_out"]([np.array([1.0, 3.0])])] == [[-1.0, 1.0]]
+    assert [left.tolist() for left in BASELINES["leave_one_out"]([np.array([0.1])])] == [[0.0]]

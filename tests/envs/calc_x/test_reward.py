@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.envs.calc_x import reward
-from al_ray.envs.calc_x.reward import same, score
+from al_ray.envs.calc_x.reward import MAX_LENGTH, same, score
 from al_ray.types import Task
 
 README = (Path(reward.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -82,6 +82,11 @@ def test_where_ours_differs_from_calc_xs_own_comparison_is_as_the_readme_says(
     given: str, result: str, verdict: str
 ) -> None:
     assert same(given, result) is (verdict == "right")
+
+
+def test_a_number_is_read_up_to_a_length() -> None:
+    assert same("51".rjust(MAX_LENGTH, "0"), "51")
+    assert not same("51".rjust(MAX_LENGTH + 1, "0"), "51")
 
 
 @pytest.mark.parametrize(

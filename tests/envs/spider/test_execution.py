@@ -122,5 +122,8 @@ def test_a_table_is_shown_within_its_budget() -> None:
     assert shown[:3] == ["name | length", "Alma | 84", "Dagny | NULL"]
     assert shown[3] == "x" * execution.MAX_CELL + "... | <3 bytes>"
     assert show(table, 40).endswith("\n...") and len(show(table, 40)) <= 40
+    whole = Table(["a"], [("x" * execution.MAX_CELL,)])
+    assert show(whole, execution.MAX_CELL + 2) == "a\n" + "x" * execution.MAX_CELL
+    assert show(whole, execution.MAX_CELL + 1).endswith("x\n...")
     assert show(Table(["a"], [(1,)], complete=False), 100) == "a\n1\n..."
     assert show(Table(["a"], []), 100) == "(no rows)"
