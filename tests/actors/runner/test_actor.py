@@ -63,7 +63,7 @@ async def test_what_is_no_finite_number_is_no_reward(house: House, value: str) -
     assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
     error = rollout.attempts[-1].error or ""
     assert "a finite number" in error or "name it in plain text" in error
-    assert "agents:act" in error
+    assert "told:act" in error
 
 
 @pytest.mark.parametrize("value", NUMBERS)
@@ -213,7 +213,7 @@ async def test_an_agent_that_is_not_async_fails_with_the_reason(ray_cluster: Non
     houses = house_of(tmp_path, run="tests.support.agents.told:plain")
     rollout = await next(houses).rollout({})
     assert rollout.status is RolloutStatus.FAILED
-    assert "agents:plain is not async: it returned 1.0" in (rollout.attempts[0].error or "")
+    assert "told:plain is not async: it returned 1.0" in (rollout.attempts[0].error or "")
     assert list(houses) == []
 
 
