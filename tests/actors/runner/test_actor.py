@@ -213,7 +213,7 @@ async def test_an_agent_that_is_not_async_fails_with_the_reason(ray_cluster: Non
     houses = house_of(tmp_path, run="tests.support.agents.told:plain")
     rollout = await next(houses).rollout({})
     assert rollout.status is RolloutStatus.FAILED
-    assert "agents:plain is not async: it returned 1.0" in (rollout.attempts[0].error or "")
+    assert "told:plain is not async: it returned 1.0" in (rollout.attempts[0].error or "")
     assert list(houses) == []
 
 
