@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import resource
@@ -99,7 +100,10 @@ def killed_at(moment: int, work: Callable[[], object]) -> bool:
         calls = itertools.count()
 
         def on_call(_: Any, event: str, function: Any) -> None:
-            if event == "c_call" and function.__name__ in OF_THE_SYSTEM and next(calls) == moment:
+            if event != "c_call" or function.__name__ not in OF_THE_SYSTEM:
+                return
+            in_memory = isinstance(function.__self__, io.StringIO)
+            if not in_memory and next(calls) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sys.setprofile(on_call)
