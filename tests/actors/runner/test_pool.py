@@ -46,7 +46,7 @@ async def enqueue(store: Any, *tasks: dict[str, Any]) -> None:
 
 
 async def ended(store: Any) -> list[Rollout]:
-    (group,) = await finished(store, "b", 120.0)
+    (group,) = await finished(store, "b", 300.0)
     return list(group.rollouts)
 
 
