@@ -100,7 +100,8 @@ class RunnerPool:
                 by_chance = isinstance(error, (*DIED, UnresponsiveError)) and not at_its_start(error)
                 if not (by_chance or slot.extra):
                     raise
-                why, pause = in_brief(error), 0.0 if by_chance else _AGAIN_SECONDS
+                why = str(error) if by_chance else in_brief(error)
+                pause = 0.0 if by_chance else _AGAIN_SECONDS
             _log.warning("runner %s is replaced: %s", named.name, why)
             ray.kill(runner)
             await self._store.lose.remote(named.name)

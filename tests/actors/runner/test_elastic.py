@@ -13,7 +13,7 @@ import pytest
 
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
-from al_ray.machines.placement import OwnSeat, Seat, SharedSeat
+from al_ray.machines.placement import OwnSeat, Seat, SharedSeat, beside_the_driver
 from al_ray.machines.plan import Bundle
 from al_ray.recipe import AgentSection
 from al_ray.types import AttemptStatus, Rollout, RolloutRequest, RolloutStatus, Task
@@ -37,7 +37,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def with_one_more(store: Any, agent: str, seat: Seat) -> AsyncIterator[RunnerPool]:
     """One runner is there, and one more comes."""
     section = AgentSection(run=agent, timeout=300.0, concurrency=AT_ONCE)
-    pool = RunnerPool(RunnerSpec("runner", section, ["http://gateway/v1"], "toy"), 1, store, {}, [seat])
+    spec, here = RunnerSpec("runner", section, ["http://gateway/v1"], "toy"), beside_the_driver()
+    pool = RunnerPool(spec, 1, store, here, [seat])
     pool.start()
     yield pool
     assert pool.failure() is None
