@@ -36,12 +36,13 @@ from examples.cli_agent import tasks
 from tests.support.agents.client_environments import node_environment
 from tests.support.houses.beside_the_store import finished
 from tests.support.houses.gateway import SPEC
+from tests.support.machines.bubblewrap import NOT_HERE, builds_walls
 from tests.support.models.fake_engine import TOO_LONG
 from tests.support.models.speaker import QWEN3, SMOLLM2_TOOLS, Speaker, byte_level_tokenizer, tokens
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("bwrap") is None, reason="there is no bubblewrap here"),
+    pytest.mark.skipif(not builds_walls(), reason=NOT_HERE),
 ]
 
 ROOT = Path(__file__).resolve().parents[4]

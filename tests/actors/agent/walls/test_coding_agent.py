@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from al_ray.traces import semconv
 from al_ray.types import RolloutRequest, RolloutStatus, SpanKind, Task
 from tests.support.houses.beside_the_store import finished
 from tests.support.houses.gateway import SPEC
+from tests.support.machines.bubblewrap import NOT_HERE, builds_walls
 from tests.support.models.fake_engine import FakeEngine
 
 RECIPE = Path(__file__).resolve().parents[4] / "recipes" / "coding_agent.yaml"
@@ -31,7 +31,7 @@ def f(x):
 ```"""
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="there is no bubblewrap here")
+@pytest.mark.skipif(not builds_walls(), reason=NOT_HERE)
 async def test_what_the_model_writes_is_run_within_walls_and_its_tests_are_the_reward(
     start_store: Callable[..., Any], store_place: str
 ) -> None:

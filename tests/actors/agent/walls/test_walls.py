@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from al_ray.traces import semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus, SpanKind
 from tests.actors.agent.walls.container_image import podman_image
 from tests.support.houses.runner import House, alive, house_of, until
+from tests.support.machines.bubblewrap import NOT_HERE, builds_walls
 
 HERE = Path(__file__).parent
 COMMAND = ["python3", "/agent/attacks.py"]
@@ -255,7 +255,7 @@ def test_docker_and_podman_are_told_the_same() -> None:
         assert f" {flags} " in f"{told} "
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="there is no bubblewrap here")
+@pytest.mark.skipif(not builds_walls(), reason=NOT_HERE)
 def test_walls_in_which_no_program_starts_are_told(tmp_path: Path) -> None:
     agent = AgentSection(
         isolation="command", command=COMMAND, sandbox={"image": str(tmp_path), "wall": "bubblewrap"}
