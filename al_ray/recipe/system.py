@@ -42,6 +42,11 @@ class GatewaySection(Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
     """Of a request, at most."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is reached on its own node alone."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
 
 class UpstreamSection(Section):
     """A hosted model, reached at the gateway under the name that is its key here, and never trained."""

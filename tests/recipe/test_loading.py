@@ -295,6 +295,8 @@ def test_there_may_be_no_fewer_runners_than_a_run_begins_with(folder: Path) -> N
     path = toy.write_recipe(folder, content(folder))
     with pytest.raises(RecipeError, match=r"agent\.max_runners: 2: is less than agent.runners, 3; raise it"):
         loading.load(path, ["agent.runners=3", "agent.max_runners=2"])
+    with pytest.raises(RecipeError, match="cannot reach gateways at localhost: set gateway"):
+        loading.load(path, ["agent.max_runners=3", "gateway.host=localhost"])
     elastic = loading.load(path, ["agent.max_runners=3", "gateway.host=0.0.0.0"]).agent
     assert elastic.more_runners == 2
 

@@ -15,7 +15,6 @@ from al_ray.recipe.checks.functions import callable_with, function_at, misfits
 from al_ray.recipe.section import no_such_key
 from al_ray.types import Signals
 
-_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _SIGNALS: Final = tuple(field.name for field in fields(Signals))
 """What ``transitions.intermediate`` may name."""
 
@@ -42,7 +41,7 @@ def runners(recipe: Recipe) -> Iterator[Problem]:
     if most < least:
         cure = f"is less than agent.runners, {least}; raise it, or leave it out"
         yield Problem("agent.max_runners", most, cure)
-    elif most > least and recipe.gateway.host in _LOOPBACK:
+    elif most > least and recipe.gateway.is_local:
         cure = f"runners on other nodes cannot reach gateways at {recipe.gateway.host}: set gateway.host to "
         cure += "0.0.0.0, or to the address of the driver's node"
         yield Problem("agent.max_runners", most, cure)

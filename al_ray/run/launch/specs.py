@@ -110,7 +110,7 @@ def gateway_spec(recipe: Recipe, recorded: str | None) -> GatewaySpec:
 def gateways_spread(recipe: Recipe) -> bool:
     """Whether gateways stand on all nodes; else beside the driver, where the SQLite file is and nobody else
     can reach them."""
-    return recipe.gateway.host != "127.0.0.1" and recipe.store.url is not None
+    return not recipe.gateway.is_local and recipe.store.url is not None
 
 
 def service_host(recipe: Recipe) -> str:
