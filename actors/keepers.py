@@ -1,4 +1,5 @@
-"""The tasks by which a pool keeps its processes alive, one for each, and how many it may lose."""
+"""The tasks by which a pool keeps its processes alive, one for each, how many it may lose, and when
+those that nobody waits for are tried again."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Final
 
+EXTRA_SECONDS: Final = 30.0
+"""Until one that nobody waits for is tried again where it could not start: its node may lack something."""
 MAX_LOST: Final = 5
 """Processes of a kind that are lost, after which it is not by chance: engines since the weights changed last
 (some call kills whichever answers it), gateways and learners as they start, and learners in a run."""

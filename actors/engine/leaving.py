@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.waiting import answered
-from al_ray.machines.placement import time_left
+from al_ray.machines.placement import ends_soon, time_left
 
 _log = logging.getLogger(__name__)
 
-_BEFORE_SECONDS: Final = 5.0
-"""An engine is ended so long before its node: what it was still at is asked elsewhere."""
 _COUNT_SECONDS: Final = 5.0
 """In which an engine tells how many calls it is at."""
 
@@ -43,7 +40,7 @@ async def _retire(slot: Slot, changing: asyncio.Lock) -> None:
         calls = await answered(engine.under_way.remote(), _COUNT_SECONDS, f"{slot}, asked for its calls,")
     except LOST:  # its keeper finds out
         return
-    late = time.time() > leaves - _BEFORE_SECONDS
+    late = ends_soon(leaves)
     # Learners that send weights wait for every engine that they began with.
     if (calls == 0 or late) and slot.engine is engine and not changing.locked():
         _log.warning("%s leaves its node, with %d calls", slot, calls)

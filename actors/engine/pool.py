@@ -27,7 +27,7 @@ from al_ray.actors.engine import leaving
 from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
-from al_ray.actors.keepers import MAX_LOST, Keepers
+from al_ray.actors.keepers import EXTRA_SECONDS, MAX_LOST, Keepers
 from al_ray.actors.ray_errors import at_its_start, in_brief
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.actors.weights.update import WeightUpdate
@@ -53,8 +53,6 @@ _SHUTDOWN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.1
 _ROOM_SECONDS: Final = 1.0
 """Between two looks for room."""
-_EXTRA_SECONDS: Final = 30.0
-"""After which one that nobody waits for is tried again."""
 _VERDICT_SECONDS: Final = 20.0
 """By which Ray misses a node later than the engines on it are missed."""
 
@@ -244,7 +242,7 @@ class EnginePool:
                 # It may have been put on a node that was dead already.
                 slot.blameless = _of_weights(lost) or not nodes <= await asyncio.to_thread(cluster.node_ids)
                 _log.warning("%s did not come up: %s", slot, in_brief(lost))
-                await asyncio.sleep(_EXTRA_SECONDS if slot.extra else _PROBE_SECONDS)
+                await asyncio.sleep(EXTRA_SECONDS if slot.extra else _PROBE_SECONDS)
 
     async def _too_many_are_lost(self) -> bool:
         """Whether it is not by chance. Of a node with many engines that is cut off, none of them answers any

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +13,14 @@ from typing import Any, Final
 import ray
 
 from al_ray.actors.agent.inherited import overridden
-from al_ray.actors.keepers import Keepers
+from al_ray.actors.keepers import EXTRA_SECONDS, Keepers
 from al_ray.actors.ray_errors import DIED, at_its_start, in_brief, unwrapped
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.store.actor import LEASE_SECONDS
 from al_ray.actors.waiting import answered, while_answering
 from al_ray.errors import UnresponsiveError
-from al_ray.machines.placement import Seat, SharedSeat, draining, time_left
+from al_ray.machines.placement import Seat, SharedSeat, draining, ends_soon, time_left
 
 _log = logging.getLogger(__name__)
 
@@ -29,10 +28,6 @@ _START_SECONDS: Final = 600.0
 """In which one starts, with all that its agent imports."""
 _LOOK_SECONDS: Final = 2.0
 """Between two looks at what Ray has room for, and at which nodes it takes away."""
-_BEFORE_SECONDS: Final = 5.0
-"""A runner is ended so long before its node: what is under way then is tried again elsewhere."""
-_AGAIN_SECONDS: Final = 30.0
-"""Until another runner is tried where one that may come could not work: its node may lack something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +96,7 @@ class RunnerPool:
                 if not (by_chance or slot.extra):
                     raise
                 why = str(error) if by_chance else in_brief(error)
-                pause = 0.0 if by_chance else _AGAIN_SECONDS
+                pause = 0.0 if by_chance else EXTRA_SECONDS
             _log.warning("runner %s is replaced: %s", named.name, why)
             ray.kill(runner)
             await self._store.lose.remote(named.name)
@@ -138,7 +133,7 @@ async def _leave(runner: Any, watching: asyncio.Task[str], until: float) -> str:
     """Let it end its attempts, as far as they end in time."""
     await answered(runner.leave.remote(), LEASE_SECONDS, "it, which is to leave,")
     while not watching.done():
-        if time.time() > until - _BEFORE_SECONDS:
+        if ends_soon(until):
             return "its node ends"
         await asyncio.wait({watching}, timeout=_LOOK_SECONDS)
     return await watching

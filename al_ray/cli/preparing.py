@@ -12,7 +12,7 @@ from al_ray.actors.agent import environment
 from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.errors import Problem, UserError
-from al_ray.machines.plan import Plan, plan
+from al_ray.machines.plan import Plan, more_runners, plan
 from al_ray.models import adapters, folders
 from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
@@ -78,7 +78,7 @@ def dry_run(recipe: Recipe) -> None:
     console.header([f"{len(tasks.train)} tasks to train on, {len(tasks.held_out)} held out", *tasks.left_out])
     rows = [
         (", ".join(b.tenants), "any with room" if b.node is None else str(b.node), f"{b.cpus}", str(b.gpus))
-        for b in (*placed.bundles, *placed.more)
+        for b in (*placed.bundles, *placed.more, *more_runners(recipe))
     ]
     beside = ["store", "gateway", "runners", *(f"service {name}" for name in recipe.services)]
     rows.append((", ".join(beside), "driver's", "0", "0"))

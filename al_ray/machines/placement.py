@@ -16,9 +16,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from al_ray.errors import PlacementError, Problem
 from al_ray.machines.plan import Bundle, Plan
-from al_ray.recipe import NodeShape, Recipe
+from al_ray.recipe import NodeShape
 
 _LOOK_SECONDS: Final = 0.2
+_BEFORE_SECONDS: Final = 5.0
+"""What leaves a node is ended so long before it: what it was still at is done elsewhere."""
 
 
 class Seat(Protocol):
@@ -55,6 +57,7 @@ class OwnSeat:
     node."""
 
     def __init__(self, bundle: Bundle, name: str) -> None:
+        self.tenant = bundle.tenants[0]
         self._bundle = bundle
         self._name = name
         self._group = _group([bundle], "PACK", name)
@@ -91,13 +94,11 @@ class Placement:
         """Reserve, under a name for Ray's dashboard; raises ``PlacementError`` if the cluster does not grant
         it in time."""
         self.plan = plan
-        self._own: dict[str, OwnSeat] = {}
         self._more: Sequence[OwnSeat] = ()
         self._shared = [bundle for bundle in plan.bundles if plan.one_node or not _is_engine(bundle)]
-        # The widest first: what is narrow finds room between.
-        for bundle in sorted(plan.bundles, key=lambda bundle: -bundle.gpus):
-            if bundle not in self._shared:
-                self._own[bundle.tenants[0]] = OwnSeat(bundle, f"{name}/{bundle.tenants[0]}")
+        own = [bundle for bundle in plan.bundles if bundle not in self._shared]
+        own.sort(key=lambda bundle: -bundle.gpus)  # the widest first: what is narrow finds room between
+        self._own = {seat.tenant: seat for seat in own_seats(own, name)}
         # Weights may travel through the memory of a node that the plan says is the only one.
         self._group = _group(self._shared, "STRICT_PACK" if plan.one_node else "PACK", name)
         try:
@@ -110,7 +111,7 @@ class Placement:
             cure = f"not granted in {ready_seconds:g} s: other jobs hold the resources; wait for them"
             raise PlacementError(Problem("placement", [_resources(each) for each in plan.bundles], cure))
         # They take nobody's room.
-        self._more = [OwnSeat(bundle, f"{name}/{bundle.tenants[0]}") for bundle in plan.more]
+        self._more = own_seats(plan.more, name)
 
     def _granted(self, seconds: float) -> bool:
         """In steps: Ray hears of no Ctrl-C while it waits."""
@@ -154,11 +155,9 @@ class Placement:
             seat.release()
 
 
-def runner_seats(recipe: Recipe, name: str) -> Sequence[OwnSeat]:
-    """Of the runners that may come, granted or not; to be released by whoever asks for them."""
-    agent = recipe.agent
-    names = [f"runner {agent.runners + index}" for index in range(agent.more_runners)]
-    return [OwnSeat(Bundle((each,), agent.runner_cpus, 0, None), f"{name}/{each}") for each in names]
+def own_seats(bundles: Sequence[Bundle], name: str) -> list[OwnSeat]:
+    """One for each, granted or not, named for Ray's dashboard; to be released by whoever asks for them."""
+    return [OwnSeat(bundle, f"{name}/{bundle.tenants[0]}") for bundle in bundles]
 
 
 def _is_engine(bundle: Bundle) -> bool:
@@ -208,6 +207,11 @@ def draining() -> Mapping[str, float]:
     Ray Train and Ray Serve ask in this way; there is no public one."""
     deadlines = ray._private.state.state.get_draining_nodes()
     return {node: until / 1000 if until else math.inf for node, until in deadlines.items()}
+
+
+def ends_soon(until: float) -> bool:
+    """Whether what is on a node that is drained is to be ended now."""
+    return time.time() > until - _BEFORE_SECONDS
 
 
 def time_left(until: float) -> str:

@@ -202,6 +202,13 @@ def _more(recipe: Recipe, device: Device, cpus: int) -> Sequence[Bundle]:
     return [Bundle((name,), cpus, gpus, None) for name in names]
 
 
+def more_runners(recipe: Recipe) -> Sequence[Bundle]:
+    """Of the runners that may come."""
+    agent = recipe.agent
+    names = (f"runner {index}" for index in range(agent.runners, agent.runners + agent.more_runners))
+    return [Bundle((name,), agent.runner_cpus, 0, None) for name in names]
+
+
 def _gpus(home: tuple[str, ...], width: int) -> int:
     """Of an engine that is so wide; 0: there are none."""
     return width if any(tenant.startswith("engine") for tenant in home) else min(width, 1)

@@ -15,8 +15,8 @@ from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.keeper import StoreKeeper
 from al_ray.database.backends import close_log
 from al_ray.database.reader import Records
-from al_ray.machines.placement import Placement, beside_the_driver, runner_seats
-from al_ray.machines.plan import Plan
+from al_ray.machines.placement import Placement, beside_the_driver, own_seats
+from al_ray.machines.plan import Plan, more_runners
 from al_ray.reports.console import Console
 from al_ray.run.agents import Agents, Kept
 from al_ray.run.launch import specs
@@ -136,7 +136,7 @@ async def _runners(
     stack.push_async_callback(services.stop)
     with console.part("services"):
         urls = await services.start()
-    more = runner_seats(recipe, _name(ready))
+    more = own_seats(more_runners(recipe), _name(ready))
     for seat in more:
         stack.callback(seat.release)
     spec = specs.runner_spec(recipe, gateway_urls, urls)

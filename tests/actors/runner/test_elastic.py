@@ -30,7 +30,7 @@ AT_ONCE = 2
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("al_ray.actors.runner.pool._LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("al_ray.actors.runner.pool._AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("al_ray.actors.runner.pool.EXTRA_SECONDS", 0.2)
 
 
 @asynccontextmanager

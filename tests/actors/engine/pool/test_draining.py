@@ -36,7 +36,7 @@ async def pool(
     """Of one engine, which is not started. None may be lost."""
     monkeypatch.setattr("al_ray.actors.engine.pool._PROBE_SECONDS", 0.2)
     monkeypatch.setattr("al_ray.actors.engine.pool.MAX_LOST", 0)
-    monkeypatch.setattr("al_ray.actors.engine.leaving._BEFORE_SECONDS", NODE_SECONDS - 3)
+    monkeypatch.setattr("al_ray.machines.placement._BEFORE_SECONDS", NODE_SECONDS - 3)
     seat = OwnSeat(Bundle(("engine 0",), CORES, 0, 0), "draining")
     pool = EnginePool(engine_spec(tmp_path), [seat], engine_class=FaultyEngine)
     yield pool

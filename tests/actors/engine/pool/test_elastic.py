@@ -95,7 +95,7 @@ async def test_one_that_cannot_start_is_tried_again_and_ends_nothing(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its node may lack what the others have."""
-    monkeypatch.setattr("al_ray.actors.engine.pool._EXTRA_SECONDS", 0.2)
+    monkeypatch.setattr("al_ray.actors.engine.pool.EXTRA_SECONDS", 0.2)
     monkeypatch.setattr("al_ray.actors.engine.pool.MAX_LOST", 0)
     pool = await with_one_more(tmp_path)
     for number in range(3):
