@@ -11,7 +11,8 @@ EXTRA_SECONDS: Final = 30.0
 """Until one that nobody waits for is tried again where it could not start: its node may lack something."""
 MAX_LOST: Final = 5
 """Processes of a kind that are lost, after which it is not by chance: engines since the weights changed last
-(some call kills whichever answers it), gateways and learners as they start, and learners in a run."""
+(some call kills whichever answers it), gateways and learners as they start, and learners since a run got to
+a further step."""
 
 
 class Keepers:

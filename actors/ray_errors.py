@@ -23,7 +23,7 @@ def at_its_start(error: BaseException) -> bool:
 def in_brief(error: BaseException) -> str:
     """The line that says most: the last of a traceback, and the first of Ray's words about a full memory."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0 if isinstance(error, OutOfMemoryError) else -1]
+    return lines[0 if isinstance(error, OutOfMemoryError) else -1].strip()
 
 
 @contextmanager

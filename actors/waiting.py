@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from al_ray.errors import UnresponsiveError
 
 _Answer = TypeVar("_Answer")
+
+_LOOK_SECONDS: Final = 1.0
 
 
 async def answered(asked: Awaitable[_Answer], seconds: float, who: str) -> _Answer:
@@ -26,6 +28,20 @@ async def answered(asked: Awaitable[_Answer], seconds: float, who: str) -> _Answ
     if not done:
         raise UnresponsiveError(silence(who, seconds))
     return answer.result()
+
+
+async def placed(
+    asked: Awaitable[_Answer], has_process: Callable[[], bool], seconds: float, who: str
+) -> _Answer:
+    """The first answer of an actor that may have to wait for its place, for as long as that takes. Raises
+    ``UnresponsiveError`` when it has had a process for ``seconds``."""
+    waiting = asyncio.ensure_future(asked)
+    try:
+        while not waiting.done() and not await asyncio.to_thread(has_process):
+            await asyncio.wait({waiting}, timeout=_LOOK_SECONDS)
+        return await answered(waiting, seconds, who)
+    finally:
+        waiting.cancel()
 
 
 def silence(who: str, seconds: float) -> str:

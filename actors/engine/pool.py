@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import EXTRA_SECONDS, MAX_LOST, Keepers
 from al_ray.actors.ray_errors import at_its_start, in_brief
-from al_ray.actors.waiting import answered, while_answering
+from al_ray.actors.waiting import answered, placed, while_answering
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError, WeightsLostError
 from al_ray.machines import cluster
@@ -360,11 +361,10 @@ class EnginePool:
 
 async def _started(engine: ActorHandle, who: str) -> None:
     """Returns when it is, as long as it lives: it may first have to wait for its place."""
-    await engine.alive.remote()
+    who = f"{who}, which starts,"
+    await placed(engine.alive.remote(), partial(cluster.has_process, engine), _STARTING_SECONDS, who)
     starting = engine.start.remote()
-    await while_answering(
-        starting, engine.alive.remote, _ALIVE_EVERY, _STARTING_SECONDS, f"{who}, which starts,"
-    )
+    await while_answering(starting, engine.alive.remote, _ALIVE_EVERY, _STARTING_SECONDS, who)
 
 
 def _is_told(error: BaseException) -> bool:

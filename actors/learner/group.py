@@ -8,12 +8,13 @@ was wrong but that a process died.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import ray
-from ray import ObjectRef
+from ray import ActorID, ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
@@ -29,6 +30,7 @@ from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.passes import ONCE, Passes
 from al_ray.errors import LearnerLostError
+from al_ray.machines import cluster
 from al_ray.types import Row, UpdateReport
 
 _Answer = TypeVar("_Answer")
@@ -60,6 +62,8 @@ class LearnerGroup:
         self._learners: Sequence[ActorHandle[Any]] = ()
         self._there: Sequence[ObjectRef[Any]] = ()
         """Answers of all, once they are there: who waits for a node may wait for long."""
+        self._placed: dict[ActorID, float] = {}
+        """Since when those that are not are known to have a process."""
         self._starting: Sequence[ObjectRef[Any]] = ()
         """Until all are known to have loaded their models."""
         self._closed = False
@@ -89,7 +93,7 @@ class LearnerGroup:
         ]
         if self._closed:  # meanwhile, by another thread
             self._end()
-        self._there = self._ask_alive()
+        self._there, self._placed = self._ask_alive(), {}
         self._starting = [learner.start.remote() for learner in self._learners]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
@@ -225,15 +229,24 @@ class LearnerGroup:
         return found
 
     def _require_answering(self) -> None:
-        """Raises once a process does not answer that was there."""
+        """Raises once a process does not answer."""
         _, coming = ray.wait(self._there, num_returns=len(self._there), timeout=0)
         if coming:
+            self._require_coming([self._learners[self._there.index(answer)] for answer in coming])
             return
         asked, seconds = self._ask_alive(), _LOADING_SECONDS if self._starting else _ANSWER_SECONDS
         _, silent = ray.wait(asked, num_returns=len(asked), timeout=seconds)
         if silent:
             self._end()
             raise LearnerLostError(silence("a learner", seconds))
+
+    def _require_coming(self, learners: Sequence[ActorHandle[Any]]) -> None:
+        """Raises once one of them, which have not answered yet, has had a process for long."""
+        now = time.monotonic()
+        for learner in filter(cluster.has_process, learners):
+            if now > self._placed.setdefault(learner._actor_id, now) + _LOADING_SECONDS:
+                self._end()
+                raise LearnerLostError(silence("a learner, which starts,", _LOADING_SECONDS))
 
     def _ask_alive(self) -> list[ObjectRef[Any]]:
         return [each.alive.options(concurrency_group=_ALIVE).remote() for each in self._learners]

@@ -45,6 +45,9 @@ class ServiceHost:
         await web.TCPSite(runner, self._host, port, backlog=1024).start()
         return int(runner.addresses[0][1])
 
+    async def alive(self) -> None:
+        """Answers, in a concurrency group of its own, also while the service blocks the event loop."""
+
     async def probe(self) -> None:
         """Raises where the service is not well."""
         await self._service.probe()

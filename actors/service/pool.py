@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -15,13 +16,17 @@ from al_ray.actors.http import LOOPBACK, reachable
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import DIED, at_its_start, unwrapped
 from al_ray.actors.service.actor import SERVICE_OPTIONS, ServiceHost
-from al_ray.actors.waiting import answered
+from al_ray.actors.waiting import answered, placed, while_answering
 from al_ray.errors import ServiceUnavailableError, UnresponsiveError
+from al_ray.machines import cluster
 from al_ray.recipe import ServiceSection
 
+_ALIVE: Final = "alive"
 _PROBE_EVERY: Final = 1.0
 _PROBE_SECONDS: Final = 20.0
 """In which a service answers that it is well."""
+_STARTING_SECONDS: Final = 300.0
+"""In which the process of one that starts tells that it lives, whatever its service is at."""
 _MAX_DEATHS: Final = 5
 """In a row, without having been well in between."""
 
@@ -51,7 +56,8 @@ class ServicePool:
         self._sections = sections
         self._path = path
         self._host = host
-        self._actor = ray.remote(ServiceHost).options(**SERVICE_OPTIONS, **options)
+        kind: Any = ray.remote(concurrency_groups={_ALIVE: 1})(ServiceHost)
+        self._actor = kind.options(**SERVICE_OPTIONS, **options)
         self._hosted = [_Hosted(name) for name in sections]
         self._keepers = Keepers()
 
@@ -76,16 +82,21 @@ class ServicePool:
 
     async def _start(self, hosted: _Hosted) -> None:
         hosted.host = self._actor.remote(hosted.name, self._sections[hosted.name], self._path, self._host)
-        hosted.port = await hosted.host.start.remote(hosted.port)
+        who = f"service {hosted.name}, which starts,"
+        alive = hosted.host.alive.options(concurrency_group=_ALIVE).remote
+        await placed(alive(), partial(cluster.has_process, hosted.host), _STARTING_SECONDS, who)
+        starting = hosted.host.start.remote(hosted.port)
+        hosted.port = await while_answering(starting, alive, _PROBE_SECONDS, _STARTING_SECONDS, who)
 
     async def _start_first(self, hosted: _Hosted) -> None:
         for further in reversed(range(_MAX_DEATHS)):
             try:
                 return await self._start(hosted)
-            except DIED as error:
+            except (*DIED, UnresponsiveError) as error:
                 if at_its_start(error) or not further:
                     raise
                 _log.warning("service %s is started anew: %s", hosted.name, error)
+                ray.kill(hosted.host)
 
     async def _keep(self, hosted: _Hosted) -> None:
         """Replace its process whenever that is not well. Raises when this does not help."""

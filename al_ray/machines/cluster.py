@@ -21,7 +21,9 @@ import psutil
 import ray
 from ray._private import ray_constants, services
 from ray._private.grpc_utils import init_grpc_channel
+from ray._private.state import actors
 from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.actor import ActorHandle
 from ray.exceptions import RaySystemError
 
 from al_ray.errors import AlRayError, Problem, UserError
@@ -198,6 +200,12 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         os._exit(1)
+
+
+def has_process(actor: ActorHandle[Any]) -> bool:
+    """Whether Ray has found a place for it, and started a process there. One that does not even come to ask
+    for its actor is ended by Ray after a minute, and followed by another."""
+    return bool(actors(actor._actor_id.hex()).get("Pid"))
 
 
 def node_ids() -> set[str]:

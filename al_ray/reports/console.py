@@ -52,7 +52,8 @@ class Console:
         self._live: Live | None = None
         self._headed = False
         self._told_at = 0.0
-        self._evaluations: list[tuple[str, str, str, int, str, str]] = []
+        self._evaluations: dict[str, Sequence[object]] = {}
+        """By name: one that is repeated, as a run went back to a checkpoint, takes the place of the first."""
         self._parts: list[str] = []
         """What is being started, one within another."""
 
@@ -138,7 +139,7 @@ class Console:
     ) -> None:
         """``gain``: over the evaluation before on the same tasks, and the ends of its interval."""
         value, interval = (f"{gain[0]:+.4f}", f"{gain[1]:+.4f} to {gain[2]:+.4f}") if gain else ("", "")
-        self._evaluations.append((name, f"{accuracy:.4f}", f"± {stderr:.4f}", count, value, interval))
+        self._evaluations[name] = (name, f"{accuracy:.4f}", f"± {stderr:.4f}", count, value, interval)
         told = f"{'evaluation':<10}  {name}: {accuracy:.4f} ± {stderr:.4f}, {count} tasks, {seconds:.1f} s"
         gained = f"; {value} ({interval}) since the one before" if gain else ""
         self._out.print(Text(told + gained, "cyan"))
@@ -154,8 +155,8 @@ class Console:
             self._live = None
         if self._evaluations:
             columns = ("name", "accuracy", "std. error", "tasks", "gain", "its 95 % interval")
-            self.table("Evaluations", columns, self._evaluations)
-            self._evaluations = []
+            self.table("Evaluations", columns, [*self._evaluations.values()])
+            self._evaluations = {}
 
     def _fitting(self) -> Sequence[tuple[str, int]]:
         room = self._out.width

@@ -87,7 +87,7 @@ class Run:
             await self._keepers.stop()
 
     async def _train(self) -> None:
-        lost = 0
+        lost = furthest = 0
         while True:
             try:
                 if lost:
@@ -95,10 +95,13 @@ class Run:
                 done = await self._restore()
                 if lost:
                     self.metrics.rewind(done)
+                elif done:
+                    self._recall()
                 await self._go_on(done)
                 break
             except LearnerLostError as error:
-                lost += 1
+                lost = lost + 1 if self._done <= furthest else 1
+                furthest = max(furthest, self._done)
                 if lost > MAX_LOST:
                     raise
                 self._done = 0  # of which the learners hold nothing any more
@@ -138,11 +141,14 @@ class Run:
             return 0
         await self.policy.load(self.folder.checkpoint(done))
         self.console.note(f"resumed after step {done}")
+        return done
+
+    def _recall(self) -> None:
+        """What the lives of this run before this process have told."""
         for line in jsonl_sink.read(self.folder.path):
             self.health.entropy_fall(line)
         for step, values in self._evaluated().items():
             self._show_evaluation(step, values)
-        return done
 
     async def _run_stage(self, span: StageSpan, done: int) -> None:
         """What is left of a stage when ``done`` steps of the run are done."""

@@ -57,7 +57,7 @@ PARTS: Final[Mapping[str, str | None]] = {
 }
 """What is killed, by how its process's title begins."""
 _LEARNERS: Final = 4
-"""Of one driver, at most: it ends with the sixth learner that it lost."""
+"""Of one driver, at most: it ends with the sixth learner that it lost without getting further."""
 _STOPPED: Final = 0.25
 """The share of faults that stop and do not kill. A driver is only killed: stopped, it is nobody's fault."""
 _START: Final = 1800.0

@@ -5,8 +5,9 @@
 A real ``al-ray train``, of a tiny Llama in the learner; the engines have no model, unless ``--vllm``. Parts
 wait at each moment until the fault is laid (``tests/support/runs/turnstiles.py``), so that none is missed.
 Prints a line for each fault, with the seconds until its part is there anew and until the run told its next
-step, checkpoint or evaluation; at last what is wrong with the records or the weights, which must be those
-that the same rollouts make undisturbed, bit for bit. Ends with 1 if anything is.
+step, checkpoint or evaluation (a dash: nobody waits for it, or not in 300 s); at last what is wrong with the
+records or the weights, which must be those that the same rollouts make undisturbed, bit for bit. Ends with 1
+if anything is.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Final
 
 from tests.conftest import write_tiny_model
-from tests.support.runs.moments import ACTORS, CORE, DRIVER, Fault, Laid, Trial
+from tests.support.runs.moments import ACTORS, CORE, DRIVER, STARTS, Fault, Laid, Trial
 
 LIVES: Final = (("idle", "rollouts", "weights"), ("update", "checkpoint", "evaluation"))
-"""The moments of a life: a driver ends with the sixth learner that it lost."""
+"""The moments of a life, which ends with its driver."""
+_STARTING: Final = [Fault(moment, "killed", [moment.partition(" ")[0]]) for moment in STARTS]
+"""At a life's begin. What is stopped there is given up after minutes, as it may be loading a model."""
 _PATIENCE: Final = 300.0
 """Seconds within which a run must have gone on."""
 
@@ -41,14 +44,14 @@ def tell(laid: Laid) -> None:
     (part,) = fault.parts
     anew, onward = laid.anew.get(part), laid.onward
     print(
-        f"{fault.moment:<10} {part:<12} {fault.deed:<8} anew {_seconds(anew)}, onward {_seconds(onward)}, "
+        f"{fault.moment:<14} {part:<12} {fault.deed:<8} anew {_seconds(anew)}, onward {_seconds(onward)}, "
         f"load {os.getloadavg()[0]:.0f}",
         flush=True,
     )
 
 
 def _seconds(taken: float | None) -> str:
-    return "    never" if taken is None else f"{taken:7.1f} s"
+    return "        -" if taken is None else f"{taken:7.1f} s"
 
 
 def main() -> int:
@@ -64,9 +67,12 @@ def main() -> int:
         write_tiny_model(folder / "model")
         variables = {"AL_RAY_TEST_VLLM": "1"} if arguments.vllm else {}
         lives = [(deed, moments) for deed in arguments.deeds for moments in LIVES]
-        trial = Trial(folder, folder / "model", len(lives) * (len(arguments.parts) + 4), **variables)
+        laid = sum(len(moments) for _, moments in lives) * len(arguments.parts)
+        # A step or two for each, and some more while parts come.
+        trial = Trial(folder, folder / "model", 3 * laid + 10, **variables)
         for number, (deed, moments) in enumerate(lives):
-            of_life = [*faults(deed, moments, arguments.parts)]
+            starting = _STARTING if lives[number] == ("killed", LIVES[0]) else ()
+            of_life = [*starting, *faults(deed, moments, arguments.parts)]
             if ends := number < len(lives) - 1:
                 of_life.append(Fault(moments[-1], "killed", [DRIVER]))
             code, printed = trial.live(of_life, _PATIENCE, tell)

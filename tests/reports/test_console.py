@@ -60,6 +60,8 @@ def _say_everything(said: Console) -> None:
     said.step("grpo", 21, 80, GRPO)
     said.note("a [red]note[/red]")
     said.evaluation("untrained", 0.25, 0.04, 128, 3.0)
+    said.evaluation("step 20", 0.5, 0.04, 128, 3.0)
+    said.evaluation("step 20", 0.75, 0.04, 128, 3.0)
     said.evaluation("after grpo", 0.8125, 0.034, 128, 3.0, (0.5625, 0.46, 0.65))
     said.table("Placement", ("bundle", "tenants"), [(0, "engine 0, learner 0")])
     said.close()
@@ -78,11 +80,12 @@ def test_off_a_terminal_there_is_one_aligned_line_an_event_without_escape_codes(
     assert supervised[: header.index("reward") + len("reward")].endswith(" -")
 
 
-def test_the_end_sums_up_every_evaluation() -> None:
+def test_the_end_sums_up_every_evaluation_as_it_was_made_last() -> None:
     file = io.StringIO()
     _say_everything(Console(file))
     summary = [line.split() for line in file.getvalue().partition("Evaluations")[2].splitlines()]
     assert ["untrained", "0.2500", "±", "0.0400", "128"] in summary
+    assert [line[2] for line in summary if line[:1] == ["step"]] == ["0.7500"]
     gained = ["+0.5625", "+0.4600", "to", "+0.6500"]
     assert ["after", "grpo", "0.8125", "±", "0.0340", "128", *gained] in summary
 

@@ -67,6 +67,7 @@ def events_of_a_run(restored: int, monkeypatch: pytest.MonkeyPatch) -> list[str]
 
     methods: dict[str, Any] = {
         "_restore": restore,
+        "_recall": lambda run: None,
         "_enter": enter,
         "_step": step,
         "_save": save,
@@ -151,6 +152,39 @@ def test_a_run_whose_learners_are_lost_goes_on_from_the_last_checkpoint_and_not_
             assert events.count("restart") == 5
 
 
+def test_a_run_that_gets_on_between_losses_of_learners_goes_on_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on nodes that are taken away now and then: here the learners are lost five times at each step."""
+    losses = dict.fromkeys(range(4), 5)
+    saved = 0
+
+    async def restore(run: Run) -> int:
+        return saved
+
+    async def step(run: Run, span: StageSpan, stage: Stage, number: int) -> None:
+        nonlocal saved
+        if losses[number]:
+            losses[number] -= 1
+            raise LearnerLostError("a learner died")
+        run._done = saved = number + 1
+
+    async def nothing(*_: Any) -> None: ...
+
+    for name in ("_enter", "_save", "_evaluate", "_evaluate_if_missing"):
+        monkeypatch.setattr(Run, name, nothing)
+    monkeypatch.setattr(Run, "_restore", restore)
+    monkeypatch.setattr(Run, "_recall", lambda run: None)
+    monkeypatch.setattr(Run, "_step", step)
+    policy: Any = SimpleNamespace(restart_learners=nothing)
+    metrics: Any = SimpleNamespace(rewind=lambda step: None)
+    console: Any = SimpleNamespace(warning=lambda text: None)
+    none: Any = None
+    health = Health(RECIPE.health, Path("run"))
+    asyncio.run(Run(RECIPE, none, none, policy, metrics, console, (), (), health).train())
+    assert saved == 4 and set(losses.values()) == {0}
+
+
 def test_learners_that_are_lost_as_they_load_a_checkpoint_or_are_started_anew_are_followed_by_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -179,6 +213,7 @@ def test_learners_that_are_lost_as_they_load_a_checkpoint_or_are_started_anew_ar
     for name in ("_enter", "_save", "_evaluate", "_evaluate_if_missing"):
         monkeypatch.setattr(Run, name, nothing)
     monkeypatch.setattr(Run, "_restore", restore)
+    monkeypatch.setattr(Run, "_recall", lambda run: None)
     monkeypatch.setattr(Run, "_step", step)
     policy: Any = SimpleNamespace(restart_learners=restart)
     metrics: Any = SimpleNamespace(rewind=lambda step: events.append(f"rewind to {step}"))

@@ -17,6 +17,7 @@ import pytest
 import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -399,6 +400,50 @@ def test_learners_that_are_lost_as_they_load_their_model_are_followed_by_others(
     group.start_stage(SECTION)
     assert group.update(rows(0), CrossEntropy()).policy_version == 1
     group.close()
+
+
+def test_a_learner_that_is_stopped_before_it_can_tell_anything_is_followed_by_another(
+    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that waits for a node, which cannot either, is waited for."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+
+    class Silent:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            (begun / f"{os.getpid()}").touch()
+            if len([*begun.iterdir()]) == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        def alive(self) -> None: ...
+
+        def start(self) -> None: ...
+
+        def computes(self) -> str:
+            return "packs"
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(learner_group, "Learner", Silent)
+    monkeypatch.setattr(learner_group, "_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(learner_group, "_LOADING_SECONDS", 10.0)
+    [node] = ray.nodes()
+    taken = placement_group([{"CPU": node["Resources"]["CPU"]}])
+    ray.get(taken.ready())
+    with ThreadPoolExecutor() as threads:
+        group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 1}])
+        starting = threads.submit(group.start)
+        with pytest.raises(TimeoutError):
+            starting.result(15)
+        assert not [*begun.iterdir()]
+        remove_placement_group(taken)
+        assert starting.result(120) == "packs"
+    first, second = (
+        int(path.name) for path in sorted(begun.iterdir(), key=lambda each: each.stat().st_mtime)
+    )
+    wait_until_ended(first)
+    group.close()
+    wait_until_ended(second)
 
 
 def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_loaded_at_once(

@@ -14,6 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from al_ray.actors.service import pool as pool_module
+from al_ray.actors.service.actor import ServiceHost
 from al_ray.actors.service.pool import ServicePool
 from al_ray.errors import BadRequestError, DataError, Problem, ServiceUnavailableError
 from al_ray.recipe import ServiceSection
@@ -58,6 +60,33 @@ class Fleeting(Echo):
         if not self._begun.exists():
             self._begun.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Slow(Echo):
+    """As it starts, it keeps its event loop to itself."""
+
+    async def start(self) -> None:
+        time.sleep(8)
+
+
+class Silent(ServiceHost):
+    """Its first process is stopped before it can tell anything, the second as its service starts."""
+
+    begun: Path
+
+    def __init__(self, *arguments: Any) -> None:
+        self._stop_after(0)
+        super().__init__(*arguments)
+
+    async def start(self, port: int) -> int:
+        self._stop_after(1)
+        return await super().start(port)
+
+    def _stop_after(self, others: int) -> None:
+        mine = self.begun / str(os.getpid())
+        mine.touch()
+        if len([*self.begun.iterdir()]) == others + 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class NeverWell(Echo):
@@ -122,6 +151,21 @@ async def test_a_service_that_is_killed_as_it_starts_is_followed_by_another(tmp_
         assert (tmp_path / "begun").exists()
         assert (await asked(urls["one"], 1))[0] == 200
         assert pool.failure() is None
+
+
+async def test_a_service_that_is_stopped_as_it_starts_is_followed_by_another_and_a_slow_one_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(pool_module, "_STARTING_SECONDS", 5.0)
+    async with started(one=section("Slow")) as (_, urls):
+        assert (await asked(urls["one"], 1))[0] == 200
+    monkeypatch.setattr(pool_module, "ServiceHost", type("Silent", (Silent,), {"begun": tmp_path}))
+    monkeypatch.setattr(pool_module, "_STARTING_SECONDS", 10.0)
+    async with started(one=section("Echo")) as (_, urls):
+        assert (await asked(urls["one"], 1))[0] == 200
+        stopped = sorted(tmp_path.iterdir(), key=lambda each: each.stat().st_mtime)[:2]
+        assert [await gone(int(each.name)) for each in stopped] == [True, True]
 
 
 async def test_what_a_service_says_when_it_cannot_start_is_said() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import psutil
@@ -29,7 +30,13 @@ from tests.support.runs import toy
 DRIVER: Final = "driver"
 CORE: Final = "vLLM's core"
 ACTORS: Final = ("engine", "learner", "store", "gateway", "door", "runner")
+STARTS: Final = tuple(
+    f"{part} starts" for part in ("store", "engine", "learner", "door", "gateway", "runner")
+)
+"""Moments of a life's begin, in this order; nobody waits at them afterwards."""
 _LOOK_SECONDS: Final = 0.1
+Deed = Callable[[int, int], None]
+"""What is done to a process, which has written so many bytes of the file that it writes on and on."""
 _PATIENCE: Final = 900.0
 """Until a moment comes, a part is there anew, or a run has ended, on a busy machine."""
 
@@ -55,15 +62,27 @@ class Laid:
 
 
 class Trial:
-    """A run in ``folder``, of several lives, with faults. Whatever it starts has these ``variables``."""
+    """A run in ``folder``, of several lives, with faults. Sections of its recipe differ as ``changes`` say,
+    there are further ``deeds``, and whatever it starts has these ``variables``."""
 
-    def __init__(self, folder: Path, model: Path, steps: int, **variables: str) -> None:
-        self._folder, self._variables = folder, variables
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        steps: int,
+        *,
+        changes: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        deeds: Mapping[str, Deed] = MappingProxyType({}),
+        **variables: str,
+    ) -> None:
+        self._folder, self._variables, self._deeds = folder, variables, {**DEEDS, **deeds}
         self._turnstiles = folder / "turnstiles"
         self._turnstiles.mkdir()
         toy.write_code(folder)
         (folder / "moments_agent.py").write_text(_AGENT, encoding="utf-8")
-        toy.write_recipe(folder, _recipe(model, folder / "out", steps))
+        content = _recipe(model, folder / "out", steps)
+        changed = {name: {**content.get(name, {}), **section} for name, section in changes.items()}
+        toy.write_recipe(folder, content | changed)
 
     @property
     def run(self) -> RunFolder:
@@ -80,7 +99,8 @@ class Trial:
         when its parts are there anew, and the run has gone on, or after so many seconds of ``patience``.
         Returns the exit code, and what the run printed."""
         turns = list(pairwise([*faults, None]))
-        self._close(faults[0])
+        for fault in (faults[0], *(each for each in faults if each.moment in STARTS)):
+            self._close(fault)
         with Command(self._training("a"), self._folder, **self._variables, **variables) as training:
             for fault, then in turns:
                 assert fault is not None
@@ -144,10 +164,12 @@ class Trial:
         begun = time.monotonic()
         for part, there in before.items():
             victim = int(held.read_text()) if int(held.read_text()) in there else there[0]
-            DEEDS[fault.deed](victim, self._written(part))
-        at_once = not patience and then is not None and then.moment != fault.moment
-        if then is not None and at_once:
-            self._close(then)
+            self._deeds[fault.deed](victim, self._written(part))
+        starting = then is not None and then.moment in STARTS
+        coming = None if starting else then
+        if coming is not None and not patience and coming.moment != fault.moment:
+            self._close(coming)
+            coming = None
         held.unlink()
         laid = Laid(fault)
         while (waited := time.monotonic() - begun) < patience and not has_ended(training.pid):
@@ -156,13 +178,16 @@ class Trial:
                     laid.anew[part] = waited
             if laid.onward is None and len(jsonl_sink.read(self.run.path)) > lines:
                 laid.onward = waited
-            if laid.onward is not None and len(laid.anew) == len(before):
+                if coming is not None:  # or a run of short steps would be over meanwhile
+                    self._close(coming)
+                    coming = None
+            if (starting or laid.onward is not None) and len(laid.anew) == len(before):
                 break
             time.sleep(_LOOK_SECONDS)
         if has_ended(training.pid):
             laid.onward = laid.onward or time.monotonic() - begun
-        if then is not None and not at_once:
-            self._close(then)
+        if coming is not None:
+            self._close(coming)
         return laid
 
     def _processes(self, training: Command, part: str) -> list[int]:
@@ -179,7 +204,8 @@ class Trial:
 
     def _written(self, part: str) -> int:
         """Bytes of the file that it writes on and on, if there is one."""
-        return (self.run.path / _APPENDED[part]).stat().st_size if part in _APPENDED else 0
+        file = self.run.path / _APPENDED.get(part, "")
+        return file.stat().st_size if file.is_file() else 0
 
     def _close(self, fault: Fault) -> None:
         (self._turnstiles / f"{fault.moment}.closed").touch()
@@ -202,7 +228,7 @@ def _fill_its_disk(pid: int, longest: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (longest, resource.RLIM_INFINITY))
 
 
-DEEDS: Final[Mapping[str, Callable[[int, int], None]]] = {
+DEEDS: Final[Mapping[str, Deed]] = {
     "killed": _kill,
     "stopped": _stop,
     "its disk full": _fill_its_disk,

@@ -214,11 +214,12 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
 async def test_the_first_engines_that_are_lost_as_they_start_are_followed_by_others(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dead or stopped; also more of them than one."""
+    """Dead or stopped, also before they can tell anything; and more of them than one."""
     monkeypatch.setattr("al_ray.actors.engine.pool._STARTING_SECONDS", 20.0)
     (tmp_path / "start.1.dies").touch()
     (tmp_path / "start.2.dies").touch()
     (tmp_path / "start.is_stopped").touch()
+    (tmp_path / "made.is_stopped").touch()
     pool = pool_of(2, tmp_path)
     await pool.start()
     assert len(pool.admitted()) == 2 and not list(tmp_path.iterdir())
