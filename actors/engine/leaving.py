@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -28,8 +29,13 @@ def spare(slots: Sequence[Slot], draining: Mapping[str, float]) -> None:
 
 async def retire(slots: Sequence[Slot], changing: asyncio.Lock) -> None:
     """End the engines that were spared, each when it has no call or when its time is over, and let the next
-    be elsewhere; ``changing`` is held while weights change."""
+    be elsewhere; ``changing`` is held while weights change. Those whose room is wanted are spared from now
+    on."""
     await asyncio.gather(*(_retire(slot, changing) for slot in slots if slot.leaves is not None))
+    for slot in slots:
+        if slot.engine is not None and slot.leaves is None and await asyncio.to_thread(slot.seat.wanted):
+            slot.leaves = math.inf
+            _log.warning("%s ends its calls: learners or other engines have no room", slot)
 
 
 async def _retire(slot: Slot, changing: asyncio.Lock) -> None:

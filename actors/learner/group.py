@@ -64,6 +64,8 @@ class LearnerGroup:
         """Answers of all, once they are there: who waits for a node may wait for long."""
         self._placed: dict[ActorID, float] = {}
         """Since when those that are not are known to have a process."""
+        self._waits_for_room = False
+        """That has been told of."""
         self._starting: Sequence[ObjectRef[Any]] = ()
         """Until all are known to have loaded their models."""
         self._closed = False
@@ -93,7 +95,7 @@ class LearnerGroup:
         ]
         if self._closed:  # meanwhile, by another thread
             self._end()
-        self._there, self._placed = self._ask_alive(), {}
+        self._there, self._placed, self._waits_for_room = self._ask_alive(), {}, False
         self._starting = [learner.start.remote() for learner in self._learners]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
@@ -243,7 +245,11 @@ class LearnerGroup:
     def _require_coming(self, learners: Sequence[ActorHandle[Any]]) -> None:
         """Raises once one of them, which have not answered yet, has had a process for long."""
         now = time.monotonic()
-        for learner in filter(cluster.has_process, learners):
+        there = [learner for learner in learners if cluster.has_process(learner)]
+        if len(there) < len(learners) and not self._waits_for_room:
+            self._waits_for_room = True
+            _log.warning("learners wait for room: no node has it")
+        for learner in there:
             if now > self._placed.setdefault(learner._actor_id, now) + _LOADING_SECONDS:
                 self._end()
                 raise LearnerLostError(silence("a learner, which starts,", _LOADING_SECONDS))

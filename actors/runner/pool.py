@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -112,13 +113,14 @@ async def _watch(runner: Any) -> str:
 
 
 async def _watch_with_its_node(runner: Any, name: str, slot: _Slot) -> str:
-    """Likewise; also that its node is to go. The next runner is to be elsewhere then."""
+    """Likewise; also that its node is to go, or its room is wanted. The next is to be elsewhere then."""
     watching = asyncio.create_task(_watch(runner))
     try:
         node = await answered(runner.node.remote(), _START_SECONDS, "it, which starts,")
         while not watching.done():
-            if (until := (await asyncio.to_thread(draining)).get(node)) is not None:
-                _log.warning("runner %s claims no more: Ray takes its node away %s", name, time_left(until))
+            if told := await asyncio.to_thread(_why_to_leave, slot.seat, node):
+                why, until = told
+                _log.warning("runner %s claims no more: %s", name, why)
                 try:
                     return await _leave(runner, watching, until)
                 finally:
@@ -127,6 +129,13 @@ async def _watch_with_its_node(runner: Any, name: str, slot: _Slot) -> str:
         return await watching
     finally:
         watching.cancel()
+
+
+def _why_to_leave(seat: Seat, node: str) -> tuple[str, float] | None:
+    """And when it must have left, if it is to."""
+    if (until := draining().get(node)) is not None:
+        return f"Ray takes its node away {time_left(until)}", until
+    return ("learners or engines have no room", math.inf) if seat.wanted() else None
 
 
 async def _leave(runner: Any, watching: asyncio.Task[str], until: float) -> str:

@@ -19,6 +19,7 @@ from al_ray.machines.plan import Bundle, Plan
 from al_ray.recipe import NodeShape
 
 _LOOK_SECONDS: Final = 0.2
+_WANTED_SECONDS: Final = 10.0
 _BEFORE_SECONDS: Final = 5.0
 """What leaves a node is ended so long before it: what it was still at is done elsewhere."""
 
@@ -35,8 +36,12 @@ class Seat(Protocol):
         """Whether there is room, as far as that is known."""
         ...
 
+    def wanted(self) -> bool:
+        """Whether it is to be given up, for others who have no room."""
+        ...
+
     def move(self) -> None:
-        """Its node is to go: the next one is to be elsewhere."""
+        """The next one is to be elsewhere, since its node is to go, or when it is not ``wanted`` any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +53,29 @@ class SharedSeat:
     def granted(self) -> bool:
         return True
 
+    def wanted(self) -> bool:
+        return False
+
     def move(self) -> None:
         pass
 
 
 class OwnSeat:
     """A bundle that Ray places for itself. What waits for room is demand, which an autoscaler meets with a
-    node."""
+    node. It gives way, and asks for nothing, while ``wanted``."""
 
-    def __init__(self, bundle: Bundle, name: str) -> None:
+    def __init__(self, bundle: Bundle, name: str, wanted: Callable[[], bool] = lambda: False) -> None:
         self.tenant = bundle.tenants[0]
+        self.wanted = wanted
         self._bundle = bundle
         self._name = name
-        self._group = _group([bundle], "PACK", name)
+        self._group: PlacementGroup | None = None
+        self.granted()
 
     @property
     def options(self) -> Mapping[str, Any]:
         """It has all of the bundle."""
+        assert self._group is not None, "it is not granted"
         return {
             "num_cpus": self._bundle.cpus,
             "num_gpus": self._bundle.gpus,
@@ -74,15 +85,25 @@ class OwnSeat:
         }
 
     def granted(self) -> bool:
-        return _is_granted(self._group)
+        """Asks for it, where it was given back."""
+        if self.wanted():
+            self.release()
+        elif self._group is None:
+            self._group = _group([self._bundle], "PACK", self._name)
+        return self.has_room()
+
+    def has_room(self) -> bool:
+        """Likewise, and asks for nothing."""
+        return self._group is not None and _is_granted(self._group)
 
     def move(self) -> None:
-        """Given back, and asked for anew: Ray grants nothing on a node that is drained."""
+        """Given back: Ray grants the next nothing on a node that is drained."""
         self.release()
-        self._group = _group([self._bundle], "PACK", self._name)
 
     def release(self) -> None:
-        remove_placement_group(self._group)
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
 
 
 class Placement:
@@ -94,6 +115,7 @@ class Placement:
         """Reserve, under a name for Ray's dashboard; raises ``PlacementError`` if the cluster does not grant
         it in time."""
         self.plan = plan
+        self._waits_since: float | None = None
         self._more: Sequence[OwnSeat] = ()
         self._shared = [bundle for bundle in plan.bundles if plan.one_node or not _is_engine(bundle)]
         own = [bundle for bundle in plan.bundles if bundle not in self._shared]
@@ -111,7 +133,7 @@ class Placement:
             cure = f"not granted in {ready_seconds:g} s: other jobs hold the resources; wait for them"
             raise PlacementError(Problem("placement", [_resources(each) for each in plan.bundles], cure))
         # They take nobody's room.
-        self._more = own_seats(plan.more, name)
+        self._more = own_seats(plan.more, name, self.wants_room)
 
     def _granted(self, seconds: float) -> bool:
         """In steps: Ray hears of no Ctrl-C while it waits."""
@@ -148,6 +170,16 @@ class Placement:
         """Of the engines that may come, granted or not."""
         return self._more
 
+    def wants_room(self) -> bool:
+        """Whether something of the plan has waited for room for longer than Ray needs to find some, after the
+        end of a node: those that only may be there have it then, or would have it first."""
+        if _is_granted(self._group) and all(seat.has_room() for seat in self._own.values()):
+            self._waits_since = None
+            return False
+        now = time.monotonic()
+        self._waits_since = since = self._waits_since or now
+        return now >= since + _WANTED_SECONDS
+
     def release(self) -> None:
         """Give the resources back; actors in them end."""
         remove_placement_group(self._group)
@@ -155,9 +187,11 @@ class Placement:
             seat.release()
 
 
-def own_seats(bundles: Sequence[Bundle], name: str) -> list[OwnSeat]:
+def own_seats(
+    bundles: Sequence[Bundle], name: str, wanted: Callable[[], bool] = lambda: False
+) -> list[OwnSeat]:
     """One for each, granted or not, named for Ray's dashboard; to be released by whoever asks for them."""
-    return [OwnSeat(bundle, f"{name}/{bundle.tenants[0]}") for bundle in bundles]
+    return [OwnSeat(bundle, f"{name}/{bundle.tenants[0]}", wanted) for bundle in bundles]
 
 
 def _is_engine(bundle: Bundle) -> bool:

@@ -18,7 +18,7 @@ from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.util import placement_group_table
 
 from al_ray.errors import PlacementError
-from al_ray.machines.placement import OwnSeat, Placement, beside_the_driver, cluster_shape
+from al_ray.machines.placement import OwnSeat, Placement, Seat, beside_the_driver, cluster_shape
 from al_ray.machines.plan import Bundle, Plan
 from al_ray.recipe import NodeShape
 
@@ -96,8 +96,18 @@ def demand() -> list[dict[str, float]]:
     ]
 
 
-def test_an_engine_that_may_come_takes_no_room_from_those_that_must(ray_cluster: None) -> None:
-    """It waits for it, of which an autoscaler is told, and is granted what is free."""
+def until_granted(seat: Seat) -> None:
+    ends = time.monotonic() + 60
+    while not seat.granted():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def test_an_engine_that_may_come_takes_no_room_from_those_that_must(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for it, of which an autoscaler is told, is granted what is free, and gives that back when one
+    that must be there has none any more."""
     bundles = [Bundle(("engine 0",), 1, 0, 0), Bundle(("learner 0",), 1, 0, 1)]
     more = [Bundle(("engine 1",), 1, 0, None)]
     placement = Placement(Plan("cpu", "disaggregated", bundles, 1, 1, more), "elastic")
@@ -111,10 +121,11 @@ def test_an_engine_that_may_come_takes_no_room_from_those_that_must(ray_cluster:
         time.sleep(0.1)
     assert isinstance(first, OwnSeat)
     first.release()
-    ends = time.monotonic() + 60
-    while not second.granted():
-        assert time.monotonic() < ends
-        time.sleep(0.1)
+    until_granted(second)
+    monkeypatch.setattr("al_ray.machines.placement._WANTED_SECONDS", 0.0)
+    assert not second.granted()
+    until_granted(first)
+    assert not placement.wants_room() and not second.granted()
     placement.release()
 
 

@@ -4,7 +4,7 @@ the context, in reverse."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -47,7 +47,7 @@ async def started_for_evaluation(ready: Prepared, console: Console) -> AsyncIter
         else:
             keeper, records = await _store(ready, console, stack)
             gateways, urls = await _gateways(ready, console, stack)
-            needs = await _runners(ready, keeper.store, urls, console, stack)
+            needs = await _runners(ready, keeper.store, urls, console, stack, wanted=lambda: False)
             agents = Agents(keeper.store, records, [keeper, *needs, gateways])
         yield agents
 
@@ -80,7 +80,7 @@ async def _with_engines(
     stack.push_async_callback(policy.stop)
     with console.part("the weights' way from learners to engines"):
         await policy.start()
-    needs = await _runners(ready, keeper.store, urls, console, stack)
+    needs = await _runners(ready, keeper.store, urls, console, stack, placement.wants_room)
     judges = ready.recipe.agent.retry.rules if ready.recipe.agent.judge is not None else None
     return Agents(keeper.store, records, [keeper, *needs, gateways, policy], judges), policy
 
@@ -128,15 +128,21 @@ async def _gateways(
 
 
 async def _runners(
-    ready: Prepared, store: Any, gateway_urls: Sequence[str], console: Console, stack: AsyncExitStack
+    ready: Prepared,
+    store: Any,
+    gateway_urls: Sequence[str],
+    console: Console,
+    stack: AsyncExitStack,
+    wanted: Callable[[], bool],
 ) -> Sequence[Kept]:
-    """Services and runners, which claim at once: whoever answers must be ready by now."""
+    """Services and runners, which claim at once: whoever answers must be ready by now. Those that only may be
+    there leave while their room is ``wanted``."""
     recipe, here = ready.recipe, beside_the_driver()
     services = ServicePool(recipe.services, recipe.data.path, here, specs.service_host(recipe))
     stack.push_async_callback(services.stop)
     with console.part("services"):
         urls = await services.start()
-    more = own_seats(more_runners(recipe), _name(ready))
+    more = own_seats(more_runners(recipe), _name(ready), wanted)
     for seat in more:
         stack.callback(seat.release)
     spec = specs.runner_spec(recipe, gateway_urls, urls)

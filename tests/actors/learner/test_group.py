@@ -403,7 +403,11 @@ def test_learners_that_are_lost_as_they_load_their_model_are_followed_by_others(
 
 
 def test_a_learner_that_is_stopped_before_it_can_tell_anything_is_followed_by_another(
-    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """And one that waits for a node, which cannot either, is waited for."""
     begun = tmp_path / "begun"
@@ -436,6 +440,7 @@ def test_a_learner_that_is_stopped_before_it_can_tell_anything_is_followed_by_an
         with pytest.raises(TimeoutError):
             starting.result(15)
         assert not [*begun.iterdir()]
+        assert caplog.messages == ["learners wait for room: no node has it"]
         remove_placement_group(taken)
         assert starting.result(120) == "packs"
     first, second = (

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -70,6 +71,16 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.1)
 
 
+async def held(store: Any, folder: Path, batch: str) -> Path:
+    """What ends the attempts of a batch that keeps both runners busy."""
+    release = folder / batch
+    marks = [folder / f"{batch}{number}" for number in range(2 * AT_ONCE)]
+    tasks = [{"do": "hold", "mark": str(mark), "until": str(release)} for mark in marks]
+    await enqueue(store, batch, tasks)
+    await until(lambda: all(mark.exists() for mark in marks))
+    return release
+
+
 @pytest.mark.slow
 async def test_a_runner_comes_with_a_node_and_ends_its_attempts_when_that_is_to_go(
     start_store: StartStore, tmp_path: Path, joining: Mapping[str, str]
@@ -77,19 +88,9 @@ async def test_a_runner_comes_with_a_node_and_ends_its_attempts_when_that_is_to_
     """None is lost, and it is given no more; where its node dies unannounced they are tried again at once."""
     address, store = joining["RAY_ADDRESS"], start_store()
     seat = OwnSeat(Bundle(("runner 1",), CORES, 0, None), "elastic")
-
-    async def held(batch: str) -> Path:
-        """What ends the attempts of a batch that keeps both runners busy."""
-        release = tmp_path / batch
-        marks = [tmp_path / f"{batch}{number}" for number in range(2 * AT_ONCE)]
-        tasks = [{"do": "hold", "mark": str(mark), "until": str(release)} for mark in marks]
-        await enqueue(store, batch, tasks)
-        await until(lambda: all(mark.exists() for mark in marks))
-        return release
-
     async with with_one_more(store, "tests.support.agents.told:act", seat):
         with joined(address, tmp_path, CORES) as (node, _):
-            release = await held("drained")
+            release = await held(store, tmp_path, "drained")
             drain(address, node, 600)
             await asyncio.sleep(1)  # a few looks
             await enqueue(store, "later", [{"do": "give", "value": 1.0}] * 4)
@@ -98,11 +99,35 @@ async def test_a_runner_comes_with_a_node_and_ends_its_attempts_when_that_is_to_
             assert workers(await ended(store, "later")) == ["runner-0"] * 4
             await until(lambda: not seat.granted())
         with joined(address, tmp_path, CORES):
-            release = await held("lost")
+            release = await held(store, tmp_path, "lost")
         release.touch()
         rollouts = await ended(store, "lost")
         assert workers(rollouts, AttemptStatus.UNRESPONSIVE) == ["runner-1"] * 2
         assert workers(rollouts) == ["runner-0"] * 4
+    seat.release()
+
+
+async def test_a_runner_leaves_its_room_to_those_that_need_it_and_comes_back(
+    start_store: StartStore, tmp_path: Path
+) -> None:
+    """Its attempts end first; it asks for no other meanwhile, which might be what is needed."""
+    store, wanted = start_store(), Event()
+    seat = OwnSeat(Bundle(("runner 1",), 1, 0, None), "elastic", wanted.is_set)
+    async with with_one_more(store, "tests.support.agents.told:act", seat):
+        release = await held(store, tmp_path, "first")
+        wanted.set()
+        await asyncio.sleep(1)  # a few looks
+        await enqueue(store, "later", [{"do": "give", "value": 1.0}] * 4)
+        assert seat.has_room()
+        release.touch()
+        assert workers(await ended(store, "first")) == ["runner-0"] * 2 + ["runner-1"] * 2
+        assert workers(await ended(store, "later")) == ["runner-0"] * 4
+        await until(lambda: not seat.has_room())
+        await asyncio.sleep(1)
+        assert not seat.has_room()
+        wanted.clear()
+        (await held(store, tmp_path, "back")).touch()
+        assert workers(await ended(store, "back")) == ["runner-0"] * 2 + ["runner-1"] * 2
     seat.release()
 
 

@@ -1,5 +1,4 @@
-"""A whole run whose node with the learner, the engine and a runner is gone at each of its moments; only the
-engines have no model."""
+"""A whole run whose node with the learner is gone at each of its moments; only the engines have no model."""
 
 from __future__ import annotations
 
@@ -18,12 +17,13 @@ from tests.support.runs.moments import Fault, Trial
 pytestmark = pytest.mark.slow
 
 MOMENTS = ("rollouts", "weights", "update", "checkpoint", "evaluation")
-CORES = 3
-"""For each part one."""
+CORES = 2
+"""Learners and engines ask for all of a node, a runner for one."""
 
 
 class Nodes:
-    """Two, as soon as one of them is gone: the other has room for all that was on it."""
+    """Two at first, for an engine and for a learner. The first on the next one is a runner that nobody waits
+    for, which must leave it to the learner."""
 
     def __init__(self, address: str, folder: Path, stack: ExitStack) -> None:
         self._address, self._folder, self._stack = address, folder, stack

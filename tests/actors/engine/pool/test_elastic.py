@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -68,6 +69,29 @@ async def test_an_engine_comes_with_a_node_holds_the_weights_of_then_and_goes_wi
             assert await answering(pool, 2) == [version] * 2
         assert await answering(pool, 1) == [version]
     await pool.shutdown()
+
+
+async def test_an_engine_leaves_its_room_to_those_that_need_it_and_comes_back(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    """First it is given no more calls, then it is ended."""
+    wanted = Event()
+    seat = OwnSeat(Bundle(("engine 1",), 1, 0, None), "elastic", wanted.is_set)
+    here = SharedSeat({"num_cpus": 0})
+    pool = EnginePool(engine_spec(tmp_path), [here], [seat], engine_class=FaultyEngine)
+    await pool.start()
+    assert await answering(pool, 2) == [0, 0]
+    wanted.set()
+    await pool.retire()
+    assert len(pool.engines()) == 2 and len(pool.admitted()) == 1 and seat.has_room()
+    await pool.retire()
+    assert len(pool.engines()) == 1
+    await asyncio.sleep(2)  # a few looks for room
+    assert not seat.has_room()
+    wanted.clear()
+    assert await answering(pool, 2) == [0, 0]
+    await pool.shutdown()
+    seat.release()
 
 
 async def test_weights_change_while_an_engine_that_joins_still_loads(
