@@ -30,10 +30,17 @@ _DROPPED = ("RAY_ADDRESS", "RAY_AUTH_MODE", "AL_RAY_DATA", "WANDB_MODE", "PYTHON
 
 class Command:
     """``python -m ARGUMENTS`` in ``folder``, in a session of its own; ends with everything it started.
-    ``inside`` is a command that becomes it, elsewhere."""
+    ``inside`` is a command that becomes it, elsewhere. Python collects garbage as rarely as in all tests,
+    unless it is to be ``as_users`` have it."""
 
     def __init__(
-        self, arguments: Sequence[str | Path], folder: Path, inside: Sequence[str] = (), **variables: str
+        self,
+        arguments: Sequence[str | Path],
+        folder: Path,
+        inside: Sequence[str] = (),
+        *,
+        as_users: bool = False,
+        **variables: str,
     ) -> None:
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
         self.log = folder / f"command-{self._mark[-8:]}.log"
@@ -41,7 +48,7 @@ class Command:
             self._process = subprocess.Popen(
                 [*inside, sys.executable, "-m", *map(str, arguments)],
                 cwd=folder,
-                env=_environment(variables) | dict([self._mark.split("=")]),
+                env=_environment(variables, () if as_users else [STARTUP]) | dict([self._mark.split("=")]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -168,12 +175,12 @@ def wait_until_ended(*pids: int, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+def _environment(variables: Mapping[str, str], first: Sequence[Path]) -> dict[str, str]:
     """This process's, with al_ray importable and nothing that would lead to another cluster or to data; then
-    ``variables``."""
+    ``variables``, and what is ``first`` in Python's path."""
     kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
     chosen = kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | variables
-    return chosen | {"PYTHONPATH": os.pathsep.join(filter(None, (str(STARTUP), chosen["PYTHONPATH"])))}
+    return chosen | {"PYTHONPATH": os.pathsep.join([*map(str, first), chosen["PYTHONPATH"]])}
 
 
 def _read(path: Path) -> bytes:

@@ -34,6 +34,8 @@ STARTS: Final = tuple(
     f"{part} starts" for part in ("store", "engine", "learner", "door", "gateway", "runner")
 )
 """Moments of a life's begin, in this order; nobody waits at them afterwards."""
+_PAUSE: Final = "between steps"
+"""Where nobody waits for who waits."""
 _LOOK_SECONDS: Final = 0.1
 Deed = Callable[[int, int], None]
 """What is done to a process, which has written so many bytes of the file that it writes on and on."""
@@ -100,7 +102,7 @@ class Trial:
         Returns the exit code, and what the run printed."""
         turns = list(pairwise([*faults, None]))
         for fault in (faults[0], *(each for each in faults if each.moment in STARTS)):
-            self._close(fault)
+            self._close(fault.moment)
         with Command(self._training("a"), self._folder, **self._variables, **variables) as training:
             for fault, then in turns:
                 assert fault is not None
@@ -163,12 +165,13 @@ class Trial:
             before[part] = self._processes(training, part)
         begun = time.monotonic()
         for part, there in before.items():
-            victim = int(held.read_text()) if int(held.read_text()) in there else there[0]
+            # Not the first: what was given up may still be ending.
+            victim = int(held.read_text()) if int(held.read_text()) in there else there[-1]
             self._deeds[fault.deed](victim, self._written(part))
         starting = then is not None and then.moment in STARTS
         coming = None if starting else then
         if coming is not None and not patience and coming.moment != fault.moment:
-            self._close(coming)
+            self._close(coming.moment)
             coming = None
         held.unlink()
         laid = Laid(fault)
@@ -178,17 +181,25 @@ class Trial:
                     laid.anew[part] = waited
             if laid.onward is None and len(jsonl_sink.read(self.run.path)) > lines:
                 laid.onward = waited
-                if coming is not None:  # or a run of short steps would be over meanwhile
-                    self._close(coming)
-                    coming = None
+                self._close(_PAUSE)  # or short steps would be used up meanwhile
             if (starting or laid.onward is not None) and len(laid.anew) == len(before):
                 break
             time.sleep(_LOOK_SECONDS)
         if has_ended(training.pid):
             laid.onward = laid.onward or time.monotonic() - begun
         if coming is not None:
-            self._close(coming)
+            self._close(coming.moment)
+        if laid.onward is not None:
+            self._go_on()
         return laid
+
+    def _go_on(self) -> None:
+        """From the pause, which the run may not have come to."""
+        held = self._turnstiles / f"{_PAUSE}.held"
+        (self._turnstiles / f"{_PAUSE}.closed").unlink(missing_ok=True)
+        while held.exists() and not _is_written(held):
+            time.sleep(_LOOK_SECONDS)
+        held.unlink(missing_ok=True)
 
     def _processes(self, training: Command, part: str) -> list[int]:
         """The ids of those of a part, the oldest first."""
@@ -207,8 +218,8 @@ class Trial:
         file = self.run.path / _APPENDED.get(part, "")
         return file.stat().st_size if file.is_file() else 0
 
-    def _close(self, fault: Fault) -> None:
-        (self._turnstiles / f"{fault.moment}.closed").touch()
+    def _close(self, moment: str) -> None:
+        (self._turnstiles / f"{moment}.closed").touch()
 
 
 def _is_written(file: Path) -> bool:

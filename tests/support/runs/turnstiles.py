@@ -168,6 +168,7 @@ class Run(driver.Run):
     turnstiles: Turnstiles
 
     async def _step(self, span: StageSpan, stage: Stage, step: int) -> None:
+        await self.turnstiles.held("between steps")
         await self.turnstiles.held("idle")
         await super()._step(span, stage, step)
 
