@@ -34,6 +34,8 @@ _PATIENCE: Final = 300.0
 def faults(deed: str, moments: Sequence[str], parts: Sequence[str]) -> Iterator[Fault]:
     """Step by step, so that each has a step of its own."""
     for part in parts:
+        if (part, deed) == ("door", "stopped"):  # which nobody misses until its gateway is replaced
+            continue
         for moment in moments:
             of_learner = (moment, part) == ("weights", "learner")
             yield Fault("publish" if of_learner else moment, deed, [part])
