@@ -64,8 +64,7 @@ class LearnerGroup:
         """Answers of all, once they are there: who waits for a node may wait for long."""
         self._placed: dict[ActorID, float] = {}
         """Since when those that are not are known to have a process."""
-        self._waits_for_room = False
-        """That has been told of."""
+        self._told_of_waiting = False
         self._starting: Sequence[ObjectRef[Any]] = ()
         """Until all are known to have loaded their models."""
         self._closed = False
@@ -95,7 +94,7 @@ class LearnerGroup:
         ]
         if self._closed:  # meanwhile, by another thread
             self._end()
-        self._there, self._placed, self._waits_for_room = self._ask_alive(), {}, False
+        self._there, self._placed, self._told_of_waiting = self._ask_alive(), {}, False
         self._starting = [learner.start.remote() for learner in self._learners]
         if ranks > 1:
             self._on_all("connect", *self._on_first("open_rendezvous"))
@@ -246,9 +245,9 @@ class LearnerGroup:
         """Raises once one of them, which have not answered yet, has had a process for long."""
         now = time.monotonic()
         there = [learner for learner in learners if cluster.has_process(learner)]
-        if len(there) < len(learners) and not self._waits_for_room:
-            self._waits_for_room = True
-            _log.warning("learners wait for room: no node has it")
+        if len(there) < len(learners) and not self._told_of_waiting:
+            self._told_of_waiting = True
+            _log.warning("learners wait for Ray to start them: it may be that no node has room")
         for learner in there:
             if now > self._placed.setdefault(learner._actor_id, now) + _LOADING_SECONDS:
                 self._end()

@@ -440,7 +440,7 @@ def test_a_learner_that_is_stopped_before_it_can_tell_anything_is_followed_by_an
         with pytest.raises(TimeoutError):
             starting.result(15)
         assert not [*begun.iterdir()]
-        assert caplog.messages == ["learners wait for room: no node has it"]
+        assert caplog.messages == ["learners wait for Ray to start them: it may be that no node has room"]
         remove_placement_group(taken)
         assert starting.result(120) == "packs"
     first, second = (
