@@ -431,11 +431,10 @@ def test_a_learner_that_is_stopped_before_it_can_tell_anything_is_followed_by_an
     monkeypatch.setattr(learner_group, "Learner", Silent)
     monkeypatch.setattr(learner_group, "_LOOK_SECONDS", 0.5)
     monkeypatch.setattr(learner_group, "_LOADING_SECONDS", 10.0)
-    [node] = ray.nodes()
-    taken = placement_group([{"CPU": node["Resources"]["CPU"]}])
-    ray.get(taken.ready())
+    taken = placement_group([{"memory": ray.available_resources()["memory"]}])  # nobody else asks for any
+    assert taken.wait(60)
     with ThreadPoolExecutor() as threads:
-        group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 1}])
+        group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0, "memory": 2**20}])
         starting = threads.submit(group.start)
         with pytest.raises(TimeoutError):
             starting.result(15)
