@@ -1,7 +1,7 @@
 """What a step takes when agents are asked ahead: the same recipe with each staleness, one after the other.
 
     python -m benchmarks.rollouts.asynchrony [--staleness 0 1 2] [--steps 12] [--median 0.5] [--epochs 8]
-        [--learning-rate 1e-4] [--seeds 1]
+        [--learning-rate 1e-4] [--correction none] [--seeds 1]
 
 Real runs of `al-ray train` on this machine, with a tiny Llama in vLLM and in the learner. What an agent waits
 for beside the model, between its three calls, is log-normal, with a 99th percentile of ten times the median;
@@ -95,6 +95,7 @@ def recipe(staleness: int, seed: int, arguments: argparse.Namespace, folder: Pat
                 "group_size": MEMBERS,
                 "epochs": arguments.epochs,
                 "staleness": staleness,
+                "correction": arguments.correction,
                 "optimizer": {"learning_rate": arguments.learning_rate},
             }
         ],
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="that are counted")
     parser.add_argument("--median", type=float, default=0.5, help="seconds that an agent waits beside calls")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--correction", default="none", help="the stage's")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=8, help="of an update, by which it takes its time")
     arguments = parser.parse_args()
