@@ -44,6 +44,20 @@ async def placed(
         waiting.cancel()
 
 
+async def started(
+    start: Callable[[], Awaitable[_Answer]],
+    ping: Callable[[], Awaitable[object]],
+    has_process: Callable[[], bool],
+    every: float,
+    seconds: float,
+    who: str,
+) -> _Answer:
+    """What an actor's ``start`` comes to: it is ``placed`` first, and answers ``ping`` all the while."""
+    who = f"{who}, which starts,"
+    await placed(ping(), has_process, seconds, who)
+    return await while_answering(start(), ping, every, seconds, who)
+
+
 def silence(who: str, seconds: float) -> str:
     """What is said of whoever did not answer for so long."""
     return f"{who} did not answer for {seconds:g} s: it is stopped, stuck or out of reach"

@@ -30,7 +30,7 @@ from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import EXTRA_SECONDS, MAX_LOST, Keepers
 from al_ray.actors.ray_errors import at_its_start, in_brief
-from al_ray.actors.waiting import answered, placed, while_answering
+from al_ray.actors.waiting import answered, started
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError, WeightsLostError
 from al_ray.machines import cluster
@@ -361,10 +361,8 @@ class EnginePool:
 
 async def _started(engine: ActorHandle, who: str) -> None:
     """Returns when it is, as long as it lives: it may first have to wait for its place."""
-    who = f"{who}, which starts,"
-    await placed(engine.alive.remote(), partial(cluster.has_process, engine), _STARTING_SECONDS, who)
-    starting = engine.start.remote()
-    await while_answering(starting, engine.alive.remote, _ALIVE_EVERY, _STARTING_SECONDS, who)
+    placed = partial(cluster.has_process, engine)
+    await started(engine.start.remote, engine.alive.remote, placed, _ALIVE_EVERY, _STARTING_SECONDS, who)
 
 
 def _is_told(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from al_ray.actors.http import LOOPBACK, reachable
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import DIED, at_its_start, unwrapped
 from al_ray.actors.service.actor import SERVICE_OPTIONS, ServiceHost
-from al_ray.actors.waiting import answered, placed, while_answering
+from al_ray.actors.waiting import answered, started
 from al_ray.errors import ServiceUnavailableError, UnresponsiveError
 from al_ray.machines import cluster
 from al_ray.recipe import ServiceSection
@@ -82,11 +82,14 @@ class ServicePool:
 
     async def _start(self, hosted: _Hosted) -> None:
         hosted.host = self._actor.remote(hosted.name, self._sections[hosted.name], self._path, self._host)
-        who = f"service {hosted.name}, which starts,"
-        alive = hosted.host.alive.options(concurrency_group=_ALIVE).remote
-        await placed(alive(), partial(cluster.has_process, hosted.host), _STARTING_SECONDS, who)
-        starting = hosted.host.start.remote(hosted.port)
-        hosted.port = await while_answering(starting, alive, _PROBE_SECONDS, _STARTING_SECONDS, who)
+        hosted.port = await started(
+            partial(hosted.host.start.remote, hosted.port),
+            hosted.host.alive.options(concurrency_group=_ALIVE).remote,
+            partial(cluster.has_process, hosted.host),
+            _PROBE_SECONDS,
+            _STARTING_SECONDS,
+            f"service {hosted.name}",
+        )
 
     async def _start_first(self, hosted: _Hosted) -> None:
         for further in reversed(range(_MAX_DEATHS)):

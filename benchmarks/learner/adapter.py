@@ -24,7 +24,6 @@ from typing import Final
 import ray
 
 from al_ray.actors.engine.pool import EnginePool
-from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import LearnerSpec, StageSpec
 from al_ray.algorithms.losses.clipped import Clipped
@@ -34,6 +33,7 @@ from al_ray.models import folders
 from al_ray.recipe import LoraSection, OptimizerSection
 from benchmarks.learner.update import SHAPES, rows_of
 from benchmarks.peers.update_load import samples
+from tests.support.models.engine_inputs import engine_spec
 
 TOKENS: Final = 2048
 """Of a micro-batch, and of the longest row."""
@@ -78,7 +78,8 @@ async def _be(arguments: argparse.Namespace) -> None:
     for _ in range(2):  # the optimizer is there from the second on
         peak = learner.update([rows], loss).metrics["learner/peak_gib"]
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    pool = EnginePool(_engine(model, lora), [SharedSeat({"num_cpus": 1})])
+    of_engine = engine_spec(model, max_length=TOKENS, kv_cache_gib=0.25, lora=lora)
+    pool = EnginePool(of_engine, [SharedSeat({"num_cpus": 1})])
     await pool.start()
     [engine] = pool.admitted()
     probe = rows[0].tokens[:200].tolist()
@@ -106,21 +107,6 @@ async def _be(arguments: argparse.Namespace) -> None:
     await pool.shutdown()
     learner.close()
     print(json.dumps({key: statistics.median(r[key] for r in rounds) for key in rounds[0]} | {"peak": peak}))
-
-
-def _engine(model: Path, lora: LoraSection | None) -> EngineSpec:
-    return EngineSpec(
-        str(model),
-        device="cpu",
-        dtype="float32",
-        max_length=TOKENS,
-        threads=1,
-        kv_cache_gib=0.25,
-        gpu_memory=0.1,
-        max_running=16,
-        seed=0,
-        lora=lora,
-    )
 
 
 if __name__ == "__main__":

@@ -17,35 +17,25 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 import ray
 
 from al_ray.actors.engine.actor import Engine
 from al_ray.actors.engine.pool import EnginePool
-from al_ray.actors.engine.spec import EngineSpec
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.machines.placement import SharedSeat
 from al_ray.models import folders
+from tests.support.models.engine_inputs import engine_spec
+
+TOKENS: Final = 1024
+"""Of the longest row."""
 
 
 class Reloading(Engine):
     async def reload(self) -> None:
         await self._llm.collective_rpc("reload_weights")
-
-
-def engine_spec(model: Path) -> EngineSpec:
-    return EngineSpec(
-        str(model),
-        device="cpu",
-        dtype="float32",
-        max_length=1024,
-        threads=1,
-        kv_cache_gib=0.25,
-        gpu_memory=0.1,
-        max_running=16,
-        seed=0,
-    )
 
 
 async def seconds_of(what: Callable[[], Awaitable[object]]) -> float:
@@ -55,7 +45,8 @@ async def seconds_of(what: Callable[[], Awaitable[object]]) -> float:
 
 
 async def measure(model: Path, learner: Learner, engines: int, rounds: int) -> None:
-    pool = EnginePool(engine_spec(model), [SharedSeat({"num_cpus": 0})] * engines, engine_class=Reloading)
+    spec = engine_spec(model, max_length=TOKENS, kv_cache_gib=0.25)
+    pool = EnginePool(spec, [SharedSeat({"num_cpus": 0})] * engines, engine_class=Reloading)
     await pool.start()
     ours, theirs = [], []
     for version in range(rounds + 1):
@@ -76,7 +67,7 @@ async def measure(model: Path, learner: Learner, engines: int, rounds: int) -> N
 
 async def run(arguments: argparse.Namespace) -> None:
     model = folders.resolve(arguments.model)
-    learner = Learner(LearnerSpec(str(model), "float32", "cpu", 1, 1024, 1024, "shared_memory"))
+    learner = Learner(LearnerSpec(str(model), "float32", "cpu", 1, TOKENS, TOKENS, "shared_memory"))
     print("engines MB of one  paused s  vLLM's own s  ratio   MB/s  load")
     for engines in arguments.engines:
         await measure(model, learner, engines, arguments.rounds)

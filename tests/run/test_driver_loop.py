@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -152,6 +153,30 @@ def test_a_run_whose_learners_are_lost_goes_on_from_the_last_checkpoint_and_not_
             assert events.count("restart") == 5
 
 
+async def nothing(*_: Any) -> None: ...
+
+
+def train(
+    monkeypatch: pytest.MonkeyPatch,
+    restore: Callable[..., Any],
+    step: Callable[..., Any],
+    restart: Callable[..., Any] = nothing,
+    rewind: Callable[[int], None] = lambda step: None,
+) -> None:
+    """A run that does nothing but these."""
+    for name in ("_enter", "_save", "_evaluate", "_evaluate_if_missing"):
+        monkeypatch.setattr(Run, name, nothing)
+    monkeypatch.setattr(Run, "_restore", restore)
+    monkeypatch.setattr(Run, "_recall", lambda run: None)
+    monkeypatch.setattr(Run, "_step", step)
+    policy: Any = SimpleNamespace(restart_learners=restart)
+    metrics: Any = SimpleNamespace(rewind=rewind)
+    console: Any = SimpleNamespace(warning=lambda text: None)
+    none: Any = None
+    health = Health(RECIPE.health, Path("run"))
+    asyncio.run(Run(RECIPE, none, none, policy, metrics, console, (), (), health).train())
+
+
 def test_a_run_that_gets_on_between_losses_of_learners_goes_on_however_many_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,19 +194,7 @@ def test_a_run_that_gets_on_between_losses_of_learners_goes_on_however_many_they
             raise LearnerLostError("a learner died")
         run._done = saved = number + 1
 
-    async def nothing(*_: Any) -> None: ...
-
-    for name in ("_enter", "_save", "_evaluate", "_evaluate_if_missing"):
-        monkeypatch.setattr(Run, name, nothing)
-    monkeypatch.setattr(Run, "_restore", restore)
-    monkeypatch.setattr(Run, "_recall", lambda run: None)
-    monkeypatch.setattr(Run, "_step", step)
-    policy: Any = SimpleNamespace(restart_learners=nothing)
-    metrics: Any = SimpleNamespace(rewind=lambda step: None)
-    console: Any = SimpleNamespace(warning=lambda text: None)
-    none: Any = None
-    health = Health(RECIPE.health, Path("run"))
-    asyncio.run(Run(RECIPE, none, none, policy, metrics, console, (), (), health).train())
+    train(monkeypatch, restore, step)
     assert saved == 4 and set(losses.values()) == {0}
 
 
@@ -208,19 +221,7 @@ def test_learners_that_are_lost_as_they_load_a_checkpoint_or_are_started_anew_ar
     async def step(run: Run, span: StageSpan, stage: Stage, number: int) -> None:
         happens(f"step {number}")
 
-    async def nothing(*_: Any) -> None: ...
-
-    for name in ("_enter", "_save", "_evaluate", "_evaluate_if_missing"):
-        monkeypatch.setattr(Run, name, nothing)
-    monkeypatch.setattr(Run, "_restore", restore)
-    monkeypatch.setattr(Run, "_recall", lambda run: None)
-    monkeypatch.setattr(Run, "_step", step)
-    policy: Any = SimpleNamespace(restart_learners=restart)
-    metrics: Any = SimpleNamespace(rewind=lambda step: events.append(f"rewind to {step}"))
-    console: Any = SimpleNamespace(warning=lambda text: None)
-    none: Any = None
-    health = Health(RECIPE.health, Path("run"))
-    asyncio.run(Run(RECIPE, none, none, policy, metrics, console, (), (), health).train())
+    train(monkeypatch, restore, step, restart, lambda step: events.append(f"rewind to {step}"))
     assert lost_at == []
     lost = ["restore", "restart", "restore", "restart", "restart", "restore", "rewind to 1", "step 1"]
     assert events == [*lost, "restart", "restore", "rewind to 1", "step 1", "step 2", "step 3"]
