@@ -54,7 +54,7 @@ class Slot:
         """End its engine; the next is to be on another node."""
         self.end()
         self.blameless = True
-        self.seat.move()
+        self.seat.release()
 
     async def excused(self) -> bool:
         """Whether it is nobody's fault that there is no engine: its node was taken away, or went; and one

@@ -124,7 +124,7 @@ async def _watch_with_its_node(runner: Any, name: str, slot: _Slot) -> str:
                 try:
                     return await _leave(runner, watching, until)
                 finally:
-                    slot.seat.move()
+                    slot.seat.release()
             await asyncio.wait({watching}, timeout=_LOOK_SECONDS)
         return await watching
     finally:

@@ -20,6 +20,8 @@ from al_ray.recipe import NodeShape
 
 _LOOK_SECONDS: Final = 0.2
 _WANTED_SECONDS: Final = 10.0
+_ASKED_SECONDS: Final = 1.0
+"""How long Ray's answer is as good as a new one, to all who may have to give way."""
 _BEFORE_SECONDS: Final = 5.0
 """What leaves a node is ended so long before it: what it was still at is done elsewhere."""
 
@@ -40,8 +42,9 @@ class Seat(Protocol):
         """Whether it is to be given up, for others who have no room."""
         ...
 
-    def move(self) -> None:
-        """The next one is to be elsewhere, since its node is to go, or when it is not ``wanted`` any more."""
+    def release(self) -> None:
+        """Given back: the next one is to be elsewhere, since its node is to go, or when it is not ``wanted``
+        any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class SharedSeat:
     def wanted(self) -> bool:
         return False
 
-    def move(self) -> None:
+    def release(self) -> None:
         pass
 
 
@@ -96,11 +99,8 @@ class OwnSeat:
         """Likewise, and asks for nothing."""
         return self._group is not None and _is_granted(self._group)
 
-    def move(self) -> None:
-        """Given back: Ray grants the next nothing on a node that is drained."""
-        self.release()
-
     def release(self) -> None:
+        """Ray grants the next nothing on a node that is drained."""
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
@@ -116,6 +116,7 @@ class Placement:
         it in time."""
         self.plan = plan
         self._waits_since: float | None = None
+        self._asked = -math.inf
         self._more: Sequence[OwnSeat] = ()
         self._shared = [bundle for bundle in plan.bundles if plan.one_node or not _is_engine(bundle)]
         own = [bundle for bundle in plan.bundles if bundle not in self._shared]
@@ -173,12 +174,12 @@ class Placement:
     def wants_room(self) -> bool:
         """Whether something of the plan has waited for room for longer than Ray needs to find some, after the
         end of a node: those that only may be there have it then, or would have it first."""
-        if _is_granted(self._group) and all(seat.has_room() for seat in self._own.values()):
-            self._waits_since = None
-            return False
         now = time.monotonic()
-        self._waits_since = since = self._waits_since or now
-        return now >= since + _WANTED_SECONDS
+        if now >= self._asked + _ASKED_SECONDS:
+            self._asked = now
+            has_room = _is_granted(self._group) and all(seat.has_room() for seat in self._own.values())
+            self._waits_since = None if has_room else self._waits_since or now
+        return self._waits_since is not None and now >= self._waits_since + _WANTED_SECONDS
 
     def release(self) -> None:
         """Give the resources back; actors in them end."""

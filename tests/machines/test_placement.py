@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -108,6 +109,7 @@ def test_an_engine_that_may_come_takes_no_room_from_those_that_must(
 ) -> None:
     """It waits for it, of which an autoscaler is told, is granted what is free, and gives that back when one
     that must be there has none any more."""
+    monkeypatch.setattr("al_ray.machines.placement._ASKED_SECONDS", 0.0)
     bundles = [Bundle(("engine 0",), 1, 0, 0), Bundle(("learner 0",), 1, 0, 1)]
     more = [Bundle(("engine 1",), 1, 0, None)]
     placement = Placement(Plan("cpu", "disaggregated", bundles, 1, 1, more), "elastic")
@@ -126,6 +128,21 @@ def test_an_engine_that_may_come_takes_no_room_from_those_that_must(
     assert not second.granted()
     until_granted(first)
     assert not placement.wants_room() and not second.granted()
+    placement.release()
+
+
+def test_however_many_may_have_to_give_way_ray_is_asked_for_them_once(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = [Bundle(("engine 0",), 1, 0, 0), Bundle(("learner 0",), 1, 0, 1)]
+    more = [Bundle((f"engine {number}",), 1, 0, None) for number in range(1, 9)]
+    placement = Placement(Plan("cpu", "disaggregated", bundles, 1, 1, more), "many")
+    with monkeypatch.context() as patched:
+        patched.setattr("al_ray.machines.placement._ASKED_SECONDS", 300.0)
+        asked = Mock(wraps=placement_group_table)
+        patched.setattr("al_ray.machines.placement.placement_group_table", asked)
+        assert not any(seat.wanted() for seat in placement.more_seats())
+    assert asked.call_count <= len(bundles)
     placement.release()
 
 
