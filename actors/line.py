@@ -186,23 +186,21 @@ class Line:
     async def ask(self, method: str, *arguments: Any) -> Any:
         """What the method returns. Raises what it raises, or ``LineLostError``."""
         async with aclosing(self._exchange(_Kind.ASK, method, arguments)) as answers:
-            _, answer = await anext(answers)
+            [answer] = await anext(answers)
             return answer
 
-    async def items(self, method: str, *arguments: Any) -> AsyncGenerator[Any, None]:
-        """What the method yields; close it to stop the actor's work on it. Raises as ``ask`` does."""
-        async with aclosing(self._exchange(_Kind.ITERATE, method, arguments)) as answers:
-            async for kind, answer in answers:
-                if kind == _Kind.ITEM:
-                    yield answer
+    def items(self, method: str, *arguments: Any) -> AsyncGenerator[list[Any], None]:
+        """What the method yields, together what has come since; close it to stop the actor's work on it.
+        Raises as ``ask`` does."""
+        return self._exchange(_Kind.ITERATE, method, arguments)
 
     def close(self) -> None:
         self._end("it was closed")
 
     async def _exchange(
         self, kind: _Kind, method: str, arguments: tuple[Any, ...]
-    ) -> AsyncGenerator[tuple[int, Any], None]:
-        """What comes back of a call, the last with ``DONE``."""
+    ) -> AsyncGenerator[list[Any], None]:
+        """What comes back of a call."""
         if self.lost:
             raise LineLostError("it ended before the call")
         number, ended = next(self._numbers), False
@@ -210,12 +208,19 @@ class Line:
         try:
             _write(self._writer, number, kind, (method, arguments))
             while not ended:
-                came, payload = await answers.get()
-                ended = came != _Kind.ITEM
-                answer = pickle.loads(payload)
-                if came == _Kind.FAILED:
-                    raise answer
-                yield came, answer
+                frames = [await answers.get()]
+                while not answers.empty():
+                    frames.append(answers.get_nowait())
+                last, _ = frames[-1]
+                ended = last != _Kind.ITEM
+                values = [pickle.loads(payload) for _, payload in frames]
+                error: Any = values.pop() if last == _Kind.FAILED else None
+                if last == _Kind.DONE and kind == _Kind.ITERATE:
+                    del values[-1]  # nothing: all has come
+                if values:
+                    yield values
+                if error is not None:
+                    raise error
         finally:
             del self._under_way[number]
             if not (ended or self.lost):

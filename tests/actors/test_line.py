@@ -45,11 +45,13 @@ class Actor(OnLine):
     async def release(self) -> None:
         self._released.set()
 
-    async def numbers(self, end: int) -> AsyncGenerator[int, None]:
+    async def numbers(self, end: int, error: Exception | None = None) -> AsyncGenerator[int, None]:
         try:
             for number in range(end):
                 yield number
                 await asyncio.sleep(0)
+            if error is not None:
+                raise error
         finally:
             self._ended.append("numbers")
 
@@ -84,8 +86,20 @@ async def test_calls_are_answered_many_at_once_in_whatever_order_they_end(line: 
 
 
 async def test_items_come_in_their_order_and_then_end(line: Line) -> None:
-    both = [[number async for number in line.items("numbers", end)] for end in (0, 1000)]
+    both = [[n async for came in line.items("numbers", end) for n in came] for end in (0, 1000)]
     assert both == [[], list(range(1000))]
+
+
+async def test_items_that_came_while_nobody_looked_come_together(line: Line) -> None:
+    """And before what their method raised after them."""
+    items = line.items("numbers", 1000, ZeroDivisionError("a bug"))
+    begun = await anext(items)
+    async with asyncio.timeout(60):
+        while await line.ask("ended") != ["numbers"]:
+            pass
+    assert begun + await anext(items) == list(range(1000))
+    with pytest.raises(RuntimeError, match="a bug"):
+        await anext(items)
 
 
 async def test_an_error_of_ours_comes_as_itself_and_anothers_with_its_place(line: Line) -> None:
@@ -108,7 +122,7 @@ async def test_what_is_cancelled_or_no_longer_wanted_ends_at_the_actor(line: Lin
     with pytest.raises(asyncio.CancelledError):
         await waiting
     async with aclosing(line.items("numbers", 10**9)) as numbers:
-        assert await anext(numbers) == 0
+        assert (await anext(numbers))[0] == 0
     async with asyncio.timeout(60):
         while sorted(await line.ask("ended")) != ["numbers", "wait"]:
             await asyncio.sleep(0.01)

@@ -154,13 +154,17 @@ def new_id() -> str:
     return f"{time.time_ns():016x}{os.urandom(8).hex()}"
 
 
+Pieces = Sequence[ChatDelta | ChatReply]
+"""Of a streamed answer: those that came together."""
+
+
 class Answerer(Protocol):
     """Whoever answers calls: the engines, a hosted model, or a record."""
 
     async def chat(self, call: Call, /) -> ChatReply: ...
 
-    def stream(self, call: Call, /) -> AsyncGenerator[ChatDelta | ChatReply, None]:
-        """The answer piece by piece, the whole reply last; close it to stop the work on it."""
+    def stream(self, call: Call, /) -> AsyncGenerator[Pieces, None]:
+        """The answer as its pieces come, the whole reply last; close it to stop the work on it."""
         ...
 
 

@@ -127,18 +127,19 @@ class ModelCalls:
         )
         seen = PartialAnswer()
         try:
-            async with aclosing(answerer.stream(call)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, ChatReply):
-                        await self._record(call, piece)
-                        events = b"".join(wire.end(piece))
-                    else:
-                        seen.add(piece)
-                        events = b"".join(wire.piece(piece))
+            async with aclosing(answerer.stream(call)) as answer:
+                async for pieces in answer:
+                    events = [] if response.prepared else [*wire.begin()]
+                    for piece in pieces:
+                        if isinstance(piece, ChatReply):
+                            await self._record(call, piece)
+                            events += wire.end(piece)
+                        else:
+                            seen.add(piece)
+                            events += wire.piece(piece)
                     if not response.prepared:
                         await response.prepare(request)
-                        events = b"".join(wire.begin()) + events
-                    await _write(response, events)
+                    await _write(response, b"".join(events))
         except (ConnectionResetError, TimeoutError, asyncio.CancelledError) as error:
             _log.debug("the client of call %s hung up", call.id)
             self.recorder.record_soon(call.aborted_span(seen))

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from al_ray.actors.gateway.calls.call import Call
+from al_ray.actors.gateway.calls.call import Call, Pieces
 from al_ray.traces.messages import Message
 from al_ray.types import ChatDelta, ChatReply, ModelRequest, RolloutRequest
 
@@ -38,10 +38,10 @@ class OwnEngine:
     async def chat(self, call: Call) -> ChatReply:
         return await self.engine.chat(call.request)
 
-    async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
-        async with aclosing(self.engine.stream(call.request)) as pieces:
-            async for piece in pieces:
-                yield piece
+    async def stream(self, call: Call) -> AsyncGenerator[Pieces, None]:
+        async with aclosing(self.engine.stream(call.request)) as answer:
+            async for piece in answer:
+                yield [piece]
 
     async def remember(self, call: Call, reply: ChatReply) -> None:
         await self.engine.remember(call.request, reply)

@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from al_ray.actors.gateway.calls.call import Call
+from al_ray.actors.gateway.calls.call import Call, Pieces
 from al_ray.actors.gateway.calls.engines.absences import Absences
 from al_ray.actors.gateway.calls.engines.deadly import DeadlyQuestions, Question
 from al_ray.actors.line import Line, LineLostError
@@ -22,7 +22,7 @@ from al_ray.actors.ray_errors import DIED
 from al_ray.actors.recent import Recent
 from al_ray.errors import EngineUnavailableError
 from al_ray.traces.messages import Message
-from al_ray.types import ChatDelta, ChatReply, RolloutRequest
+from al_ray.types import ChatReply, RolloutRequest
 
 _REMEMBERED: Final = 20_000
 """Rollouts and groups: far more than are ever under way at once."""
@@ -110,16 +110,16 @@ class EngineRouter:
             async with self._engine(asker, question) as engine:
                 return await engine.ask(method, *arguments)
 
-    async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
-        """The answer piece by piece, the whole reply last; close it to stop the engine's work on it."""
+    async def stream(self, call: Call) -> AsyncGenerator[Pieces, None]:
+        """The answer as its pieces come, the whole reply last; close it to stop the engine's work on it."""
         question = Question(call.request)
         started = False
         while not started:
             async with self._engine(_Asker.of(call), question) as engine:
-                async with aclosing(engine.items("stream", call.request)) as pieces:
-                    async for piece in pieces:
+                async with aclosing(engine.items("stream", call.request)) as answer:
+                    async for pieces in answer:
                         started = True
-                        yield piece
+                        yield pieces
                 return
         raise EngineUnavailableError("the engine died in the middle of its answer; ask again")
 

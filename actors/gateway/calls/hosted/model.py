@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from al_ray.actors.gateway.calls.call import Call
+from al_ray.actors.gateway.calls.call import Call, Pieces
 from al_ray.actors.gateway.calls.hosted.answer import (
     TOLD,
     ToolCallNumbers,
@@ -68,7 +68,7 @@ class HostedModel:
                 raise strange("it has no choices")
             return ChatReply((), choices, hosted_usage=usage_of(body))
 
-    async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
+    async def stream(self, call: Call) -> AsyncGenerator[Pieces, None]:
         seen = PartialAnswer()
         numbers = ToolCallNumbers()
         reasons: dict[int, str] = {}
@@ -78,6 +78,7 @@ class HostedModel:
             async with self._client.post(self._body(call, options)) as answer:
                 await _accepted(answer)
                 async for chunk in _chunks(answer):
+                    deltas = []
                     if chunk.get("usage"):
                         used = usage_of(chunk)
                     for place, choice in enumerate(chunk.get("choices") or ()):
@@ -86,14 +87,16 @@ class HostedModel:
                         delta = ChatDelta(index, told, token_logprobs=logprobs_of(choice))
                         seen.add(delta)
                         reasons[index] = choice.get("finish_reason") or reasons.get(index, "")
-                        yield delta
+                        deltas.append(delta)
+                    if deltas:
+                        yield deltas
             if not reasons or not all(reasons.values()):
                 raise strange("its stream ended before the answer did, without a finish_reason")
         choices = [
             Choice(index, seen.message(index), reason, (), (), ())
             for index, reason in sorted(reasons.items())
         ]
-        yield ChatReply((), choices, hosted_usage=used)
+        yield [ChatReply((), choices, hosted_usage=used)]
 
     def _body(self, call: Call, options: dict[str, JSON]) -> bytes:
         return orjson.dumps(_payload(call, self._spec.pinned) | options | {"model": self._spec.model})

@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED
-from al_ray.actors.gateway.calls.call import Call, Engines
+from al_ray.actors.gateway.calls.call import Call, Engines, Pieces
 from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
@@ -142,13 +142,13 @@ class RecordedAnswer:
             await self.engines.remember(call, reply)
         return reply
 
-    async def stream(self, call: Call) -> AsyncGenerator[ChatDelta | ChatReply, None]:
+    async def stream(self, call: Call) -> AsyncGenerator[Pieces, None]:
         """Each choice in two pieces."""
         reply = await self.chat(call)
         for choice in reply.choices:
-            yield ChatDelta(choice.index, {"role": "assistant", "content": ""})
-            yield ChatDelta(choice.index, _delta(choice.message))
-        yield reply
+            begun = ChatDelta(choice.index, {"role": "assistant", "content": ""})
+            yield begun, ChatDelta(choice.index, _delta(choice.message))
+        yield [reply]
 
 
 def _delta(message: Message) -> Mapping[str, JSON]:
