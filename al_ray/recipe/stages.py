@@ -121,6 +121,10 @@ otherwise. What an algorithm does not choose is as the fields' defaults say."""
 _COMPARED: Final = {"reward_to_go": "turn"}
 """By credit, how calls are compared where neither the recipe nor the algorithm says: rewards to go are less
 the later a call is."""
+_CORRECTED: Final = {"clipped": "token", "gspo": "sequence"}
+"""By loss, the correction of older tokens where the recipe says none: around the sampler's probabilities most
+of what the updates since made likelier would be clipped away. A weight that is clipped alone has its gradient
+either way."""
 
 
 CREDITS: Final = ("identical", "final", "reward_to_go", "group_in_group", "gae")
@@ -201,7 +205,8 @@ class ReinforcementStage(GroupedStage):
     """What a nat of entropy takes from a token's loss."""
     correction: Literal["none", "token", "sequence", "geometric"] = "none"
     """Importance correction between sampler and learner, by the ratio of each token, of each call, or the
-    call's mean a token. none: tokens are clipped around the sampler's own probabilities."""
+    call's mean a token. none: tokens are clipped around the sampler's own probabilities. With staleness,
+    token is the default, and with loss: gspo sequence; loss: cispo needs none."""
     correction_bound: Literal["truncate", "mask", "reject"] = "truncate"
     """Beyond correction_cap, a ratio is cut down to it, or its tokens are dropped (also below its inverse);
     reject drops them and leaves the others as they are."""
@@ -233,7 +238,9 @@ class ReinforcementStage(GroupedStage):
         compared = {"compare": _COMPARED[credit]} if credit in _COMPARED else {}
         # As a reward it is k1 whose gradient is that of the divergence; in a loss it has none.
         estimated = {"kl_estimator": "k1"} if given.get("kl_in") == "reward" else {}
-        return {**compared, **estimated, **chosen, **given}
+        loss = given.get("loss", chosen.get("loss"))
+        corrected = {"correction": _CORRECTED[loss]} if given.get("staleness") and loss in _CORRECTED else {}
+        return {**compared, **estimated, **corrected, **chosen, **given}
 
 
 class RejectionSamplingStage(GroupedStage):

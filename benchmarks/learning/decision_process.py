@@ -16,7 +16,8 @@ expected return that is reported, and the advantage ``Q - V``. With it, the adva
 the calls of a step are correlated, and with measured credit, as ``al-ray measure`` finds it by playing on
 from each state of a recorded rollout; what is told is the mean over the steps. The credit ``true`` is ``Q -
 V``, what a perfect critic would give; ``measured`` is measured credit, the rollouts that it takes not
-counted.
+counted. With ``S 2`` in an arm's name each step's rollouts are those of the policy of two steps ago, the
+oldest that ``staleness`` allows.
 
 One line of JSON for each seed, then the means, with standard errors over the seeds.
 """
@@ -29,9 +30,11 @@ import math
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -240,9 +243,10 @@ def trained(model: Path, process: Process, arm: Arm, samples: int, seed: int) ->
     learner.start_stage(StageSpec(stage.optimizer, stage.steps, critic=critic))
     draw, apart = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     made = algorithm(stage, SamplingSection())
-    policy = policy_of(learner, process)
-    returns, with_true, with_measured = [policy.expected_return], Correlations(), Correlations()
+    versions = deque([policy_of(learner, process)], maxlen=stage.staleness + 1)
+    returns, with_true, with_measured = [versions[0].expected_return], Correlations(), Correlations()
     for step in range(stage.steps):
+        policy = versions[0]
         groups = [
             [rollout(policy, task, f"{step}/{task}/{i}", draw) for i in range(stage.group_size)]
             for task in range(TASKS)
@@ -263,8 +267,8 @@ def trained(model: Path, process: Process, arm: Arm, samples: int, seed: int) ->
             with_measured.add(given, np.ravel(sampled))
         parts = made.passes([row for row in made.rows(groups, found) if made.loss.trains(row)])
         learner.update(parts, made.loss)
-        policy = policy_of(learner, process)
-        returns.append(policy.expected_return)
+        versions.append(policy_of(learner, process))
+        returns.append(versions[-1].expected_return)
     return Result(returns, with_true.mean, with_measured.mean)
 
 
@@ -288,6 +292,10 @@ def arms(steps: int, rate: float) -> Mapping[str, Arm]:
     own["ppo, gae_lambda 0"] = Arm(stage(algorithm="ppo", gae_lambda=0.0))
     own["ppo, epochs 1"] = Arm(stage(algorithm="ppo", epochs=1))
     own["grpo, epochs 3"] = Arm(grpo(epochs=3))
+    for name, staleness in product(("grpo", "gspo", "cispo"), (1, 2, 4)):
+        own[f"{name}, S {staleness}"] = Arm(stage(algorithm=name, staleness=staleness))
+        uncorrected = stage(algorithm=name, staleness=staleness, correction="none")
+        own[f"{name}, S {staleness}, none"] = Arm(uncorrected)
     imitation = RejectionSamplingStage.model_validate({**common, "algorithm": "rejection_sampling"})
     own["rejection_sampling"] = Arm(imitation)
     own["measured"] = Arm(stage(algorithm="reinforce_pp"), "measured")

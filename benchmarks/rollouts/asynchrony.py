@@ -95,7 +95,7 @@ def recipe(staleness: int, seed: int, arguments: argparse.Namespace, folder: Pat
                 "group_size": MEMBERS,
                 "epochs": arguments.epochs,
                 "staleness": staleness,
-                "correction": arguments.correction,
+                **({"correction": arguments.correction} if arguments.correction else {}),
                 "optimizer": {"learning_rate": arguments.learning_rate},
             }
         ],
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="that are counted")
     parser.add_argument("--median", type=float, default=0.5, help="seconds that an agent waits beside calls")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--correction", default="none", help="the stage's")
+    parser.add_argument("--correction", help="the stage's; if not given, as it is by default")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=8, help="of an update, by which it takes its time")
     arguments = parser.parse_args()

@@ -28,6 +28,7 @@ from al_ray.recipe import OptimizerSection, ReinforcementStage, SamplingSection,
 from al_ray.recipe.stages import CREDITS, NAMED
 from al_ray.types import Row, Trajectory, Transition
 from tests.algorithms.forests import BATCHES
+from tests.algorithms.losses.inputs import batch_of, variable
 
 OPTIMIZER = OptimizerSection(learning_rate=1e-5)
 SAMPLING = SamplingSection()
@@ -130,6 +131,20 @@ def test_the_page_of_algorithms_tells_what_each_chooses() -> None:
                 key: value if key in words else float(value) for key, value in more.items()
             }
     assert told == NAMED
+
+
+@pytest.mark.parametrize(("name", "correction"), [("grpo", "token"), ("gspo", "sequence"), ("cispo", "none")])
+def test_what_updates_made_likelier_since_it_was_drawn_is_not_clipped_away(
+    name: str, correction: str
+) -> None:
+    """With staleness, by default: such tokens keep their gradient."""
+    common = {"algorithm": name, "steps": 1, "optimizer": {"learning_rate": 1e-5}}
+    in_time, older = (ReinforcementStage.model_validate({**common, "staleness": s}) for s in (0, 2))
+    assert (in_time.correction, older.correction) == ("none", correction)
+    logprobs = variable([-1.0, -1.0])
+    batch = batch_of([-1.5, -1.5], [1.0, 1.0])
+    algorithm(older, SAMPLING).loss(logprobs, None, batch).values.sum().backward()
+    assert logprobs.grad is not None and (logprobs.grad < -0.5).all()
 
 
 PARTS = ["algorithm", "credit", "compare", "baseline", "scale", "loss", "aggregate", "correction"]
