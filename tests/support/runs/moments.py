@@ -155,26 +155,50 @@ class Trial:
         ]
 
     def _lay(self, training: Command, fault: Fault, then: Fault | None, patience: float) -> Laid:
-        """When its moment has come, which then goes by."""
+        """When its moment has come, which then goes by. That of the next fault is held from when this one is
+        over, or, where nobody waits for that, from before; a start's is held all along."""
         held = self._turnstiles / f"{fault.moment}.held"
-        arrived = partial(_is_written, held)
-        training.wait_until(arrived, _PATIENCE, f"the moment of {fault}")
-        before, lines = dict[str, list[int]](), len(jsonl_sink.read(self.run.path))
+        training.wait_until(partial(_is_written, held), _PATIENCE, f"the moment of {fault}")
+        lines = len(jsonl_sink.read(self.run.path))
+        before = self._struck(training, fault, at=int(held.read_text()))
+        starting = then is not None and then.moment in STARTS
+        coming = None if starting or then is None else then.moment
+        at_once = not patience and coming != fault.moment
+        if coming is not None and at_once:
+            self._close(coming)
+        held.unlink()
+        laid = self._watched(training, Laid(fault), before, lines, patience, onward=not starting)
+        if coming is not None and not at_once:
+            self._close(coming)
+        if laid.onward is not None:
+            self._go_on()
+        return laid
+
+    def _struck(self, training: Command, fault: Fault, at: int) -> Mapping[str, Sequence[int]]:
+        """The processes of each part before the deed was done to one of them, to the one that is ``at`` its
+        moment if it is among them."""
+        before = {}
         for part in fault.parts:
             training.wait_until(partial(self._processes, training, part), _PATIENCE, f"a {part}")
             before[part] = self._processes(training, part)
-        begun = time.monotonic()
         for part, there in before.items():
             # Not the first: what was given up may still be ending.
-            victim = int(held.read_text()) if int(held.read_text()) in there else there[-1]
-            self._deeds[fault.deed](victim, self._written(part))
-        starting = then is not None and then.moment in STARTS
-        coming = None if starting else then
-        if coming is not None and not patience and coming.moment != fault.moment:
-            self._close(coming.moment)
-            coming = None
-        held.unlink()
-        laid = Laid(fault)
+            self._deeds[fault.deed](at if at in there else there[-1], self._written(part))
+        return before
+
+    def _watched(
+        self,
+        training: Command,
+        laid: Laid,
+        before: Mapping[str, Sequence[int]],
+        lines: int,
+        patience: float,
+        *,
+        onward: bool,
+    ) -> Laid:
+        """Until the parts are there anew, and, with ``onward``, the run has told more than so many lines; or
+        it has ended, or patience."""
+        begun = time.monotonic()
         while (waited := time.monotonic() - begun) < patience and not has_ended(training.pid):
             for part, there in before.items():
                 if part not in laid.anew and set(self._processes(training, part)) - set(there):
@@ -182,15 +206,11 @@ class Trial:
             if laid.onward is None and len(jsonl_sink.read(self.run.path)) > lines:
                 laid.onward = waited
                 self._close(_PAUSE)  # or short steps would be used up meanwhile
-            if (starting or laid.onward is not None) and len(laid.anew) == len(before):
+            if len(laid.anew) == len(before) and not (onward and laid.onward is None):
                 break
             time.sleep(_LOOK_SECONDS)
         if has_ended(training.pid):
             laid.onward = laid.onward or time.monotonic() - begun
-        if coming is not None:
-            self._close(coming.moment)
-        if laid.onward is not None:
-            self._go_on()
         return laid
 
     def _go_on(self) -> None:
