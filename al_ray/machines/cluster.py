@@ -31,6 +31,8 @@ from al_ray.machines.plan import this_machine
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local cluster: weights and rows of small models; Ray's own default is 30 % of the memory."""
+_TASKS_KEPT = 10_000
+"""The last calls of actors, which its dashboard tells. Ray itself keeps ten times as many, at 3 KB each."""
 
 _START_SECONDS = 300.0
 """In which a node of ours comes up: on a busy machine, each of its processes takes long."""
@@ -74,7 +76,11 @@ def running(*, dashboard: bool) -> Iterator[None]:
     [here] = this_machine()
     # What a plan was made for is what there is.
     resources = {"num_cpus": here.cpus, "num_gpus": here.gpus}
-    options = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": None if dashboard else False}
+    options = {
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": None if dashboard else False,
+        "_system_config": {"task_events_max_num_task_in_gcs": _TASKS_KEPT},
+    }
     with _on_loopback(), _initialised(lambda: start_node(**options, **resources)):
         yield
 

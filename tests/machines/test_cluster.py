@@ -16,11 +16,13 @@ from tests.support.machines.processes import ROOT, Command, process_name
 
 CLUSTER = """
 import time, ray
+from ray._raylet import Config
 from al_ray.machines import cluster
 with cluster.running(dashboard=True):
     @ray.remote
     def answer():
         return 42
+    print("keeps", Config.task_events_max_num_task_in_gcs())
     print("answers", ray.get(answer.remote()), ray.get_runtime_context().gcs_address, flush=True)
     time.sleep(600)
 """
@@ -61,6 +63,12 @@ def test_it_listens_on_this_machine_alone(cluster: tuple[Command, str]) -> None:
     listening = [c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids]
     assert len(listening) > 4
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_ray_keeps_the_last_ten_thousand_tasks(cluster: tuple[Command, str]) -> None:
+    """What it keeps of all that actors were called would grow for hours."""
+    command, _ = cluster
+    assert "keeps 10000\n" in command.output
 
 
 @pytest.mark.parametrize("token", [None, "e" * 64, TOKEN])
