@@ -167,7 +167,7 @@ async def test_no_attempt_is_lost_or_kept_for_a_clock_that_jumps(
 
     The lease leaves a busy machine the time to renew it.
     """
-    store = start_store(lease_seconds=5.0)
+    store = start_store(own=True, lease_seconds=5.0)
     await store.enqueue.remote([request("a"), request("b")])
     await store.claim.remote("alive", "c1", 1, 0.0)
     await store.claim.remote("silent", "c2", 1, 0.0)
@@ -286,7 +286,7 @@ async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
 ) -> None:
     """Killed twice with SIGKILL while 40 runners work: everyone is answered in the end, every acknowledged
     end is there with its spans, and another process reads whole states meanwhile."""
-    store = start_store()
+    store = start_store(own=True)
     runners, each = 40, 20
     await store.enqueue.remote([request(f"r{index}") for index in range(runners * each)])
     reader = subprocess.Popen(
