@@ -79,6 +79,7 @@ def process_of(store: Any) -> Any:
 async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(start_store: StartStore) -> None:
     """At once: nothing in the store asks again and again."""
     store = start_store()
+    await store.ping.remote()  # its database is open
     waiting = asyncio.ensure_future(claimed(store, "c1", wait=60.0))
     groups = asyncio.ensure_future(finished(store, "b"))
     await asyncio.wait({waiting, groups}, timeout=0.5)
