@@ -16,7 +16,6 @@ import ray
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
-from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.reader import Records
 from al_ray.evaluation.measured.values import MeasuredCall, Measurement, Recorded, measure
@@ -27,6 +26,7 @@ from al_ray.run.agents import Agents
 from al_ray.types import Rollout, RolloutStatus, Task
 from tests.evaluation.measured import tree
 from tests.support.houses.gateway import SPEC
+from tests.support.houses.stores import lent_store
 from tests.support.runs import toy
 
 pytestmark = pytest.mark.slow
@@ -66,21 +66,20 @@ class Found:
 async def started(folder: Path, isolation: str) -> AsyncIterator[tuple[Agents, Records, object]]:
     """Whose gateway repeats the rollouts of its own store."""
     url = sqlite_url(folder / "store.sqlite")
-    store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
-    await store.ping.remote()
-    gateways = GatewayPool(replace(SPEC, recorded=url), 1, url, {})
-    urls = await gateways.start()
-    engine = ray.remote(tree.TreeEngine).options(num_cpus=0, max_concurrency=100).remote()
-    await gateways.admit([engine])
-    runners = RunnerPool(RunnerSpec("runner", recipe(isolation).agent, urls, "toy"), 1, store, {})
-    runners.start()
-    records = Records(url)
-    yield Agents(store, records, [runners, gateways]), records, engine
-    records.close()
-    await runners.stop()
-    await gateways.stop()
-    ray.kill(engine)
-    ray.kill(store)
+    with lent_store(url) as store:
+        await store.ping.remote()
+        gateways = GatewayPool(replace(SPEC, recorded=url), 1, url, {})
+        urls = await gateways.start()
+        engine = ray.remote(tree.TreeEngine).options(num_cpus=0, max_concurrency=100).remote()
+        await gateways.admit([engine])
+        runners = RunnerPool(RunnerSpec("runner", recipe(isolation).agent, urls, "toy"), 1, store, {})
+        runners.start()
+        records = Records(url)
+        yield Agents(store, records, [runners, gateways]), records, engine
+        records.close()
+        await runners.stop()
+        await gateways.stop()
+        ray.kill(engine)
 
 
 async def play(
