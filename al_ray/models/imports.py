@@ -9,21 +9,20 @@ from typing import cast
 
 
 @contextmanager
-def hidden(package: str) -> Iterator[None]:
-    """Whoever is imported inside does not find the package, unless it has been imported before."""
-    if package in sys.modules:
-        yield
-        return
+def hidden(*packages: str) -> Iterator[None]:
+    """Whoever is imported inside does not find the packages, but those that have been imported before."""
     modules = cast("dict[str, object]", sys.modules)
-    modules[package] = None  # Python's word for one that is not there
+    unseen = [package for package in packages if package not in modules]
+    modules.update(dict.fromkeys(unseen))  # None is Python's word for one that is not there
     try:
         yield
     finally:
-        del modules[package]
+        for package in unseen:
+            del modules[package]
 
 
-def without_sklearn() -> AbstractContextManager[None]:
-    """For the import of transformers' models: of scikit-learn, where that is installed, they take one
-    function of a way to generate that nobody here uses, and with it scipy and pandas: a second and more in
-    each process."""
-    return hidden("sklearn")
+def transformers_alone() -> AbstractContextManager[None]:
+    """Inside, its models are imported: where scikit-learn and scipy are installed, they take a function of
+    each, to find objects in pictures and for a way to generate that nobody here uses, and pandas with them:
+    more than a second in each process."""
+    return hidden("sklearn", "scipy")

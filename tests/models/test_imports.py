@@ -13,11 +13,13 @@ from al_ray.models.imports import hidden
 
 def test_what_is_hidden_is_found_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after an error."""
-    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with pytest.raises(ModuleNotFoundError), hidden("colorsys"):
-        assert importlib.util.find_spec("colorsys") is None
+    names = "colorsys", "sndhdr"
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ModuleNotFoundError), hidden(*names):
+        assert [importlib.util.find_spec(name) for name in names] == [None, None]
         importlib.import_module("colorsys")
-    assert importlib.import_module("colorsys")
+    assert all(map(importlib.util.find_spec, names))
 
 
 def test_what_has_been_imported_stays() -> None:
