@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -73,9 +73,10 @@ def test_a_run_goes_on_though_the_first_process_of_each_part_is_killed_as_it_sta
 
 
 def test_a_run_whose_driver_is_killed_goes_on_at_once_whatever_it_was_about(
-    tmp_path: Path, folder: RunFolder
+    tmp_path: Path, folder: RunFolder, joining: Mapping[str, str]
 ) -> None:
-    """Though what it started is still ending; most of the moments are before the first checkpoint."""
+    """Though what it started is still ending, with a cluster of its own or on one that stays; most of the
+    moments are before the first checkpoint."""
     moments: Sequence[tuple[str, Callable[[], bool]]] = [
         ("the store is made", lambda: (folder.path / "store.sqlite").exists()),
         ("an agent runs", lambda: bool(attempts(folder))),
@@ -84,10 +85,10 @@ def test_a_run_whose_driver_is_killed_goes_on_at_once_whatever_it_was_about(
     ]
     with ExitStack() as commands:
         training = commands.enter_context(Command(TRAINING, tmp_path))
-        for moment, happened in moments:
+        for (moment, happened), cluster in zip(moments, ({}, joining, joining, joining), strict=True):
             training.wait_until(happened, 600, moment)
             os.kill(training.pid, signal.SIGKILL)
-            training = commands.enter_context(Command([*TRAINING, "--resume"], tmp_path))
+            training = commands.enter_context(Command([*TRAINING, "--resume"], tmp_path, **cluster))
         assert training.wait(600) == 0, training.output
     assert [line["step"] for line in jsonl_sink.read(folder.path) if "optim/loss" in line] == [1, 2, 3]
     code, output = run(["al_ray", "audit", str(folder.path)], tmp_path)
