@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,7 +33,7 @@ def page() -> str:
 
 
 def _section(model: type[BaseModel], title: str) -> Iterator[str]:
-    sections = []
+    sections, docstrings = [], _docstrings(model)
     yield f"## {title}\n"
     if model.__doc__:
         yield f"{' '.join(model.__doc__.split())}\n"
@@ -37,11 +41,25 @@ def _section(model: type[BaseModel], title: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = list(_sections_in(field.annotation))
         sections += [(section, _title(title, name, section, alone=len(inner) == 1)) for section in inner]
-        meaning = " ".join((field.description or "see below").split()).replace("``", "`")
+        meaning = " ".join(docstrings.get(name, "see below").split()).replace("``", "`")
         yield f"| `{name}` | {_type(field)} | {_default(field)} | {meaning} |"
     yield ""
     for section, inner_title in sections:
         yield from _section(section, inner_title)
+
+
+def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """Of its fields. Pydantic would look for them in whoever imports a recipe's sections, which takes longer
+    than all else that it does there."""
+    found = {}
+    for kind in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        (definition,) = ast.parse(dedent(inspect.getsource(kind))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, told in pairwise(definition.body):
+            match field, told:
+                case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(docstring))):
+                    found[name] = docstring
+    return found
 
 
 def _title(outer: str, name: str, section: type[BaseModel], *, alone: bool) -> str:

@@ -31,6 +31,7 @@ from al_ray.actors.weights.stored import adapters_of, as_file, local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import AlRayError, BadRequestError, ContextLengthError, EngineUnavailableError
 from al_ray.models import adapters
+from al_ray.models.imports import transformers_alone
 from al_ray.recipe import LoraSection
 from al_ray.types import (
     JSON,
@@ -109,9 +110,10 @@ class Engine(OnLine):
     def _start(self) -> None:
         """In a thread: it takes long, and ``alive`` answers meanwhile."""
         gc.disable()  # a fifth of the time of vLLM's imports goes into looking for garbage among them
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with transformers_alone():
+            from vllm.v1.engine.async_llm import AsyncLLM
 
-        from al_ray.actors.engine.rendering import ChatRendering
+            from al_ray.actors.engine.rendering import ChatRendering
 
         # What vLLM's modules made lives as long as the engine: looking through it takes half a second.
         gc.freeze()

@@ -24,6 +24,7 @@ from al_ray.algorithms.batching import MicroBatch
 from al_ray.algorithms.losses.head import head_logprobs
 from al_ray.algorithms.losses.token import token_logprobs
 from al_ray.machines.precision import Dtype
+from al_ray.models.imports import transformers_alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -36,7 +37,8 @@ _LAYER: Final = re.compile(r"(.*?\.\d+)\.")
 
 def load_model(folder: str, device: torch.device) -> PreTrainedModel:
     """In evaluation mode: sharing prefixes is exact only without dropout."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    with transformers_alone():
+        from transformers import AutoConfig, AutoModelForCausalLM
 
     capped = caps_attention(AutoConfig.from_pretrained(folder))
     model: nn.Module = AutoModelForCausalLM.from_pretrained(

@@ -4,6 +4,9 @@ It hands out rollouts, issues and expires leases, groups concurrent writes into 
 those who wait for rollouts or for finished groups. Killed at any moment it comes back with every
 acknowledged write, and since every write is idempotent, Ray may repeat the calls that were under way
 (``STORE_OPTIONS``). Spans of running attempts are written by the gateways (``SpanRecorder``).
+
+SQLAlchemy is imported when the store is asked for something: Ray imports this module also in the process of
+whoever holds a handle, as each runner does, and would load it there.
 """
 
 from __future__ import annotations
@@ -16,10 +19,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqlalchemy.engine import Connection
-
 from al_ray.actors.store.group_commit import GroupCommit, Operation
-from al_ray.database.writer import Ask, Database
 from al_ray.types import (
     JSON,
     Attempt,
@@ -35,7 +35,10 @@ from al_ray.types import (
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter
+    from al_ray.database.writer import Ask, Database
 
 STORE_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
 LEASE_SECONDS: Final = 30.0
@@ -96,6 +99,8 @@ class Store:
 
         ``claim_id`` is the caller's name for this call: repeated, it gives the same rollouts.
         """
+        from al_ray.database.writer import Ask
+
         self._see(worker, "runner", WorkerStatus.IDLE)
         ask = Ask(worker, claim_id, limit)
         claims = await self._first(self._queued, lambda: self._one(self._claim, ask), wait_seconds)
@@ -206,6 +211,8 @@ class Store:
     @cached_property
     def _database(self) -> Database:
         """Not opened by ``__init__``: what that raises reaches callers only as text."""
+        from al_ray.database.writer import Database
+
         return Database(self._url)
 
     def _see(self, worker: str, kind: str, status: WorkerStatus) -> None:

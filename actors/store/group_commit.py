@@ -12,16 +12,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
-
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from al_ray.errors import StoreError
 
-Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+Operation: TypeAlias = "Callable[[Connection, Sequence[Any]], Sequence[Any]]"
 """Does many writes of one kind at once; an outcome each."""
-Begin = Callable[[], AbstractContextManager[Connection]]
+Begin: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class GroupCommit:
 
 def _commit(begin: Begin, writes: Sequence[_Write]) -> list[Sequence[Any]]:
     """In one transaction; where one item spoils it, in another one that does each item for itself."""
+    from sqlalchemy.exc import OperationalError
+
     try:
         with begin() as connection:
             return _done(writes, partial(_together, connection))

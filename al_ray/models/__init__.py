@@ -2,5 +2,5 @@
 
 ``folders`` makes a model's name a folder and says whether what it holds can be sampled and trained;
 ``adapters`` are those of low rank, ``tensors`` the headers of weights, ``limits`` the lengths that a config
-names, and ``memory`` reckons how much a run will hold. Nothing here knows Ray, and torch is imported only
-where weights are converted or merged."""
+names, ``memory`` reckons how much a run will hold, and ``imports`` is for who imports transformers. Nothing
+here knows Ray, and torch is imported only where weights are converted or merged."""

@@ -38,7 +38,7 @@ HttpUrl = Annotated[str, AfterValidator(http_url)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def no_such_key(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,14 @@ def store_place(tmp_path: Path) -> str:
 
 @pytest.fixture
 def start_store(ray_cluster: None, store_place: str) -> Iterator[Callable[..., Any]]:
-    """Starts a store actor on this test's own database; more arguments are its constructor's."""
-    import ray
-
-    from al_ray.actors.store.actor import STORE_OPTIONS, Store
+    """Starts a store actor on this test's own database; more arguments are its constructor's. Its process is
+    lent, unless it is to be the test's ``own``."""
+    from tests.support.houses.stores import lent_store, own_store
 
     with ExitStack() as stack:
 
-        def start(**arguments: Any) -> Any:
-            store = ray.remote(Store).options(**STORE_OPTIONS).remote(store_place, **arguments)
-            stack.callback(ray.kill, store)
-            return store
+        def start(*, own: bool = False, **arguments: Any) -> Any:
+            return stack.enter_context((own_store if own else lent_store)(store_place, **arguments))
 
         yield start
 
@@ -62,16 +59,24 @@ async def served(house: Any, engine_a: Any) -> Any:
     return house
 
 
+@pytest.fixture(scope="session")
+def left_alive(ray_cluster: None) -> dict[str, Any]:
+    """Engines that a test might have ended and has not, by name."""
+    return {}
+
+
 @pytest.fixture
-async def mortal(house: Any) -> AsyncIterator[tuple[Any, Any]]:
-    """Engines a and b of this test alone, admitted."""
-    import ray
+async def mortal(house: Any, left_alive: dict[str, Any]) -> AsyncIterator[tuple[Any, Any]]:
+    """Engines a and b of this test alone, admitted; nobody has asked them anything."""
+    from ray.exceptions import RayActorError
 
     from tests.support.houses.gateway import engine
 
-    engines = engine("a"), engine("b")
+    engines = tuple(left_alive.pop(name, None) or engine(name) for name in ("a", "b"))
     await house.admit(*engines)
     yield engines
     await house.admit()
-    for actor in engines:
-        ray.kill(actor)
+    for name, actor in zip(("a", "b"), engines, strict=True):
+        with suppress(RayActorError):
+            await actor.begin_anew.remote()
+            left_alive[name] = actor

@@ -30,7 +30,7 @@ from al_ray.run.launch.preparation import Prepared
 from al_ray.run.launch.start import started_for_evaluation
 from al_ray.traces import semconv
 from al_ray.types import Rollout, RolloutStatus, SpanKind
-from tests.support.machines.processes import Command, run
+from tests.support.machines.processes import Command, run, run_here
 from tests.support.runs import quiz
 
 
@@ -244,7 +244,7 @@ def test_an_evaluation_that_was_killed_goes_on_without_the_rollouts_that_had_end
         calls = sum(server.asked.values())
         code, again = run([*evaluating, "--resume"], tmp_path, **joining)
         assert sum(server.asked.values()) == calls
-        other, refused = run([*evaluating, "--resume", "--samples", "3"], tmp_path, **joining)
+        other, refused = run_here([*evaluating[1:], "--resume", "--samples", "3"], tmp_path)
     assert (code, other) == (0, 2), again + refused
     assert "evaluation.samples: 3: the run was started with 2" in refused
     assert _metrics(again) == _metrics(output) and "pass@2" in output

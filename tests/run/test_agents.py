@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 
 from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
-from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.reader import Records
 from al_ray.errors import EngineUnavailableError, RecipeError
@@ -22,6 +20,7 @@ from al_ray.recipe import AgentSection
 from al_ray.run.agents import Agents
 from al_ray.types import RolloutRequest, Task
 from tests.support.houses.gateway import SPEC
+from tests.support.houses.stores import lent_store
 
 REQUEST = RolloutRequest("r", "b", "g", Task("t", {"do": "meet", "place": "nowhere", "count": 2}))
 
@@ -29,18 +28,17 @@ REQUEST = RolloutRequest("r", "b", "g", Task("t", {"do": "meet", "place": "nowhe
 @asynccontextmanager
 async def started(folder: Path, agent: str) -> AsyncIterator[Agents]:
     url = sqlite_url(folder / "store.sqlite")
-    store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
-    await store.ping.remote()
-    gateways = GatewayPool(SPEC, 1, url, {})
-    spec = RunnerSpec("runner", AgentSection(run=agent), await gateways.start(), "toy")
-    runners = RunnerPool(spec, 1, store, {})
-    runners.start()
-    records = Records(url)
-    yield Agents(store, records, [runners, gateways])
-    records.close()
-    await runners.stop()
-    await gateways.stop()
-    ray.kill(store)
+    with lent_store(url) as store:
+        await store.ping.remote()
+        gateways = GatewayPool(SPEC, 1, url, {})
+        spec = RunnerSpec("runner", AgentSection(run=agent), await gateways.start(), "toy")
+        runners = RunnerPool(spec, 1, store, {})
+        runners.start()
+        records = Records(url)
+        yield Agents(store, records, [runners, gateways])
+        records.close()
+        await runners.stop()
+        await gateways.stop()
 
 
 async def wait_for(agents: Agents) -> None:

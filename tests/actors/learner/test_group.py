@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,7 @@ PACKING = {"learner/micro_batches", "learner/computed_tokens", "learner/shared_t
 
 @pytest.fixture(scope="module")
 def pair(ray_cluster: None, tiny_model: Path) -> Iterator[LearnerGroup]:
+    """Of all tests up to that of a death, which ends it."""
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 1}, {"num_cpus": 1}])
     yield group
     group.close()
@@ -148,6 +150,14 @@ def test_rows_without_advantage_are_neither_computed_nor_felt(pair: LearnerGroup
     assert nothing.metrics["learner/trained_tokens"] == 0 and nothing.metrics["optim/grad_norm"] == 0
     assert nothing.metrics["optim/steps_empty"] == 1 and nothing.metrics["optim/steps_refused"] == 0
     assert nothing.policy_version == beside.policy_version and pair.logprobs(PROBE) == expected
+
+
+def test_a_learners_process_holds_nothing_that_transformers_takes_along_for_nobody(
+    pair: LearnerGroup,
+) -> None:
+    for learner in pair._learners:
+        loaded = set(ray.get(learner.__ray_call__.remote(lambda _: list(sys.modules))))
+        assert "transformers" in loaded and not loaded & {"sklearn", "scipy", "pandas", "vllm"}
 
 
 def test_what_is_published_is_what_the_learners_hold(pair: LearnerGroup, tmp_path: Path) -> None:
@@ -351,11 +361,11 @@ def test_a_group_whose_learner_hangs_can_be_closed(
 
 
 def test_after_a_death_new_learners_go_on_from_a_checkpoint_with_the_same_batch(
-    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: LearnerGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The death is told as what it is, within seconds; the others do not wait for the dead. One that is only
     stopped is lost as well."""
-    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
+    group = pair
     group.start_stage(SECTION)
     group.update(rows(0), CrossEntropy())
     group.save(str(tmp_path / "step_1"))
@@ -380,23 +390,18 @@ def test_after_a_death_new_learners_go_on_from_a_checkpoint_with_the_same_batch(
     wait_until_ended(stopped)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_learners_that_are_lost_as_they_load_their_model_are_followed_by_others(
-    ray_cluster: None,
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    ranks: int,
-    number: int,
+    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
 ) -> None:
-    """Also the first of a run, and whichever of them it is."""
-    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", number, times=1))
+    """Also the first of a run, and whichever of them it is; one is killed, and of the next one is stopped."""
+    lost_twice = fleeting(tmp_path / "begun", signal.SIGKILL, signal.SIGSTOP)
+    monkeypatch.setattr(learner_group, "Learner", lost_twice)
     monkeypatch.setattr(learner_group, "_LOOK_SECONDS", 1.0)
     monkeypatch.setattr(learner_group, "_LOADING_SECONDS", 20.0)
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}] * ranks)
     assert "packs" in group.start()
-    assert (tmp_path / "begun").read_text() == "x"
+    assert (tmp_path / "begun").read_text() == "xx"
     group.start_stage(SECTION)
     assert group.update(rows(0), CrossEntropy()).policy_version == 1
     group.close()
@@ -454,7 +459,7 @@ def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_load
     ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner_group, "MAX_LOST", 1)
-    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGKILL, times=9))
+    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", *[signal.SIGKILL] * 9))
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
     with pytest.raises(LearnerLostError, match="a learner died"):
         group.start()
@@ -472,7 +477,7 @@ def test_a_group_that_is_closed_as_it_starts_starts_no_others(
     ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner_group, "_CLOSE_SECONDS", 1.0)
-    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGSTOP, times=1))
+    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGSTOP))
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
     with ThreadPoolExecutor() as threads:
         starting = threads.submit(group.start)
@@ -484,12 +489,16 @@ def test_a_group_that_is_closed_as_it_starts_starts_no_others(
     assert (tmp_path / "begun").read_text() == "x"
 
 
-def fleeting(begun: Path, number: int, times: int) -> type[Learner]:
-    """A learner's class whose first processes are sent a signal as they load the model, when it is known that
-    they are there."""
+def fleeting(begun: Path, *numbers: int) -> type[Learner]:
+    """A learner's class of whose first processes one after the other is sent a signal as it loads the model,
+    when it is known that it is there; those that were started beside it are not."""
 
     class Fleeting(Learner):
         asked = False
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self.before = begun.stat().st_size if begun.exists() else 0
+            super().__init__(*arguments, **named)
 
         def alive(self) -> str:
             self.asked = True
@@ -501,10 +510,10 @@ def fleeting(begun: Path, number: int, times: int) -> type[Learner]:
             time.sleep(2)
             with begun.open("a+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                if file.tell() < times:
+                if self.before == file.tell() < len(numbers):
                     file.write("x")
                     file.flush()
-                    os.kill(os.getpid(), number)
+                    os.kill(os.getpid(), numbers[self.before])
             super().start()
 
     return Fleeting

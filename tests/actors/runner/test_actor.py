@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,14 @@ def judged(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         run="tests.support.agents.told:answer_and_spoil",
         evaluate="tests.support.agents.told:judge",
     )
+
+
+async def test_a_runners_process_holds_the_agent_and_not_what_other_parts_are_made_of(house: House) -> None:
+    """Each has a handle of the store, for which Ray imports what that is."""
+    await house.rollout({"do": "give", "value": 1.0})
+    loaded = set(await house.runner.__ray_call__.remote(lambda _: list(sys.modules)))
+    assert "tests.support.agents.told" in loaded
+    assert not loaded & {"sqlalchemy", "aiohttp", "torch", "transformers", "vllm"}
 
 
 @pytest.mark.parametrize(

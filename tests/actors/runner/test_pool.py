@@ -139,7 +139,7 @@ async def test_an_agent_that_takes_its_runner_along_does_not_end_the_run(
 ) -> None:
     """It is lost with it, again and again, until its rollout counts as failed; the others are run."""
     monkeypatch.setattr(runner_pool, "LEASE_SECONDS", 2.0)
-    store = start_store()
+    store = start_store(own=True)
     await store.__ray_call__.remote(_give_up_at_the_second_loss)
     await enqueue(store, {"do": do}, *[{"do": "give", "value": 1.0}] * 2)
     async with pool_of(store, concurrency=1) as pool:
@@ -231,7 +231,7 @@ async def test_a_runner_whose_store_cannot_be_written_is_not_replaced_but_says_w
     start_store: StartStore, tmp_path: Path
 ) -> None:
     """Others would fare no better."""
-    store, mark = start_store(), tmp_path / "mark"
+    store, mark = start_store(own=True), tmp_path / "mark"
     await enqueue(store, {"do": "sleep_the_first_time", "mark": str(mark)})
     async with pool_of(store, timeout=2.0, grace=0.1) as pool:
         await exists(mark)

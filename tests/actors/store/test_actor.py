@@ -79,6 +79,7 @@ def process_of(store: Any) -> Any:
 async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(start_store: StartStore) -> None:
     """At once: nothing in the store asks again and again."""
     store = start_store()
+    await store.ping.remote()  # its database is open
     waiting = asyncio.ensure_future(claimed(store, "c1", wait=60.0))
     groups = asyncio.ensure_future(finished(store, "b"))
     await asyncio.wait({waiting, groups}, timeout=0.5)
@@ -167,7 +168,7 @@ async def test_no_attempt_is_lost_or_kept_for_a_clock_that_jumps(
 
     The lease leaves a busy machine the time to renew it.
     """
-    store = start_store(lease_seconds=5.0)
+    store = start_store(own=True, lease_seconds=5.0)
     await store.enqueue.remote([request("a"), request("b")])
     await store.claim.remote("alive", "c1", 1, 0.0)
     await store.claim.remote("silent", "c2", 1, 0.0)
@@ -286,7 +287,7 @@ async def test_a_store_killed_under_load_loses_nothing_that_it_acknowledged(
 ) -> None:
     """Killed twice with SIGKILL while 40 runners work: everyone is answered in the end, every acknowledged
     end is there with its spans, and another process reads whole states meanwhile."""
-    store = start_store()
+    store = start_store(own=True)
     runners, each = 40, 20
     await store.enqueue.remote([request(f"r{index}") for index in range(runners * each)])
     reader = subprocess.Popen(

@@ -171,7 +171,7 @@ async def test_store_and_recorder_export_what_is_durable_and_a_rollout_does_not_
 ) -> None:
     url = backend.url if is_there else "http://127.0.0.1:9"
     target = ExportTarget(f"{url}/v1/traces")
-    store, exporter = start_store(export=target), TraceExporter(target)
+    store, exporter = start_store(own=True, export=target), TraceExporter(target)
     await store.enqueue.remote([RolloutRequest("r", "b", "g", Task("t", {}))])
     (claim,) = await store.claim.remote("w", "c", 1, 0.0)
     database = Database(store_place)

@@ -33,6 +33,7 @@ import toy_agent
 here = pathlib.Path({here!r})
 
 async def solve(task, llm):
+    (here / "asked").touch()
     while done() >= int((here / "until").read_text()):
         await asyncio.sleep(0.1)
     return await toy_agent.solve(task, llm)
@@ -116,7 +117,7 @@ class Training:
 
     def has_done(self, steps: int) -> bool:
         """Whether the rollouts after so many have been asked for: engines have what was learnt in them."""
-        return bool(self.rollouts(step_batch(steps)))
+        return steps in self.steps() and bool(self.rollouts(step_batch(steps)))
 
     def steps(self) -> list[int]:
         """Those that have been told."""
@@ -153,7 +154,7 @@ def test_weights_cross_to_a_node_once_and_the_run_goes_on_without_it_and_with_it
     with ExitStack() as stack, ExitStack() as gone:
         stack.enter_context(joined(address, tmp_path, 1, of_learner))
         command = stack.enter_context(training.command(address))
-        command.wait_until(lambda: bool(training.rollouts()), what="the first rollouts")
+        command.wait_until((tmp_path / "asked").exists, what="the first rollouts")
         node, second = gone.enter_context(joined(address, tmp_path, 2, of_engines))
         command.wait_until(lambda: len(engines(second)) == 2, what="two engines")
 

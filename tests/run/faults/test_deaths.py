@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from al_ray.database.query import Query
-from al_ray.database.reader import Records
-from al_ray.errors import UserError
 from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder
-from al_ray.types import Attempt
 from tests.support.machines.processes import Command, is_called, run
 from tests.support.runs import toy
 
 pytestmark = pytest.mark.slow
 
 TRAINING = ("tests.support.runs.without_vllm", "train", "toy.yaml", "--run", "a")
-ECHO = """
+MORE = """
+
+async def tell_and_solve(task, llm):
+    (Path(__file__).parent / "an agent runs").touch()
+    return await solve_slowly(task, llm)
+
 
 class Echo:
     def __init__(self, path): ...
@@ -37,9 +38,9 @@ PARTS = ("Store", "Learner", "SpeakingEngine", "Door", "Gateway", "ServiceHost",
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: Path) -> RunFolder:
     """Of a run of three steps and one service, which was not begun; it is trained in ``tmp_path``."""
-    (tmp_path / "toy_agent.py").write_text(toy.CODE + ECHO, encoding="utf-8")
+    (tmp_path / "toy_agent.py").write_text(toy.CODE + MORE, encoding="utf-8")
     content = toy.recipe(tiny_model, tmp_path / "out")
-    content["agent"] |= {"run": "toy_agent:solve_slowly"}
+    content["agent"] |= {"run": "toy_agent:tell_and_solve"}
     content["stages"] = [content["stages"][1]]
     content["checkpoint"] = {"every": 2}
     content["services"] = {"echo": {"run": "toy_agent:Echo"}}
@@ -73,32 +74,23 @@ def test_a_run_goes_on_though_the_first_process_of_each_part_is_killed_as_it_sta
 
 
 def test_a_run_whose_driver_is_killed_goes_on_at_once_whatever_it_was_about(
-    tmp_path: Path, folder: RunFolder
+    tmp_path: Path, folder: RunFolder, joining: Mapping[str, str]
 ) -> None:
-    """Though what it started is still ending; most of the moments are before the first checkpoint."""
+    """Though what it started is still ending, with a cluster of its own or on one that stays; most of the
+    moments are before the first checkpoint."""
     moments: Sequence[tuple[str, Callable[[], bool]]] = [
         ("the store is made", lambda: (folder.path / "store.sqlite").exists()),
-        ("an agent runs", lambda: bool(attempts(folder))),
+        ("an agent runs", (tmp_path / "an agent runs").exists),
         ("a step is learnt", lambda: any(line["step"] == 1 for line in jsonl_sink.read(folder.path))),
         ("a checkpoint is there", lambda: bool(folder.checkpoints())),
     ]
     with ExitStack() as commands:
         training = commands.enter_context(Command(TRAINING, tmp_path))
-        for moment, happened in moments:
+        for (moment, happened), cluster in zip(moments, ({}, joining, joining, joining), strict=True):
             training.wait_until(happened, 600, moment)
             os.kill(training.pid, signal.SIGKILL)
-            training = commands.enter_context(Command([*TRAINING, "--resume"], tmp_path))
+            training = commands.enter_context(Command([*TRAINING, "--resume"], tmp_path, **cluster))
         assert training.wait(600) == 0, training.output
     assert [line["step"] for line in jsonl_sink.read(folder.path) if "optim/loss" in line] == [1, 2, 3]
     code, output = run(["al_ray", "audit", str(folder.path)], tmp_path)
     assert code == 0 and "each is trained once" in output, output
-
-
-def attempts(folder: RunFolder) -> Sequence[Attempt]:
-    """Those under way, once there is a store."""
-    if not any(folder.path.glob("store.sqlite")):
-        return ()
-    with suppress(UserError), closing(Records(folder.store_url)) as records:  # which is being made
-        found = records.find_rollouts(Query()).items
-        return [each for rollout in found for each in rollout.attempts if not each.status.ended]
-    return ()

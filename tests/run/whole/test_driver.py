@@ -57,6 +57,8 @@ class Place:
 
     def in_the_middle_of(self, step: int) -> bool:
         """Whether some rollouts of a step have ended and others have not."""
+        if not any(line["step"] == step and "optim/loss" in line for line in jsonl_sink.read(self.run.path)):
+            return False  # the one before has not: a store takes more to look into
         return len({rollout.status.ended for rollout in self.rollouts(f"step-{step:06d}")}) == 2
 
 
@@ -94,7 +96,7 @@ def finished(place: Place, killed: Sequence[Rollout]) -> str:
         command.wait_until(lambda: "resumed after step" in command.output)
         (learner,) = [pid for pid in command.alive() if process_name(pid).startswith("ray::Learner")]
         os.kill(learner, signal.SIGKILL)
-        code, told = run(["al_ray", "train", "toy.yaml", "--resume"], place.path)
+        code, told = run_here(["train", "toy.yaml", "--resume"], place.path)
         assert (code, "another process has this run under way" in told) == (2, True), told
         (place.path / "hurry").touch()
         assert command.wait() == 0, command.output
@@ -158,7 +160,7 @@ def test_a_replay_tells_what_calls_were_worth_and_what_would_be_otherwise(
 ) -> None:
     rollout = f"step-{LAST_STEP - 1:06d}/0/0"
     changed = ["--set", "stages.1.kl_coefficient=0.1"]
-    code, told = run(["al_ray", "replay", str(place.run.path), str(LAST_STEP), rollout, *changed], place.path)
+    code, told = run_here(["replay", place.run.path, str(LAST_STEP), rollout, *changed], place.path)
     assert code == 0 and rollout in told and "are equal bit for bit" in " ".join(told.split()), told
     assert "optim/loss: " in told and ", changed " in told, told
 
@@ -276,7 +278,7 @@ def test_the_console_tells_the_whole_run(finished: str) -> None:
 
 
 def test_rollouts_can_be_listed_and_read(place: Place, finished: str) -> None:
-    code, listed = run(["al_ray", "rollouts", place.run.path, "--batch", "step-000004"], place.path)
+    code, listed = run_here(["rollouts", place.run.path, "--batch", "step-000004"], place.path)
     assert code == 0
     assert all(f"step-000004/{member}" in listed for member in ("0/0", "0/1", "1/0", "1/1"))
     code, shown = run_here(["rollouts", place.run.path, "eval/step-000005/1/0"], place.path)

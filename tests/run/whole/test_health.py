@@ -27,9 +27,9 @@ async def broken(task, llm):
 
 
 async def wordy(task, llm):
-    async with AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
+    async with client(llm) as asking:
         long = [{"role": "user", "content": "many words " * 200}]
-        return await client.chat.completions.create(model=llm.model, messages=long)
+        return await asking.chat.completions.create(model=llm.model, messages=long)
 
 
 async def silent(task, llm):

@@ -163,12 +163,14 @@ def test_a_step_is_computed_once_more_bit_for_bit_and_every_token_is_accounted_f
 def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_happened(
     finished: RunFolder, joining: Mapping[str, str]
 ) -> None:
-    """Killed after its last update, before that was kept: it is repeated from what the store has."""
+    """Killed after its last update, before that was kept: it is repeated from what the store has, and no
+    engine is asked anything."""
     path = finished.path.parents[2]
     again = RunFolder(finished.path.parent / "b")
     shutil.copytree(finished.path, again.path)
     shutil.rmtree(again.checkpoint(STEPS))
-    code, told = run(["al_ray", "train", "toy.yaml", "--resume", "--run", "b"], path, **joining)
+    resuming = ["tests.support.runs.without_vllm", "train", "toy.yaml", "--resume", "--run", "b"]
+    code, told = run(resuming, path, **joining)
     assert code == 0 and f"resumed after step {STEPS - 1}" in " ".join(told.split()), told
     for name in TRAINED:
         ours, theirs = (
@@ -193,7 +195,7 @@ def test_a_checkpoint_is_evaluated_as_the_run_evaluated_it(
     evaluated = subject(checkpoint, finished.recipe(), None)
     assert evaluated.policies["second"].adapter == str(place_of(checkpoint, "second"))
     assert evaluated.policies["critic"] == finished.recipe().policies["critic"]
-    code, told = run(["al_ray", "serve", str(checkpoint), "--dry-run"], path)
+    code, told = run_here(["serve", checkpoint, "--dry-run"], path)
     assert code == 2 and f"writer={place_of(checkpoint, 'writer')}" in "".join(told.split("\n")), told
     with pytest.raises(UserError, match="has several policies"):
         chosen(finished, finished.recipe(), Wanted())

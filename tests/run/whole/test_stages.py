@@ -37,16 +37,16 @@ pytestmark = pytest.mark.slow
 
 SAMPLED, DISTILLED = 3, 9
 JUDGE = """
-from openai import AsyncOpenAI
+from toy_agent import client
 
 
 async def judge(task, candidates, llm):
     \"\"\"The longest word is the best; of groups, the model is heard too.\"\"\"
     if len(candidates) > 1:
-        async with AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
+        async with client(llm) as asking:
             lengths = str([len(each.calls[0].answers[0]["content"]) for each in candidates])
             said = [{"role": "user", "content": lengths}]
-            await client.chat.completions.create(model=llm.model, messages=said)
+            await asking.chat.completions.create(model=llm.model, messages=said)
     return [{"reward": len(each.output), "candidates": len(candidates)} for each in candidates]
 """
 

@@ -23,10 +23,10 @@ from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.gateway.calls.routes import CallRules
 from al_ray.actors.gateway.calls.sampling import PinnedSampling, SamplingRules
 from al_ray.actors.gateway.spec import GatewaySpec
-from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
 from al_ray.types import JSON, Attempt, AttemptStatus, Mode, Replay, Rollout, RolloutRequest, Span, Task
+from tests.support.houses.stores import lent_store
 from tests.support.models.fake_engine import FakeEngine
 
 SAMPLING: Mapping[Mode, SamplingRules] = {
@@ -138,8 +138,7 @@ def open_house(folder: Path, spec: GatewaySpec = SPEC) -> Iterator[House]:
     """With a database in ``folder``."""
     url = sqlite_url(folder / "store.sqlite")
     with ExitStack() as stack:
-        store = ray.remote(Store).options(**STORE_OPTIONS).remote(url)
-        stack.callback(ray.kill, store)
+        store = stack.enter_context(lent_store(url))
         ray.get(store.ping.remote())
         gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, url)
         stack.callback(ray.kill, gateway)

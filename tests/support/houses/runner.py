@@ -14,11 +14,11 @@ import ray
 
 from al_ray.actors.runner.actor import RUNNER_OPTIONS, Runner
 from al_ray.actors.runner.spec import RunnerSpec
-from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.recipe import AgentSection
 from al_ray.types import RetryRules, Rollout, RolloutRequest, Task
 from tests.support.houses.beside_the_store import finished
+from tests.support.houses.stores import lent_store
 
 TIMEOUT = 1.0
 CONCURRENCY = 3
@@ -68,20 +68,20 @@ def house_of(
     **agent: Any,
 ) -> Iterator[House]:
     """``agent`` is the recipe's section, ``surroundings`` the variables where the runner is started."""
-    store = ray.remote(Store).options(**STORE_OPTIONS).remote(sqlite_url(path / "store"), lease)
     section = AgentSection(**{"timeout": TIMEOUT, "concurrency": CONCURRENCY, "grace": 0.3, **agent})
     given = {name: surroundings[name] for name in section.environment}
-    runner = (
-        ray.remote(Runner)
-        .options(**RUNNER_OPTIONS, runtime_env={"env_vars": dict(surroundings)})
-        .remote(RunnerSpec("r", section, [base_url], "toy", dict(services), given), store)
-    )
-    run = runner.run.remote()
-    yield House(store, runner)
-    done, _ = ray.wait([run], timeout=0)
-    ray.kill(runner)
-    ray.kill(store)
-    assert not done, f"the runner itself has ended: {run}"
+    with lent_store(sqlite_url(path / "store"), lease_seconds=lease) as store:
+        runner = (
+            ray.remote(Runner)
+            .options(**RUNNER_OPTIONS, runtime_env={"env_vars": dict(surroundings)})
+            .remote(RunnerSpec("r", section, [base_url], "toy", dict(services), given), store)
+        )
+        run = runner.run.remote()
+        yield House(store, runner)
+        done, _ = ray.wait([run], timeout=0)
+        ray.kill(runner)
+        ray.wait([run], timeout=60)  # for its end: it asks for no more
+        assert not done, f"the runner itself has ended: {run}"
 
 
 def alive(rollout_id: str) -> list[int]:

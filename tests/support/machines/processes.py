@@ -83,12 +83,15 @@ class Command:
             raise AssertionError(f"no end after {seconds} s:\n{self.output}") from error
 
     def wait_until(self, happened: Callable[[], bool], seconds: float = 300, what: str = "it") -> None:
-        """Returns when it has; the command must not end before. ``what`` says what is waited for."""
-        deadline = time.monotonic() + seconds
+        """Returns when it has; the command must not end before. ``what`` says what is waited for. To look
+        takes a tenth of a processor at most."""
+        deadline, looked = time.monotonic() + seconds, time.process_time()
         while not happened():
+            looking = time.process_time() - looked
             assert self._process.poll() is None, f"ended with {self._process.returncode}:\n{self.output}"
             assert time.monotonic() < deadline, f"{what}: not after {seconds} s:\n{self.output}"
-            time.sleep(0.1)
+            time.sleep(min(1.0, max(0.1, 10 * looking)))
+            looked = time.process_time()
 
     def interrupt(self) -> None:
         """What Ctrl-C does."""

@@ -48,6 +48,9 @@ class FakeEngine(OnLine):
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._begin()
+
+    def _begin(self) -> None:
         self._released = asyncio.Event()
         self._requests: list[ChatRequest] = []
         self._remembered: list[tuple[ModelRequest, ChatReply]] = []
@@ -89,6 +92,11 @@ class FakeEngine(OnLine):
 
     async def render(self, messages: Any, tools: Any, add_generation_prompt: bool) -> list[int]:
         return list(range(10 * len(messages) + len(tools or ()) + add_generation_prompt))
+
+    async def begin_anew(self) -> None:
+        """Nobody has asked anything."""
+        self._released.set()
+        self._begin()
 
     async def release(self) -> None:
         """Lets the calls go on that wait."""

@@ -24,7 +24,7 @@ from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder
 from al_ray.types import AttemptStatus, RolloutStatus
-from tests.support.machines.processes import Command, has_ended, process_name, run, wait_until_ended
+from tests.support.machines.processes import Command, has_ended, process_name, run, run_here, wait_until_ended
 from tests.support.runs import toy
 
 DRIVER: Final = "driver"
@@ -128,7 +128,7 @@ class Trial:
                 ]
                 if rollout.status is not RolloutStatus.SUCCEEDED or deciding != [len(rollout.attempts)]:
                     wrong.append(f"{rollout.id} {rollout.status}, by attempts {deciding}")
-        code, audited = run(["al_ray", "audit", str(self.run.path)], self._folder)
+        code, audited = run_here(["audit", self.run.path], self._folder)
         if code or "each is trained once" not in audited:
             wrong.append(audited)
         alone = RunFolder(self.run.path.parent / "b")

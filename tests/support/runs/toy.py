@@ -15,8 +15,6 @@ CODE = """
 import asyncio
 from pathlib import Path
 
-from openai import AsyncOpenAI
-
 from al_ray.protocols import Demonstration
 from al_ray.types import Task
 
@@ -33,18 +31,25 @@ def messages(task):
     return [{"role": "user", "content": task["word"]}]
 
 
+def client(llm):
+    # A runner's alone: half a second for each command that reads a recipe with this agent.
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key)
+
+
 async def solve(task, llm):
-    async with AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
-        reply = await client.chat.completions.create(model=llm.model, messages=messages(task))
+    async with client(llm) as asking:
+        reply = await asking.chat.completions.create(model=llm.model, messages=messages(task))
     return reply.choices[0].message.content
 
 
 async def converse(task, llm):
     # Three calls, each of which continues the one before.
     said = messages(task)
-    async with AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
+    async with client(llm) as asking:
         for _ in range(3):
-            reply = await client.chat.completions.create(model=llm.model, messages=said)
+            reply = await asking.chat.completions.create(model=llm.model, messages=said)
             said.append(reply.choices[0].message.model_dump(exclude_none=True))
             said.append({"role": "user", "content": "go on"})
     return said[-2]["content"]

@@ -44,6 +44,8 @@ class SpeakingEngine(OnLine):
 
     async def shutdown(self) -> None: ...
 
+    async def remember(self, request: ChatRequest, reply: ChatReply) -> None: ...
+
     async def load(self, update: WeightUpdate) -> None:
         async for path in local_files(update):
             assert Path(path).stat().st_size

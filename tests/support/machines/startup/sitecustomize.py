@@ -8,6 +8,11 @@ done here: what is tested is what a user starts.
 
 import atexit
 import gc
+import sys
 
 gc.set_threshold(50_000, 50, 100)
 atexit.register(gc.freeze)
+if any("multiprocessing.spawn" in argument for argument in sys.orig_argv):
+    # vLLM's core has neither where nothing but al_ray is installed; here they are for retrieval, and
+    # transformers would take them along, for more than a second (``al_ray.models.imports``).
+    sys.modules.update(dict.fromkeys(("sklearn", "scipy")))
