@@ -18,6 +18,7 @@ from al_ray.protocols import Indexed
 from al_ray.recipe import Recipe, loading
 from al_ray.reports.console import Console
 from al_ray.run.folder import require_lasting
+from al_ray.run.forecast import of_earlier_run
 from al_ray.run.launch.footprint import memory_lines
 from al_ray.run.launch.lengths import warnings_of_lengths
 from al_ray.run.launch.preparation import nodes, services
@@ -85,6 +86,7 @@ def dry_run(recipe: Recipe) -> None:
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
     if (model := folders.at_hand(recipe.model.path)) is not None:
         console.header(memory_lines(recipe, placed, model))
+    console.header(of_earlier_run(recipe, placed.gpus))
 
 
 def _planned(recipe: Recipe) -> Plan:

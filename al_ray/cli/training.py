@@ -14,6 +14,7 @@ from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
 from al_ray.run.ended import over_seeds
 from al_ray.run.folder import RunChoice, RunFolder
+from al_ray.run.forecast import of_earlier_run
 from al_ray.run.launch.footprint import memory_lines
 from al_ray.run.launch.lengths import warnings_of_lengths
 from al_ray.run.launch.preparation import Prepared, prepared
@@ -57,6 +58,7 @@ async def train(recipe: Recipe, choice: RunChoice) -> None:
             if ready.model is not None:
                 console.header(warnings_of_lengths(recipe, ready.model.folder, tasks))
                 console.header(memory_lines(recipe, ready.model.plan, ready.model.folder))
+                console.header(of_earlier_run(recipe, ready.model.plan.gpus))
             with folder.locked():
                 await _run(ready, console)
     finally:
@@ -91,8 +93,10 @@ async def _run(ready: Prepared, console: Console) -> None:
         try:
             async with started(ready, console) as (agents, policy):
                 health = Health(recipe.health, folder.path)
+                gpus = ready.model.plan.gpus if ready.model else 0
+                held_out = tasks.held_out
                 run = Run(
-                    recipe, folder, agents, policy, metrics, console, tasks.train, tasks.held_out, health
+                    recipe, folder, agents, policy, metrics, console, tasks.train, held_out, health, gpus
                 )
                 await run.train()
             ended_well = True

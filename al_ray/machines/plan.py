@@ -59,6 +59,11 @@ class Plan:
         """Whether all of it is on one node, and stays together wherever that is."""
         return not self.more and len({bundle.node for bundle in self.bundles}) == 1
 
+    @property
+    def gpus(self) -> int:
+        """That it holds all the time."""
+        return sum(bundle.gpus for bundle in self.bundles)
+
     def tenants(self, role: str) -> Sequence[str]:
         """Their names, those of a role."""
         return [name for bundle in self.bundles for name in bundle.tenants if name.startswith(role)]

@@ -34,6 +34,7 @@ from al_ray.reports.health import Health, useless, warnings
 from al_ray.reports.sinks import Sinks
 from al_ray.run.agents import Agents
 from al_ray.run.folder import RunFolder
+from al_ray.run.forecast import SEEN, Forecast, forecast
 from al_ray.run.notice import heed
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
@@ -62,6 +63,8 @@ class Run:
     train_tasks: Sequence[Task]
     held_out_tasks: Sequence[Task]
     health: Health
+    gpus: int = 0
+    """That it holds."""
     _done: int = 0
     """Steps that have been told."""
     _learning: asyncio.Task[None] | None = None
@@ -72,6 +75,8 @@ class Run:
     """Of the ear for Ray's notice."""
     _evaluated_last: tuple[int, Mapping[str, float]] | None = None
     """After how many steps, and the mean of each task."""
+    _foreseen: tuple[Forecast, float] | None = None
+    """Of the stage under way, and when."""
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
@@ -162,8 +167,22 @@ class Run:
                     await self._save(step + 1)
                 if evaluation_due(self.recipe, span, step + 1):
                     await self._evaluate(step + 1)
+                self._foresee(span, step + 1)
         finally:
+            self._foreseen = None
             await stage.leave()
+
+    def _foresee(self, span: StageSpan, done: int) -> None:
+        """How long the rest of the stage takes, once; and, at its end, how long it took."""
+        if self._foreseen is not None:
+            foreseen, begun = self._foreseen
+            if done == span.end:
+                self.console.forecast(foreseen.compared(time.perf_counter() - begun, self.gpus))
+        elif done - span.begin > SEEN:
+            found = forecast(self.recipe, span, done, jsonl_sink.read(self.folder.path))
+            if found is not None:
+                self._foreseen = found, time.perf_counter()
+                self.console.forecast(found.told(self.gpus))
 
     async def _enter(self, stage: Stage) -> None:
         """Each stage has an optimizer of its own."""

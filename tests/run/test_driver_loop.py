@@ -103,6 +103,37 @@ def test_a_run_resumed_within_a_stage_keeps_its_optimizer(
     assert events[1] == f"step {restored}"
 
 
+@pytest.mark.parametrize(("restored", "told_after"), [(0, 6), (8, 9)])
+def test_what_a_stage_will_take_is_told_once_and_held_against_the_clock_at_its_end(
+    restored: int, told_after: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """When enough steps are known, those of earlier lives among them."""
+    sink, told = JsonlSink(tmp_path, None), io.StringIO()
+    for number in range(restored):
+        sink.log(number + 1, {"time/step": 1.0})
+
+    async def step(run: Run, span: StageSpan, stage: Stage, number: int) -> None:
+        sink.log(number + 1, {"time/step": 1.0})
+
+    async def done(*_: Any) -> int:
+        return restored
+
+    monkeypatch.setattr(Run, "_step", step)
+    for name in ("_restore", "_enter", "_save", "_evaluate", "_evaluate_if_missing"):
+        monkeypatch.setattr(Run, name, done)
+    monkeypatch.setattr(Run, "_recall", lambda run: None)
+    grpo = RECIPE.stages[1].model_copy(update={"steps": 12})
+    recipe = RECIPE.model_copy(update={"stages": [grpo]})
+    health, nothing = Health(recipe.health, Path("run")), cast(Any, None)
+    run = Run(recipe, RunFolder(tmp_path), nothing, nothing, sink, Console(told), (), (), health, gpus=8)
+    asyncio.run(run.train())
+    sink.close(ok=True)
+    left = 12 - told_after
+    foreseen, compared = told.getvalue().splitlines()
+    assert foreseen.startswith(f"forecast    grpo: {left} steps more at 1 (1 to 1) s, in all {left} ({left} ")
+    assert f"s were foreseen after step {told_after}, " in compared and "GPU-hours" in compared
+
+
 def test_an_evaluation_without_a_score_is_none_when_a_run_is_resumed(tmp_path: Path) -> None:
     """It is evaluated anew, rather than shown as a number."""
     lines = [{"step": 0, "eval/accuracy": 0.5}, {"step": 2, "eval/accuracy": None}, {"step": 2}]
