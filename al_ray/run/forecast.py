@@ -91,9 +91,8 @@ def of_earlier_run(recipe: Recipe, gpus: int) -> list[str]:
             same = run.recipe().model_copy(update={"seed": recipe.seed}) == recipe
         except RecipeError:  # of another version
             continue
-        lines = jsonl_sink.read(run.path)
-        spans = stage_spans(recipe)
-        if same and any(line["step"] == spans[-1].end for line in lines):
+        lines, spans = jsonl_sink.read(run.path), stage_spans(recipe)
+        if same and all(len(_steps(span, span.end, lines)) == span.stage.steps for span in spans):
             taken = sum(line.get(name) or 0.0 for line in lines for name in _TIMES)
             stages = ", ".join(_of_stage(span, lines) for span in spans)
             told = f"{stages}, in all {_time(taken)}{_gpu_hours(taken, gpus)}"
