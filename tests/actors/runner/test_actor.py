@@ -18,7 +18,7 @@ from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.support.agents.told import NUMBERS, STRANGE
 from tests.support.houses.beside_the_store import append, authorize, finished
-from tests.support.houses.runner import CONCURRENCY, House, appears, house_of
+from tests.support.houses.runner import CONCURRENCY, House, appears, house_of, until
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +150,9 @@ async def test_an_agent_that_fails_while_there_is_no_gateway_is_tried_again_when
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
         for house in house_of(tmp_path, url, run="tests.support.agents.told:act"):
-            batch = await house.enqueue({"do": "fail"})
-            await asyncio.sleep(3)
+            batch = await house.enqueue({"do": "fail", "mark": str(tmp_path / "failed")})
+            await until((tmp_path / "failed").exists, 120)
+            await asyncio.sleep(2)  # and nobody was found to listen
             bound.listen()
             (rollout,) = await house.ended(batch)
     assert [attempt.status for attempt in rollout.attempts] == [
