@@ -5,8 +5,8 @@ those who wait for rollouts or for finished groups. Killed at any moment it come
 acknowledged write, and since every write is idempotent, Ray may repeat the calls that were under way
 (``STORE_OPTIONS``). Spans of running attempts are written by the gateways (``SpanRecorder``).
 
-SQLAlchemy is imported when the store is asked for something: Ray imports this module also in the process of
-whoever holds a handle, as each runner does, and would load it there.
+SQLAlchemy is imported when a store is made: Ray imports this module also in the process of whoever holds a
+handle, as each runner does, and would load it there.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ class Store:
     def __init__(
         self, url: str, lease_seconds: float = LEASE_SECONDS, export: ExportTarget | None = None
     ) -> None:
+        # Here, before any call: of threads that import it at once, one would find it half made.
+        import al_ray.database.writer  # noqa: F401
+
         self._url = url
         self._exporter: TraceExporter | None = None
         if export is not None:

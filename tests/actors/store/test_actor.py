@@ -76,6 +76,15 @@ def process_of(store: Any) -> Any:
     return store.__ray_call__.remote(lambda _: os.getpid())
 
 
+async def test_whatever_a_store_is_asked_first_its_database_has_been_imported(
+    start_store: StartStore,
+) -> None:
+    """One that is followed by another is asked by many at once, in threads, of which two that import the same
+    may find it half made."""
+    loaded = await start_store(own=True).__ray_call__.remote(lambda _: list(sys.modules))
+    assert {"al_ray.database.writer", "sqlalchemy.engine"} <= set(loaded)
+
+
 async def test_who_waits_for_a_rollout_or_a_group_is_woken_when_it_is_there(start_store: StartStore) -> None:
     """At once: nothing in the store asks again and again."""
     store = start_store()
