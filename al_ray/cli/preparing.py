@@ -86,7 +86,7 @@ def dry_run(recipe: Recipe) -> None:
     console.table(f"placement: {placed.device}, {placed.layout}", ("who", "node", "cores", "GPUs"), rows)
     if (model := folders.at_hand(recipe.model.path)) is not None:
         console.header(memory_lines(recipe, placed, model))
-    console.header(of_earlier_run(recipe, placed.gpus))
+    console.forecast(of_earlier_run(recipe, placed.gpus))
 
 
 def _planned(recipe: Recipe) -> Plan:

@@ -58,7 +58,7 @@ async def train(recipe: Recipe, choice: RunChoice) -> None:
             if ready.model is not None:
                 console.header(warnings_of_lengths(recipe, ready.model.folder, tasks))
                 console.header(memory_lines(recipe, ready.model.plan, ready.model.folder))
-                console.header(of_earlier_run(recipe, ready.model.plan.gpus))
+                console.forecast(of_earlier_run(recipe, ready.model.plan.gpus))
             with folder.locked():
                 await _run(ready, console)
     finally:

@@ -144,9 +144,10 @@ class Console:
         gained = f"; {value} ({interval}) since the one before" if gain else ""
         self._out.print(Text(told + gained, "cyan"))
 
-    def forecast(self, told: str) -> None:
-        """Of time and GPUs."""
-        self.note(f"{'forecast':<10}  {told}")
+    def forecast(self, told: str | None) -> None:
+        """Of time and GPUs, if there is one."""
+        if told is not None:
+            self.note(f"{'forecast':<10}  {told}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """The first column is left-aligned, as are others that hold text; numbers are right-aligned."""

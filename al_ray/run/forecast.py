@@ -83,8 +83,8 @@ def mean_of_further(seen: Sequence[float], count: int) -> Seconds:
     return Seconds(mean, max(0.0, mean - half), mean + half)
 
 
-def of_earlier_run(recipe: Recipe, gpus: int) -> list[str]:
-    """What the newest run took that had this recipe, or this with another seed, and has ended; no line where
+def of_earlier_run(recipe: Recipe, gpus: int) -> str | None:
+    """What the newest run took that had this recipe, or this with another seed, and has ended; None where
     there is none."""
     for run in reversed(RunFolder.all_in(Path(recipe.output) / recipe.name)):
         try:
@@ -96,8 +96,8 @@ def of_earlier_run(recipe: Recipe, gpus: int) -> list[str]:
             taken = sum(line.get(name) or 0.0 for line in lines for name in _TIMES)
             stages = ", ".join(_of_stage(span, lines) for span in spans)
             told = f"{stages}, in all {_time(taken)}{_gpu_hours(taken, gpus)}"
-            return [f"{'forecast':<10}  as {run.path.name} of the same recipe: {told}"]
-    return []
+            return f"as {run.path.name} of the same recipe: {told}"
+    return None
 
 
 def _of_stage(span: StageSpan, lines: Sequence[Mapping[str, Any]]) -> str:

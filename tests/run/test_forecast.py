@@ -100,12 +100,11 @@ def test_before_a_run_starts_an_earlier_one_of_the_same_recipe_tells(
 ) -> None:
     """The newest that has ended; its seed may be another."""
     recipe = recipe_in(tmp_path)
-    assert of_earlier_run(recipe, 8) == []
+    assert of_earlier_run(recipe, 8) is None
     ended("other", STEPS, 1.0, health={"equal_groups": 0.5})
     ended("unended", STEPS - 1, 1.0)
-    assert of_earlier_run(recipe, 8) == []
+    assert of_earlier_run(recipe, 8) is None
     ended("first", STEPS, 6.0, seed=7)
-    (told,) = of_earlier_run(recipe, 8)
-    assert told == (
-        "forecast    as first of the same recipe: grpo 6 (6 to 6) s a step, in all 2.5 min, 0.333 GPU-hours"
+    assert of_earlier_run(recipe, 8) == (
+        "as first of the same recipe: grpo 6 (6 to 6) s a step, in all 2.5 min, 0.333 GPU-hours"
     )
