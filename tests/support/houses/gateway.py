@@ -138,7 +138,8 @@ def open_house(folder: Path, spec: GatewaySpec = SPEC) -> Iterator[House]:
     """With a database in ``folder``."""
     url = sqlite_url(folder / "store.sqlite")
     with ExitStack() as stack:
-        store = stack.enter_context(lent_store(url))
+        # No runner renews the leases of its attempts.
+        store = stack.enter_context(lent_store(url, lease_seconds=600.0))
         ray.get(store.ping.remote())
         gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, url)
         stack.callback(ray.kill, gateway)
