@@ -134,12 +134,11 @@ class House:
 
 
 @contextmanager
-def open_house(folder: Path, spec: GatewaySpec = SPEC) -> Iterator[House]:
-    """With a database in ``folder``."""
+def open_house(folder: Path, spec: GatewaySpec = SPEC, lease_seconds: float = 600.0) -> Iterator[House]:
+    """With a database in ``folder``. Nobody but a runner renews the leases of its attempts."""
     url = sqlite_url(folder / "store.sqlite")
     with ExitStack() as stack:
-        # No runner renews the leases of its attempts.
-        store = stack.enter_context(lent_store(url, lease_seconds=600.0))
+        store = stack.enter_context(lent_store(url, lease_seconds=lease_seconds))
         ray.get(store.ping.remote())
         gateway = ray.remote(Gateway).options(**GATEWAY_OPTIONS).remote(spec, url)
         stack.callback(ray.kill, gateway)
