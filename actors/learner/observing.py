@@ -1,5 +1,5 @@
-"""What is measured before an update: of calls their divergence from the reference, and what the model makes
-of their prompts; of tokens their log-probability under the policy that it begins with."""
+"""What is measured before an update: of calls the policy's divergence from the reference, and what the model
+makes of their prompts; of tokens their log-probability under the policy that it begins with."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Observations:
 
     calls: Sequence[CallId]
     divergences: np.ndarray
-    """float32 ``[C]``: estimates of KL(sampler || reference), summed over those tokens of the response that
+    """float32 ``[C]``: estimates of KL(policy || reference), summed over those tokens of the response that
     no grammar held, in nats."""
     features: np.ndarray
     """float32 ``[C, H]``: the last hidden state of the prompt."""
@@ -69,11 +69,13 @@ def observe(
     batches = [batch.to(held.model.device) for batch in held.even(own)]
     divergences, states = [torch.empty(0)], [torch.empty(0, 0)]
     if reference is not None:
+        # Not those that were recorded: of an older sampler's divergence the gradient is another.
+        own_logprobs = [held.logprobs(batch, how, dtype, temperature)[0] for batch in batches]
         with reference.in_place():
-            for batch in batches:
-                logprobs, _ = held.logprobs(batch, how, dtype, temperature)
+            for batch, logprobs in zip(batches, own_logprobs, strict=True):
+                others, _ = held.logprobs(batch, how, dtype, temperature)
                 # The reference was not held by the grammar that a token was.
-                free = torch.where(batch.constrained, 0.0, batch.logprobs - logprobs)
+                free = torch.where(batch.constrained, 0.0, logprobs - others)
                 of_token = ESTIMATORS[estimator](free)
                 of_call = sum_of_call(of_token, batch.calls)
                 divergences.append(of_call[_first_of_calls(batch)].cpu())

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from al_ray.actors.learner.actor import Learner
 from al_ray.actors.learner.observing import Observations
+from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.types import Row
 from tests.support.models.learner_inputs import (
     POLICY_GRADIENT,
@@ -39,20 +40,31 @@ BATCH = [of_two_calls(row) for row in rows(groups=3, size=3)]
 def test_each_calls_divergence_and_the_state_before_its_first_token_are_those_of_its_row_alone(
     tiny_model: Path, micro_batch_tokens: int
 ) -> None:
+    """The divergence of the policy as it is now, whatever it was when a token was sampled."""
     learner = Learner(replace(learner_spec(tiny_model), micro_batch_tokens=micro_batch_tokens))
     learner.start_stage(WITH_CRITIC)
+    reference = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    same = learner.observe(BATCH, POLICY_GRADIENT, "k1", features=False)
+    assert np.abs(same.divergences).max() < 1e-4
+    learner.update([rows()], CrossEntropy())
     seen = learner.observe(BATCH, POLICY_GRADIENT, "k1", features=True)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    policy = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    policy.load_state_dict(dict(learner.named_tensors()), strict=False)
     expected = {}
     for row in BATCH:
         with torch.no_grad():
-            told = model(input_ids=torch.from_numpy(row.tokens)[None], output_hidden_states=True)
-        logprobs = told.logits[0].log_softmax(-1)
+            told = [
+                model(input_ids=torch.from_numpy(row.tokens)[None], output_hidden_states=True)
+                for model in (policy, reference)
+            ]
+        ours, others = (each.logits[0].log_softmax(-1) for each in told)
         for call in np.unique(row.calls[row.trained]):
             places = np.flatnonzero(row.calls == call)
-            reference = logprobs[places - 1, row.tokens[places]].numpy()
-            divergence = float((row.logprobs[places] - reference).sum())
-            expected[row.rollout_id, int(call)] = divergence, told.hidden_states[-1][0, places[0] - 1].numpy()
+            tokens = places - 1, row.tokens[places]
+            divergence = float((ours[tokens] - others[tokens]).sum())
+            state = told[0].hidden_states[-1][0, places[0] - 1].numpy()
+            expected[row.rollout_id, int(call)] = divergence, state
+    assert max(abs(divergence) for divergence, _ in expected.values()) > 0.1
     assert sorted(seen.calls) == sorted(expected) and len(expected) > len(BATCH)
     for call, divergence, state in zip(seen.calls, seen.divergences, seen.features, strict=True):
         assert divergence == pytest.approx(expected[call][0], abs=1e-3)
