@@ -75,7 +75,8 @@ class Evaluation:
 async def evaluate(
     recipe: Recipe, agents: Agents, tasks: Sequence[Task], step: int, progress: Callable[[int, int], None]
 ) -> Evaluation:
-    """Run the agent on each task with the evaluation's sampling, after ``step`` global steps."""
+    """Run the agent on each task with the evaluation's sampling, after ``step`` global steps. Raises
+    ``UserError`` before the first one, if the recipe names a reward or agents of which nothing was seen."""
     batch = evaluation_batch(step)
     requests = rollout_requests(recipe, batch, tasks, recipe.evaluation.samples, "eval")
     results: list[Result] = []
@@ -86,19 +87,21 @@ async def evaluate(
             for rollout in group.rollouts
         ]
         progress(len(results), len(requests))
+    if step == 0:  # later the policy may do without one of the agents
+        require_named(
+            recipe.transitions, [result.episode for result in results if result.episode is not None]
+        )
     position = {request.group: index for index, request in enumerate(requests)}
     return summary(recipe, sorted(results, key=lambda result: position[result.group]))
 
 
 def summary(recipe: Recipe, results: Sequence[Result]) -> Evaluation:
-    """The scores of all results and of each part of them. Raises ``UserError`` if the recipe names a
-    reward or agents of which nothing was ever seen."""
-    settings, section = recipe.transitions, recipe.evaluation
-    require_named(settings, [result.episode for result in results if result.episode is not None])
-    asked = settings.reward, section.samples
+    """The scores of all results and of each part of them."""
+    reward, section = recipe.transitions.reward, recipe.evaluation
+    asked = reward, section.samples
     keys = dict.fromkeys([*section.by, *[SOURCE] * bool(recipe.data.sources)])
     return Evaluation(
-        primary=settings.reward,
+        primary=reward,
         samples=section.samples,
         results=results,
         scores=scores(results, *asked),

@@ -89,7 +89,7 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
 
 
 def require_named(settings: TransitionsSection, trajectories: Sequence[Trajectory]) -> None:
-    """Raises ``UserError`` if the settings name a reward or agents of which nothing was ever seen."""
+    """Raises ``UserError`` if the settings name a reward or agents of which nothing is seen."""
     rewards = sorted({name for episode in trajectories for name in episode.rewards})
     transitions = [transition for episode in trajectories for transition in episode.transitions]
     problems = []

@@ -188,6 +188,10 @@ class Grouped(ABC):
         teach nothing."""
         asked = await self.ask(step, agents)
         groups = list(await asked.groups(progress))
+        if self._begins_learning(step):
+            require_named(
+                self.recipe.transitions, [episode for group in self._ended(groups) for episode in group]
+            )
         for refill in range(1, 1 + self.refills):
             missing = self.settings.groups_per_step - len(self.teaching(self.sieved(groups)[1]))
             if missing == 0:
@@ -270,12 +274,7 @@ class Grouped(ABC):
         those are worth that are the model's doing; so are those that cannot be read, and those without a
         call that is trained or without the reward that is learnt from.
         """
-        transitions = self.recipe.transitions
-        ended = [
-            [episode for rollout in group.rollouts if (episode := _episode(rollout, transitions))]
-            for group in sorted(groups, key=lambda group: group.id)
-        ]
-        require_named(transitions, [episode for group in ended for episode in group])
+        transitions, ended = self.recipe.transitions, self._ended(groups)
         comparable = [
             [
                 episode
@@ -286,6 +285,19 @@ class Grouped(ABC):
             for group in ended
         ]
         return ended, [group for group in comparable if len(group) >= self.min_group]
+
+    def _ended(self, groups: Sequence[Group]) -> Groups:
+        transitions = self.recipe.transitions
+        return [
+            [episode for rollout in group.rollouts if (episode := _episode(rollout, transitions))]
+            for group in sorted(groups, key=lambda group: group.id)
+        ]
+
+    def _begins_learning(self, step: int) -> bool:
+        """Whether no step of the run has learnt from rollouts before. Later the policy may do without an
+        agent that the recipe names: one that is asked to mend what is right by now, say."""
+        earlier = self.recipe.stages[: self.span.index]
+        return step == self.span.begin and not any(isinstance(stage, GroupedStage) for stage in earlier)
 
 
 def judge_metrics(step: int, judges: Sequence[Rollout]) -> dict[str, float]:

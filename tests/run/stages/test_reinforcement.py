@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -360,17 +360,30 @@ def test_a_rollout_without_the_reward_that_is_learnt_from_is_no_part_of_the_base
     assert evaluated.failed == {"no reward 'reward'": 1}
 
 
-def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run() -> None:
+async def groups_of(step: int, recipe: Recipe) -> Sequence[Group]:
+    agents: Any = Simulated(lambda request: 1.0)
+    return await stage(recipe).groups(step, agents, lambda *done: None)
+
+
+async def test_only_the_named_agents_are_trained_and_a_name_of_nobody_ends_the_run_as_it_begins() -> None:
+    """Later a step may do without the agent that is trained, and teaches nothing then."""
+
     def named(span: Span) -> Span:
         agent = "writer" if span.id.endswith("/0") else "checker"
         return replace(span, attributes={**span.attributes, semconv.AGENT_NAME: agent})
 
     ended = [with_spans(replace(g, rollouts=[rollout(g.id, m, float(m), 2) for m in (0, 1)]), named)
              for g in groups([0.0, 1.0])]  # fmt: skip
-    both, one = (made(stage(settled(train=train)), ended, 5) for train in (["*"], ["wr*"]))
-    assert [sum(row.trained.sum() for row in batch.rows) for batch in (both, one)] == [8, 4]
-    with pytest.raises(UserError, match="'checker', 'writer'"):
-        made(stage(settled(train=["editor"])), ended, 5)
+    batches = []
+    for train in (["*"], ["wr*"], ["editor"]):
+        batches.append(
+            await stage(settled(train=train)).batch_of(ended, cast(Any, SimpleNamespace(served_version=5)))
+        )
+    assert [sum(row.trained.sum() for row in batch.rows) for batch in batches] == [8, 4, 0]
+    assert batches[2].metrics["rollout/dropped_groups"] == 1
+    with pytest.raises(UserError, match=r"transitions.train: \['editor'\]: no agent that made a call"):
+        await groups_of(2, settled(train=["editor"]))
+    assert len(await groups_of(3, settled(train=["editor"]))) == 2
 
 
 def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
