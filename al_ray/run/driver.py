@@ -17,7 +17,7 @@ from typing import Final
 from ray.exceptions import RayError
 
 from al_ray.actors.keepers import MAX_LOST, Keepers
-from al_ray.errors import AlRayError, LearnerLostError
+from al_ray.errors import AlRayError, CheckpointError, LearnerLostError
 from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import (
@@ -247,6 +247,8 @@ class Run:
     async def _write(self, step: int) -> None:
         if step in (0, *self.folder.checkpoints()):
             return
+        if not self.policy.between_steps:
+            raise CheckpointError("the critic has begun to learn from the next one")
         self.console.phase("checkpoint")
         started = time.perf_counter()
         await self.policy.save(self.folder.checkpoint(step))

@@ -326,6 +326,32 @@ async def test_when_a_node_is_to_go_what_whole_steps_have_learnt_is_written_once
     assert saved == [1, 2]
 
 
+async def test_who_interrupts_a_run_whose_critic_has_begun_with_the_next_step_is_told_that_it_keeps_nothing(
+    tmp_path: Path,
+) -> None:
+    """The critic of a checkpoint would learn from that step's rollouts once more."""
+    saved: list[int] = []
+    policy: Any = SimpleNamespace(between_steps=False)
+
+    async def save(step: int) -> None:
+        saved.append(step)
+
+    policy.save = save
+    folder: Any = SimpleNamespace(
+        checkpoints=lambda: saved, checkpoint=lambda step: step, prune_checkpoints=lambda keep: None
+    )
+    metrics: Any = SimpleNamespace(log=lambda step, values: None)
+    told = io.StringIO()
+    nothing: Any = None
+    run = Run(RECIPE, folder, nothing, policy, metrics, Console(told), (), (), nothing)
+    run._done = 3
+    await run._leave()
+    assert saved == [] and "no checkpoint of the last steps: the critic has begun" in told.getvalue()
+    policy.between_steps = True
+    await run._leave()
+    assert saved == [3] and "interrupted after step 3" in told.getvalue()
+
+
 def test_a_run_that_cannot_hear_of_nodes_that_are_to_go_ends_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
