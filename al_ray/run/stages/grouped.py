@@ -180,8 +180,8 @@ class Grouped(ABC):
         if curriculum is None:
             return {}
         before = Admission(self.span).asked_at(step)
-        reward, memory = self.recipe.transitions.reward, curriculum.memory
-        return await asyncio.to_thread(self.history.before, before, agents.records, reward, memory)
+        transitions, memory = self.recipe.transitions, curriculum.memory
+        return await asyncio.to_thread(self.history.before, before, agents.records, transitions, memory)
 
     async def groups(self, step: int, agents: Agents, progress: Progress) -> Sequence[Group]:
         """Those of the step, once all have ended, and those that are asked for now in place of groups that

@@ -7,19 +7,20 @@ asks for what it would have asked for, whatever the store holds of later steps b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from al_ray.data.curriculum import Worth, learnability
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
-from al_ray.recipe import CurriculumSection
+from al_ray.recipe import CurriculumSection, TransitionsSection
+from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.requests import step_batch
 from al_ray.rollouts.rewards import rewards
-from al_ray.types import RolloutStatus, SpanKind, Task
+from al_ray.types import Rollout, RolloutStatus, SpanKind, Task
 
 Tries = Mapping[str, Sequence[float]]
-"""By a task's id the rewards of its last rollouts, in the order in which they were asked for."""
+"""By a task's id the rewards of its last rollouts, in the order of the steps that asked for them."""
 
 
 @dataclass(slots=True)
@@ -30,23 +31,41 @@ class History:
     """Read so far."""
     _tries: dict[str, deque[float]] = field(default_factory=dict)
 
-    def before(self, step: int, records: Records, reward: str, memory: int) -> Tries:
-        """Of each task the last ``memory`` rollouts that have the ``reward``, up to a global step; what is
-        returned does not change when later steps are read."""
+    def before(self, step: int, records: Records, transitions: TransitionsSection, memory: int) -> Tries:
+        """Of each task the last ``memory`` rollouts that are worth something to a step, up to a global step;
+        what is returned does not change when later steps are read."""
         assert step >= self._steps, "steps are taken in order"
-        of_steps = [
-            Condition("mode", "=", "train"),
-            Condition("status", "=", RolloutStatus.SUCCEEDED),
-            Condition("batch", ">=", step_batch(self._steps)),
-            Condition("batch", "<", step_batch(step)),
-        ]
-        for rollout in records.find_rollouts(Query(of_steps), [SpanKind.REWARD]).items:
-            given = rewards(rollout)
-            if reward in given:
-                last = self._tries.setdefault(rollout.request.task.id, deque(maxlen=memory))
-                last.append(given[reward])
+        # A step's refill is asked for after the batches that were due with it.
+        played = sorted(_played(range(self._steps, step), records, transitions), key=lambda each: each[0])
+        for (_, _, task), reward in played:
+            self._tries.setdefault(task, deque(maxlen=memory)).append(reward)
         self._steps = step
         return {task: tuple(last) for task, last in self._tries.items()}
+
+
+def _played(
+    steps: range, records: Records, transitions: TransitionsSection
+) -> Iterator[tuple[tuple[str, str, str], float]]:
+    """Batch, name and task of each rollout of the steps, and its reward."""
+
+    def ended(status: RolloutStatus, kind: SpanKind) -> Iterator[tuple[tuple[str, str, str], Rollout]]:
+        of_steps = [
+            Condition("mode", "=", "train"),
+            Condition("status", "=", status),
+            Condition("batch", ">=", step_batch(steps.start)),
+            Condition("batch", "<", step_batch(steps.stop)),
+        ]
+        for rollout in records.find_rollouts(Query(of_steps), [kind]).items:
+            yield (rollout.request.batch, rollout.request.id, rollout.request.task.id), rollout
+
+    for place, rollout in ended(RolloutStatus.SUCCEEDED, SpanKind.REWARD):
+        given = rewards(rollout)
+        if transitions.reward in given:
+            yield place, given[transitions.reward]
+    if transitions.failed_reward is not None:
+        for place, rollout in ended(RolloutStatus.FAILED, SpanKind.CALL):
+            if is_the_models_doing(rollout):
+                yield place, transitions.failed_reward
 
 
 def worth_of(tries: Tries, curriculum: CurriculumSection) -> Worth:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from al_ray.database.backends import sqlite_url
 from al_ray.database.reader import Records
 from al_ray.database.writer import Ask, Database
-from al_ray.recipe import Recipe
+from al_ray.recipe import Recipe, TransitionsSection
 from al_ray.recipe.schedule import Admission, stage_spans
 from al_ray.reports.names import FURTHER
-from al_ray.run.stages.history import told_of
+from al_ray.rollouts.requests import rollout_requests, step_batch
+from al_ray.run.stages.history import History, told_of
 from al_ray.run.stages.stage import stage_of
+from al_ray.traces import semconv
 from al_ray.traces.reward_span import reward_attributes
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
 from tests.support.runs import toy
@@ -26,8 +29,8 @@ TASKS = [Task(str(index), {"word": str(index)}) for index in range(8)]
 MEMORY = 8
 
 
-def stage(seed: int = 0, staleness: int = 0) -> Any:
-    content = toy.recipe(Path("model"), Path("out")) | {"seed": seed}
+def stage(seed: int = 0, staleness: int = 0, **transitions: Any) -> Any:
+    content = toy.recipe(Path("model"), Path("out")) | {"seed": seed, "transitions": transitions}
     content["stages"] = [
         {
             **content["stages"][1],
@@ -49,7 +52,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def solves(request: RolloutRequest) -> float | None:
-    """Task 0 always, 1 and 2 never, 3 fails; the others every second time."""
+    """Task 0 always, 1 and 2 never, 3 fails; the others every second time, if they do not say themselves."""
+    if "reward" in request.task.data:
+        return float(request.task.data["reward"])
     task, member = int(request.task.id), int(request.id.rpartition("/")[2])
     return {0: 1.0, 1: 0.0, 2: 0.5, 3: None}.get(task, float(member % 2))
 
@@ -63,8 +68,11 @@ def play(database: Database, requests: Sequence[RolloutRequest]) -> None:
             status = AttemptStatus.SUCCEEDED if reward is not None else AttemptStatus.TIMED_OUT
             attributes = reward_attributes({"reward": reward or 0.0})
             span = Span(f"{name}/r", name, 1, SpanKind.REWARD, "reward", 1, 1, attributes)
+            if reward is None:
+                answer = {semconv.CHOICES: [{"ids": [3], "logprobs": [-1.0], "versions": [[5, 0, 1]]}]}
+                span = Span(f"{name}/c", name, 1, SpanKind.CALL, "chat", 1, 1, answer)
             ended = Attempt(name, 1, "", status, ended_at=2.0)
-            database.finish(connection, [(ended, [span] * (reward is not None))])
+            database.finish(connection, [(ended, [span])])
 
 
 async def asked(made: Any, records: Records, step: int) -> list[RolloutRequest]:
@@ -123,6 +131,29 @@ async def test_what_is_asked_for_ahead_goes_by_the_steps_alone_that_had_ended_fo
         again = stage(staleness=2)
         for batch in range(begun, 12):
             assert await asked(again, database, batch) == kept[batch]
+
+
+async def test_what_always_fails_is_asked_less_where_the_recipe_says_what_that_is_worth(
+    database: Database,
+) -> None:
+    made, times = stage(failed_reward=0.0), Counter[str]()
+    for step in range(60):
+        requests = await asked(made, database, step)
+        play(database, requests)
+        times.update({request.task.id for request in requests} if step >= 10 else ())
+    assert 0 < times["3"] < min(times[name] for name in "4567"), times
+
+
+def test_a_refill_counts_with_the_step_that_it_is_of_whenever_it_was_asked_for(database: Database) -> None:
+    """Also where the next batch was asked for before: a resumed run would else go by another order."""
+    transitions = TransitionsSection()
+    for batch, reward in ((step_batch(0), 0.0), (step_batch(1), 1.0), (step_batch(0, 1), 0.5)):
+        of_batch = rollout_requests(stage().recipe, batch, [Task(str(reward), {})], 2, "train")
+        play(database, [replace(request, task=Task("t", {"reward": reward})) for request in of_batch])
+    on, again = History(), History()
+    on.before(1, database, transitions, 4)
+    assert on.before(2, database, transitions, 4) == again.before(2, database, transitions, 4)
+    assert again.before(2, database, transitions, 4) == {"t": (0.5, 0.5, 1.0, 1.0)}
 
 
 async def test_only_the_last_rollouts_of_a_task_count_and_what_is_told_fits(database: Database) -> None:
