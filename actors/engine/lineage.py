@@ -115,7 +115,7 @@ class LineageMemory:
         for message in request.messages:
             said = message
             if message.get("role") in _SYSTEM:
-                lines += volatile.lines(message.get("content"))
+                lines += volatile.pieces(message.get("content"))
                 said = {**message, "content": volatile.without(message.get("content"))}
             if message.get("role") == "assistant":
                 found = self._find(state, message)
@@ -184,7 +184,7 @@ def _with_lines(messages: Sequence[Message], lines: Sequence[str]) -> list[Messa
     """The messages with these volatile lines in place of their own."""
     known = iter(lines)
     return [
-        {**message, "content": volatile.with_lines(message.get("content"), known)}
+        {**message, "content": volatile.with_pieces(message.get("content"), known)}
         if message.get("role") in _SYSTEM
         else message
         for message in messages

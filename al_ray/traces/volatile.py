@@ -1,9 +1,10 @@
-"""Lines of a system prompt that a client writes anew at every call and that say nothing new: what it tells
-its billing, and the clock.
+"""What a client writes anew into a system prompt at every call and that says nothing new: the line that it
+tells its billing, and the clock.
 
 They must not end a lineage: a call that differs in them alone goes on from the earlier one, and the model is
-shown the lines that it was shown there. Nor do they make another question of one that was recorded. A date is
-the clock's only if it is the day's own: that of a simulated day is what the agent wants to say.
+shown what it was shown there. Nor do they make another question of one that was recorded. A date is the
+clock's only if it is the day's own: that of a simulated day is what the agent wants to say. So is all else
+that stands in the clock's line.
 """
 
 from __future__ import annotations
@@ -16,24 +17,26 @@ from typing import Final
 
 from al_ray.types import JSON
 
-_CANDIDATE: Final = re.compile(
-    r"""^[ \t]*(?:
-        (?P<billing>x-[\w-]*billing[\w-]*\s*:)
-        | [*_<]*(?:today|now\b|(?:the\s)?(?:current\s)?(?:local\s)?(?:date|time))
-    )[^\n]*""",
-    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
-)
+_BILLING: Final = r"x-[\w-]*billing[\w-]*\s*:[^\n]*"
+_LABEL: Final = r"[*_<]*(?:today|now\b|(?:the\s)?(?:current\s)?(?:local\s)?(?:date|time))"
+_TIME: Final = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
+_WEEKDAY: Final = r"\b(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\b"
+_ZONE: Final = rf"\b(?:[ap]m|utc|gmt|z|[cemp]e?[sd]?t)\b|\b[ap]\.m\.|[+-]\d{{2}}:?\d{{2}}\b|{_WEEKDAY}"
+_BEFORE: Final = rf"[^\w\n]|\b(?:s|is|it|now|and|the|today|current|local|date|time)\b|{_WEEKDAY}|{_TIME}"
+"""What may stand between the label and the day."""
+_AFTER: Final = r"[ \t,;(@|-]|\b(?:at|and)\b|T"
+"""What may stand between the day and the time."""
 _MARK: Final = "\ue000"
-"""Stands for such a line: a character for private use."""
+"""Stands for such a piece: a character for private use."""
 
 
-def lines(content: JSON) -> list[str]:
+def pieces(content: JSON) -> list[str]:
     """Those of a message's content, in order."""
     found: list[str] = []
 
-    def note(line: str) -> str:
-        found.append(line)
-        return line
+    def note(piece: str) -> str:
+        found.append(piece)
+        return piece
 
     _mapped(content, note)
     return found
@@ -41,19 +44,17 @@ def lines(content: JSON) -> list[str]:
 
 def without(content: JSON, day: date | None = None) -> JSON:
     """The content, as it was said on that day, with a mark for each of them. None: today."""
-    return _mapped(content, lambda line: _MARK, day)
+    return _mapped(content, lambda piece: _MARK, day)
 
 
-def with_lines(content: JSON, known: Iterator[str]) -> JSON:
+def with_pieces(content: JSON, known: Iterator[str]) -> JSON:
     """The content with the next of ``known`` in the place of each."""
-    return _mapped(content, lambda line: next(known, line))
+    return _mapped(content, lambda piece: next(known, piece))
 
 
 def _mapped(content: JSON, replace: Callable[[str], str], day: date | None = None) -> JSON:
     if isinstance(content, str):
-        return _CANDIDATE.sub(
-            lambda found: replace(found[0]) if _is_volatile(found, day) else found[0], content
-        )
+        return _pattern(day or date.today()).sub(lambda found: replace(found[0]), content)
     if isinstance(content, list):
         return [_mapped_part(part, replace, day) for part in content]
     return content
@@ -65,22 +66,20 @@ def _mapped_part(part: JSON, replace: Callable[[str], str], day: date | None) ->
     return part
 
 
-def _is_volatile(line: re.Match[str], day: date | None) -> bool:
-    return line["billing"] is not None or _days(day or date.today()).search(line[0]) is not None
-
-
 @lru_cache(maxsize=8)
-def _days(today: date) -> re.Pattern[str]:
+def _pattern(today: date) -> re.Pattern[str]:
+    day = _days(today)
+    clock = f"{_LABEL}(?:{_BEFORE}){{0,60}}{day}(?:(?:{_AFTER}){{0,9}}(?:{day}|{_TIME}|{_ZONE})){{0,9}}"
+    return re.compile(f"^[ \\t]*(?:{_BILLING}|{clock})", re.IGNORECASE | re.MULTILINE)
+
+
+def _days(today: date) -> str:
     """How the day is written; where the client is, it may be another."""
     found = []
     for day in (today - timedelta(1), today, today + timedelta(1)):
-        found += [day.strftime(form) for form in ("%Y-%m-%d", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y")]
-        found += [f"{day.month}/{day.day}/{day.year}", f"{day.day}.{day.month}.{day.year}"]
-        for month in (day.strftime("%b"), day.strftime("%B")):
-            found += [
-                f"{month} {day.day:02}",
-                f"{month} {day.day},",
-                f"{day.day} {month}",
-                f"{month} {day.day}",
-            ]
-    return re.compile(rf"(?<!\d)(?:{'|'.join(map(re.escape, dict.fromkeys(found)))})(?!\d)")
+        whole = [day.strftime(form) for form in ("%Y-%m-%d", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y")]
+        whole += [f"{day.month}/{day.day}/{day.year}", f"{day.day}.{day.month}.{day.year}"]
+        found += map(re.escape, whole)
+        month = f"(?:{day:%b}|{day:%B})"
+        found.append(rf"(?:{month} 0?{day.day}|0?{day.day} {month})(?:,? {day.year})?")
+    return rf"(?<!\d)(?:{'|'.join(dict.fromkeys(found))})(?!\d)"

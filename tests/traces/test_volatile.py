@@ -1,4 +1,4 @@
-"""A client's changing lines of billing and of the clock end no lineage; all else that changes does."""
+"""What changes of a client's billing and of the clock ends no lineage; all else that changes does."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ LINES = [
     ("x-anthropic-billing-header: cc_version=2.1; cch=%d;", [1, 2, 3]),
     ("Today's date: %s 09:00:0" + "1", [TODAY, TODAY, TODAY + timedelta(1)]),
     ("Current time: %sT10:00:00", [TODAY, TODAY + timedelta(1), TODAY]),
+    (f"Current time: {TODAY} 10:00:0%d. You are a critic, and it is 5 o'clock.", [1, 2, 3]),
 ]
 
 
@@ -75,6 +76,10 @@ def test_a_date_is_the_clocks_on_its_day_and_the_one_before_and_after(away: int)
             system("x-anthropic-billing-header: 2", "Be long."),
         ),
         (system("x-anthropic-billing-header: 1"), {"role": "system", "content": "Be brief."}),
+        (system(f"Today's date is {TODAY}. You solve."), system(f"Today's date is {TODAY}. You criticize.")),
+        (system(f"Today is {TODAY}. Cash: 500"), system(f"Today is {TODAY}. Cash: 20")),
+        (system(f"Today is {TODAY}. 1500 left"), system(f"Today is {TODAY}. 2500 left")),
+        (system(f"Today is {TODAY}. Friday is free"), system(f"Today is {TODAY}. Monday is free")),
     ],
 )
 async def test_what_an_agent_wants_to_say_is_said_and_opens_a_branch(first: Message, second: Message) -> None:
@@ -102,18 +107,20 @@ async def test_such_a_line_is_not_one_in_what_the_user_says() -> None:
         ),
         (f"<env>\n  Today's date: {TODAY:%a %b} {TODAY.day} {TODAY.year}\n</env>", 1),
         (f"The current date and time is {TODAY.month}/{TODAY.day}/{TODAY.year}, 3:04 PM.", 1),
+        (f"Today is {TODAY:%A, %B} {TODAY.day}, {TODAY.year}.", 1),
+        (f"**Date:** {TODAY} 10:15:00.123456+02:00 (UTC)", 1),
         ("Today we are going to bake bread.", 0),
         ("", 0),
     ],
 )
-def test_lines_are_found_and_put_back_as_they_were(text: str, found: int) -> None:
-    lines = volatile.lines(text)
-    assert len(lines) == found
-    assert volatile.with_lines(text, iter(lines)) == text
+def test_pieces_are_found_and_put_back_as_they_were(text: str, found: int) -> None:
+    pieces = volatile.pieces(text)
+    assert len(pieces) == found
+    assert volatile.with_pieces(text, iter(pieces)) == text
     assert volatile.without(text).count("\ue000") == found
     parts = [{"type": "text", "text": text}, {"type": "text", "text": text}]
-    assert volatile.lines(parts) == [*lines, *lines]
-    assert volatile.with_lines(parts, iter([*lines, *lines])) == parts
+    assert volatile.pieces(parts) == [*pieces, *pieces]
+    assert volatile.with_pieces(parts, iter([*pieces, *pieces])) == parts
 
 
 def test_a_date_is_the_clocks_on_the_day_that_it_was_said() -> None:
