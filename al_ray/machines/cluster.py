@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from threading import Event, Thread
 from types import FrameType
 from typing import Any
@@ -126,6 +127,18 @@ def _patient() -> Iterator[None]:
         services.get_node = asked
 
 
+@contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Ray's processes that are started inside. Whoever ends the process group of a run, as ``timeout`` does,
+    means the run, which still needs them to write a checkpoint on its way out."""
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
 def start_node(**options: Any) -> list[psutil.Process]:
     """Start a cluster of one node on this machine, by options of ``ray.init``, and connect to it; returns
     what was started. A node that does not come up is started anew: on a busy machine, Ray's raylet ends
@@ -134,7 +147,7 @@ def start_node(**options: Any) -> list[psutil.Process]:
     while True:
         before = psutil.Process().children()
         try:
-            with _patient():
+            with _patient(), _in_groups_of_their_own():
                 return _init(address="local", **options)
         except _NotUpError:
             started = _children_since(before)

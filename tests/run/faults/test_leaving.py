@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.slow
 def test_a_run_that_is_ended_goes_on_from_the_step_that_it_had_done(
     tmp_path: Path, tiny_model: Path, joining: Mapping[str, str]
 ) -> None:
-    """By Ctrl-C, here. Though no checkpoint was due, one is written on the way out; no process stays."""
+    """By what ends its whole process group, as `timeout` does. Though no checkpoint was due, one is written on
+    the way out; no process stays."""
     toy.write_code(tmp_path)
     content = toy.recipe(tiny_model, tmp_path / "out")
     content["agent"] |= {"run": "toy_agent:solve_slowly", "concurrency": 1}
@@ -41,7 +44,7 @@ def test_a_run_that_is_ended_goes_on_from_the_step_that_it_had_done(
 
     with Command(training, tmp_path) as command:
         command.wait_until(second_step)
-        command.interrupt()
+        os.killpg(command.pid, signal.SIGTERM)
         assert command.wait(120) == 130, command.output
         command.wait_until_nothing_is_left(0)
     (tmp_path / "hurry").touch()
