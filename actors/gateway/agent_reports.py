@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from aiohttp import web
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
 from al_ray.actors.gateway.dialects.core import Body, parse_body
@@ -27,8 +27,15 @@ from al_ray.types import JSON, Attempt, Span, SpanKind
 REWARDS: Final = "/v1/al_ray/rewards"
 EVENTS: Final = "/v1/al_ray/events"
 
+
+def _without_nul(name: str) -> str:
+    if "\x00" in name:
+        raise ValueError("has a NUL character, which databases refuse")
+    return name
+
+
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_without_nul)]
 
 
 class RewardBody(Body):
@@ -82,7 +89,10 @@ class AgentReports:
     async def _event(self, request: web.Request) -> web.Response:
         attempt = (await self.keys.claim(request)).attempt
         body = parse_body(EventBody, await read_body(request))
-        return await self._keep(attempt, SpanKind.EVENT, body.name, body.attributes, body.id)
+        attributes = {
+            name: told for name, told in body.attributes.items() if not name.startswith(semconv.OURS)
+        }
+        return await self._keep(attempt, SpanKind.EVENT, body.name, attributes, body.id)
 
     async def _find_call(self, attempt: Attempt, call: str) -> None:
         told = attempt.rollout_id, attempt.number, call.partition("/")[0]

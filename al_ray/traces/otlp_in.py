@@ -34,7 +34,6 @@ MAX_EVENTS: Final = 32
 _EARLIEST: Final = 946_684_800.0
 """The year 2000: a clock that says less is not set."""
 _AHEAD_SECONDS: Final = 86_400.0
-_OURS: Final = "al_ray."
 _TOLD_BY_AGENTS: Final = frozenset({semconv.REWARD, semconv.REWARD_DIMENSIONS, semconv.REWARD_CALL})
 """Of our own names, those that an agent may use; the others are what only the gateway knows."""
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
@@ -145,7 +144,7 @@ def _bounded(told: trace_pb2.Span) -> dict[str, JSON]:
         if event["name"] == "exception":
             within += event["attributes"].items()
     for key, told_value in (*((pair.key, _value(pair.value)) for pair in told.attributes), *within):
-        if not key or (key.startswith(_OURS) and key not in _TOLD_BY_AGENTS and key != semconv.EVENTS):
+        if not key or (key.startswith(semconv.OURS) and key not in _TOLD_BY_AGENTS and key != semconv.EVENTS):
             continue
         value, size = _sized(told_value)
         if len(kept) >= MAX_ATTRIBUTES or size > room:

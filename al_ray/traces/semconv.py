@@ -28,8 +28,12 @@ ERROR_TYPE: Final = "error.type"
 EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 
+OURS: Final = "al_ray."
+"""What our own begin with."""
 ASKED_SAMPLING: Final = "al_ray.asked_sampling"
 """The sampling that the agent asked for; what the call was sampled with is under OpenTelemetry's names."""
+ASKED_FORM: Final = "al_ray.asked_form"
+"""A digest of the form that the agent wants an answer in: the choice of a tool, format, parallel calls."""
 PROMPT_IDS: Final = "al_ray.tokens.prompt"
 CHOICES: Final = "al_ray.tokens.choices"
 """A list, one entry a choice: ``{"ids": [...], "logprobs": [...], "versions": [[v, start, end], ...]}``,

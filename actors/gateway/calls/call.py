@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import orjson
 
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.dialects.core import Asked, Head
@@ -130,11 +133,21 @@ class Call:
             attributes[semconv.POLICY] = self.policy
         if self.frozen:
             attributes[semconv.FROZEN] = True
+        if (form := self._form()) is not None:
+            attributes[semconv.ASKED_FORM] = form
         if asked.tools:
             attributes[semconv.TOOL_DEFINITIONS] = asked.tools
         if asked.instructions is not None:
             attributes[semconv.INSTRUCTIONS] = True
         return attributes | self._told_again()
+
+    def _form(self) -> str | None:
+        """None: any."""
+        asked = self.asked
+        form = [asked.tool_choice, asked.response_format, asked.parallel_tool_calls]
+        if form == [None, None, True]:
+            return None
+        return hashlib.blake2b(orjson.dumps(form, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
     def _told_again(self) -> dict[str, JSON]:
         """What of the request its API tells with the answer, and no other attribute tells."""

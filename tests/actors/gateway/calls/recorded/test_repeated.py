@@ -64,6 +64,8 @@ async def test_every_api_answers_a_repeated_call_from_the_record(served: House, 
         ("a question", {"tools": TOOLS}),
         ("a question", {"stream": True}),
         ("a question", {"logprobs": True}),
+        ("a question", {"response_format": {"type": "json_object"}}),
+        ("a question", {"parallel_tool_calls": False}),
     ],
 )
 async def test_another_call_is_not_answered_with_what_was_recorded(
