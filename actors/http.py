@@ -8,7 +8,9 @@ from typing import Final
 import orjson
 import ray
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
 
+from al_ray.errors import BadRequestError
 from al_ray.types import JSON
 
 LOOPBACK: Final = "127.0.0.1"
@@ -19,12 +21,15 @@ _JSON: Final = {"Content-Type": "application/json"}
 
 
 async def read_body(request: web.Request) -> bytes:
-    """Raises aiohttp's 413 for one that is too large, and 408 for one that does not come."""
-    if request.content.is_eof():  # it came with the headers
-        return await request.read()
+    """Raises aiohttp's 413 for one that is too large, and 408 for one that does not come; ``BadRequestError``
+    for one that is not compressed as it says."""
     try:
+        if request.content.is_eof():  # it came with the headers
+            return await request.read()
         async with asyncio.timeout(_BODY_SECONDS):
             return await request.read()
+    except (web.RequestPayloadError, ContentEncodingError) as error:
+        raise BadRequestError(f"the body cannot be read as its headers say: {error}") from None
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body had not arrived after {_BODY_SECONDS:g} s") from None
 

@@ -106,7 +106,7 @@ class ChatRendering:
             rendered = await self._renderer.render_chat(request)
         except VLLMValidationError as error:
             raise _refused("messages", error) from error
-        except (VLLMClientError, ValueError, TypeError) as error:
+        except (VLLMClientError, ValueError, TypeError, RecursionError) as error:
             raise BadRequestError(f"messages: the chat template cannot render them: {error}") from error
         finally:
             request.parallel_tool_calls = not one_call

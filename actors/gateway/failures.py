@@ -59,4 +59,6 @@ async def failures_in_shape(
             response.headers["Retry-After"] = told.retry_after
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = error.headers["Allow"]
+        if request.content.exception() is not None:  # what comes after such a body cannot be read either
+            response.force_close()
         return response

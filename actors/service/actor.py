@@ -55,10 +55,9 @@ class ServiceHost:
     async def _answer(self, request: web.Request) -> web.Response:
         try:
             question = orjson.loads(await read_body(request))
+            return json_response(await self._service.answer(question))
         except orjson.JSONDecodeError as error:
             return json_response({"error": f"the body must be JSON: {error}"}, 400)
-        try:
-            return json_response(await self._service.answer(question))
         except BadRequestError as error:
             return json_response({"error": str(error)}, 400)
 

@@ -392,6 +392,15 @@ def test_a_group_is_finished_when_its_last_rollout_is_and_brings_its_spans(datab
     assert database.finished_groups("b", {"x"}) == []
 
 
+def test_a_span_is_looked_for_by_any_text(database: Database) -> None:
+    """Also by one that no database can hold."""
+    enqueue(database, request("a"))
+    (claimed,) = claim(database, "c")
+    finish(database, claimed.attempt, AttemptStatus.SUCCEEDED, span("own", claimed.attempt))
+    found = [database.attempt_spans("a", 1, name) for name in ("own", "other", "own\x00")]
+    assert [[each.id for each in spans] for spans in found] == [["own"], [], []]
+
+
 def test_a_judge_rewards_what_has_ended_once_and_only_what_it_was_asked_to_judge(database: Database) -> None:
     """Its rewards come with its own end, or not at all; nobody else may add to what has ended."""
     enqueue(database, request("r"), request("other", group="h"))

@@ -142,6 +142,7 @@ class ModelCalls:
                     await _write(response, b"".join(events))
         except (ConnectionResetError, TimeoutError, asyncio.CancelledError) as error:
             _log.debug("the client of call %s hung up", call.id)
+            self.limits.spend(call.attempt, seen.tokens)
             self.recorder.record_soon(call.aborted_span(seen))
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -158,7 +159,7 @@ class ModelCalls:
         self.repeated.note_answered(call.id)
 
     async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
-        attempt, agent = claim.attempt, headers.get(AGENT_HEADER, "")
+        attempt, agent = claim.attempt, _header_text(headers.get(AGENT_HEADER, ""))
         model = self._model(asked)
         hosted = model in self.hosted
         if not hosted:
@@ -231,6 +232,16 @@ class ModelCalls:
                 await self.recorder.record(_tool_left_out(attempt, kind))
 
 
+def _header_text(header: str) -> str:
+    """What is not ASCII comes as UTF-8, or, from Python's own client, as Latin-1; aiohttp takes it for the
+    first."""
+    sent = header.encode("utf-8", "surrogateescape")
+    try:
+        return sent.decode()
+    except UnicodeDecodeError:
+        return sent.decode("latin-1")
+
+
 def _require_readable(asked: Asked) -> None:
     """Raises ``BadRequestError`` for what the trained model could not be shown."""
     if told := asked.refused or unreadable(asked.messages):
@@ -238,9 +249,9 @@ def _require_readable(asked: Asked) -> None:
 
 
 def _tool_left_out(attempt: Attempt, kind: str) -> Span:
-    now = time.time()
+    now, named = time.time(), kind[:100].replace("\x00", "")  # of which PostgreSQL takes none
     return Span(
-        id=f"{attempt.rollout_id}/{attempt.number}/left-out/{kind[:100]}",
+        id=f"{attempt.rollout_id}/{attempt.number}/left-out/{named}",
         rollout_id=attempt.rollout_id,
         attempt=attempt.number,
         kind=SpanKind.EVENT,

@@ -188,7 +188,7 @@ def problems_told(error: ValidationError) -> str:
 
 def _refuse_long_integers(raw: bytes) -> None:
     """No store takes them. What is not JSON is left to whoever reads it next."""
-    with suppress(json.JSONDecodeError, UnicodeDecodeError):
+    with suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         json.loads(raw, parse_int=_integer)
 
 

@@ -57,6 +57,8 @@ DEEP = {"type": "json_schema", "json_schema": {"name": "x", "schema": PATTERN}}
 MANY = {"enum": [f"value {i}" for i in range(100_000)]}
 HOSTILE = {"type": "function", "function": {"name": "add", "parameters": MANY}}
 """What vLLM's grammar compiler dies of, and what it is busy with for a minute."""
+NESTED = {"name": "add", "arguments": '{"a": ' + "[" * 5000 + "]" * 5000 + "}"}
+DEEP_CALL = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": NESTED}]}
 TOO_LONG_FOR_THE_MODEL = f"This model's maximum context length is {MAX_LENGTH} tokens"
 
 
@@ -548,6 +550,10 @@ async def test_a_schema_that_is_not_plain_holds_the_answer_to_it(engine: ActorHa
         ({"sampling": Sampling(stop=("x",) * 100_000)}, "stop: at most 64 sequences"),
         ({"messages": [{"content": "hi"}]}, "role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages"),
+        (
+            {"messages": [*GREET, DEEP_CALL, {"role": "tool", "tool_call_id": "c", "content": "2"}]},
+            "messages",
+        ),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "auto"}, "tools"),
         ({"sampling": Sampling(n=0)}, "n must be"),

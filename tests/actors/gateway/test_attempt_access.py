@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -139,6 +140,22 @@ async def test_keys_that_no_database_takes_are_refused_alone(served: House) -> N
     assert {line.split()[1] for line in await refused} == {b"401"}
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+async def test_an_agents_name_may_have_letters_that_ascii_has_not(served: House, coding: str) -> None:
+    """As UTF-8, or as Python's own client sends it."""
+    attempt, address = await served.attempt(), urlsplit(served.url)
+    headers = {"Authorization": f"Bearer {attempt.key}", "x-al-ray-agent": "Prüfer".encode(coding)}
+
+    def status() -> int:
+        connection = HTTPConnection(address.netloc, timeout=60)
+        connection.request("POST", f"{address.path}/chat/completions", tell({"messages": say("x")}), headers)
+        return connection.getresponse().status
+
+    assert await asyncio.to_thread(status) == 200
+    [span] = served.calls(attempt)
+    assert span.attributes[semconv.AGENT_NAME] == "Prüfer"
+
+
 # --- limits ----------------------------------------------------------------------------------------
 
 
@@ -164,6 +181,22 @@ async def test_calls_at_once_do_not_slip_past_the_limit(served: House, engine_a:
     async with beside(served, engine_a, replace(SPEC, limits=Limits(calls=3))) as gateway:
         answers = await asyncio.gather(*(gateway.ask(attempt) for _ in range(8)), return_exceptions=True)
     assert sum(isinstance(answer, openai.BadRequestError) for answer in answers) == 5
+
+
+async def test_the_tokens_of_a_stream_that_its_agent_leaves_count_too(served: House, engine_a: Any) -> None:
+    attempt = await served.attempt()
+    async with beside(served, engine_a, replace(SPEC, limits=Limits(tokens=1))) as gateway:
+        async with gateway.client(attempt) as client:
+            said = say("wait after a piece")
+            stream = await client.chat.completions.create(model="m", messages=said, stream=True)
+            async for chunk in stream:
+                if chunk.choices[0].delta.content:
+                    break
+            await stream.close()
+            while not served.calls(attempt):
+                await asyncio.sleep(0.05)
+        with pytest.raises(openai.BadRequestError, match="tokens of the 1 that"):
+            await gateway.ask(attempt)
 
 
 async def test_tokens_beyond_the_limit_are_refused_in_the_apis_own_shape(
@@ -259,6 +292,9 @@ async def test_an_agent_in_any_language_gives_rewards_and_events(served: House) 
         ("rewards", b'{"dimensions": {"brevity": 1}}', "value"),
         ("rewards", b'{"value": 1, "call": "made-up"}', "call: this attempt has made no call"),
         ("events", b'{"attributes": {}}', "name"),
+        ("events", b'{"name": "a\\u0000b"}', "name"),
+        ("rewards", b'{"value": 1, "id": "a\\u0000b"}', "id"),
+        ("rewards", b'{"value": 1, "call": "a\\u0000b"}', "call"),
         ("events", b'{"name": "x", "attributes": {"x": 1' + b"0" * 30 + b"}}", "64 bits"),
     ],
 )
@@ -270,6 +306,14 @@ async def test_a_bad_report_is_a_400_that_names_the_field(
     assert status == 400
     assert names in answer["error"]["message"]
     assert served.calls(attempt) == []
+
+
+async def test_what_an_event_says_in_names_of_ours_is_not_kept(served: House) -> None:
+    attempt = await served.attempt()
+    report = {"name": "x", "attributes": {"al_ray.trace_id": "zz", "al_ray.events": [1], "pages": 1}}
+    await served.post(tell(report), attempt.key, path="/al_ray/events")
+    [event] = served.calls(attempt)
+    assert event.attributes == {"pages": 1}
 
 
 async def test_a_reward_for_another_attempts_call_is_refused(served: House) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -80,6 +81,29 @@ async def test_a_body_that_does_not_come_is_given_up(served: House, engine_a: An
         writer.write(head.encode() + b'{"inp')
         told = await asyncio.wait_for(reader.readline(), 60)
         assert b" 408 " in told
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/al_ray/rewards"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_compressed_as_it_says_is_a_400(
+    served: House, path: str, coding: str
+) -> None:
+    attempt = await served.attempt()
+    headers = {"Content-Encoding": coding, "Authorization": f"Bearer {attempt.key}"}
+    url = served.url.removesuffix("/v1") + path
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with session.post(url, data=b'{"value": 1}', headers=headers) as response:
+                assert response.status == 400, await response.read()
+                assert "the body cannot be read" in await response.text()
+
+
+async def test_a_body_of_thousands_of_brackets_is_a_400(served: House) -> None:
+    attempt = await served.attempt()
+    for path in ("/chat/completions", "/al_ray/events"):
+        body = b'{"x": 1234567890123456789, "messages": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+        status, answer = await served.post(body, attempt.key, path)
+        assert status == 400, answer
 
 
 async def test_what_is_no_http_is_answered_as_such(served: House) -> None:
