@@ -8,7 +8,7 @@ said, begins another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final
 
@@ -19,6 +19,7 @@ from al_ray.traces.nesting import Nesting
 from al_ray.types import JSON, Rollout, Span
 
 _ASSISTANT: Final = "assistant"
+_REASONING: Final = "reasoning_content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def dialogues(rollout: Rollout) -> Sequence[Dialogue]:
         if earlier is None:
             found.append(dialogue)
         else:
-            found[earlier] = dialogue
+            before = found[earlier].messages
+            found[earlier] = replace(dialogue, messages=[*before, *said[len(before) :]])
     return found
 
 
@@ -82,17 +84,19 @@ def preference(rollouts: Sequence[Rollout], dimension: str) -> Preference | None
 
 
 def plain(message: Message) -> Message:
-    """What chat templates know of a message, without what it has not: text, tool calls, and whose answer it
-    is."""
+    """What chat templates know of a message, without what it has not: text, tool calls, whose answer it is,
+    and what was thought before it."""
     told: dict[str, JSON] = {
         "role": str(message.get("role")),
         "content": messages.text(message.get("content")),
     }
     if calls := [*_tool_calls(message)]:
         told["tool_calls"] = calls
-    for key in ("tool_call_id", "name", "reasoning_content"):
+    for key in ("tool_call_id", "name"):
         if message.get(key):
             told[key] = str(message[key])
+    if reasoning := message.get("reasoning") or message.get(_REASONING):
+        told[_REASONING] = str(reasoning)
     return told
 
 
@@ -104,7 +108,11 @@ def _tool_calls(message: Message) -> Iterator[JSON]:
 
 
 def _goes_on(earlier: Sequence[Message], later: Sequence[Message]) -> bool:
-    return len(later) > len(earlier) and list(later[: len(earlier)]) == list(earlier)
+    """What the model thought does not count: most agents do not send it again."""
+    return len(later) > len(earlier) and all(
+        {**one, _REASONING: ""} == {**other, _REASONING: ""}
+        for one, other in zip(earlier, later, strict=False)
+    )
 
 
 def _tools(call: Span) -> Sequence[JSON]:

@@ -69,6 +69,15 @@ def test_calls_that_go_on_are_one_conversation_and_what_begins_anew_is_another()
     assert first.tools == [TOOL]
 
 
+def test_what_the_model_thought_is_told_also_where_the_agent_does_not_send_it_again() -> None:
+    begun = call(0, [ASKED], said("2") | {"reasoning": "one and one"})
+    gone_on = call(1, [ASKED, said("2"), ASKED], said("still 2") | {"reasoning": "as before"})
+    [only] = dialogues(rollout(begun, gone_on))
+    asked = {"role": "user", "content": "1 + 1?"}
+    first = said("2") | {"reasoning_content": "one and one"}
+    assert only.messages == [asked, first, asked, said("still 2") | {"reasoning_content": "as before"}]
+
+
 def test_the_best_of_a_group_is_preferred_to_the_worst_from_where_they_part() -> None:
     """From an answer on; nothing where none is better, or nothing is shared."""
     good = rollout(
