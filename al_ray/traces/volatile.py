@@ -75,7 +75,7 @@ def _pattern(today: date) -> re.Pattern[str]:
 
 def _days(today: date) -> str:
     """How the day is written; where the client is, it may be another."""
-    found = []
+    found: list[str] = []
     for day in (today - timedelta(1), today, today + timedelta(1)):
         whole = [day.strftime(form) for form in ("%Y-%m-%d", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y")]
         whole += [f"{day.month}/{day.day}/{day.year}", f"{day.day}.{day.month}.{day.year}"]

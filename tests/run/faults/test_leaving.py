@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 def test_a_run_that_is_ended_goes_on_from_the_step_that_it_had_done(
     tmp_path: Path, tiny_model: Path, joining: Mapping[str, str]
 ) -> None:
-    """By what ends its whole process group, as `timeout` does. Though no checkpoint was due, one is written on
-    the way out; no process stays."""
+    """By what ends its whole process group, as `timeout` does. Though no checkpoint was due, one is written
+    on the way out; no process stays."""
     toy.write_code(tmp_path)
     content = toy.recipe(tiny_model, tmp_path / "out")
     content["agent"] |= {"run": "toy_agent:solve_slowly", "concurrency": 1}
