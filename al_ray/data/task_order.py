@@ -4,8 +4,10 @@ for the same."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import orjson
@@ -22,13 +24,18 @@ def held_out(tasks: Sequence[Task], count: int) -> list[Task]:
     return [tasks[index] for index in order[:count]]
 
 
-def split_by_id(tasks: Sequence[Task], share: float) -> tuple[list[Task], list[Task]]:
-    """Those to train on and about ``share`` of all for validation. Where a task goes depends on its id
-    alone: rows may be added, filtered or moved, and no task changes sides."""
+def split_by_id(
+    tasks: Sequence[Task], share: float, families: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[Task], list[Task]]:
+    """Those to train on and about ``share`` of all for validation, by whole families, as ``TaskSet`` has
+    them; one that is larger than the share is trained on. Where a task goes depends on its family, or its
+    id, alone: rows may be added, filtered or moved, and no task changes sides."""
+    sizes = Counter(families.values())
     train, validation = [], []
     for task in tasks:
-        place = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:8]) / 2**64
-        if place < share:
+        family = families.get(task.id, task.id)
+        place = int.from_bytes(hashlib.sha256(family.encode()).digest()[:8]) / 2**64
+        if place < share and sizes[family] <= share * len(families):
             validation.append(replace(task, split="validation"))
         else:
             train.append(task)

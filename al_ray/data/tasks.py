@@ -38,6 +38,8 @@ def load_tasks(recipe: Recipe) -> Tasks:
             for source in found:
                 _try_demonstration(stage, f"stages.{index}.demonstrate", source.train[0])
     chosen = [task for source in found for task in source.held_out]
+    if problems := _shared_by_sources(train, chosen):
+        raise DataError(*problems)
     for key in recipe.evaluation.by:
         if not any(key in task.data for task in chosen):
             keys = ", ".join(sorted({key for task in chosen for key in task.data}))
@@ -78,7 +80,7 @@ def _splits(place: str, data: DataSection) -> dict[str, TaskSet]:
     whole = _loaded(place, data, "train")
     if data.validation_share is None:
         return {"train": whole, "validation": _loaded(place, data, "validation")}
-    train, validation = split_by_id(whole.tasks, data.validation_share)
+    train, validation = split_by_id(whole.tasks, data.validation_share, whole.families)
     return {"train": TaskSet(train, whole.left_out), "validation": TaskSet(validation)}
 
 
@@ -89,8 +91,8 @@ def _loaded(place: str, data: DataSection, split: str) -> TaskSet:
     load = dotted.load(path, f"{place}.load")
     try:
         found = load(data.path, split, **data.options)
-        left_out = found.left_out if isinstance(found, TaskSet) else {}
-        tasks = list(found.tasks if isinstance(found, TaskSet) else found)
+        told = found if isinstance(found, TaskSet) else TaskSet(found)
+        tasks = list(told.tasks)
     except UserError:
         raise
     except Exception as error:  # whatever the user's loader raises
@@ -104,7 +106,7 @@ def _loaded(place: str, data: DataSection, split: str) -> TaskSet:
             [] if len(wrong) <= _SHOWN else [Problem(f"{place}.load", path, f"{len(wrong) - _SHOWN} more so")]
         )
         raise DataError(*wrong[:_SHOWN], *more)
-    return TaskSet(tasks, left_out)
+    return replace(told, tasks=tasks)
 
 
 def _problem(loader: str, split: str, index: int, task: object) -> Problem | None:
@@ -148,6 +150,27 @@ def _shared_ids(place: str, splits: Mapping[str, TaskSet]) -> list[Problem]:
     some = ", ".join(map(repr, shared[:_SHOWN])) + (", ..." if len(shared) > _SHOWN else "")
     cure = f"{len(shared)} ids are in both: give each split ids and tasks of its own, or name one split and "
     return [Problem(f"{place}.load, train and validation", some, f"{cure}{place}.validation_share")]
+
+
+def _shared_by_sources(train: Sequence[Task], chosen: Sequence[Task]) -> list[Problem]:
+    """What one source holds out and another gives to train on: the same id and data."""
+
+    def said(task: Task) -> tuple[str, bytes]:
+        name = task.data.get(SOURCE)
+        own = {key: value for key, value in task.data.items() if key != SOURCE}
+        return task.id.removeprefix(f"{name}/"), orjson.dumps(own, option=orjson.OPT_SORT_KEYS)
+
+    trained = {said(task): task.id for task in train if SOURCE in task.data}
+    shared = [
+        (task.id, trained[said(task)]) for task in chosen if SOURCE in task.data and said(task) in trained
+    ]
+    if not shared:
+        return []
+    some = ", ".join(f"{held!r} is {other!r}" for held, other in shared[:_SHOWN])
+    cure = (
+        f"{len(shared)} tasks that one source holds out are another's to train on: give each source data of "
+    )
+    return [Problem("data.sources", some, f"{cure}its own")]
 
 
 def _try_demonstration(stage: SupervisedStage, where: str, task: Task) -> None:

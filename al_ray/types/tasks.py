@@ -28,3 +28,7 @@ class TaskSet(Value):
     tasks: Sequence[Task]
     left_out: Mapping[str, int] = field(default_factory=dict)
     """By reason, in the words that a user is told."""
+    families: Mapping[str, str] = field(default_factory=dict)
+    """By a task's id, a name for those that have so much in common that none of them may be held out while
+    others are trained on: questions about one fact, say. A task that is not named is a family by itself;
+    those that were left out may be named."""

@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from al_ray.data import files
+from al_ray.errors import DataError
 from al_ray.types import Task, TaskSet
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -45,12 +46,19 @@ def load(
 ) -> TaskSet:
     """The tasks of a split, in the order of the file.
 
+    Of the training rows those are left out whose question is in the file for validation too, as some of the
+    published are.
+
     ``sources`` keeps the rows that come from these datasets, ``max_calls`` those with between one
     and so many calculations, ``max_operations`` those with at most so many operators in all of them
     together, ``max_question_chars`` those with a question no longer than that.
     """
 
+    held_out = _questions(path, "validation") if split == "train" else frozenset()
+
     def left_out_by(row: WordProblem) -> str | None:
+        if _asked(row["question"]) in held_out:
+            return "whose question is held out"
         if sources is not None and row["source"] not in sources:
             return "of other sources"
         if max_calls is not None and not 1 <= len(calculations(row["chain"])) <= max_calls:
@@ -63,14 +71,29 @@ def load(
 
     tasks = []
     left_out: Counter[str] = Counter()
+    families = {}
     for found in files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER):
         row = files.checked(found, WordProblem)
+        families[row["id"]] = _asked(row["question"])
         reason = left_out_by(row)
         if reason is None:
             tasks.append(task(row, split))
         else:
             left_out[reason] += 1
-    return TaskSet(tasks, left_out)
+    return TaskSet(tasks, left_out, families)
+
+
+def _questions(path: str | None, split: str) -> frozenset[str]:
+    """Of a split; none where it has no file."""
+    try:
+        found = [*files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)]
+    except DataError:  # whoever loads that split is told
+        return frozenset()
+    return frozenset(_asked(str(row.values.get("question"))) for row in found)
+
+
+def _asked(question: str) -> str:
+    return " ".join(question.split())
 
 
 def task(row: WordProblem, split: str) -> Task:

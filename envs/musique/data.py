@@ -107,14 +107,33 @@ def load(
     options = Options(setting, top_k, passage_chars, hops, max_question_chars, readable)
     if setting not in ("open", "paragraphs"):
         raise DataError(Problem("data.options.setting", setting, "is open or paragraphs"))
-    tasks, left_out = [], Counter[str]()
+    tasks, left_out, known = [], Counter[str](), list[str]()
     for number, data in enumerate(_tasks(path, split, options)):
+        known.append(data["id"])
         if reason := _reason_to_leave_out(data, options):
             left_out[reason] += 1
         else:
             shown = {"row": number, "top_k": top_k, "passage_chars": passage_chars}
             tasks.append(Task(data["id"], data | shown, split))
-    return TaskSet(tasks, left_out)
+    return TaskSet(tasks, left_out, families(known))
+
+
+def families(ids: Sequence[str]) -> Mapping[str, str]:
+    """Of questions that are composed of common single ones: of whose ids theirs are made
+    (``2hop__13548_86706``), the last of which has the answer."""
+    first: dict[str, str] = {}
+    """Another single question of the same family, by a single question; itself for the one that names it."""
+
+    def name(single: str) -> str:
+        while first.setdefault(single, single) != single:
+            first[single] = single = first[first[single]]
+        return single
+
+    singles = {each: each.partition("__")[2].split("_") for each in ids if "__" in each}
+    for composed in singles.values():
+        for single in composed[1:]:
+            first[name(single)] = name(composed[0])
+    return {each: name(composed[0]) for each, composed in singles.items()}
 
 
 def corpus(path: str | None) -> Path:

@@ -62,10 +62,13 @@ def load(
         raise DataError(Problem("data.options.levels", sorted(unknown), f"must be of {', '.join(LEVELS)}"))
     tasks: list[Task] = []
     left_out: Counter[str] = Counter()
+    families = {}
     for number, found in enumerate(_rows(path, split)):
         row = files.checked(found, Question)
         database = database_of(folder, row["db_id"])
         level = hardness(row["query"])
+        # Most queries are asked for twice, in other words.
+        families[f"{split}-{number}"] = f"{row['db_id']}: {' '.join(row['query'].split())}"
         if fault := fault_of(database, row["query"]):
             left_out[fault] += 1
         elif levels is not None and level not in levels:
@@ -82,7 +85,7 @@ def load(
                 "turns": turns,
             }
             tasks.append(Task(f"{split}-{number}", data, split))
-    return TaskSet(tasks, left_out)
+    return TaskSet(tasks, left_out, families)
 
 
 def databases_folder(path: str | None, databases: str | None = None) -> Path:

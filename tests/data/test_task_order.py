@@ -75,6 +75,19 @@ def test_a_task_stays_on_its_side_of_the_split_whatever_the_others_are(
     assert set(ids(validation_of_fewer)) <= set(ids(validation))
 
 
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60), st.floats(0.05, 0.95))
+def test_a_family_stays_together_and_one_that_is_larger_than_the_share_is_trained_on(
+    names: list[str], share: float
+) -> None:
+    made = tasks(len(names))
+    families = {task.id: name for task, name in zip(made, names, strict=True)}
+    train, validation = ({families[task.id] for task in side} for side in split_by_id(made, share, families))
+    assert not train & validation
+    assert all(names.count(name) <= share * len(names) for name in validation)
+    alone = split_by_id(made, share, {task.id: task.id for task in made})
+    assert share * len(made) < 1 or alone == split_by_id(made, share)
+
+
 def test_the_split_by_id_has_about_the_share_that_is_asked_for() -> None:
     """And the next release of al_ray has the same, so that runs can be compared."""
     _, validation = split_by_id(tasks(10_000), 0.1)

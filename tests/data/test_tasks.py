@@ -66,6 +66,12 @@ def test_every_source_names_its_tasks_and_takes_what_it_leaves_out_from_the_whol
     assert (len(shorter.tasks), shorter.weight) == (len(short.train), 1)
 
 
+def test_what_one_source_holds_out_another_may_not_train_on() -> None:
+    """Two of the same rows, of which one keeps a share apart."""
+    with pytest.raises(DataError, match=r"data\.sources: .*'part/.*' is 'whole/.*one source holds out"):
+        load_tasks(loaded("sources={whole: {}, part: {validation_share: 0.5}}"))
+
+
 def test_a_mistake_in_a_source_is_told_by_its_place() -> None:
     with pytest.raises(RecipeError, match=r"data\.sources\.a\.options\.max: 3: no such key"):
         loaded("sources={a: {options: {max: 3}}}")

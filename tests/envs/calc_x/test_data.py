@@ -58,6 +58,17 @@ def test_rows_come_in_file_order_as_tasks_of_the_split(tmp_path: Path) -> None:
     assert tasks == [Task("t2", row(2), "train"), Task("t1", row(1), "train")]
 
 
+def test_a_question_that_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
+    """Whatever its id and its spaces; the same words are a family where a share of the rows is held out."""
+    rows = [row(0, question="How  many?"), row(1, question="How much?"), row(2, question="How much?")]
+    write(tmp_path / "train.jsonl", rows)
+    write(tmp_path / "validation.jsonl", [row(7)])
+    found = data.load(str(tmp_path), "train")
+    assert ids(found.tasks) == ["t1", "t2"] and found.left_out == {"whose question is held out": 1}
+    assert found.families["t1"] == found.families["t2"] != found.families["t0"]
+    assert ids(data.load(str(tmp_path), "validation").tasks) == ["t7"]
+
+
 def test_options_keep_the_rows_that_are_asked_for(tmp_path: Path) -> None:
     """By source, by the number of calculations (at least one) and of operators, and by length."""
     rows = [row(0, 0), row(1, 1), row(2, 2), row(3, source="b"), row(4, question="Long " * 9 + "?")]

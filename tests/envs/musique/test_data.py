@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from al_ray.data.dataset import report
+from al_ray.data.task_order import split_by_id
 from al_ray.envs.musique import checks, predictions
-from al_ray.envs.musique.data import SAMPLES, load
+from al_ray.envs.musique.data import SAMPLES, families, load
 from al_ray.envs.musique.demonstrations import demonstrate
 from al_ray.errors import DataError
 
@@ -122,6 +123,19 @@ def test_a_hop_without_a_passage_of_the_corpus_is_told(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"pid": "p1", "title": "t", "text": "x"}', encoding="utf-8")
     with pytest.raises(DataError, match="row 1, gold_pids_per_hop"):
         load(str(tmp_path), "train")
+
+
+def test_questions_with_a_common_single_question_are_a_family(tmp_path: Path) -> None:
+    """Or what is held out would be trained on: the answer is that of the last one."""
+    found = families(["2hop__1_2", "3hop1__5_2_9", "2hop__9_4", "2hop__7_8", "4hop2__8_1000_3_2000", "own"])
+    assert found["2hop__1_2"] == found["3hop1__5_2_9"] == found["2hop__9_4"]
+    assert found["2hop__7_8"] == found["4hop2__8_1000_3_2000"] != found["2hop__1_2"]
+    assert "own" not in found
+    rows = [OFFICIAL | {"id": f"2hop__{number // 2}_{number + 100}"} for number in range(40)]
+    loaded = load(written(tmp_path, *rows), "train", setting="paragraphs", hops=[2])
+    train, held_out = split_by_id(loaded.tasks, 0.3, loaded.families)
+    first, second = ({task.id.split("_")[2] for task in side} for side in (train, held_out))
+    assert first and second and not first & second
 
 
 def test_an_unknown_setting_is_told() -> None:

@@ -40,6 +40,17 @@ def made(folder: Path, name: str, script: str) -> Path:
     return file
 
 
+def test_questions_that_one_query_answers_are_a_family(tmp_path: Path) -> None:
+    again = {
+        **ROW,
+        "question": "What is the number of ships?",
+        "query": ROW["query"].replace(" FROM", "  FROM"),
+    }
+    other = {**ROW, "query": "SELECT name FROM ship"}
+    first, second, third = data.load(release(tmp_path, [ROW, again, other]), "train").families.values()
+    assert first == second != third
+
+
 def test_a_row_becomes_a_task_with_all_that_agent_and_reward_need(tmp_path: Path) -> None:
     """Keys that the release has besides are left out."""
     folder = release(tmp_path / "spider", [ROW | {"query_toks": ["SELECT"]}])
