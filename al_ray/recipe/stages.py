@@ -236,11 +236,12 @@ class ReinforcementStage(GroupedStage):
         chosen = NAMED.get(str(given.get("algorithm")), {})
         credit = given.get("credit")
         compared = {"compare": _COMPARED[credit]} if credit in _COMPARED else {}
-        # As a reward it is k1 whose gradient is that of the divergence; in a loss it has none.
+        # As a reward it is k1 whose gradient is that of the divergence; in a loss it has none. So what an
+        # algorithm chooses, which is published for its loss, does not count there.
         estimated = {"kl_estimator": "k1"} if given.get("kl_in") == "reward" else {}
         loss = given.get("loss", chosen.get("loss"))
         corrected = {"correction": _CORRECTED[loss]} if given.get("staleness") and loss in _CORRECTED else {}
-        return {**compared, **estimated, **corrected, **chosen, **given}
+        return {**compared, **corrected, **chosen, **estimated, **given}
 
 
 class RejectionSamplingStage(GroupedStage):

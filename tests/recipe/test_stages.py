@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from al_ray.recipe import Recipe, checks
+from al_ray.recipe import Recipe, ReinforcementStage, checks
+from al_ray.recipe.stages import NAMED
 from tests.support.runs import toy
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -78,3 +79,16 @@ def test_a_reference_does_not_move_part_of_the_way_to_an_adapter() -> None:
         found = [str(problem) for problem in checks.problems(recipe, {"stages", "model"})]
         told = [each for each in found if "stages.0.reference_mix: 0.5: 1 with model.lora" in each]
         assert len(told) == refused, found
+
+
+@pytest.mark.parametrize("algorithm", NAMED)
+def test_a_divergence_in_the_reward_is_k1_whatever_the_algorithm_takes_in_its_loss(algorithm: str) -> None:
+    """Its gradient is that of the divergence there, and that of no other is; a recipe may have its way."""
+    given = {"algorithm": algorithm, "steps": 2, "optimizer": {"learning_rate": 1e-3}, "kl_coefficient": 0.1}
+    in_loss, in_reward = (
+        ReinforcementStage.model_validate(given | {"kl_in": place}) for place in ("loss", "reward")
+    )
+    assert in_loss.kl_estimator == NAMED[algorithm].get("kl_estimator", "k3")
+    assert in_reward.kl_estimator == "k1"
+    chosen = ReinforcementStage.model_validate(given | {"kl_in": "reward", "kl_estimator": "k3"})
+    assert chosen.kl_estimator == "k3"
