@@ -43,14 +43,14 @@ class Supervision:
         demonstrate = dotted.load(self.settings.demonstrate, f"stages.{self.span.index}.demonstrate")
         seed = (self.recipe.seed, self.span.index)
         sources = sources_of(self.recipe.data, self._demonstrated())
-        count, place = self.settings.tasks_per_step, step - self.span.begin
-        chosen = mixed_tasks_of_step(sources, count, place, seed)
+        count = self.settings.tasks_per_step
+        chosen = mixed_tasks_of_step(sources, count, step - self.span.begin, seed)
         shown = [demonstrate(task.data) for task in chosen]
         learning = [self._who_learns(each) for each in shown]
         calls = [await policy.render_calls(each.messages, each.tools) for each in shown]
         episodes = [
-            demonstration(task, made, learner)
-            for task, made, learners in zip(chosen, calls, learning, strict=True)
+            demonstration(task, made, learner, place)
+            for place, (task, made, learners) in enumerate(zip(chosen, calls, learning, strict=True))
             if made is not None
             for learner in sorted(learners)
         ]

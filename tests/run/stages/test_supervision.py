@@ -88,7 +88,7 @@ async def test_a_demonstration_teaches_the_policy_of_its_agent_or_all(
         return await batch(replace(stage, recipe=recipe, settings=settings, tasks=tasks), set())
 
     found = await learnt("w", "o", "", "w")
-    assert sorted((row.policy, row.rollout_id) for row in found.rows) == [
+    assert sorted((row.policy, row.group) for row in found.rows) == [
         ("critic", "2"), ("writer", "0"), ("writer", "2"), ("writer", "3"),
     ]  # fmt: skip
     for policy, count in (("writer", 3), ("critic", 1)):
@@ -115,6 +115,17 @@ async def test_a_stage_with_few_demonstrations_shows_those_again_whatever_its_pl
     assert len({tuple(order) for order in orders}) == 4
     assert len({frozenset(order) for order in orders}) == 1
     assert all(len(set(order)) == 30 for order in orders)
+
+
+@pytest.mark.parametrize("aggregate", ["rollout_mean", "token_mean"])
+async def test_a_task_that_a_batch_shows_several_times_counts_as_often(
+    stage: Supervision, aggregate: str
+) -> None:
+    """Two of them in a batch of five: each that is shown weighs as much as any other."""
+    settings = stage.settings.model_copy(update={"tasks_per_step": 5, "aggregate": aggregate})
+    rows = (await batch(replace(stage, settings=settings), set())).rows
+    assert sorted(row.group for row in rows) in (["0", "0", "0", "1", "1"], ["0", "0", "1", "1", "1"])
+    assert [row.weights.sum() for row in rows] == pytest.approx([1 / 5] * 5)
 
 
 class Recording:
