@@ -77,7 +77,7 @@ class SupervisedStage(Stage):
     """Demonstrations in a batch."""
     demonstrations: Positive | None = None
     """Of the training tasks so many have one, chosen by the recipe's seed; they are shown again and again.
-    None: all have."""
+    Of several data.sources, one of which no task is among them is not shown. None: all have."""
     aggregate: Literal["rollout_mean", "token_mean"] = "token_mean"
     """What the loss is a mean over."""
 

@@ -42,7 +42,8 @@ class Supervision:
         """Demonstrations of the step's tasks, tokenised exactly as the engines render calls."""
         demonstrate = dotted.load(self.settings.demonstrate, f"stages.{self.span.index}.demonstrate")
         seed = (self.recipe.seed, self.span.index)
-        sources = sources_of(self.recipe.data, self._demonstrated())
+        demonstrated = sources_of(self.recipe.data, self._demonstrated())
+        sources = [source for source in demonstrated if source.tasks]  # of few, a source may have none
         count = self.settings.tasks_per_step
         chosen = mixed_tasks_of_step(sources, count, step - self.span.begin, seed)
         shown = [demonstrate(task.data) for task in chosen]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from al_ray.algorithms.demonstration import TokenisedCall
+from al_ray.data.mixture import SOURCE
 from al_ray.errors import UselessRunError
-from al_ray.recipe import Recipe, SupervisedStage
+from al_ray.recipe import Recipe, SourceSection, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.run.stages.supervision import Supervision
 from al_ray.types import JSON, Task
@@ -126,6 +127,34 @@ async def test_a_task_that_a_batch_shows_several_times_counts_as_often(
     rows = (await batch(replace(stage, settings=settings), set())).rows
     assert sorted(row.group for row in rows) in (["0", "0", "0", "1", "1"], ["0", "0", "1", "1", "1"])
     assert [row.weights.sum() for row in rows] == pytest.approx([1 / 5] * 5)
+
+
+async def test_a_source_without_a_demonstration_is_not_shown_and_the_others_are(stage: Supervision) -> None:
+    """Of five demonstrations, nine parts of ten are of one source: the other has none of them."""
+    data = stage.recipe.data.model_copy(
+        update={"sources": {"often": SourceSection(weight=9), "seldom": SourceSection(weight=1)}}
+    )
+    recipe = stage.recipe.model_copy(update={"data": data})
+    tasks = [
+        Task(f"{name}/{index}", {"word": f"{name} {index}", SOURCE: name})
+        for name in ("often", "seldom")
+        for index in range(20)
+    ]
+
+    async def shown(demonstrations: int) -> Sequence[JSON]:
+        settings = stage.settings.model_copy(
+            update={"demonstrations": demonstrations, "tasks_per_step": 4, "steps": 10}
+        )
+        few = replace(stage, recipe=recipe, settings=settings, tasks=tasks)
+        policy: Any = Recording()
+        for step in range(10):
+            await few.batch(step + few.span.begin, None, policy, lambda done, total: None)  # type: ignore[arg-type]
+        return policy.shown  # type: ignore[no-any-return]
+
+    of_five, of_twenty = await shown(5), await shown(20)
+    assert len(of_five) == 40 and len(set(of_five)) == 5
+    assert {str(word).split()[0] for word in of_five} == {"often"}
+    assert sum(str(word).startswith("seldom") for word in of_twenty) == pytest.approx(4, abs=1)
 
 
 class Recording:
