@@ -15,8 +15,8 @@ from al_ray.recipe import TransitionsSection
 from al_ray.types import Transition
 
 PLACES: Final = 9
-"""To which sums that hold intermediate rewards are rounded: those of -0.1 and -0.05 differ in the last digit by
-their order, and rollouts that are worth the same must compare as equals."""
+"""To which sums that hold intermediate rewards are rounded: those of -0.1 and -0.05 differ in the last digit
+by their order, and rollouts that are worth the same must compare as equals."""
 
 
 def intermediate_rewards(transitions: Sequence[Transition], settings: TransitionsSection) -> Sequence[float]:

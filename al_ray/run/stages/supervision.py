@@ -69,6 +69,11 @@ class Supervision:
             )
         imitation = algorithm(self.settings, self.recipe.agent.sampling)
         rows = imitation.rows([[episode] for episode in episodes])
+        if not rows:
+            raise UselessRunError(
+                f"step {step + 1}: of the {len(episodes)} demonstrations that could be learnt from, none has "
+                f"a message of the assistant ({self.settings.demonstrate})"
+            )
         metrics = {"demonstration/too_long": too_long, "health/too_long": too_long / len(chosen)}
         if self.recipe.policies:
             metrics["demonstration/of_others"] = sum(not learners for learners in learning)

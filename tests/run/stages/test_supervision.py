@@ -70,6 +70,21 @@ async def test_a_batch_whose_demonstrations_are_all_too_long_ends_the_run(stage:
         await batch(stage, {"0", "1"})
 
 
+async def test_a_batch_whose_demonstrations_have_no_word_of_the_assistant_ends_the_run(
+    stage: Supervision,
+) -> None:
+    class Silent(Rendering):
+        async def render_calls(self, messages: Any, tools: Any) -> Sequence[TokenisedCall] | None:
+            return None if await super().render_calls(messages, tools) is None else []
+
+    for too_long, left in (set[str](), 2), ({"1"}, 1):
+        policy: Any = Silent(too_long)
+        with pytest.raises(
+            UselessRunError, match=rf"step 1: of the {left} .*none has a message of the assistant"
+        ):
+            await stage.batch(0, None, policy, lambda done, total: None)  # type: ignore[arg-type]
+
+
 async def test_a_demonstration_teaches_the_policy_of_its_agent_or_all(
     stage: Supervision, tmp_path: Path
 ) -> None:
