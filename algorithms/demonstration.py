@@ -12,7 +12,7 @@ TokenisedCall = tuple[Sequence[int], Sequence[int]]
 
 def demonstration(task: Task, calls: Sequence[TokenisedCall], policy: str = "", place: int = 0) -> Trajectory:
     """The rollout that a demonstrator would have had on ``task``, for a policy to learn from; each of its
-    calls is worth 1. Of a task that a batch shows several times, each is a rollout, by its ``place`` there."""
+    calls is worth 1. Of a task that a batch shows several times each is one, by its ``place`` there."""
     transitions = [
         Transition(
             id=f"{task.id}/{number}",

@@ -72,12 +72,12 @@ def health_metrics(
     groups: Sequence[Group],
     outcomes: Sequence[Outcome],
     kept: Sequence[Sequence[Trajectory]],
+    unequal: Collection[str],
     rows: Sequence[Row],
     trains: Callable[[Row], bool],
 ) -> dict[str, float]:
-    """Shares: ``kept`` are the groups that can be compared, ``rows`` what is made of them, each of which
-    has a gradient if it ``trains``."""
-    unequal = {row.group for row in rows if row.advantages.any()}
+    """Shares: ``kept`` are the groups that can be compared, ``unequal`` the ids of those that are no equals,
+    ``rows`` what is made of them, each of which has a gradient if it ``trains``."""
     learning = {row.rollout_id for row in rows if trains(row)}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     sampled = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -60,6 +60,8 @@ class Learnt:
     kept: Groups
     rows: Sequence[Row]
     loss: Loss
+    unequal: Collection[str]
+    """The groups of which something is learnt, by id."""
     left_out: str = ""
     """Why a comparable rollout is not among those kept."""
     told: Mapping[str, float] = field(default_factory=dict)
@@ -260,7 +262,9 @@ class Grouped(ABC):
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
             "rollout/equal_groups": len(equal),
             **learnt.told,
-            **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, learnt.loss.trains),
+            **health_metrics(
+                groups, outcomes, learnt.comparable, learnt.unequal, learnt.rows, learnt.loss.trains
+            ),
         }
 
     def sieved(self, groups: Sequence[Group]) -> tuple[Groups, Groups]:
