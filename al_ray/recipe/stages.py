@@ -234,12 +234,12 @@ class ReinforcementStage(GroupedStage):
         if not isinstance(given, Mapping):
             return given
         chosen = NAMED.get(str(given.get("algorithm")), {})
-        credit = given.get("credit")
+        credit = str(given.get("credit"))  # whatever was written there: its own check tells what is wrong
         compared = {"compare": _COMPARED[credit]} if credit in _COMPARED else {}
         # As a reward it is k1 whose gradient is that of the divergence; in a loss it has none. So what an
         # algorithm chooses, which is published for its loss, does not count there.
         estimated = {"kl_estimator": "k1"} if given.get("kl_in") == "reward" else {}
-        loss = given.get("loss", chosen.get("loss"))
+        loss = str(given.get("loss", chosen.get("loss")))
         corrected = {"correction": _CORRECTED[loss]} if given.get("staleness") and loss in _CORRECTED else {}
         return {**compared, **corrected, **chosen, **estimated, **given}
 

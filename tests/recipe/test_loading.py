@@ -247,6 +247,13 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("stages.1.overlong_tokens", 9999, "stages.1.overlong_tokens: 9999: at most agent.sampling.max_tokens"),
     ("stages.1.credit", "toy_agent:absent", "stages.1.credit: 'toy_agent:absent': toy_agent has no 'absent'"),
     ("stages.1.credit", "fair", "stages.1.credit: 'fair': one of identical, final, reward"),
+    ("stages.1.credit", ["identical"], "stages.1.credit: ['identical']: Input should be a valid string"),
+    ("stages.1.credit", {}, "stages.1.credit: {}: Input should be a valid string"),
+    (
+        "stages.1.loss",
+        ["clipped"],
+        "stages.1.loss: ['clipped']: Input should be 'clipped', 'gspo' or 'cispo'",
+    ),
     ("stages.1.discount", 0.9, "stages.1.discount: 0.9: has no effect on credit: identical; set credit to"),
     (
         "engines",
@@ -276,6 +283,13 @@ def test_a_wrong_value_is_told_with_its_path_and_the_cure(
     monkeypatch.setenv("BROKEN_KEY", "sk-1\n")
     [told] = mistakes(folder, set_in(path, value))
     assert told.startswith(expected)
+
+
+def test_a_loss_that_is_no_word_is_told_where_tokens_may_be_old_too(folder: Path) -> None:
+    """There the correction goes by the loss."""
+    overrides = ["stages.1.staleness=1", "stages.1.loss=[clipped]"]
+    (told,) = mistakes(folder, overrides=overrides)
+    assert told.startswith("stages.1.loss: ['clipped']: Input should be 'clipped'")
 
 
 def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> None:
