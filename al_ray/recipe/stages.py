@@ -226,7 +226,7 @@ class ReinforcementStage(GroupedStage):
     groups of further tasks (dynamic sampling)."""
     overlong_tokens: Annotated[int, Field(ge=0)] = 0
     """The last so many tokens below agent.sampling.max_tokens cost up to 1, evenly, at whose end the response
-    is cut off (soft over-long punishment). 0: nothing."""
+    is cut off (soft over-long punishment); it is the same for all agents that are trained. 0: nothing."""
 
     @model_validator(mode="before")
     @classmethod

@@ -497,6 +497,36 @@ def test_another_temperature_is_for_agents_that_are_not_trained(
     assert told.startswith(f"agent.sampling.agents.{pattern}.temperature: 0.25: ")
 
 
+@pytest.mark.parametrize(
+    ("train", "own", "overlong", "fits"),
+    [
+        (["*"], {"max_tokens": 64}, 8, False),
+        (["*"], {"max_tokens": 64}, 0, True),
+        (["*"], {"max_tokens": 16}, 8, True),
+        (["*"], {"temperature": 1.0}, 8, True),
+        (["writer"], {"max_tokens": 64}, 8, True),
+    ],
+)
+def test_where_length_costs_responses_of_all_trained_agents_may_be_as_long(
+    folder: Path, train: list[str], own: dict[str, Any], overlong: int, fits: bool
+) -> None:
+    """What one of another length would cost begins too early for it, or never."""
+
+    def change(recipe: dict[str, Any]) -> None:
+        recipe["transitions"] = {"train": train}
+        recipe["agent"]["sampling"] = {"max_tokens": 16, "agents": {"brief*": own}}
+        recipe["stages"][1]["overlong_tokens"] = overlong
+
+    if fits:
+        changed = content(folder)
+        change(changed)
+        assert loading.load(toy.write_recipe(folder, changed)).transitions.train == train
+        return
+    (told,) = mistakes(folder, change)
+    where = "agent.sampling.agents.brief*.max_tokens: 64: 16, as agent.sampling.max_tokens, "
+    assert told.startswith(f"{where}below which stages.1.overlong_tokens cost, for transitions.train")
+
+
 @given(st.fixed_dictionaries({}, optional=VALUES))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_dumped_recipe_is_loaded_as_the_same_recipe(folder: Path, values: dict[str, Any]) -> None:
