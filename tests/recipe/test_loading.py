@@ -544,6 +544,21 @@ def test_a_dumped_recipe_is_loaded_as_the_same_recipe(folder: Path, values: dict
     assert written["stages"][1]["clip_high"] == recipe.stages[1].clip_high  # type: ignore[union-attr]
 
 
+def test_what_an_agents_sampling_leaves_out_is_as_for_the_others_in_a_dumped_recipe_too(folder: Path) -> None:
+    """A run that goes on reads the recipe that it wrote: its agents are sampled as they were before."""
+    changed = content(folder)
+    changed["agent"]["sampling"] = {
+        "temperature": 0.5,
+        "max_tokens": 16,
+        "agents": {"brief*": {"top_p": 0.5}},
+    }
+    recipe = Recipe.model_validate(changed)
+    (folder / "dumped.yaml").write_text(loading.dump(recipe), encoding="utf-8")
+    again = loading.reload(folder / "dumped.yaml").agent.sampling
+    assert again.agents["brief*"].model_fields_set == {"top_p"}
+    assert again == recipe.agent.sampling and list(again.agents) == ["brief*"]
+
+
 def test_recipes_differ_where_they_ask_for_another_run_and_not_in_where_it_runs(folder: Path) -> None:
     path = toy.write_recipe(folder, content(folder))
     ours = loading.load(
