@@ -251,11 +251,11 @@ class Grouped(ABC):
         readable += by_model if transitions.failed_reward is not None else 0
         equal = [group for group in learnt.comparable if len({each.reward for each in group}) == 1]
         return {
-            **rollout_metrics(groups, episodes, policy_version),
+            **rollout_metrics(groups, episodes, policy_version, transitions.reward),
             **call_metrics(episodes),
             **dimension_metrics(episodes, transitions.reward),
             **intermediate_metrics(episodes, transitions),
-            **(source_metrics(groups, episodes) if self.recipe.data.sources else {}),
+            **(source_metrics(groups, episodes, transitions.reward) if self.recipe.data.sources else {}),
             **(policy_metrics(episodes, self.recipe.policies) if self.recipe.policies else {}),
             "rollout/unreadable": readable - sum(map(len, learnt.readable)),
             "rollout/failed_by_model": by_model,
