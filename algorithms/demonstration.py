@@ -10,9 +10,9 @@ TokenisedCall = tuple[Sequence[int], Sequence[int]]
 """Prompt ids and response ids of one assistant message."""
 
 
-def demonstration(task: Task, calls: Sequence[TokenisedCall], policy: str = "") -> Trajectory:
+def demonstration(task: Task, calls: Sequence[TokenisedCall], policy: str = "", place: int = 0) -> Trajectory:
     """The rollout that a demonstrator would have had on ``task``, for a policy to learn from; each of its
-    calls is worth 1."""
+    calls is worth 1. Of a task that a batch shows several times each is one, by its ``place`` there."""
     transitions = [
         Transition(
             id=f"{task.id}/{number}",
@@ -25,4 +25,10 @@ def demonstration(task: Task, calls: Sequence[TokenisedCall], policy: str = "") 
         )
         for number, (prompt_ids, response_ids) in enumerate(calls)
     ]
-    return Trajectory(rollout_id=task.id, group=task.id, task_id=task.id, transitions=transitions, reward=1.0)
+    return Trajectory(
+        rollout_id=f"{task.id}/{place}",
+        group=task.id,
+        task_id=task.id,
+        transitions=transitions,
+        reward=1.0,
+    )

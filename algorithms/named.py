@@ -69,6 +69,17 @@ class Algorithm:
             for of_group in zip(*of_policies, strict=True)
         ]
 
+    def unequal(self, groups: Groups, measured: Measured | None = None) -> set[str]:
+        """The groups in which a call did better or worse than its like, by id.
+
+        Measured from the mean of a batch (``scale: batch``) the calls of equals have an advantage too, so it
+        is left out where there is a baseline; without one it is the level itself that is learnt from."""
+        comparison = self.comparison
+        if comparison.baseline != "none":
+            comparison = replace(comparison, scale="none")
+        made = replace(self, comparison=comparison).advantages(groups, measured)
+        return {group[0].group for group, given in zip(groups, made, strict=True) if any(map(any, given))}
+
     def rows(self, groups: Groups, measured: Measured | None = None) -> list[Row]:
         """``groups`` are the comparable rollouts of each task. Nothing is dropped between baseline and
         update. Each policy has the rows that it would have if no other were trained."""

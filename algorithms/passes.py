@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain, zip_longest
 from typing import Final
 
 import numpy as np
@@ -25,8 +26,16 @@ class Passes:
         Groups stay whole, for their rollouts share prompts; there are at most as many mini-batches as groups.
         A mini-batch of ``M`` weighs ``M`` times its part of the batch, so that over the ways to draw it the
         mean of its gradient is the batch's, whatever the rows' weights are a mean over. The order is another
-        in each epoch, and the same for the same groups.
+        in each epoch, and the same for the same groups. Each policy has the mini-batches that it would have
+        alone: one of fewer steps has no rows in the last ones.
         """
+        of_policies = [
+            self._of_policy([row for row in rows if row.policy == policy])
+            for policy in dict.fromkeys(row.policy for row in rows) or [""]
+        ]
+        return [list(chain(*parts)) for parts in zip_longest(*of_policies, fillvalue=())]
+
+    def _of_policy(self, rows: Sequence[Row]) -> list[list[Row]]:
         groups: dict[str, list[Row]] = {}
         count = min(self.mini_batches, len({row.group for row in rows}))
         if count <= 1:

@@ -202,7 +202,7 @@ class Learner:
             raise ValueError(f"rows of policies that do not learn: {sorted(unknown)}")
         tally, norms, of_policies = Tally(), list[float](), dict[str, float]()
         for policy in self._each_policy():
-            own = [[row for row in rows if row.policy == policy] for rows in batches]
+            own = self._steps([[row for row in rows if row.policy == policy] for rows in batches])
             own_tally, own_norms = self._update(own, loss, self._stages[policy])
             tally.add(own_tally)
             norms += own_norms
@@ -219,6 +219,14 @@ class Learner:
             "optim/lr": self._stages[self._policies[0]].optimizer.param_groups[0]["lr"],
         }
         return UpdateReport(self._version, metrics)
+
+    def _steps(self, batches: Sequence[Sequence[Row]]) -> Sequence[Sequence[Row]]:
+        """A policy's own batches, as many as it would have alone: those at the end in which no rank has a row
+        are there for others."""
+        count = len(batches)
+        while count > 1 and not self._on_any_rank(bool(batches[count - 1])):
+            count -= 1
+        return batches[:count]
 
     def _update(
         self, batches: Sequence[Sequence[Row]], loss: Loss, stage: Stage

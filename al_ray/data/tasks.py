@@ -185,6 +185,9 @@ def _try_demonstration(stage: SupervisedStage, where: str, task: Task) -> None:
     if not isinstance(shown, Demonstration):
         cure = f"gave a {type(shown).__name__} for the task {task.id!r}; it must be a Demonstration"
         raise DataError(Problem(where, stage.demonstrate, f"{cure} (al_ray.protocols)"))
+    if not any(message.get("role") == "assistant" for message in shown.messages):
+        cure = f"has no message of the assistant for the task {task.id!r}; these are what is learnt from"
+        raise DataError(Problem(where, stage.demonstrate, cure))
 
 
 def _said(split: str, left_out: Mapping[str, int]) -> str:

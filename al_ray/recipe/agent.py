@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_serializer
 
 from al_ray.recipe.section import DottedPath, Positive, Seconds, Section
 from al_ray.types import AttemptStatus, RetryRules
@@ -26,6 +26,11 @@ class SamplingSection(AgentSamplingSection):
     agents: dict[str, AgentSamplingSection] = {}
     """By the agent's name (the header ``x-al-ray-agent``), as a pattern (``judge*``); the first match
     counts. The learner computes with the temperature above: train no agent that has another."""
+
+    @field_serializer("agents")
+    def _as_said(self, agents: dict[str, AgentSamplingSection]) -> dict[str, Any]:
+        """Written out, a default would be a choice: what is left out is as for the other agents."""
+        return {pattern: own.model_dump(exclude_unset=True) for pattern, own in agents.items()}
 
 
 class LimitsSection(Section):

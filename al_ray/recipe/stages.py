@@ -77,7 +77,7 @@ class SupervisedStage(Stage):
     """Demonstrations in a batch."""
     demonstrations: Positive | None = None
     """Of the training tasks so many have one, chosen by the recipe's seed; they are shown again and again.
-    None: all have."""
+    Of several data.sources, one of which no task is among them is not shown. None: all have."""
     aggregate: Literal["rollout_mean", "token_mean"] = "token_mean"
     """What the loss is a mean over."""
 
@@ -226,7 +226,7 @@ class ReinforcementStage(GroupedStage):
     groups of further tasks (dynamic sampling)."""
     overlong_tokens: Annotated[int, Field(ge=0)] = 0
     """The last so many tokens below agent.sampling.max_tokens cost up to 1, evenly, at whose end the response
-    is cut off (soft over-long punishment). 0: nothing."""
+    is cut off (soft over-long punishment); it is the same for all agents that are trained. 0: nothing."""
 
     @model_validator(mode="before")
     @classmethod
@@ -234,13 +234,14 @@ class ReinforcementStage(GroupedStage):
         if not isinstance(given, Mapping):
             return given
         chosen = NAMED.get(str(given.get("algorithm")), {})
-        credit = given.get("credit")
+        credit = str(given.get("credit"))  # whatever was written there: its own check tells what is wrong
         compared = {"compare": _COMPARED[credit]} if credit in _COMPARED else {}
-        # As a reward it is k1 whose gradient is that of the divergence; in a loss it has none.
+        # As a reward it is k1 whose gradient is that of the divergence; in a loss it has none. So what an
+        # algorithm chooses, which is published for its loss, does not count there.
         estimated = {"kl_estimator": "k1"} if given.get("kl_in") == "reward" else {}
-        loss = given.get("loss", chosen.get("loss"))
+        loss = str(given.get("loss", chosen.get("loss")))
         corrected = {"correction": _CORRECTED[loss]} if given.get("staleness") and loss in _CORRECTED else {}
-        return {**compared, **estimated, **corrected, **chosen, **given}
+        return {**compared, **corrected, **chosen, **estimated, **given}
 
 
 class RejectionSamplingStage(GroupedStage):

@@ -28,14 +28,14 @@ from al_ray.types import (
 
 
 def rollout_metrics(
-    groups: Sequence[Group], trajectories: Sequence[Trajectory], policy_version: int
+    groups: Sequence[Group], trajectories: Sequence[Trajectory], policy_version: int, primary: str
 ) -> dict[str, float]:
-    """Rewards (as given: without intermediate ones), lengths, failures by reason, and staleness at
-    training time."""
+    """The ``primary`` rewards (as given: without intermediate ones) of those that have one, lengths, failures
+    by reason, and staleness at training time."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     calls = [call for trajectory in trajectories for call in trajectory.transitions]
     staleness = [policy_version - call.policy_version for call in calls]
-    rewards = [trajectory.reward - trajectory.intermediate for trajectory in trajectories]
+    rewards = [each.reward - each.intermediate for each in _rewarded(trajectories, primary)]
     return {
         "reward/mean": _mean(rewards),
         "reward/std": float(np.std(rewards)) if rewards else 0.0,
@@ -72,12 +72,12 @@ def health_metrics(
     groups: Sequence[Group],
     outcomes: Sequence[Outcome],
     kept: Sequence[Sequence[Trajectory]],
+    unequal: Collection[str],
     rows: Sequence[Row],
     trains: Callable[[Row], bool],
 ) -> dict[str, float]:
-    """Shares: ``kept`` are the groups that can be compared, ``rows`` what is made of them, each of which
-    has a gradient if it ``trains``."""
-    unequal = {row.group for row in rows if row.advantages.any()}
+    """Shares: ``kept`` are the groups that can be compared, ``unequal`` the ids of those that are no equals,
+    ``rows`` what is made of them, each of which has a gradient if it ``trains``."""
     learning = {row.rollout_id for row in rows if trains(row)}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     sampled = {
@@ -146,11 +146,14 @@ def dimension_metrics(trajectories: Sequence[Trajectory], primary: str) -> dict[
     }
 
 
-def source_metrics(groups: Sequence[Group], trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Of each source of tasks, its rollouts and the mean of their rewards as given."""
+def source_metrics(
+    groups: Sequence[Group], trajectories: Sequence[Trajectory], primary: str
+) -> dict[str, float]:
+    """Of each source of tasks, its rollouts and the mean of the ``primary`` rewards as given, of those that
+    have one."""
     source = {r.id: str(r.request.task.data[SOURCE]) for group in groups for r in group.rollouts}
     rewards: dict[str, list[float]] = {}
-    for trajectory in trajectories:
+    for trajectory in _rewarded(trajectories, primary):
         rewards.setdefault(source[trajectory.rollout_id], []).append(
             trajectory.reward - trajectory.intermediate
         )
@@ -158,6 +161,11 @@ def source_metrics(groups: Sequence[Group], trajectories: Sequence[Trajectory]) 
         **{f"rollout/source/{name}": count for name, count in sorted(Counter(source.values()).items())},
         **{f"reward/source/{name}": _mean(given) for name, given in sorted(rewards.items())},
     }
+
+
+def _rewarded(trajectories: Sequence[Trajectory], primary: str) -> Sequence[Trajectory]:
+    """Where rewards are only told, not learnt from, there may be rollouts without: they are not worth 0."""
+    return [trajectory for trajectory in trajectories if primary in trajectory.rewards]
 
 
 def policy_metrics(trajectories: Sequence[Trajectory], policies: Collection[str]) -> dict[str, float]:

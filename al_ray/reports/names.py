@@ -66,7 +66,8 @@ EVALUATION: Final[Sequence[Metric]] = (
 """What an evaluation found."""
 
 BATCH: Final[Sequence[Metric]] = (
-    Metric("reward/mean", "reward", "Mean reward, as it was given: without intermediate rewards.",
+    Metric("reward/mean", "reward",
+           "Mean reward, as it was given: without intermediate rewards, of the rollouts that have one.",
            column=Column(1, "reward", 7), panel=Panel("training reward\n(mean of the step)"),
            gauge="al_ray_reward_mean"),
     Metric("reward/std", "reward", "Standard deviation of these rewards."),

@@ -16,7 +16,7 @@ from typing import Final
 
 from al_ray.errors import Problem, UnreadableError, UserError
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts.intermediate import intermediate_rewards
+from al_ray.rollouts.intermediate import PLACES, intermediate_rewards
 from al_ray.rollouts.rewards import by_dimension
 from al_ray.rollouts.signals import signals
 from al_ray.traces import call_span, semconv
@@ -78,14 +78,20 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
         group=request.group,
         task_id=request.task.id,
         transitions=tuple(
-            replace(t, reward=t.reward + more, intermediate=more) for t, more in zip(own, added, strict=True)
+            replace(t, reward=_sum([t.reward, more], settings), intermediate=more)
+            for t, more in zip(own, added, strict=True)
         ),
-        reward=math.fsum([*dimensions.get(settings.reward, ()), *added]),
+        reward=_sum([*dimensions.get(settings.reward, ()), *added], settings),
         terminal_reward=math.fsum(terminal),
         rewards={name: math.fsum(dimensions[name]) for name in sorted(dimensions)},
-        intermediate=math.fsum(added),
+        intermediate=_sum(added, settings),
         left_out=Counter(reason for _, given in answers for _, reason in given if reason),
     )
+
+
+def _sum(parts: Sequence[float], settings: TransitionsSection) -> float:
+    """Without intermediate rewards, to the last digit that was given."""
+    return round(math.fsum(parts), PLACES) if settings.intermediate else math.fsum(parts)
 
 
 def require_named(settings: TransitionsSection, trajectories: Sequence[Trajectory]) -> None:

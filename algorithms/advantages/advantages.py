@@ -36,7 +36,7 @@ def advantages(
     part: they have no advantage, and nobody is compared with them."""
     made = [_of_group(group, layers, comparison) for group, layers in zip(groups, credit, strict=True)]
     if comparison.scale == "batch":
-        _scale_by_batch(groups, made)
+        _scale_by_batch(groups, credit, made)
     return made
 
 
@@ -81,14 +81,18 @@ def _scope_of(key: _Scope, scopes: Mapping[_Scope, Mapping[int, object]], widen:
     return () if shared is None and widen else shared
 
 
-def _scale_by_batch(groups: Sequence[Sequence[Trajectory]], made: list[Advantages]) -> None:
-    """In place; calls that are not trained stay at 0."""
+def _scale_by_batch(
+    groups: Sequence[Sequence[Trajectory]], credit: Sequence[Sequence[Layer]], made: list[Advantages]
+) -> None:
+    """In place; calls that take no part stay at 0, and are in no mean or deviation."""
     places = [
         (g, i, j)
         for g, group in enumerate(groups)
         for i, trajectory in enumerate(group)
         for j, transition in enumerate(trajectory.transitions)
-        if transition.trained and transition.response_ids
+        if transition.trained
+        and transition.response_ids
+        and any(layer.returns[i][j] is not None for layer in credit[g])
     ]
     values = np.array([made[g][i][j] for g, i, j in places], np.float64)
     tokens = np.array([len(groups[g][i].transitions[j].response_ids) for g, i, j in places], np.float64)

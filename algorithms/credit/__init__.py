@@ -7,6 +7,7 @@ path.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from al_ray.algorithms.credit.group_in_group import group_in_group
 from al_ray.algorithms.credit.identical import identical
 from al_ray.algorithms.credit.layer import Credit, Layer, of_each
 from al_ray.algorithms.credit.reward_to_go import reward_to_go
-from al_ray.errors import Problem, UserError
+from al_ray.errors import Problem, UserError, in_a_line
 from al_ray.recipe import ReinforcementStage, dotted
 from al_ray.types import Trajectory
 
@@ -44,7 +45,12 @@ def credit_of(stage: ReinforcementStage) -> Credit:
 
 def _own(function: Any, name: str) -> Credit:
     def credit(group: Sequence[Trajectory]) -> Sequence[Layer]:
-        returns = [list(given) for given in function(group)]
+        given = function(group)
+        try:
+            returns = [[_number(value) for value in of_rollout] for of_rollout in given]
+        except (TypeError, ValueError) as error:
+            cure = "must give for each rollout a list, and in it for each transition a finite number or None"
+            raise UserError(Problem("stages.credit", name, f"{cure}: {in_a_line(error)}")) from error
         asked, got = [len(each.transitions) for each in group], [len(given) for given in returns]
         if asked != got:
             cure = f"gave {got} returns for rollouts of {asked} calls: give one for each transition"
@@ -52,3 +58,12 @@ def _own(function: Any, name: str) -> Credit:
         return [Layer(returns)]
 
     return credit
+
+
+def _number(value: Any) -> float | None:
+    """One that is not finite would make those of its whole group so."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is none")
+    return float(value)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Final
 
 from al_ray.types import Trajectory
+
+_PLACES: Final = 9
+"""Whatever a rollout's signals earned, without them it is worth what another is that was rewarded alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,5 @@ class Potential:
                 for t in choices
             ]
             before = after
-        return replace(
-            trajectory, transitions=transitions, reward=trajectory.reward - trajectory.intermediate
-        )
+        reward = round(trajectory.reward - trajectory.intermediate, _PLACES)
+        return replace(trajectory, transitions=transitions, reward=reward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,3 +55,25 @@ def test_the_mean_gradient_over_mini_batches_is_the_batchs() -> None:
         return float(sum((row.weights * row.advantages).sum() for row in part))
 
     assert np.mean([total(part) for part in Passes(1, 3)(batch)]) == pytest.approx(total(batch), rel=1e-5)
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 3), st.integers(1, 4))
+def test_each_policy_has_the_mini_batches_that_it_would_have_if_no_other_were_trained(
+    of_writer: int, of_critic: int, epochs: int, mini_batches: int
+) -> None:
+    """In their order; where it has fewer, it has no rows in the last ones."""
+    passes = Passes(epochs, mini_batches)
+    writer, critic = (
+        [replace(row, policy=policy, rollout_id=f"{policy}/{row.rollout_id}") for row in many(groups)]
+        for policy, groups in (("writer", of_writer), ("critic", of_critic))
+    )
+    both = passes([*critic[:1], *writer, *critic[1:]])
+    for own in (writer, critic):
+        found = [_weighed([row for row in part if row.policy == own[0].policy]) for part in both]
+        alone = list(map(_weighed, passes(own)))
+        assert found[: len(alone)] == alone and not any(found[len(alone) :])
+    assert all(map(bool, both))
+
+
+def _weighed(part: list[Row]) -> list[tuple[str, list[float]]]:
+    return [(row.rollout_id, row.weights.tolist()) for row in part]

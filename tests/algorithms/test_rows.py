@@ -179,7 +179,7 @@ def test_a_rollout_that_sampled_nothing_takes_no_share_of_the_weight() -> None:
 def test_a_demonstration_trains_every_assistant_message_of_one_conversation() -> None:
     trajectory = demonstration(Task("t1", {}), [([1, 2], [3]), ([1, 2, 3, 4], [5])])
     (row,) = build_rows([trajectory], [[1.0, 1.0]], "token_mean")
-    assert row.rollout_id == "t1"
+    assert (row.rollout_id, row.group) == ("t1/0", "t1")
     assert row.trained.tolist() == [False, False, True, False, True]
 
 

@@ -84,6 +84,7 @@ def test_a_mistake_in_a_source_is_told_by_its_place() -> None:
 
 
 LOADERS = """
+from al_ray.protocols import Demonstration
 from al_ray.types import Task
 
 def data(i):
@@ -123,6 +124,9 @@ def lazily(path, split):
 def teach_badly(task):
     return [{"role": "user", "content": task["absent"]}]
 
+def teach_nothing(task):
+    return Demonstration([{"role": "user", "content": task["question"]}])
+
 def teach_otherwise(task):
     return [{"role": "user", "content": task["question"]}]
 
@@ -154,7 +158,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
     ("load", "told"),
     [
         ("dicts", r"data.load own_loaders:dicts, task 0 of train: \{.*of type dict; it must be an al_ray"),
-        ("fails", r"failed on the split 'train': FileNotFoundError: .*own_loaders.py, line 11\)"),
+        ("fails", r"failed on the split 'train': FileNotFoundError: .*own_loaders.py, line 12\)"),
         (
             "one_id",
             r"one_id, train: 'same': is the id of 6 tasks, those at 0, 1, 2, 3, 4: each needs its own",
@@ -190,8 +194,9 @@ def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> N
     [
         (
             "teach_badly",
-            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 39",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 40",
         ),
+        ("teach_nothing", "teach_nothing': has no message of the assistant for the task 'train-0'"),
         ("teach_otherwise", "gave a list for the task 'train-0'; it must be a Demonstration"),
     ],
 )

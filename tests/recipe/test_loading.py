@@ -247,6 +247,13 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("stages.1.overlong_tokens", 9999, "stages.1.overlong_tokens: 9999: at most agent.sampling.max_tokens"),
     ("stages.1.credit", "toy_agent:absent", "stages.1.credit: 'toy_agent:absent': toy_agent has no 'absent'"),
     ("stages.1.credit", "fair", "stages.1.credit: 'fair': one of identical, final, reward"),
+    ("stages.1.credit", ["identical"], "stages.1.credit: ['identical']: Input should be a valid string"),
+    ("stages.1.credit", {}, "stages.1.credit: {}: Input should be a valid string"),
+    (
+        "stages.1.loss",
+        ["clipped"],
+        "stages.1.loss: ['clipped']: Input should be 'clipped', 'gspo' or 'cispo'",
+    ),
     ("stages.1.discount", 0.9, "stages.1.discount: 0.9: has no effect on credit: identical; set credit to"),
     (
         "engines",
@@ -276,6 +283,13 @@ def test_a_wrong_value_is_told_with_its_path_and_the_cure(
     monkeypatch.setenv("BROKEN_KEY", "sk-1\n")
     [told] = mistakes(folder, set_in(path, value))
     assert told.startswith(expected)
+
+
+def test_a_loss_that_is_no_word_is_told_where_tokens_may_be_old_too(folder: Path) -> None:
+    """There the correction goes by the loss."""
+    overrides = ["stages.1.staleness=1", "stages.1.loss=[clipped]"]
+    (told,) = mistakes(folder, overrides=overrides)
+    assert told.startswith("stages.1.loss: ['clipped']: Input should be 'clipped'")
 
 
 def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> None:
@@ -483,6 +497,36 @@ def test_another_temperature_is_for_agents_that_are_not_trained(
     assert told.startswith(f"agent.sampling.agents.{pattern}.temperature: 0.25: ")
 
 
+@pytest.mark.parametrize(
+    ("train", "own", "overlong", "fits"),
+    [
+        (["*"], {"max_tokens": 64}, 8, False),
+        (["*"], {"max_tokens": 64}, 0, True),
+        (["*"], {"max_tokens": 16}, 8, True),
+        (["*"], {"temperature": 1.0}, 8, True),
+        (["writer"], {"max_tokens": 64}, 8, True),
+    ],
+)
+def test_where_length_costs_responses_of_all_trained_agents_may_be_as_long(
+    folder: Path, train: list[str], own: dict[str, Any], overlong: int, fits: bool
+) -> None:
+    """What one of another length would cost begins too early for it, or never."""
+
+    def change(recipe: dict[str, Any]) -> None:
+        recipe["transitions"] = {"train": train}
+        recipe["agent"]["sampling"] = {"max_tokens": 16, "agents": {"brief*": own}}
+        recipe["stages"][1]["overlong_tokens"] = overlong
+
+    if fits:
+        changed = content(folder)
+        change(changed)
+        assert loading.load(toy.write_recipe(folder, changed)).transitions.train == train
+        return
+    (told,) = mistakes(folder, change)
+    where = "agent.sampling.agents.brief*.max_tokens: 64: 16, as agent.sampling.max_tokens, "
+    assert told.startswith(f"{where}below which stages.1.overlong_tokens cost, for transitions.train")
+
+
 @given(st.fixed_dictionaries({}, optional=VALUES))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_dumped_recipe_is_loaded_as_the_same_recipe(folder: Path, values: dict[str, Any]) -> None:
@@ -498,6 +542,21 @@ def test_a_dumped_recipe_is_loaded_as_the_same_recipe(folder: Path, values: dict
     written = yaml.safe_load(dumped.read_text(encoding="utf-8"))
     assert written.keys() == Recipe.model_fields.keys()
     assert written["stages"][1]["clip_high"] == recipe.stages[1].clip_high  # type: ignore[union-attr]
+
+
+def test_what_an_agents_sampling_leaves_out_is_as_for_the_others_in_a_dumped_recipe_too(folder: Path) -> None:
+    """A run that goes on reads the recipe that it wrote: its agents are sampled as they were before."""
+    changed = content(folder)
+    changed["agent"]["sampling"] = {
+        "temperature": 0.5,
+        "max_tokens": 16,
+        "agents": {"brief*": {"top_p": 0.5}},
+    }
+    recipe = Recipe.model_validate(changed)
+    (folder / "dumped.yaml").write_text(loading.dump(recipe), encoding="utf-8")
+    again = loading.reload(folder / "dumped.yaml").agent.sampling
+    assert again.agents["brief*"].model_fields_set == {"top_p"}
+    assert again == recipe.agent.sampling and list(again.agents) == ["brief*"]
 
 
 def test_recipes_differ_where_they_ask_for_another_run_and_not_in_where_it_runs(folder: Path) -> None:

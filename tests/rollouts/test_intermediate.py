@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from al_ray.algorithms.named import reinforcement
+from al_ray.algorithms.rejection import best
 from al_ray.evaluation.scores import result_of
-from al_ray.recipe import TransitionsSection
+from al_ray.recipe import ReinforcementStage, SamplingSection, TransitionsSection
 from al_ray.reports.batch_metrics import intermediate_metrics
 from al_ray.rollouts.intermediate import intermediate_rewards
 from al_ray.rollouts.trajectory import trajectory
@@ -61,7 +64,7 @@ def test_within_the_limit_each_trained_call_gets_what_its_own_signals_are_worth(
 ) -> None:
     settings = TransitionsSection(intermediate={"tool_errors": -worth}, intermediate_limit=100)
     expected = [-worth * told.tool_errors * trained for told, trained in calls]
-    assert intermediate_rewards(transitions(calls), settings) == pytest.approx(expected, abs=1e-9)
+    assert intermediate_rewards(transitions(calls), settings) == pytest.approx(expected, abs=1e-8)
 
 
 @given(worths, call_lists, call_lists)
@@ -170,3 +173,22 @@ def test_the_return_does_not_depend_on_the_order_of_the_calls(order: Sequence[in
         for t, i in zip(transitions([(s, True) for s in told]), order, strict=True)
     ]
     assert math.fsum(intermediate_rewards(calls, tight)) == pytest.approx(-0.12)
+
+
+@pytest.mark.parametrize("intermediate", ["added", "potential"])
+def test_rollouts_whose_signals_come_to_the_same_are_equals(intermediate: str) -> None:
+    """To the last digit, in whichever order they came: one is not imitated as the best of them, and a group
+    of them teaches nothing."""
+    failing, empty = [(f"fails {i}", "error: no") for i in "123"], [(f"empty {i}", "(no rows)") for i in "12"]
+    conversations = [*permutations([*failing[1:], *empty]), failing]
+    group = [
+        replace(trajectory(_conversation(*queries, reward=0.9), TABLE), rollout_id=str(number))
+        for number, queries in enumerate(conversations)
+    ]
+    assert len({each.reward for each in group}) == 1
+    assert best(group, 1, None) == []
+    stage = ReinforcementStage(
+        algorithm="dapo", steps=1, optimizer={"learning_rate": 1e-3}, intermediate=intermediate
+    )
+    (found,) = reinforcement(stage, SamplingSection()).advantages([group])
+    assert not any(map(any, found))

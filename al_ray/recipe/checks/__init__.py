@@ -22,6 +22,7 @@ _CHECKS: Final[Sequence[tuple[set[str], Callable[[Recipe], Iterator[Problem]]]]]
     ({"data"}, sections.data),
     ({"agent"}, agent.agent),
     ({"stages"}, stages.stages),
+    ({"stages", "transitions"}, stages.shaping),
     ({"stages", "agent", "upstreams"}, stages.distillation),
     ({"stages", "agent"}, sampling.exploration),
     ({"stages", "agent", "transitions", "policies"}, sampling.trained_alike),

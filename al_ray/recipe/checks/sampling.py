@@ -44,20 +44,25 @@ def exploration(recipe: Recipe) -> Iterator[Problem]:
 
 
 def trained_alike(recipe: Recipe) -> Iterator[Problem]:
-    """The learner computes with one temperature."""
+    """The learner computes with one temperature, and a stage counts how long responses may be from one
+    number."""
     if not any(isinstance(stage, GroupedStage) for stage in recipe.stages):
         return
     sampling = recipe.agent.sampling
+    alike = dict.fromkeys(("temperature", "top_p"), "with which the learner computes")
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, ReinforcementStage) and stage.overlong_tokens:
+            alike["max_tokens"] = f"below which stages.{index}.overlong_tokens cost"
     for pattern, own in sampling.agents.items():
         if not any(may_share_a_name(pattern, trained) for trained in recipe.transitions.train):
             continue
         answers = policy_of(recipe.policies, pattern)  # who is named by a pattern may be anybody's
         if answers and recipe.policies[answers].frozen and not set("*?[") & set(pattern):
             continue
-        for field in own.model_fields_set & {"temperature", "top_p"}:
-            if getattr(own, field) != getattr(sampling, field):
+        for field, use in alike.items():
+            if field in own.model_fields_set and getattr(own, field) != getattr(sampling, field):
                 cure = (
-                    f"{getattr(sampling, field)}, as agent.sampling.{field}, with which the learner "
-                    "computes, for transitions.train may name such an agent; or name there who is trained"
+                    f"{getattr(sampling, field)}, as agent.sampling.{field}, {use}, "
+                    "for transitions.train may name such an agent; or name there who is trained"
                 )
                 yield Problem(f"agent.sampling.agents.{pattern}.{field}", getattr(own, field), cure)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from al_ray.errors import Problem
 from al_ray.recipe import (
@@ -28,28 +29,61 @@ def stages(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"stages.{index}.optimizer.warmup_steps", stage.optimizer.warmup_steps, cure)
 
 
+_IDLE: Final[Sequence[tuple[tuple[str, ...], Callable[[ReinforcementStage], bool], str]]] = (
+    (
+        ("discount",),
+        lambda stage: stage.credit in ("identical", "final"),
+        "on credit: {0.credit}; set credit to reward_to_go, or leave it out",
+    ),
+    (
+        ("gae_lambda", "critic"),
+        lambda stage: stage.credit != "gae",
+        "on credit: {0.credit}; set credit to gae, or leave it out",
+    ),
+    (
+        ("anchor_weight",),
+        lambda stage: stage.credit != "group_in_group",
+        "on credit: {0.credit}; set credit to group_in_group, or leave it out",
+    ),
+    (
+        ("kl_in", "kl_estimator", "reference_every"),
+        lambda stage: stage.kl_coefficient == 0,
+        "with kl_coefficient: 0; give it a weight, or leave it out",
+    ),
+    (
+        ("reference_mix",),
+        lambda stage: not stage.reference_every,
+        "with reference_every: 0, where the reference stays; leave it out",
+    ),
+    (
+        ("correction_cap", "correction_bound"),
+        lambda stage: stage.correction == "none",
+        "with correction: none; choose one, or leave it out",
+    ),
+    (
+        ("constant_tokens",),
+        lambda stage: stage.aggregate != "constant",
+        "with aggregate: {0.aggregate}; set aggregate to constant, or leave it out",
+    ),
+    (
+        ("clip_dual",),
+        lambda stage: stage.loss == "cispo",
+        "on loss: cispo, which clips the weight of every token; leave it out",
+    ),
+)
+"""Fields that do nothing, where they do not, and the rest of what is told then."""
+
+
 def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
     """What of the stage would have no effect, or cannot be had."""
     if ":" in stage.credit:
         yield from callable_with(f"{place}.credit", stage.credit, ("group",))
-    if stage.credit in ("identical", "final") and stage.discount != 1:
-        cure = f"has no effect on credit: {stage.credit}; set credit to reward_to_go, or leave it out"
-        yield Problem(f"{place}.discount", stage.discount, cure)
-    for field in _chosen(stage, "gae_lambda", "critic") if stage.credit != "gae" else ():
-        cure = f"has no effect on credit: {stage.credit}; set credit to gae, or leave it out"
-        yield Problem(f"{place}.{field}", getattr(stage, field), cure)
-    for field in _chosen(stage, "kl_in", "reference_every") if stage.kl_coefficient == 0 else ():
-        cure = "has no effect with kl_coefficient: 0; give it a weight, or leave it out"
-        yield Problem(f"{place}.{field}", getattr(stage, field), cure)
-    if not stage.reference_every and stage.reference_mix != 1:
-        cure = "has no effect with reference_every: 0, where the reference stays; leave it out"
-        yield Problem(f"{place}.reference_mix", stage.reference_mix, cure)
+    for fields, is_idle, cure in _IDLE:
+        for field in _chosen(stage, *fields) if is_idle(stage) else ():
+            yield Problem(f"{place}.{field}", getattr(stage, field), f"has no effect {cure.format(stage)}")
     if stage.mini_batches > stage.groups_per_step:
         cure = f"at most groups_per_step, {stage.groups_per_step}: groups stay whole"
         yield Problem(f"{place}.mini_batches", stage.mini_batches, cure)
-    if stage.loss == "cispo" and stage.clip_dual is not None:
-        cure = "has no effect on loss: cispo, which clips the weight of every token; leave it out"
-        yield Problem(f"{place}.clip_dual", stage.clip_dual, cure)
     if stage.refills and stage.baseline == "none":
         cure = "has no effect with baseline: none, where every group has a signal; set it to 0"
         yield Problem(f"{place}.refills", stage.refills, cure)
@@ -59,9 +93,27 @@ def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
 
 
 def _chosen(stage: ReinforcementStage, *fields: str) -> list[str]:
-    """Those that are not as they are by default."""
-    defaults = type(stage).model_fields
-    return [field for field in fields if getattr(stage, field) != defaults[field].default]
+    """Those that are not as they would be if the recipe left them out."""
+    return [
+        field
+        for field in fields
+        if getattr(type(stage).model_validate(stage.model_dump(exclude={field})), field)
+        != getattr(stage, field)
+    ]
+
+
+def shaping(recipe: Recipe) -> Iterator[Problem]:
+    """A potential is made of intermediate rewards."""
+    for index, stage in enumerate(recipe.stages):
+        if (
+            isinstance(stage, ReinforcementStage)
+            and stage.intermediate == "potential"
+            and not recipe.transitions.intermediate
+        ):
+            cure = (
+                "has no effect without transitions.intermediate; give signals a worth there, or leave it out"
+            )
+            yield Problem(f"stages.{index}.intermediate", stage.intermediate, cure)
 
 
 def _rejection_sampling(place: str, stage: RejectionSamplingStage) -> Iterator[Problem]:

@@ -40,7 +40,8 @@ class Distillation(Grouped):
         """As far as can be told without the teacher: the rows have the advantages of their rewards."""
         readable, comparable = self.sieved(groups)
         chosen = self.algorithm
-        return Learnt(readable, comparable, comparable, chosen.rows(comparable), chosen.loss)
+        rows, unequal = chosen.rows(comparable), chosen.unequal(comparable)
+        return Learnt(readable, comparable, comparable, rows, chosen.loss, unequal)
 
     async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         learnt = self.learnt(groups)
@@ -48,4 +49,5 @@ class Distillation(Grouped):
         async with Teacher(name, self.recipe.upstreams[name]) as teacher:
             told = await teacher.logprobs([row.tokens.tolist() for row in learnt.rows])
         rows, divergence = taught(learnt.rows, told, self.settings.reward_weight)
-        return replace(learnt, rows=rows, told={"teacher/kl": divergence})
+        unequal = {row.group for row in rows if row.advantages.any()}
+        return replace(learnt, rows=rows, unequal=unequal, told={"teacher/kl": divergence})

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -60,6 +60,8 @@ class Learnt:
     kept: Groups
     rows: Sequence[Row]
     loss: Loss
+    unequal: Collection[str]
+    """The groups of which something is learnt, by id."""
     left_out: str = ""
     """Why a comparable rollout is not among those kept."""
     told: Mapping[str, float] = field(default_factory=dict)
@@ -253,18 +255,20 @@ class Grouped(ABC):
         readable += by_model if transitions.failed_reward is not None else 0
         equal = [group for group in learnt.comparable if len({each.reward for each in group}) == 1]
         return {
-            **rollout_metrics(groups, episodes, policy_version),
+            **rollout_metrics(groups, episodes, policy_version, transitions.reward),
             **call_metrics(episodes),
             **dimension_metrics(episodes, transitions.reward),
             **intermediate_metrics(episodes, transitions),
-            **(source_metrics(groups, episodes) if self.recipe.data.sources else {}),
+            **(source_metrics(groups, episodes, transitions.reward) if self.recipe.data.sources else {}),
             **(policy_metrics(episodes, self.recipe.policies) if self.recipe.policies else {}),
             "rollout/unreadable": readable - sum(map(len, learnt.readable)),
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
             "rollout/equal_groups": len(equal),
             **learnt.told,
-            **health_metrics(groups, outcomes, learnt.comparable, learnt.rows, learnt.loss.trains),
+            **health_metrics(
+                groups, outcomes, learnt.comparable, learnt.unequal, learnt.rows, learnt.loss.trains
+            ),
         }
 
     def sieved(self, groups: Sequence[Group]) -> tuple[Groups, Groups]:

@@ -51,8 +51,8 @@ class Reinforcement(Grouped):
 
     def teaching(self, comparable: Groups) -> Groups:
         """Those of which a call has an advantage."""
-        chosen = self.algorithm
-        teaching = [group for group in comparable if any(map(any, chosen.advantages([group])[0]))]
+        unequal = self.algorithm.unequal(comparable)
+        teaching = [group for group in comparable if group[0].group in unequal]
         return teaching[: self.settings.groups_per_step]
 
     def reported(self, learnt: Learnt) -> Groups:
@@ -65,7 +65,8 @@ class Reinforcement(Grouped):
         kept = self.teaching(comparable) if self.refills else comparable
         chosen = self.algorithm
         why = "dropped: its group teaches nothing and was replaced"
-        return Learnt(readable, comparable, kept, chosen.rows(kept), chosen.loss, why, passes=chosen.passes)
+        rows, unequal = chosen.rows(kept), chosen.unequal(kept)
+        return Learnt(readable, comparable, kept, rows, chosen.loss, unequal, why, passes=chosen.passes)
 
     async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         """By what the learners measure of the calls, where that is needed. A critic learns from them at once:
@@ -86,4 +87,5 @@ class Reinforcement(Grouped):
             targets = chosen.critic_targets(learnt.kept, measured)
             wanted = np.array([targets[call] for call in seen.calls])
             metrics |= await policy.fit_critic(seen.features, wanted)
-        return replace(learnt, rows=chosen.rows(learnt.kept, measured), told=metrics)
+        rows, unequal = chosen.rows(learnt.kept, measured), chosen.unequal(learnt.kept, measured)
+        return replace(learnt, rows=rows, unequal=unequal, told=metrics)

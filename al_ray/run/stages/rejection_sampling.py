@@ -38,4 +38,5 @@ class RejectionSampling(Grouped):
             "imitation/reward": sum(rewards) / len(rewards) if rewards else 0.0,
         }
         why = "dropped: rejected, being none of the best of its group"
-        return Learnt(readable, comparable, kept, imitation.rows(kept), imitation.loss, why, told)
+        rows, unequal = imitation.rows(kept), imitation.unequal(kept)
+        return Learnt(readable, comparable, kept, rows, imitation.loss, unequal, why, told)

@@ -42,15 +42,16 @@ class Supervision:
         """Demonstrations of the step's tasks, tokenised exactly as the engines render calls."""
         demonstrate = dotted.load(self.settings.demonstrate, f"stages.{self.span.index}.demonstrate")
         seed = (self.recipe.seed, self.span.index)
-        sources = sources_of(self.recipe.data, self._demonstrated())
-        count, place = self.settings.tasks_per_step, step - self.span.begin
-        chosen = mixed_tasks_of_step(sources, count, place, seed)
+        demonstrated = sources_of(self.recipe.data, self._demonstrated())
+        sources = [source for source in demonstrated if source.tasks]  # of few, a source may have none
+        count = self.settings.tasks_per_step
+        chosen = mixed_tasks_of_step(sources, count, step - self.span.begin, seed)
         shown = [demonstrate(task.data) for task in chosen]
         learning = [self._who_learns(each) for each in shown]
         calls = [await policy.render_calls(each.messages, each.tools) for each in shown]
         episodes = [
-            demonstration(task, made, learner)
-            for task, made, learners in zip(chosen, calls, learning, strict=True)
+            demonstration(task, made, learner, place)
+            for place, (task, made, learners) in enumerate(zip(chosen, calls, learning, strict=True))
             if made is not None
             for learner in sorted(learners)
         ]
@@ -68,6 +69,11 @@ class Supervision:
             )
         imitation = algorithm(self.settings, self.recipe.agent.sampling)
         rows = imitation.rows([[episode] for episode in episodes])
+        if not rows:
+            raise UselessRunError(
+                f"step {step + 1}: of the {len(episodes)} demonstrations that could be learnt from, none has "
+                f"a message of the assistant ({self.settings.demonstrate})"
+            )
         metrics = {"demonstration/too_long": too_long, "health/too_long": too_long / len(chosen)}
         if self.recipe.policies:
             metrics["demonstration/of_others"] = sum(not learners for learners in learning)

@@ -182,6 +182,40 @@ def test_calls_that_are_not_trained_count_for_nobody(
             assert mine == pytest.approx(theirs, abs=1e-9)
 
 
+@given(BATCHES, st.data())
+@settings(max_examples=100, deadline=None)
+def test_calls_that_credit_leaves_out_have_no_advantage_and_count_for_nobody(
+    batch: list[tuple[Trajectory, ...]], data: st.DataObject
+) -> None:
+    """In whichever unit: the others' advantages are those of a batch whose rollouts never made them."""
+    comparison = data.draw(st.sampled_from([c for c in COMPARISONS if c.compare != "turn"]))
+    learnt = {
+        t.id: data.draw(st.booleans()) for group in batch for rollout in group for t in rollout.transitions
+    }
+    without = [
+        [replace(each, transitions=[t for t in each.transitions if learnt[t.id]]) for each in group]
+        for group in batch
+    ]
+
+    def some(group: Group) -> Sequence[Layer]:
+        returns = [
+            [each.reward + t.reward if learnt[t.id] else None for t in each.transitions] for each in group
+        ]
+        return [Layer(returns)]
+
+    found = made(batch, some, comparison)
+    told = [
+        list(zip(each.transitions, given, strict=True))
+        for group, of_rollouts in zip(batch, found, strict=True)
+        for each, given in zip(group, of_rollouts, strict=True)
+    ]
+    assert not any(value for of_rollout in told for t, value in of_rollout if not learnt[t.id])
+    kept = [[value for t, value in of_rollout if learnt[t.id]] for of_rollout in told]
+    expected = [given for of_rollouts in made(without, some, comparison) for given in of_rollouts]
+    for mine, theirs in zip(kept, expected, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-9)
+
+
 def test_the_choices_of_one_call_have_one_place() -> None:
     """The second call of the one is compared with the second of the other, not with its second choice."""
     two = of([call("0/0", call="0"), call("0/1", 0.5, call="0"), call("1", 1.0)], "x")

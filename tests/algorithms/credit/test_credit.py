@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +110,48 @@ def test_a_users_own_credit_is_taken_by_its_path_and_its_shape_is_checked() -> N
         short([episode(0.0, 1.0), episode(2.0)])
     with pytest.raises(RecipeError, match=r"stages\.credit"):
         credit_of(STAGE.model_copy(update={"credit": f"{__name__}:nothing"}))
+
+
+def nothing_at_all(group: list[Trajectory]) -> None:
+    pass
+
+
+def one_for_a_rollout(group: list[Trajectory]) -> list[float]:
+    return [each.reward for each in group]
+
+
+def words(group: list[Trajectory]) -> list[list[str]]:
+    return [["1.0"] * len(each.transitions) for each in group]
+
+
+def undefined(group: list[Trajectory]) -> list[list[float]]:
+    return [[math.nan] * len(each.transitions) for each in group]
+
+
+def unbounded(group: list[Trajectory]) -> list[list[float]]:
+    return [[-math.inf] * len(each.transitions) for each in group]
+
+
+def arrays(group: list[Trajectory]) -> list[np.ndarray]:
+    return [np.full(len(each.transitions), each.reward, np.float32) for each in group]
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("nothing_at_all", "'NoneType' object is not iterable"),
+        ("one_for_a_rollout", "'float' object is not iterable"),
+        ("words", "'1.0' is none"),
+        ("undefined", "nan is none"),
+        ("unbounded", "-inf is none"),
+    ],
+)
+def test_a_users_own_credit_that_gives_no_finite_numbers_is_told_so(function: str, told: str) -> None:
+    own = credit_of(STAGE.model_copy(update={"credit": f"{__name__}:{function}"}))
+    with pytest.raises(UserError, match=rf"stages\.credit: '.*{function}': must give for each.*{told}"):
+        own([episode(0.0, 1.0), episode(2.0)])
+
+
+def test_a_users_own_credit_may_give_arrays() -> None:
+    (layer,) = credit_of(STAGE.model_copy(update={"credit": f"{__name__}:arrays"}))([episode(0.0, 1.0)])
+    assert layer.returns == [[1.0, 1.0]]

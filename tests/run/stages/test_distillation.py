@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,10 @@ from al_ray.recipe.schedule import stage_spans
 from al_ray.run.recorded.audit import TRAINED
 from al_ray.run.stages.distillation import Distillation
 from al_ray.run.stages.stage import stage_of
+from al_ray.traces import semconv
+from al_ray.types import Span, SpanKind
 from tests.run.recorded.test_audit import audit_of
-from tests.run.stages.test_reinforcement import RECIPE, TASKS, groups
+from tests.run.stages.test_reinforcement import RECIPE, TASKS, groups, with_spans
 from tests.run.stages.test_teacher import Server, serving
 from tests.support.runs.metric_keys import unlisted
 
@@ -59,6 +62,23 @@ async def test_a_tokens_worth_is_the_teachers_log_probability_less_the_policys(s
     assert batch.metrics["teacher/kl"] == pytest.approx(-1 + 0.035)
     assert batch.metrics["reward/mean"] == 0.5, "told all the same"
     assert unlisted(batch.metrics) == []
+
+
+async def test_a_rollout_without_a_reward_is_learnt_from_and_in_no_mean_of_rewards(server: Server) -> None:
+    """It was given another dimension alone."""
+
+    def of_style(span: Span) -> Span:
+        given = {semconv.REWARD_DIMENSIONS: {"style": 0.25}}
+        return replace(span, attributes=given) if span.kind is SpanKind.REWARD else span
+
+    async with serving(server) as upstream:
+        first, *others = groups([1.0], [0.5], [0.5])
+        batch = await stage(upstream.model_dump()).batch_of(
+            [first, *(with_spans(group, of_style) for group in others)], SERVED
+        )
+    assert len(batch.rows) == 3
+    assert (batch.metrics["reward/mean"], batch.metrics["reward/std"]) == (1.0, 0.0)
+    assert batch.metrics["rewards/style"] == 0.25
 
 
 async def test_rewards_count_beside_the_teacher_where_they_have_a_weight(server: Server) -> None:

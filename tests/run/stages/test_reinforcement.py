@@ -294,6 +294,25 @@ def test_a_group_is_equal_if_no_call_has_an_advantage_whatever_its_rewards_are_m
     assert found == [1.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "share"), [("grpo", 2 / 3), ("reinforce_pp_baseline", 2 / 3), ("reinforce_pp", 0)]
+)
+def test_a_group_of_equals_is_told_though_the_batchs_mean_gives_it_an_advantage(
+    algorithm: str, share: float
+) -> None:
+    """The better of the first group's rollouts made more calls, so the mean over tokens is above zero.
+    Without a baseline equals are learnt from too: as what is better or worse than the batch."""
+    chosen = RECIPE.stages[1].model_dump(include={"steps", "optimizer", "groups_per_step", "group_size"})
+    own = ReinforcementStage.model_validate(chosen | {"algorithm": algorithm})
+    settings = stage(RECIPE.model_copy(update={"stages": [RECIPE.stages[0], own]}))
+    ended = groups([0.0, 1.0], [1.0, 1.0], [0.0, 0.0])
+    ended[0] = replace(ended[0], rollouts=[ended[0].rollouts[0], rollout("g0", 1, 1.0, calls=2)])
+    batch = made(settings, ended, 5)
+    if algorithm != "grpo":
+        assert all(row.advantages.any() for row in batch.rows)
+    assert batch.metrics["health/equal_groups"] == pytest.approx(share)
+
+
 def test_groups_give_the_same_batch_in_whatever_order_they_end() -> None:
     ended = groups([0.0, 1.0], [1.0, 0.0], [0.5, 1.0])
     first, second = (made(stage(), order, 5) for order in (ended, ended[::-1]))

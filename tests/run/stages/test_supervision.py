@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from al_ray.algorithms.demonstration import TokenisedCall
+from al_ray.data.mixture import SOURCE
 from al_ray.errors import UselessRunError
-from al_ray.recipe import Recipe, SupervisedStage
+from al_ray.recipe import Recipe, SourceSection, SupervisedStage
 from al_ray.recipe.schedule import stage_spans
 from al_ray.run.stages.supervision import Supervision
 from al_ray.types import JSON, Task
@@ -69,6 +70,21 @@ async def test_a_batch_whose_demonstrations_are_all_too_long_ends_the_run(stage:
         await batch(stage, {"0", "1"})
 
 
+async def test_a_batch_whose_demonstrations_have_no_word_of_the_assistant_ends_the_run(
+    stage: Supervision,
+) -> None:
+    class Silent(Rendering):
+        async def render_calls(self, messages: Any, tools: Any) -> Sequence[TokenisedCall] | None:
+            return None if await super().render_calls(messages, tools) is None else []
+
+    for too_long, left in (set[str](), 2), ({"1"}, 1):
+        policy: Any = Silent(too_long)
+        with pytest.raises(
+            UselessRunError, match=rf"step 1: of the {left} .*none has a message of the assistant"
+        ):
+            await stage.batch(0, None, policy, lambda done, total: None)  # type: ignore[arg-type]
+
+
 async def test_a_demonstration_teaches_the_policy_of_its_agent_or_all(
     stage: Supervision, tmp_path: Path
 ) -> None:
@@ -88,7 +104,7 @@ async def test_a_demonstration_teaches_the_policy_of_its_agent_or_all(
         return await batch(replace(stage, recipe=recipe, settings=settings, tasks=tasks), set())
 
     found = await learnt("w", "o", "", "w")
-    assert sorted((row.policy, row.rollout_id) for row in found.rows) == [
+    assert sorted((row.policy, row.group) for row in found.rows) == [
         ("critic", "2"), ("writer", "0"), ("writer", "2"), ("writer", "3"),
     ]  # fmt: skip
     for policy, count in (("writer", 3), ("critic", 1)):
@@ -115,6 +131,45 @@ async def test_a_stage_with_few_demonstrations_shows_those_again_whatever_its_pl
     assert len({tuple(order) for order in orders}) == 4
     assert len({frozenset(order) for order in orders}) == 1
     assert all(len(set(order)) == 30 for order in orders)
+
+
+@pytest.mark.parametrize("aggregate", ["rollout_mean", "token_mean"])
+async def test_a_task_that_a_batch_shows_several_times_counts_as_often(
+    stage: Supervision, aggregate: str
+) -> None:
+    """Two of them in a batch of five: each that is shown weighs as much as any other."""
+    settings = stage.settings.model_copy(update={"tasks_per_step": 5, "aggregate": aggregate})
+    rows = (await batch(replace(stage, settings=settings), set())).rows
+    assert sorted(row.group for row in rows) in (["0", "0", "0", "1", "1"], ["0", "0", "1", "1", "1"])
+    assert [row.weights.sum() for row in rows] == pytest.approx([1 / 5] * 5)
+
+
+async def test_a_source_without_a_demonstration_is_not_shown_and_the_others_are(stage: Supervision) -> None:
+    """Of five demonstrations, nine parts of ten are of one source: the other has none of them."""
+    data = stage.recipe.data.model_copy(
+        update={"sources": {"often": SourceSection(weight=9), "seldom": SourceSection(weight=1)}}
+    )
+    recipe = stage.recipe.model_copy(update={"data": data})
+    tasks = [
+        Task(f"{name}/{index}", {"word": f"{name} {index}", SOURCE: name})
+        for name in ("often", "seldom")
+        for index in range(20)
+    ]
+
+    async def shown(demonstrations: int) -> Sequence[JSON]:
+        settings = stage.settings.model_copy(
+            update={"demonstrations": demonstrations, "tasks_per_step": 4, "steps": 10}
+        )
+        few = replace(stage, recipe=recipe, settings=settings, tasks=tasks)
+        policy: Any = Recording()
+        for step in range(10):
+            await few.batch(step + few.span.begin, None, policy, lambda done, total: None)  # type: ignore[arg-type]
+        return policy.shown  # type: ignore[no-any-return]
+
+    of_five, of_twenty = await shown(5), await shown(20)
+    assert len(of_five) == 40 and len(set(of_five)) == 5
+    assert {str(word).split()[0] for word in of_five} == {"often"}
+    assert sum(str(word).startswith("seldom") for word in of_twenty) == pytest.approx(4, abs=1)
 
 
 class Recording:
