@@ -329,6 +329,35 @@ async def test_an_item_may_be_named_in_place_of_being_sent(served: House, engine
     assert messages == [*say("think"), said, *say("and?")]
 
 
+async def test_an_answer_of_which_one_item_is_named_and_others_are_sent_is_told_once(
+    served: House, engine_a: Any
+) -> None:
+    """As the AI SDK sends what was thought by its name and calls in full; whichever comes first, and with the
+    tool's answer in between."""
+    attempt = await served.attempt()
+    async with served.client(attempt) as client:
+        first = await client.responses.create(model="m", input="think", tools=[FLAT])
+        thought, call = (item.model_dump(exclude_none=True) for item in first.output)
+        named: Any = [{"type": "item_reference", "id": item["id"]} for item in (thought, call)]
+        output: Any = {"type": "function_call_output", "call_id": call["call_id"], "output": "2"}
+        sent: Any
+        for sent in (
+            [named[0], call, output],
+            [thought, named[1], output],
+            [named[0], output, call],
+            [named[0], output, named[1]],
+        ):
+            await client.responses.create(model="m", input=[*say("think"), *sent], tools=[FLAT])
+            messages = (await last(engine_a)).messages
+            assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+            assert messages[1]["reasoning"] == "hm"
+            assert [made["id"] for made in messages[1]["tool_calls"]] == [call["call_id"]]
+        other = call | {"id": "item_1_resp_of_another", "call_id": "other"}
+        await client.responses.create(model="m", input=[*say("think"), named[0], output, other])
+    roles = [message["role"] for message in (await last(engine_a)).messages]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
