@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Final
 
 import orjson
@@ -25,6 +26,10 @@ _TEXT_ALONE: Final = {
     "required": [_INPUT],
     "additionalProperties": False,
 }
+
+_ABOVE: Final = 60
+"""Levels that are free above a tool call's arguments: orjson writes 254, and the bodies in which agents send
+them back are read to 200."""
 
 
 @dataclass(slots=True)
@@ -127,10 +132,12 @@ def custom_input(arguments: str) -> str:
 
 
 def as_object(arguments: str) -> Mapping[str, Any] | None:
-    """A tool call's arguments. None: they are no object, or not yet a whole one."""
+    """A tool call's arguments. None: they are no object, not yet a whole one, or one that could not be told
+    and sent back."""
     try:
         value = orjson.loads(arguments)
-    except orjson.JSONDecodeError:
+        orjson.dumps(reduce(lambda inner, _: [inner], range(_ABOVE), value))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -1,5 +1,5 @@
-"""The events of a streamed answer, without a gateway around them: of one that was cut, and of calls that come
-in turn."""
+"""The events of a streamed answer, without a gateway around them: of one that was cut, of calls that come in
+turn, and of arguments that are odd."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import orjson
 import pytest
 
 from al_ray.actors.gateway.dialects import DIALECTS
-from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Dialect, Head
+from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Dialect, Head, ToldAs
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
 
 CHAT, _, RESPONSES, MESSAGES = DIALECTS
-ASKED = Asked("m", AskedSampling(), {})
+OWN = {kind: ToldAs(kind, kind) for kind in ("local_shell", "shell", "apply_patch")}
+"""Functions of these names are OpenAI's own tools."""
 HEAD = Head("resp_1", "toy", 0)
+ASKED = Asked("m", AskedSampling(), {}, told_as=OWN)
 CUT = '{"x": '
 
 
@@ -118,3 +120,22 @@ def test_calls_whose_pieces_come_in_turn_are_whole_in_the_end(pieces: Any) -> No
         assert [mine[0]["type"], mine[-1]["type"]] == ["content_block_start", "content_block_stop"]
         assert mine[0]["content_block"]["id"] == f"c{index}"
         assert orjson.loads("".join(event["delta"]["partial_json"] for event in mine[1:-1])) == expected
+
+
+@pytest.mark.parametrize("depth", [100, 193, 194, 250, 254, 300, 2000])
+@pytest.mark.parametrize("name", ["add", *OWN])
+def test_arguments_however_deeply_they_nest_are_told_and_may_be_sent_back(name: str, depth: int) -> None:
+    """Streamed or not: what JSON cannot hold as an object is text."""
+    arguments = '{"a":' + "[" * depth + "]" * depth + "}"
+    reply = answer("tool_calls", (name, arguments))
+    hi: JSON = {"role": "user", "content": "hi"}
+    streamed = events(RESPONSES, [[call(0, name, arguments)]], reply)[-1]["response"]
+    for whole in (streamed, orjson.loads(orjson.dumps(RESPONSES.reply(HEAD, ASKED, reply)))):
+        assert [item["call_id"] for item in whole["output"]] == ["c0"]
+        RESPONSES.parse(orjson.dumps({"input": [hi, *whole["output"]]}))
+    [used] = orjson.loads(orjson.dumps(MESSAGES.reply(HEAD, ASKED, reply)))["content"]
+    assert used["input"] == (orjson.loads(arguments) if depth < 194 else {"arguments": arguments})
+    MESSAGES.parse(
+        orjson.dumps({"messages": [hi, {"role": "assistant", "content": [used]}, hi], "max_tokens": 9})
+    )
+    assert events(MESSAGES, [[call(0, name, arguments)]], reply)[-1]["type"] == "message_stop"
