@@ -147,8 +147,8 @@ Item = Annotated[
 ]
 
 _CALLS: Final[Mapping[str, Callable[[_Other], tuple[str, JSON]]]] = {
-    "local_shell_call": lambda item: ("local_shell", item.get("action")),
-    "shell_call": lambda item: ("shell", item.get("action")),
+    "local_shell_call": lambda item: ("local_shell", _given(item.get("action"), type="exec", env={})),
+    "shell_call": lambda item: ("shell", _given(item.get("action"))),
     "apply_patch_call": lambda item: ("apply_patch", item.get("operation")),
     "computer_call": lambda item: ("computer", [item.get("action"), item.get("actions")]),
     "tool_search_call": lambda item: ("tool_search", item.get("arguments")),
@@ -285,6 +285,14 @@ class _Reader:
             self._add(_tool_message(item.call, _as_text(_RESULTS[item.type](item)), failed=failed))
         if item.type in ("additional_tools", "tool_search_output"):
             self.told.tools += item.get("tools") or ()
+
+
+def _given(action: Any, **added: JSON) -> JSON:
+    """What the model gave the tool: without what the API adds where it gave nothing, and without the nulls of
+    the SDK's own types."""
+    if not isinstance(action, Mapping):
+        return action
+    return {name: value for name, value in action.items() if value not in (None, added.get(name))}
 
 
 def _tool_message(call_id: str, content: JSON, *, failed: bool = False) -> _Built:

@@ -3,17 +3,23 @@ references, and what the trained model cannot be asked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
+import numpy as np
 import openai
 import orjson
 import pytest
 
+from al_ray.actors.engine.lineage import LineageMemory, TextDigest, Turn
+from al_ray.actors.gateway.dialects.core import Dialect, Head
+from al_ray.actors.gateway.dialects.responses import RESPONSES
 from al_ray.rollouts.signals import signals
 from al_ray.traces import semconv
+from al_ray.traces.messages import Message
 from al_ray.traces.nesting import Nesting
-from al_ray.types import SpanKind
+from al_ray.types import ChatReply, ChatRequest, Choice, Sampling, SpanKind
 from tests.support.houses.gateway import TOOLS, House, say
 
 OBJECT: Any = {"type": "object", "properties": {}}
@@ -244,6 +250,58 @@ async def test_a_responses_text_has_log_probabilities_where_they_are_asked_for(s
     deltas = [event for event in events if event.type == "response.output_text.delta"]
     assert [each.token for delta in deltas for each in delta.logprobs] == ["a", "0"]
     assert plain.output[0].content[0].logprobs == []  # type: ignore[union-attr, index]
+
+
+# --- lineage ---------------------------------------------------------------------------------------
+
+
+def made(name: str, arguments: str) -> Message:
+    function = {"name": name, "arguments": arguments}
+    call = {"id": "call-1", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def outcome_after(dialect: Dialect, body: Any, said: Message, send_back: Callable[[Any], Any]) -> str:
+    """What the call is that follows one whose answer was ``said``: ``send_back`` makes its body of the answer
+    as it was told."""
+    memory = LineageMemory()
+    asked = dialect.parse(orjson.dumps(body))
+    place = memory.place(ChatRequest("c1", asked.messages, Sampling(), asked.tools, attempt="r/1"))
+    tokens = np.array([1])
+    memory.remember(place, [Turn("c1/0", said, tokens, tokens, TextDigest.of("x"), True, True)])
+    choice = Choice(0, said, "tool_calls" if said.get("tool_calls") else "stop", [1], [-0.5], [])
+    told = dialect.reply(Head("resp_1", "toy", 0), asked, ChatReply([1], [choice]))
+    again = dialect.parse(orjson.dumps(send_back(orjson.loads(orjson.dumps(told)))))
+    return memory.place(
+        ChatRequest("c2", again.messages, Sampling(), again.tools, attempt="r/1")
+    ).outcome.value
+
+
+@pytest.mark.parametrize("dumped", [False, True], ids=["as told", "by the SDK"])
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("local_shell", '{"command": ["ls"]}'),
+        ("local_shell", '{"command": ["ls"], "timeout_ms": 5}'),
+        ("shell", '{"commands": ["ls"]}'),
+        ("shell", '{"commands": ["ls"], "max_output_length": 9}'),
+        ("apply_patch", '{"type": "delete_file", "path": "a"}'),
+    ],
+)
+def test_a_call_of_openais_own_tool_comes_back_as_what_the_model_said(
+    kind: str, arguments: str, dumped: bool
+) -> None:
+    """Whether the agent returns the item that it was told, or the SDK's with all its nulls."""
+    asked = {"input": say("x"), "tools": [{"type": kind}]}
+    output = {"type": f"{kind}_call_output", "id": "call-1", "call_id": "call-1", "output": "a"}
+
+    def send_back(told: Any) -> Any:
+        items = told["output"]
+        if dumped:
+            items = [item.model_dump() for item in openai.types.responses.Response(**told).output]
+        return asked | {"input": [*say("x"), *items, output]}
+
+    assert outcome_after(RESPONSES, asked, made(kind, arguments), send_back) == "continued"
 
 
 # --- conversations ---------------------------------------------------------------------------------
