@@ -21,6 +21,7 @@ from al_ray.actors.gateway.dialects.core import (
     TopP,
     left_out,
     openai_error,
+    openai_logprobs,
     openai_usage,
     parse_body,
     parse_part,
@@ -271,18 +272,7 @@ def _choice_of(index: int, delta: Mapping[str, JSON], finish_reason: str | None)
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, JSON]:
-    return {
-        "content": [
-            _logprob(token.token, token.logprob)
-            | {"top_logprobs": [_logprob(text, value) for text, value in token.top]}
-            for token in tokens
-        ],
-        "refusal": None,
-    }
-
-
-def _logprob(token: str, logprob: float) -> dict[str, JSON]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
+    return {"content": openai_logprobs(tokens), "refusal": None}
 
 
 CHAT_COMPLETIONS = Dialect(

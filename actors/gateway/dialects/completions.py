@@ -24,6 +24,7 @@ from al_ray.actors.gateway.dialects.core import (
     refuse,
     said,
     stops,
+    told_logprob,
 )
 from al_ray.actors.gateway.dialects.fields.completions import COMPLETIONS_FIELDS
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
@@ -115,8 +116,8 @@ def _choice(
     if logprobs:
         told = {
             "tokens": [token.token for token in logprobs],
-            "token_logprobs": [token.logprob for token in logprobs],
-            "top_logprobs": [dict(token.top) for token in logprobs],
+            "token_logprobs": [told_logprob(token.logprob) for token in logprobs],
+            "top_logprobs": [{text: told_logprob(value) for text, value in token.top} for token in logprobs],
         }
     return {"index": index, "text": text, "finish_reason": finish_reason, "logprobs": told}
 

@@ -13,6 +13,7 @@ from al_ray.actors.gateway.dialects.core import (
     ToldAs,
     event,
     openai_error,
+    openai_logprobs,
     reasoning_of,
 )
 from al_ray.actors.gateway.dialects.tools import as_object, custom_input
@@ -74,7 +75,7 @@ def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
     if reasoning := reasoning_of(message):
         items.append(_reasoning(_item_id(head, len(items)), reasoning))
     if message.get("content"):
-        logprobs = _logprobs(choice.token_logprobs)
+        logprobs = openai_logprobs(choice.token_logprobs)
         items.append(_message(_item_id(head, len(items)), str(message["content"]), logprobs))
     if message.get("refusal"):
         items.append(_refusal(_item_id(head, len(items)), str(message["refusal"])))
@@ -120,18 +121,6 @@ def _call(item_id: str, call_id: str, known: ToldAs | None, function: Mapping[st
     arguments = function["arguments"]
     item |= {"name": told.name, given: custom_input(arguments) if told.type == "custom" else arguments}
     return item if told.namespace is None else item | {"namespace": told.namespace}
-
-
-def _logprobs(tokens: Iterable[TokenLogprob]) -> list[JSON]:
-    return [
-        _logprob(token.token, token.logprob)
-        | {"top_logprobs": [_logprob(text, value) for text, value in token.top]}
-        for token in tokens
-    ]
-
-
-def _logprob(token: str, logprob: float) -> dict[str, JSON]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
 
 
 def _usage(answer: ChatReply) -> dict[str, JSON]:
@@ -236,7 +225,7 @@ class ResponseStream:
         part[text_of.field] += text
         told: dict[str, JSON] = {"content_index": 0, "delta": text}
         if holds == "content":
-            told["logprobs"] = _logprobs(self._logprobs)
+            told["logprobs"] = openai_logprobs(self._logprobs)
             part["logprobs"] += told["logprobs"]
             self._logprobs = []
         yield self._event(f"response.{text_of.events}.delta", **opened.place, **told)

@@ -1,8 +1,9 @@
 """The events of a streamed answer, without a gateway around them: of one that was cut, of calls that come in
-turn, and of arguments that are odd."""
+turn, of arguments that are odd, and of tokens that could not be drawn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Dialect, Head, ToldAs
-from al_ray.types import JSON, ChatDelta, ChatReply, Choice
+from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
-CHAT, _, RESPONSES, MESSAGES = DIALECTS
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = DIALECTS
 OWN = {kind: ToldAs(kind, kind) for kind in ("local_shell", "shell", "apply_patch")}
 """Functions of these names are OpenAI's own tools."""
 HEAD = Head("resp_1", "toy", 0)
@@ -139,3 +140,17 @@ def test_arguments_however_deeply_they_nest_are_told_and_may_be_sent_back(name: 
         orjson.dumps({"messages": [hi, {"role": "assistant", "content": [used]}, hi], "max_tokens": 9})
     )
     assert events(MESSAGES, [[call(0, name, arguments)]], reply)[-1]["type"] == "message_stop"
+
+
+@pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS, RESPONSES], ids=lambda dialect: dialect.path)
+def test_the_log_probability_of_what_could_not_be_drawn_is_a_number(dialect: Dialect) -> None:
+    """As with a top_p or a format: -inf is no JSON, and vLLM's own server tells -9999."""
+    asked = Asked("m", AskedSampling(), {}, top_logprobs=2)
+    tokens = [TokenLogprob("a", 0.0, [("a", 0.0), ("b", -math.inf)])]
+    message = {"role": "assistant", "content": "a"}
+    reply = ChatReply([1], [Choice(0, message, "stop", [2], [0.0], [], token_logprobs=tokens)])
+    stream = dialect.stream(HEAD, asked)
+    piece = ChatDelta(0, {"content": "a"}, 1, tokens)
+    told = [*stream.begin(), *stream.piece(piece), *stream.end(reply)]
+    for raw in (orjson.dumps(dialect.reply(HEAD, asked, reply)), b"".join(told)):
+        assert b"-9999.0" in raw and b'"logprob":null' not in raw and b'"b":null' not in raw
