@@ -228,6 +228,12 @@ def _add(offer: Offer, tool: Any) -> None:
 
 
 def _choice(offer: Offer, choice: str | _Chosen | None) -> JSON:
+    """Whom nothing is offered may choose freely in this API, and in vLLM's may not."""
+    made = _made(offer, choice)
+    return None if made == "auto" and not offer.functions else made
+
+
+def _made(offer: Offer, choice: str | _Chosen | None) -> JSON:
     if not isinstance(choice, _Chosen):
         return offer.choice(choice)
     if choice.type == "allowed_tools":

@@ -170,6 +170,20 @@ async def test_tools_whose_work_a_server_would_do_are_left_out_and_the_record_sa
     assert len(spans) == 5
 
 
+@pytest.mark.parametrize("tools", [{}, {"tools": []}])
+async def test_a_response_without_tools_may_choose_freely_but_demand_none(
+    served: House, tools: dict[str, Any]
+) -> None:
+    """As OpenAI and vLLM have it; in chat completions both refuse a free choice too."""
+    key = (await served.attempt()).key
+    for choice, status in (("auto", 200), ("none", 200), ("required", 400)):
+        body = {"input": "hi", "tool_choice": choice} | tools
+        assert (await served.post(orjson.dumps(body), key, "/responses"))[0] == status, choice
+    body = {"messages": say("hi"), "tool_choice": "auto"}
+    status, answer = await served.post(orjson.dumps(body), key)
+    assert (status, "`tools` must be set" in answer["error"]["message"]) == (400, True)
+
+
 async def test_the_tools_that_are_allowed_are_the_ones_that_are_offered(served: House, engine_a: Any) -> None:
     find: Any = {"type": "function", "function": {"name": "find", "parameters": OBJECT}}
     named: Any = {"type": "function", "function": {"name": "find"}}
