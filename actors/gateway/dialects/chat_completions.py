@@ -125,7 +125,7 @@ def parse(raw: bytes) -> Asked:
         said=said(body, "temperature", "top_p", "max_completion_tokens", "max_tokens", "n", "stop", "seed"),
         messages=[_without_custom_calls(message) for message in body.messages],
         tool_choice=_choice(offer, body.tool_choice),  # before the tools, which it may narrow down
-        tools=offer.functions or (None if body.tools is None or offer.left_out else body.tools),
+        tools=offer.functions or (None if body.tools else body.tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         told_as=offer.told_as,
         left_out=offer.left_out,
@@ -161,8 +161,7 @@ def _kind(tool: Mapping[str, Any]) -> str:
 def _choice(offer: Offer, choice: str | _NamedFunction | _NamedCustom | _Allowed | None) -> JSON:
     match choice:
         case _Allowed():
-            offer.only(_name(tool) for tool in choice.allowed_tools.tools)
-            return offer.choice(choice.allowed_tools.mode)
+            return offer.only(map(_name, choice.allowed_tools.tools), choice.allowed_tools.mode)
         case _NamedFunction() | _NamedCustom():
             return named(offer.chosen(_name(choice)))
     return offer.choice(choice)

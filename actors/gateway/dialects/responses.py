@@ -120,11 +120,20 @@ _Tool = Annotated[
 _TOOLS: Final = TypeAdapter(list[_Tool])
 
 
+class _AllowedTool(Body):
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    name: str | None = None
+    """The API's own tools have none."""
+    namespace: str | None = None
+
+
 class _Chosen(Body):
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[_AllowedTool] | None = None
 
 
 class _PlainFormat(Body):
@@ -228,18 +237,13 @@ def _add(offer: Offer, tool: Any) -> None:
 
 
 def _choice(offer: Offer, choice: str | _Chosen | None) -> JSON:
-    """Whom nothing is offered may choose freely in this API, and in vLLM's may not."""
-    made = _made(offer, choice)
-    return None if made == "auto" and not offer.functions else made
-
-
-def _made(offer: Offer, choice: str | _Chosen | None) -> JSON:
     if not isinstance(choice, _Chosen):
-        return offer.choice(choice)
+        return offer.freely(choice)
     if choice.type == "allowed_tools":
-        allowed = (full_name(str(tool.get("name")), tool.get("namespace")) for tool in choice.tools or ())
-        offer.only(allowed)
-        return offer.choice(choice.mode or "auto")
+        # Those that were left out are allowed in vain.
+        known = [tool for tool in choice.tools or () if tool.type not in offer.left_out]
+        names = (full_name(tool.name or tool.type, tool.namespace) for tool in known)
+        return offer.only(names, choice.mode or "auto")
     return named(offer.chosen(choice.name or choice.type))
 
 

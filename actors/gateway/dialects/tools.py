@@ -66,10 +66,12 @@ class Offer:
         self.told_as[name] = ToldAs(type, name)
         self.functions.append(function_tool(name, description, parameters))
 
-    def only(self, names: Iterable[str]) -> None:
-        """Offer these alone, by the names that the agent gave them. Raises ``BadRequestError``."""
+    def only(self, names: Iterable[str], mode: str) -> JSON:
+        """Offer these alone, by the names that the agent gave them; the choice among them. Raises
+        ``BadRequestError``."""
         allowed = {self.chosen(name) for name in names}
         self.functions = [tool for tool in self.functions if _name(tool) in allowed]
+        return self.freely(mode)
 
     def chosen(self, name: str) -> str:
         """The function that the agent calls ``name``. Raises ``BadRequestError``."""
@@ -90,6 +92,11 @@ class Offer:
                 "their work is done by the API's own servers; add a function"
             )
         return None
+
+    def freely(self, choice: JSON) -> JSON:
+        """``choice`` where the model may be left one among no tools, which vLLM refuses. Raises
+        ``BadRequestError`` as ``choice`` does."""
+        return self.choice(choice) if self.functions or choice != "auto" else None
 
 
 def _name(tool: Mapping[str, JSON]) -> str:

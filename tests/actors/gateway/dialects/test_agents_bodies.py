@@ -28,6 +28,10 @@ GRAMMAR: Any = {"type": "grammar", "syntax": "lark", "definition": "start: /x/"}
 PATCH: Any = {"type": "custom", "name": "apply_patch", "description": "Edits.", "format": GRAMMAR}
 AGENTS: Any = {"type": "namespace", "name": "agents", "description": "x", "tools": [FLAT | {"name": "close"}]}
 SEARCH: Any = {"type": "web_search"}
+SHELL: Any = {"type": "shell"}
+PAINT: Any = {"type": "image_generation"}
+MCP: Any = {"type": "mcp", "server_label": "x", "server_url": "http://127.0.0.1:1"}
+NAMED: Any = {"type": "function", "name": "add"}
 SAID = 'so "it" is'
 """What the engine gives a tool that takes text."""
 PIXEL = "data:image/png;base64,AAAA"
@@ -152,10 +156,9 @@ async def test_tools_whose_work_a_server_would_do_are_left_out_and_the_record_sa
     served: House, engine_a: Any
 ) -> None:
     attempt = await served.attempt()
-    mcp: Any = {"type": "mcp", "server_label": "x", "server_url": "http://127.0.0.1:1"}
     async with served.client(attempt) as client:
         for _ in range(2):
-            await client.responses.create(model="m", input="hi", tools=[FLAT, SEARCH, mcp])
+            await client.responses.create(model="m", input="hi", tools=[FLAT, SEARCH, MCP])
         assert [tool["function"]["name"] for tool in (await last(engine_a)).tools] == ["add"]
         await client.responses.create(model="m", input="hi", tools=[SEARCH], tool_choice="auto")
         assert (await last(engine_a)).tools is None
@@ -206,6 +209,45 @@ async def test_the_tools_that_are_allowed_are_the_ones_that_are_offered(served: 
     for asked in (by_chat, by_responses):
         assert [tool["function"]["name"] for tool in asked.tools] == ["find"]
         assert asked.tool_choice == "required"
+
+
+@pytest.mark.parametrize(
+    ("tools", "allowed", "offered"),
+    [
+        ([FLAT, MCP, PAINT], [NAMED, {"type": "mcp", "server_label": "x"}, PAINT], ["add"]),
+        ([FLAT, SHELL], [SHELL], ["shell"]),
+        ([FLAT, SHELL], [SHELL, NAMED], ["add", "shell"]),
+        ([FLAT, AGENTS], [{"type": "function", "name": "close", "namespace": "agents"}], ["agents__close"]),
+        ([FLAT, MCP], [{"type": "mcp", "server_label": "x"}], None),
+        ([FLAT], [], None),
+    ],
+)
+async def test_tools_of_every_type_may_be_among_those_that_are_allowed(
+    served: House, engine_a: Any, tools: Any, allowed: Any, offered: list[str] | None
+) -> None:
+    """As in OpenAI's own example; those that cannot be offered are allowed in vain."""
+    choice: Any = {"type": "allowed_tools", "mode": "auto", "tools": allowed}
+    async with served.client(await served.attempt()) as client:
+        await client.responses.create(model="m", input="hi", tools=tools, tool_choice=choice)
+        asked = await last(engine_a)
+        assert asked.tool_choice == (offered and "auto")
+        assert (asked.tools and [tool["function"]["name"] for tool in asked.tools]) == offered
+        unknown = choice | {"tools": [{"type": "shell"}, {"type": "mcp", "server_label": "y"}]}
+        with pytest.raises(
+            openai.BadRequestError, match=r"no tool that can be offered is named '(shell|mcp)'"
+        ):
+            await client.responses.create(model="m", input="hi", tools=[FLAT], tool_choice=unknown)
+
+
+async def test_where_no_tool_is_allowed_none_is_offered(served: House, engine_a: Any) -> None:
+    choice: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}
+    attempt = await served.attempt()
+    reply = await served.ask(attempt, tools=TOOLS, tool_choice=choice)
+    asked = await last(engine_a)
+    assert (asked.tools, asked.tool_choice, reply.choices[0].message.content) == (None, None, "a0")
+    choice["allowed_tools"]["mode"] = "required"
+    with pytest.raises(openai.BadRequestError, match="`tools` must be set"):
+        await served.ask(attempt, tools=TOOLS, tool_choice=choice)
 
 
 async def test_one_tool_call_at_a_time_is_passed_on_and_told(served: House, engine_a: Any) -> None:
