@@ -29,12 +29,13 @@ from al_ray.actors.gateway.dialects.core import (
     said,
     stops,
 )
-from al_ray.actors.gateway.dialects.fields.chat_completions import CHAT_COMPLETIONS_FIELDS, OF_VLLM
+from al_ray.actors.gateway.dialects.fields.chat_completions import CHAT_COMPLETIONS_FIELDS
+from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
 from al_ray.actors.gateway.dialects.tools import Offer, custom_call, custom_input, named
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
-_FIELDS: Final = {**CHAT_COMPLETIONS_FIELDS["request"], **OF_VLLM}
+_FIELDS: Final = with_vllms(CHAT_COMPLETIONS_FIELDS["request"], "/v1/chat/completions")
 
 
 class _Named(Body):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -27,8 +27,11 @@ from al_ray.actors.gateway.dialects.core import (
     told_logprob,
 )
 from al_ray.actors.gateway.dialects.fields.completions import COMPLETIONS_FIELDS
+from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
+
+_FIELDS: Final = with_vllms(COMPLETIONS_FIELDS["request"], "/v1/completions")
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -63,7 +66,7 @@ class CompletionBody(Body):
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(CompletionBody, raw)
-    refuse(COMPLETIONS_FIELDS["request"], body.model_extra or {})
+    refuse(_FIELDS, body.model_extra or {})
     return Asked(
         model=body.model,
         sampling=AskedSampling(

@@ -24,12 +24,14 @@ from al_ray.actors.gateway.dialects.core import (
     said,
 )
 from al_ray.actors.gateway.dialects.fields.responses import RESPONSES_FIELDS
+from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
 from al_ray.actors.gateway.dialects.response_items import Item, conversation, with_type
 from al_ray.actors.gateway.dialects.response_stream import ResponseStream, output_items, response
 from al_ray.actors.gateway.dialects.tools import Offer, full_name, named
 from al_ray.errors import BadRequestError
 from al_ray.types import JSON, ChatReply
 
+_FIELDS: Final = with_vllms(RESPONSES_FIELDS["request"], "/v1/responses")
 _ECHOED: Final = {
     *("instructions", "previous_response_id", "tools", "tool_choice", "text", "metadata"),
     *("parallel_tool_calls", "top_logprobs"),
@@ -180,7 +182,7 @@ class ResponsesBody(Body):
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(ResponsesBody, raw)
-    refuse(RESPONSES_FIELDS["request"], body.model_extra or {})
+    refuse(_FIELDS, body.model_extra or {})
     if "input" not in body.model_fields_set and body.previous_response_id is None:
         raise BadRequestError(
             "input: there is nothing to be answered: give text, items or previous_response_id"
