@@ -114,6 +114,7 @@ def parse(raw: bytes) -> Asked:
     structured = body.response_format is not None and body.response_format.type != "text"
     offer = _offer(body.tools or ())
     offer.left_out += left_out(_FIELDS, sent)
+    refusals = refused(_FIELDS, sent), offer.unmet(body.tool_choice)
     return Asked(
         model=body.model,
         sampling=AskedSampling(
@@ -130,13 +131,14 @@ def parse(raw: bytes) -> Asked:
         parallel_tool_calls=body.parallel_tool_calls is not False,
         told_as=offer.told_as,
         left_out=offer.left_out,
-        other_tools=[tool for tool in body.tools or () if _kind(tool) not in ("function", "custom")],
+        other_tools=_others(body),
+        other_choice=body.tool_choice if isinstance(body.tool_choice, str) else None,
         response_format=_plain(body.response_format) if structured else None,
         top_logprobs=body.top_logprobs or 0 if body.logprobs else None,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         extra=sent,
-        refused=refused(_FIELDS, sent),
+        refused="; ".join(filter(None, refusals)) or None,
     )
 
 
@@ -165,7 +167,14 @@ def _choice(offer: Offer, choice: str | _NamedFunction | _NamedCustom | _Allowed
             return offer.only(map(_name, choice.allowed_tools.tools), choice.allowed_tools.mode)
         case _NamedFunction() | _NamedCustom():
             return named(offer.chosen(_name(choice)))
-    return offer.choice(choice)
+    return None if offer.unmet(choice) else offer.choice(choice)
+
+
+def _others(body: ChatBody) -> list[dict[str, Any]]:
+    """The tools that a hosted model alone may know; where some are allowed, these are not among them."""
+    if isinstance(body.tool_choice, _Allowed):
+        return []
+    return [tool for tool in body.tools or () if _kind(tool) not in ("function", "custom")]
 
 
 def _name(tool: _NamedFunction | _NamedCustom) -> str:

@@ -88,6 +88,8 @@ class Asked:
     """The types of the tools that cannot be offered, because the API's own servers would do their work."""
     other_tools: Sequence[Mapping[str, JSON]] = ()
     """Those themselves, as far as a hosted model may know them."""
+    other_choice: JSON = None
+    """The choice that was sent, for a hosted model: the trained one is left none where all were left out."""
     response_format: JSON = None
     top_logprobs: int | None = None
     stream: bool = False

@@ -84,14 +84,18 @@ class Offer:
     def choice(self, choice: JSON) -> JSON:
         """``choice``, or none where all tools were left out. Raises ``BadRequestError`` where it demands
         one."""
-        if self.functions or not self.left_out:
-            return choice
-        if choice == "required":
-            raise BadRequestError(
-                f"tool_choice: a tool is demanded, and none of {', '.join(self.left_out)} can be offered: "
-                "their work is done by the API's own servers; add a function"
-            )
-        return None
+        if told := self.unmet(choice):
+            raise BadRequestError(told)
+        return choice if self.functions or not self.left_out else None
+
+    def unmet(self, choice: JSON) -> str | None:
+        """Why a tool that ``choice`` demands cannot be had."""
+        if self.functions or not self.left_out or choice != "required":
+            return None
+        return (
+            f"tool_choice: a tool is demanded, and none of {', '.join(self.left_out)} can be offered: "
+            "their work is done by the API's own servers; add a function"
+        )
 
     def freely(self, choice: JSON) -> JSON:
         """``choice`` where the model may be left one among no tools, which vLLM refuses. Raises

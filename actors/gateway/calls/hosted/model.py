@@ -141,7 +141,7 @@ def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
     fields: dict[str, JSON] = {
         "messages": [_as_openai_has_it(message) for message in call.messages],
         "tools": [*(asked.tools or ()), *asked.other_tools] or None,
-        "tool_choice": asked.tool_choice,
+        "tool_choice": asked.tool_choice or asked.other_choice,
         "parallel_tool_calls": None if asked.parallel_tool_calls else False,
         "response_format": asked.response_format,
         "temperature": sampling.temperature,
