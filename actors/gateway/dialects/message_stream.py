@@ -9,7 +9,12 @@ from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event, rea
 from al_ray.actors.gateway.dialects.tools import as_object
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
 
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_STOP_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
 _ERRORS = {
     401: "authentication_error",
     403: "permission_error",

@@ -36,11 +36,13 @@ _NOTHING: Final[Mapping[str, JSON]] = {
     "apply_patch": {},
 }
 """What a tool of the API's own is given at least."""
+_CUT: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why an answer is incomplete, by the reason why it ended."""
 
 
 def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply | None) -> dict[str, JSON]:
     """The object with its ``output``; without an ``answer`` yet, it is in progress."""
-    cut = answer is not None and answer.choices[0].finish_reason == "length"
+    cut = None if answer is None else _CUT.get(answer.choices[0].finish_reason)
     status = "in_progress" if answer is None else "incomplete" if cut else "completed"
     told = {name: value for name, value in asked.echo.items() if value is not None}
     return {
@@ -50,7 +52,7 @@ def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply
         "model": head.model,
         "status": status,
         "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": {"reason": cut} if cut else None,
         "output": list(output),
         "instructions": None,
         "previous_response_id": None,
@@ -83,7 +85,7 @@ def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
         function = call["function"]
         item = _call(_item_id(head, len(items)), call["id"], asked.told_as.get(function["name"]), function)
         items.append(item)
-    if items and choice.finish_reason == "length":
+    if items and choice.finish_reason in _CUT:
         items[-1]["status"] = "incomplete"
     return items
 
@@ -198,7 +200,7 @@ class ResponseStream:
             yield from self._grow_call(call)
 
     def end(self, answer: ChatReply) -> Iterable[bytes]:
-        cut = answer.choices[0].finish_reason == "length"
+        cut = answer.choices[0].finish_reason in _CUT
         yield from self._close(cut=cut)
         whole = response(self._head, self._asked, self._items, answer)
         yield self._event(f"response.{whole['status']}", response=whole)

@@ -75,6 +75,19 @@ def test_an_answer_that_was_cut_within_a_tool_call_is_incomplete_streamed_or_not
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
+def test_an_answer_that_a_hosted_models_filter_cut_is_no_success() -> None:
+    reply = answer("content_filter", content="so")
+    stream = RESPONSES.stream(HEAD, ASKED)
+    told = [*stream.begin(), *stream.piece(ChatDelta(0, {"content": "so"})), *stream.end(reply)]
+    last = orjson.loads(told[-1].partition(b"data: ")[2])
+    assert last["type"] == "response.incomplete"
+    for whole in (RESPONSES.reply(HEAD, ASKED, reply), last["response"]):
+        assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "content_filter"})
+        assert whole["output"][0]["status"] == "incomplete"
+    [delta] = [event for event in events(MESSAGES, [], reply) if event["type"] == "message_delta"]
+    assert delta["delta"]["stop_reason"] == MESSAGES.reply(HEAD, ASKED, reply)["stop_reason"] == "refusal"
+
+
 ORDERLY = [[call(0, "add", "")], [call(0, None, '{"x": 1}')], [call(1, "add", '{"y": 2}')]]
 WITHOUT_ARGUMENTS = [[call(0, "add", "{}")], [call(1, "add", "{}")]]
 IN_TURN = [[call(0, "add", ""), call(1, "add", "")], [call(0, None, '{"x":'), call(1, None, '{"y":')],
