@@ -79,6 +79,8 @@ class MessageStream:
         self._count = 0
         self._open: dict[object, _Block] = {}
         """The open blocks, by what they hold: ``text``, ``thinking``, or a tool call's index."""
+        self._finished: set[object] = set()
+        """The indices of the calls that are done: some servers tell of them again, to say nothing."""
 
     def begin(self) -> Iterable[bytes]:
         # How long the prompt is, is known at the end.
@@ -97,6 +99,8 @@ class MessageStream:
                 yield from self._block("text", {"type": "text", "text": ""})
                 yield self._delta("text", {"type": "text_delta", "text": told[name]})
         for call in told.get("tool_calls") or ():
+            if call["index"] in self._finished:
+                continue
             function = call.get("function") or {}
             start = {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": {}}
             yield from self._block(call["index"], start)
@@ -136,6 +140,8 @@ class MessageStream:
             if but_calls and block.is_call and as_object(block.arguments) is None:
                 continue
             del self._open[holds]
+            if block.is_call:
+                self._finished.add(holds)
             yield event({"type": "content_block_stop", "index": block.index}, "content_block_stop")
 
 

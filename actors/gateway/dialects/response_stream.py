@@ -182,6 +182,8 @@ class ResponseStream:
         self._open: dict[object, _Open] = {}
         """The open items, by what they hold: ``content``, ``refusal``, ``reasoning``, or a tool call's
         index."""
+        self._finished: set[object] = set()
+        """The indices of the calls that are done: some servers tell of them again, to say nothing."""
         self._logprobs: list[TokenLogprob] = []
         """Of tokens whose text is still to come."""
 
@@ -235,6 +237,8 @@ class ResponseStream:
     def _grow_call(self, call: Mapping[str, JSON]) -> Iterator[bytes]:
         function = call.get("function") or {}
         index = call["index"]
+        if index in self._finished:
+            return
         if index not in self._open:
             yield from self._close(but_calls=True)
             name = str(function.get("name"))
@@ -266,6 +270,8 @@ class ResponseStream:
             if but_calls and opened.function and as_object(opened.function["arguments"]) is None:
                 continue
             del self._open[holds]
+            if opened.function:
+                self._finished.add(holds)
             yield from self._done(str(holds), opened, cut=cut and opened.index == len(self._items) - 1)
 
     def _done(self, holds: str, opened: _Open, *, cut: bool) -> Iterator[bytes]:

@@ -75,6 +75,17 @@ def test_an_answer_that_was_cut_within_a_tool_call_is_incomplete_streamed_or_not
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("late", ["", " "])
+def test_a_late_piece_of_a_call_that_is_done_begins_no_other(late: str) -> None:
+    """As some servers send an empty one of every call at the end."""
+    pieces = [[call(0, "add", "{}")], [call(1, "add", "{}")], [call(0, None, late)], [call(1, None, "")]]
+    reply = answer("tool_calls", ("add", "{}"), ("add", "{}"))
+    items = events(RESPONSES, pieces, reply)[-1]["response"]["output"]
+    assert [(item["call_id"], item["name"]) for item in items] == [("c0", "add"), ("c1", "add")]
+    begun = [event["content_block"] for event in events(MESSAGES, pieces, reply) if "content_block" in event]
+    assert [(block["id"], block["name"]) for block in begun] == [("c0", "add"), ("c1", "add")]
+
+
 def test_an_answer_that_a_hosted_models_filter_cut_is_no_success() -> None:
     reply = answer("content_filter", content="so")
     stream = RESPONSES.stream(HEAD, ASKED)
