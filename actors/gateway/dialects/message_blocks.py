@@ -129,11 +129,13 @@ Block = Annotated[
 
 def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iterator[dict[str, JSON]]:
     """One message may hold the results of several tools, each of which is a message of OpenAI's. Those of
-    tools that the API's own servers ran stand between what the assistant says before and after them."""
+    tools that the API's own servers ran stand between what the assistant says before and after them. An
+    answer without a block is one of the assistant's all the same."""
     if isinstance(content, str):
         yield {"role": role, "content": content}
         return
     said = _Said(role)
+    is_told = role != "assistant"
     for index, block in enumerate(content):
         match block:
             case Text():
@@ -143,6 +145,7 @@ def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iter
                     yield said.message()
                     said = _Said(role)
                 yield _tool_message(block)
+                is_told = True
             case _ToolUse():
                 said.calls.append(function_call(block.id, block.name, orjson.dumps(block.input).decode()))
             case _Thinking():
@@ -155,6 +158,8 @@ def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iter
                 said.parts += _parts(block)
     if said:
         yield said.message()
+    elif not is_told:
+        yield {"role": role, "content": ""}
 
 
 @dataclass(slots=True)

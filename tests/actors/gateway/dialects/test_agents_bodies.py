@@ -14,6 +14,7 @@ import pytest
 
 from al_ray.actors.engine.lineage import LineageMemory, TextDigest, Turn
 from al_ray.actors.gateway.dialects.core import Dialect, Head
+from al_ray.actors.gateway.dialects.messages import MESSAGES
 from al_ray.actors.gateway.dialects.responses import RESPONSES
 from al_ray.rollouts.signals import signals
 from al_ray.traces import semconv
@@ -358,6 +359,17 @@ def test_a_call_of_openais_own_tool_comes_back_as_what_the_model_said(
         return asked | {"input": [*say("x"), *items, output]}
 
     assert outcome_after(RESPONSES, asked, made(kind, arguments), send_back) == "continued"
+
+
+def test_an_answer_in_which_nothing_is_said_comes_back_as_one() -> None:
+    asked = {"messages": say("x"), "max_tokens": 9}
+    said = {"role": "assistant", "content": ""}
+
+    def send_back(told: Any) -> Any:
+        assert told["content"] == []
+        return asked | {"messages": [*say("x"), {"role": "assistant", "content": []}, *say("go on")]}
+
+    assert outcome_after(MESSAGES, asked, said, send_back) == "continued"
 
 
 # --- conversations ---------------------------------------------------------------------------------
