@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event, reasoning_of
-from al_ray.actors.gateway.dialects.tools import as_object
+from al_ray.actors.gateway.dialects.tools import as_object, input_object
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
 
 _STOP_REASONS = {
@@ -59,15 +59,14 @@ def _blocks(message: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     for call in message.get("tool_calls") or ():
         function = call["function"]
         blocks.append(
-            {"type": "tool_use", "id": call["id"], "name": function["name"], "input": _input(function)}
+            {
+                "type": "tool_use",
+                "id": call["id"],
+                "name": function["name"],
+                "input": input_object(function["arguments"]),
+            }
         )
     return blocks
-
-
-def _input(function: Mapping[str, JSON]) -> JSON:
-    """The arguments as an object; what the model wrote need not be one, and is not lost then."""
-    value = as_object(function["arguments"] or "{}")
-    return {"arguments": function["arguments"]} if value is None else value
 
 
 class MessageStream:

@@ -24,7 +24,7 @@ from al_ray.actors.gateway.dialects.core import (
 from al_ray.actors.gateway.dialects.fields.messages import MESSAGES_FIELDS
 from al_ray.actors.gateway.dialects.message_blocks import Block, Text, openai_messages
 from al_ray.actors.gateway.dialects.message_stream import MessageStream, error, message
-from al_ray.actors.gateway.dialects.tools import Offer, named
+from al_ray.actors.gateway.dialects.tools import Offer, has_such_arguments, named
 from al_ray.types import JSON
 
 _FIELDS: Final = MESSAGES_FIELDS["request"]
@@ -165,6 +165,7 @@ def _asked(
     offer = _offer(body)
     offer.left_out += left_out(_FIELDS, sent)
     choice = body.tool_choice
+    have_such = {tool.name for tool in body.tools or () if has_such_arguments(tool.input_schema)}
     system = body.system
     if isinstance(system, list):
         system = "\n".join(block.text for block in system)
@@ -175,7 +176,7 @@ def _asked(
         messages=[
             message
             for place, sent in enumerate(body.messages)
-            for message in openai_messages(sent.role, sent.content, f"messages.{place}")
+            for message in openai_messages(sent.role, sent.content, f"messages.{place}", have_such)
         ],
         instructions=system or None,
         tools=offer.functions or None,

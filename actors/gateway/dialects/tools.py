@@ -20,6 +20,7 @@ from al_ray.errors import BadRequestError
 from al_ray.types import JSON
 
 _INPUT: Final = "input"
+_ARGUMENTS: Final = "arguments"
 _TEXT_ALONE: Final = {
     "type": "object",
     "properties": {_INPUT: {"type": "string"}},
@@ -151,6 +152,27 @@ def as_object(arguments: str) -> Mapping[str, Any] | None:
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def input_object(arguments: str) -> Mapping[str, Any]:
+    """A tool call's arguments for an API that knows objects alone; what is none is not lost then."""
+    value = as_object(arguments or "{}")
+    return {_ARGUMENTS: arguments} if value is None else value
+
+
+def input_arguments(given: JSON, *, has_such: bool) -> str:
+    """The arguments of which ``input_object`` made what is given. ``has_such``: the tool has one of its own
+    that is named as what is no object is."""
+    text = given.get(_ARGUMENTS) if isinstance(given, Mapping) else None
+    if isinstance(text, str) and not has_such and input_object(text) == given:
+        return text
+    return orjson.dumps(given).decode()
+
+
+def has_such_arguments(parameters: Mapping[str, Any] | None) -> bool:
+    """Whether the schema of a tool has the name by which what is no object is told."""
+    properties = (parameters or {}).get("properties")
+    return isinstance(properties, Mapping) and _ARGUMENTS in properties
 
 
 def _grammar(format: JSON) -> str | None:

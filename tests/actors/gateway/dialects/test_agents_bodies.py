@@ -372,6 +372,50 @@ def test_an_answer_in_which_nothing_is_said_comes_back_as_one() -> None:
     assert outcome_after(MESSAGES, asked, said, send_back) == "continued"
 
 
+TAKES_ARGUMENTS: Any = {"type": "object", "properties": {"arguments": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("schema", [OBJECT, TAKES_ARGUMENTS], ids=["plain", "of such a name"])
+@pytest.mark.parametrize(
+    "arguments", ["{}", "", '{"x": 0.5}', '{"arguments": "{}"}', '{"arguments": "ls", "x": 1}']
+)
+def test_arguments_that_are_an_object_come_back_as_what_the_model_said(schema: Any, arguments: str) -> None:
+    assert after_a_use(schema, arguments) == "continued"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["[1]", '"x"', '{"x":', '{"x": 1e400}', '{"x": "\\ud800"}', '{"x": ' + "[" * 300 + "]" * 300 + "}", "ls"],
+)
+def test_arguments_that_are_no_object_come_back_as_what_the_model_said(arguments: str) -> None:
+    """Told as an object, since Anthropic's API has no other, and read as what they were; but a tool whose own
+    argument has the name that they are told by is given what it was given."""
+    assert after_a_use(OBJECT, arguments) == "continued"
+    assert after_a_use(TAKES_ARGUMENTS, '{"arguments": "ls"}') == "continued"
+
+
+def test_an_input_that_a_stream_told_is_read_whatever_it_is() -> None:
+    """Clients make it of the pieces, and return what they made."""
+    for given in ([1], "x", 0.5, True, {"x": 1}):
+        use = {"type": "tool_use", "id": "c", "name": "add", "input": given}
+        body = {"messages": [*say("x"), {"role": "assistant", "content": [use]}, *say("y")], "max_tokens": 9}
+        [call] = MESSAGES.parse(orjson.dumps(body)).messages[1]["tool_calls"]
+        assert orjson.loads(call["function"]["arguments"]) == given
+
+
+def after_a_use(schema: Any, arguments: str) -> str:
+    """What the call is that follows one of a tool with that schema."""
+    tool = {"name": "add", "input_schema": schema}
+    asked = {"messages": say("x"), "max_tokens": 9, "tools": [tool]}
+    result = {"type": "tool_result", "tool_use_id": "call-1", "content": "a"}
+
+    def send_back(told: Any) -> Any:
+        answers = [{"role": "assistant", "content": told["content"]}, {"role": "user", "content": [result]}]
+        return asked | {"messages": [*say("x"), *answers]}
+
+    return outcome_after(MESSAGES, asked, made("add", arguments), send_back)
+
+
 # --- conversations ---------------------------------------------------------------------------------
 
 
