@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -29,6 +30,10 @@ from al_ray.types import JSON
 
 _FIELDS: Final = MESSAGES_FIELDS["request"]
 _TOOL_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
+_BEGUN: Final = (
+    "messages: the last is the assistant's, and the trained model begins each answer itself: end with the "
+    "user's message, or begin the answer in /v1/completions"
+)
 _VERSION: Final = re.compile(r"_\d{8}$")
 
 
@@ -144,12 +149,18 @@ class MessagesBody(PromptBody):
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(MessagesBody, raw)
-    return _asked(
+    asked = _asked(
         body,
         AskedSampling(body.temperature, body.top_p, body.max_tokens, body.stop_sequences or ()),
         said(body, "temperature", "top_p", "max_tokens", "stop_sequences"),
         stream=bool(body.stream),
     )
+    match asked.messages:
+        case [*others, {"role": "assistant", "content": "", **more}] if not more:
+            return replace(asked, messages=others)  # a beginning that says nothing
+        case [*_, {"role": "assistant"}]:
+            return replace(asked, refused=_BEGUN)
+    return asked
 
 
 def parse_prompt(raw: bytes) -> Asked:

@@ -592,6 +592,23 @@ async def test_what_would_be_missed_is_refused_by_name(
     assert served.calls(attempt) == []
 
 
+async def test_an_answer_that_the_agent_begins_is_refused_and_where_it_says_nothing_is_none(
+    served: House, engine_a: Any
+) -> None:
+    """The template would close it, and the model begin another. It may be counted."""
+    attempt = await served.attempt()
+    begun = [*say("Answer in JSON"), {"role": "assistant", "content": "{"}]
+    async with served.anthropic(attempt) as client:
+        with pytest.raises(anthropic.BadRequestError, match="begin the answer in /v1/completions"):
+            await client.messages.create(model="m", max_tokens=9, messages=begun)
+        assert (await client.messages.count_tokens(model="m", messages=begun)).input_tokens == 21
+        assert served.calls(attempt) == []
+        for nothing in ("", []):
+            begun[-1]["content"] = nothing
+            await client.messages.create(model="m", max_tokens=9, messages=begun)
+            assert (await last(engine_a)).messages == begun[:1]
+
+
 async def test_what_says_nothing_is_not_refused(served: House) -> None:
     nothing = {
         "logit_bias": {},

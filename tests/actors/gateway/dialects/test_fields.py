@@ -129,8 +129,10 @@ def with_thing(path: str, section: str, tag: str, thing: Any) -> dict[str, Any]:
     """The least body with the thing where it may stand."""
     body = copy.deepcopy(LEAST[path])
     match path, section:
-        case (_, "tools" | "input") | (_, "messages"):
+        case _, "tools" | "input":
             body[section] = [*body[section], thing]
+        case _, "messages":
+            body[section] = [*body[section], thing, HI]
         case _, "tool_choice" | "response_format":
             body[section] = thing
         case _, "text.format" | "output_config.format":

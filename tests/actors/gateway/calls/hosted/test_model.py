@@ -157,7 +157,10 @@ async def test_what_only_a_hosted_model_may_know_goes_there_as_it_came(
         result: Any = {"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True}
         told: Any = [{"role": "user", "content": [result, {"type": "text", "text": "hello"}]}]
         await other.messages.create(model="wise", max_tokens=9, messages=told)
-    assert server.bodies[-1]["messages"][0] == {"role": "tool", "tool_call_id": "t", "content": "no"}
+        assert server.bodies[-1]["messages"][0] == {"role": "tool", "tool_call_id": "t", "content": "no"}
+        begun: Any = [*say("hello"), {"role": "assistant", "content": "{"}]
+        await other.messages.create(model="wise", max_tokens=9, messages=begun)
+    assert server.bodies[-1]["messages"] == begun
 
 
 @pytest.mark.parametrize("choice", ["none", "auto", "required"])
