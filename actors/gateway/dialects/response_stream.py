@@ -70,8 +70,8 @@ def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply
 
 
 def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
-    """The items of a whole answer: what was thought, said and called. The last of one that was cut is
-    incomplete."""
+    """The items of a whole answer: what was thought, said and called, or a message in which nothing is, for
+    the agent to send back. The last of one that was cut is incomplete."""
     message = choice.message
     items: list[Item] = []
     if reasoning := reasoning_of(message):
@@ -85,7 +85,8 @@ def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
         function = call["function"]
         item = _call(_item_id(head, len(items)), call["id"], asked.told_as.get(function["name"]), function)
         items.append(item)
-    if items and choice.finish_reason in _CUT:
+    items = items or [_message(_item_id(head, 0), "")]
+    if choice.finish_reason in _CUT:
         items[-1]["status"] = "incomplete"
     return items
 
@@ -203,6 +204,8 @@ class ResponseStream:
 
     def end(self, answer: ChatReply) -> Iterable[bytes]:
         cut = answer.choices[0].finish_reason in _CUT
+        if not self._items:
+            yield from self._grow("content", "")
         yield from self._close(cut=cut)
         whole = response(self._head, self._asked, self._items, answer)
         yield self._event(f"response.{whole['status']}", response=whole)

@@ -370,6 +370,10 @@ def test_an_answer_in_which_nothing_is_said_comes_back_as_one() -> None:
         return asked | {"messages": [*say("x"), {"role": "assistant", "content": []}, *say("go on")]}
 
     assert outcome_after(MESSAGES, asked, said, send_back) == "continued"
+    by_items = outcome_after(
+        RESPONSES, {"input": "x"}, said, lambda told: {"input": [*say("x"), *told["output"], *say("go on")]}
+    )
+    assert by_items == "continued"
 
 
 TAKES_ARGUMENTS: Any = {"type": "object", "properties": {"arguments": {"type": "string"}}}

@@ -99,6 +99,17 @@ def test_an_answer_that_a_hosted_models_filter_cut_is_no_success() -> None:
     assert delta["delta"]["stop_reason"] == MESSAGES.reply(HEAD, ASKED, reply)["stop_reason"] == "refusal"
 
 
+@pytest.mark.parametrize(("reason", "status"), [("stop", "completed"), ("length", "incomplete")])
+def test_a_response_in_which_nothing_is_said_has_a_message_all_the_same(reason: str, status: str) -> None:
+    """Streamed or not: the agent could not send it back otherwise."""
+    reply = answer(reason, content="")
+    told = events(RESPONSES, [], reply)
+    for whole in (RESPONSES.reply(HEAD, ASKED, reply), told[-1]["response"]):
+        [item] = whole["output"]
+        assert (item["type"], item["status"], item["content"][0]["text"]) == ("message", status, "")
+    assert [event["item"]["id"] for event in told if "item" in event] == ["item_0_resp_1"] * 2
+
+
 ORDERLY = [[call(0, "add", "")], [call(0, None, '{"x": 1}')], [call(1, "add", '{"y": 2}')]]
 WITHOUT_ARGUMENTS = [[call(0, "add", "{}")], [call(1, "add", "{}")]]
 IN_TURN = [[call(0, "add", ""), call(1, "add", "")], [call(0, None, '{"x":'), call(1, None, '{"y":')],
