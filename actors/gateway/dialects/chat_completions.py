@@ -158,7 +158,7 @@ def _offer(tools: Sequence[dict[str, Any]]) -> Offer:
 
 
 def _kind(tool: Mapping[str, Any]) -> str:
-    return str(tool.get("type", "function"))
+    return str(tool.get("type") or "function")
 
 
 def _choice(offer: Offer, choice: str | _NamedFunction | _NamedCustom | _Allowed | None) -> JSON:

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from al_ray.actors.engine.lineage import LineageMemory, TextDigest, Turn
+from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
 from al_ray.actors.gateway.dialects.core import Dialect, Head
 from al_ray.actors.gateway.dialects.messages import MESSAGES
 from al_ray.actors.gateway.dialects.responses import RESPONSES
@@ -172,6 +173,13 @@ async def test_tools_whose_work_a_server_would_do_are_left_out_and_the_record_sa
         ("tool left out", "mcp"),
     ]
     assert len(spans) == 5
+
+
+def test_a_function_whose_type_is_null_or_left_out_is_not_left_out_itself() -> None:
+    """What is wrong with it the engine says."""
+    for tool in ({**TOOLS[0], "type": None}, {"function": TOOLS[0]["function"]}):
+        asked = CHAT_COMPLETIONS.parse(orjson.dumps({"messages": say("hi"), "tools": [tool]}))
+        assert (asked.tools, asked.left_out, asked.other_tools) == ([tool], [], [])
 
 
 @pytest.mark.parametrize("tools", [{}, {"tools": []}])
