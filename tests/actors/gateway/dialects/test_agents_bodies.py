@@ -415,6 +415,31 @@ def test_an_input_that_a_stream_told_is_read_whatever_it_is() -> None:
         assert orjson.loads(call["function"]["arguments"]) == given
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"input": "x"}', '{"input": "[1, 2]"}', '"x"', "[1, 2]", '{"inp', '{"path": "x"}', "", "{}"],
+)
+def test_whatever_the_model_gives_a_tool_of_free_text_comes_back_as_what_it_said(arguments: str) -> None:
+    """Also what is no object with the text in it, and is told as the text."""
+    asked = {"input": "x", "tools": [PATCH]}
+    output = {"type": "custom_tool_call_output", "call_id": "call-1", "output": "a"}
+    chat = {"messages": say("x"), "tools": [{"type": "custom", "custom": {"name": "apply_patch"}}]}
+    result = {"role": "tool", "tool_call_id": "call-1", "content": "a"}
+    by_items = outcome_after(
+        RESPONSES,
+        asked,
+        made("apply_patch", arguments),
+        lambda told: asked | {"input": [*say("x"), *told["output"], output]},
+    )
+    by_messages = outcome_after(
+        CHAT_COMPLETIONS,
+        chat,
+        made("apply_patch", arguments),
+        lambda told: chat | {"messages": [*say("x"), told["choices"][0]["message"], result]},
+    )
+    assert (by_items, by_messages) == ("continued", "continued")
+
+
 def after_a_use(schema: Any, arguments: str) -> str:
     """What the call is that follows one of a tool with that schema."""
     tool = {"name": "add", "input_schema": schema}
