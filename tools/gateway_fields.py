@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from al_ray.actors.gateway.dialects.fields import Api, Fields, Treatment
-from al_ray.actors.gateway.dialects.fields.chat_completions import OF_VLLM
 from al_ray.actors.gateway.dialects.fields.table import TABLE
+from al_ray.actors.gateway.dialects.fields.vllm import OF_VLLM, OF_VLLM_ALONE
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "gateway-fields.md"
 HEAD = """# What the gateway does with each field
@@ -37,8 +37,10 @@ def page() -> str:
     lines = [HEAD]
     for path, api in TABLE.items():
         lines += _api(path, api)
-    lines += ["## Fields of vLLM's server\n", "In chat completions, where clients add them.\n"]
+    lines += ["## Fields of vLLM's server\n", "In each of OpenAI's APIs, where clients add them.\n"]
     lines += [*_rows("field", OF_VLLM), ""]
+    for path, fields in OF_VLLM_ALONE.items():
+        lines += [f"### In `{path}` alone\n", *_rows("field", fields), ""]
     return "\n".join(lines)
 
 

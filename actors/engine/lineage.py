@@ -233,9 +233,15 @@ def _calls(calls: JSON) -> JSON:
 
 
 def _arguments(arguments: JSON) -> JSON:
+    """A tool that takes free text is a function of one string, ``input``. What else the model gives it, the
+    agent is told as the text, and sends back within such an object: either is what stands in it."""
     try:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        return json.loads(text or "{}", parse_float=_number)
+        value = json.loads(text or "{}", parse_float=_number)
+        match value:
+            case {"input": str(inner), **others} if not others:
+                return _arguments(inner)
+        return value
     except (ValueError, RecursionError):
         return arguments
 

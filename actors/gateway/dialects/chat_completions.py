@@ -21,6 +21,7 @@ from al_ray.actors.gateway.dialects.core import (
     TopP,
     left_out,
     openai_error,
+    openai_logprobs,
     openai_usage,
     parse_body,
     parse_part,
@@ -28,12 +29,13 @@ from al_ray.actors.gateway.dialects.core import (
     said,
     stops,
 )
-from al_ray.actors.gateway.dialects.fields.chat_completions import CHAT_COMPLETIONS_FIELDS, OF_VLLM
+from al_ray.actors.gateway.dialects.fields.chat_completions import CHAT_COMPLETIONS_FIELDS
+from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
 from al_ray.actors.gateway.dialects.tools import Offer, custom_call, custom_input, named
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
-_FIELDS: Final = {**CHAT_COMPLETIONS_FIELDS["request"], **OF_VLLM}
+_FIELDS: Final = with_vllms(CHAT_COMPLETIONS_FIELDS["request"], "/v1/chat/completions")
 
 
 class _Named(Body):
@@ -112,6 +114,7 @@ def parse(raw: bytes) -> Asked:
     structured = body.response_format is not None and body.response_format.type != "text"
     offer = _offer(body.tools or ())
     offer.left_out += left_out(_FIELDS, sent)
+    refusals = refused(_FIELDS, sent), offer.unmet(body.tool_choice)
     return Asked(
         model=body.model,
         sampling=AskedSampling(
@@ -124,17 +127,18 @@ def parse(raw: bytes) -> Asked:
         said=said(body, "temperature", "top_p", "max_completion_tokens", "max_tokens", "n", "stop", "seed"),
         messages=[_without_custom_calls(message) for message in body.messages],
         tool_choice=_choice(offer, body.tool_choice),  # before the tools, which it may narrow down
-        tools=offer.functions or (None if body.tools is None or offer.left_out else body.tools),
+        tools=offer.functions or (None if body.tools else body.tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         told_as=offer.told_as,
         left_out=offer.left_out,
-        other_tools=[tool for tool in body.tools or () if _kind(tool) not in ("function", "custom")],
+        other_tools=_others(body),
+        other_choice=body.tool_choice if isinstance(body.tool_choice, str) else None,
         response_format=_plain(body.response_format) if structured else None,
         top_logprobs=body.top_logprobs or 0 if body.logprobs else None,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         extra=sent,
-        refused=refused(_FIELDS, sent),
+        refused="; ".join(filter(None, refusals)) or None,
     )
 
 
@@ -154,17 +158,23 @@ def _offer(tools: Sequence[dict[str, Any]]) -> Offer:
 
 
 def _kind(tool: Mapping[str, Any]) -> str:
-    return str(tool.get("type", "function"))
+    return str(tool.get("type") or "function")
 
 
 def _choice(offer: Offer, choice: str | _NamedFunction | _NamedCustom | _Allowed | None) -> JSON:
     match choice:
         case _Allowed():
-            offer.only(_name(tool) for tool in choice.allowed_tools.tools)
-            return offer.choice(choice.allowed_tools.mode)
+            return offer.only(map(_name, choice.allowed_tools.tools), choice.allowed_tools.mode)
         case _NamedFunction() | _NamedCustom():
             return named(offer.chosen(_name(choice)))
-    return offer.choice(choice)
+    return None if offer.unmet(choice) else offer.choice(choice)
+
+
+def _others(body: ChatBody) -> list[dict[str, Any]]:
+    """The tools that a hosted model alone may know; where some are allowed, these are not among them."""
+    if isinstance(body.tool_choice, _Allowed):
+        return []
+    return [tool for tool in body.tools or () if _kind(tool) not in ("function", "custom")]
 
 
 def _name(tool: _NamedFunction | _NamedCustom) -> str:
@@ -271,18 +281,7 @@ def _choice_of(index: int, delta: Mapping[str, JSON], finish_reason: str | None)
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, JSON]:
-    return {
-        "content": [
-            _logprob(token.token, token.logprob)
-            | {"top_logprobs": [_logprob(text, value) for text, value in token.top]}
-            for token in tokens
-        ],
-        "refusal": None,
-    }
-
-
-def _logprob(token: str, logprob: float) -> dict[str, JSON]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
+    return {"content": openai_logprobs(tokens), "refusal": None}
 
 
 CHAT_COMPLETIONS = Dialect(

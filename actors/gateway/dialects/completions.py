@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -24,10 +24,14 @@ from al_ray.actors.gateway.dialects.core import (
     refuse,
     said,
     stops,
+    told_logprob,
 )
 from al_ray.actors.gateway.dialects.fields.completions import COMPLETIONS_FIELDS
+from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
+
+_FIELDS: Final = with_vllms(COMPLETIONS_FIELDS["request"], "/v1/completions")
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -62,7 +66,7 @@ class CompletionBody(Body):
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(CompletionBody, raw)
-    refuse(COMPLETIONS_FIELDS["request"], body.model_extra or {})
+    refuse(_FIELDS, body.model_extra or {})
     return Asked(
         model=body.model,
         sampling=AskedSampling(
@@ -115,8 +119,8 @@ def _choice(
     if logprobs:
         told = {
             "tokens": [token.token for token in logprobs],
-            "token_logprobs": [token.logprob for token in logprobs],
-            "top_logprobs": [dict(token.top) for token in logprobs],
+            "token_logprobs": [told_logprob(token.logprob) for token in logprobs],
+            "top_logprobs": [{text: told_logprob(value) for text, value in token.top} for token in logprobs],
         }
     return {"index": index, "text": text, "finish_reason": finish_reason, "logprobs": told}
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from al_ray.actors.gateway.dialects.fields import Does, Fields, Treatment
 from al_ray.errors import BadRequestError
 from al_ray.traces.messages import Message
-from al_ray.types import JSON, ChatDelta, ChatReply
+from al_ray.types import JSON, ChatDelta, ChatReply, TokenLogprob
 
 MAX_CHOICES = 16
+_IMPOSSIBLE: Final = -9999.0
 
 Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -87,6 +88,8 @@ class Asked:
     """The types of the tools that cannot be offered, because the API's own servers would do their work."""
     other_tools: Sequence[Mapping[str, JSON]] = ()
     """Those themselves, as far as a hosted model may know them."""
+    other_choice: JSON = None
+    """The choice that was sent, for a hosted model: the trained one is left none where all were left out."""
     response_format: JSON = None
     top_logprobs: int | None = None
     stream: bool = False
@@ -263,6 +266,24 @@ def openai_error(failure: Failure) -> dict[str, JSON]:
 def reasoning_of(message: Mapping[str, JSON]) -> str:
     """What a message or a piece of one says that was thought; servers have two names for it."""
     return str(message.get("reasoning") or message.get("reasoning_content") or "")
+
+
+def told_logprob(value: float) -> float:
+    """That of a token that could not be drawn is minus infinity, which JSON has not: as vLLM's own server."""
+    return max(value, _IMPOSSIBLE)
+
+
+def openai_logprobs(tokens: Iterable[TokenLogprob]) -> list[JSON]:
+    """Of each token and the likeliest in its place, as OpenAI's two newer APIs tell them."""
+    return [
+        _logprob(token.token, token.logprob)
+        | {"top_logprobs": [_logprob(text, value) for text, value in token.top]}
+        for token in tokens
+    ]
+
+
+def _logprob(token: str, logprob: float) -> dict[str, JSON]:
+    return {"token": token, "logprob": told_logprob(logprob), "bytes": list(token.encode("utf-8", "replace"))}
 
 
 def openai_usage(reply: ChatReply) -> dict[str, JSON]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from al_ray.actors.gateway.dialects.core import Body
 from al_ray.actors.gateway.dialects.fields import Does
 from al_ray.actors.gateway.dialects.fields.messages import MESSAGES_FIELDS
-from al_ray.actors.gateway.dialects.tools import function_call
+from al_ray.actors.gateway.dialects.tools import function_call, input_arguments
 from al_ray.errors import BadRequestError
 from al_ray.types import JSON
 
@@ -63,7 +63,8 @@ class _ToolUse(Body):
     type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
     id: str
     name: str
-    input: dict[str, Any] = Field(default_factory=dict)
+    input: dict[str, Any] | list[Any] | str | float | bool = Field(default_factory=dict)
+    """What a stream told piece by piece may be no object, and clients return what it is."""
 
 
 _ResultBlock = Annotated[
@@ -127,13 +128,18 @@ Block = Annotated[
 ]
 
 
-def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iterator[dict[str, JSON]]:
+def openai_messages(
+    role: str, content: str | Sequence[Any], place: str, have_such: Collection[str]
+) -> Iterator[dict[str, JSON]]:
     """One message may hold the results of several tools, each of which is a message of OpenAI's. Those of
-    tools that the API's own servers ran stand between what the assistant says before and after them."""
+    tools that the API's own servers ran stand between what the assistant says before and after them. An
+    answer without a block is one of the assistant's all the same. ``have_such`` names the tools that
+    ``input_arguments`` tells apart."""
     if isinstance(content, str):
         yield {"role": role, "content": content}
         return
     said = _Said(role)
+    is_told = role != "assistant"
     for index, block in enumerate(content):
         match block:
             case Text():
@@ -143,8 +149,10 @@ def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iter
                     yield said.message()
                     said = _Said(role)
                 yield _tool_message(block)
+                is_told = True
             case _ToolUse():
-                said.calls.append(function_call(block.id, block.name, orjson.dumps(block.input).decode()))
+                arguments = input_arguments(block.input, has_such=block.name in have_such)
+                said.calls.append(function_call(block.id, block.name, arguments))
             case _Thinking():
                 said.reasoning += block.thinking
             case _Compaction():
@@ -155,6 +163,8 @@ def openai_messages(role: str, content: str | Sequence[Any], place: str) -> Iter
                 said.parts += _parts(block)
     if said:
         yield said.message()
+    elif not is_told:
+        yield {"role": role, "content": ""}
 
 
 @dataclass(slots=True)

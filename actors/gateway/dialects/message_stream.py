@@ -6,10 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event, reasoning_of
-from al_ray.actors.gateway.dialects.tools import as_object
+from al_ray.actors.gateway.dialects.tools import as_object, input_object
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
 
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_STOP_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
 _ERRORS = {
     401: "authentication_error",
     403: "permission_error",
@@ -54,15 +59,14 @@ def _blocks(message: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     for call in message.get("tool_calls") or ():
         function = call["function"]
         blocks.append(
-            {"type": "tool_use", "id": call["id"], "name": function["name"], "input": _input(function)}
+            {
+                "type": "tool_use",
+                "id": call["id"],
+                "name": function["name"],
+                "input": input_object(function["arguments"]),
+            }
         )
     return blocks
-
-
-def _input(function: Mapping[str, JSON]) -> JSON:
-    """The arguments as an object; what the model wrote need not be one, and is not lost then."""
-    value = as_object(function["arguments"] or "{}")
-    return {"arguments": function["arguments"]} if value is None else value
 
 
 class MessageStream:
@@ -74,6 +78,8 @@ class MessageStream:
         self._count = 0
         self._open: dict[object, _Block] = {}
         """The open blocks, by what they hold: ``text``, ``thinking``, or a tool call's index."""
+        self._finished: set[object] = set()
+        """The indices of the calls that are done: some servers tell of them again, to say nothing."""
 
     def begin(self) -> Iterable[bytes]:
         # How long the prompt is, is known at the end.
@@ -92,6 +98,8 @@ class MessageStream:
                 yield from self._block("text", {"type": "text", "text": ""})
                 yield self._delta("text", {"type": "text_delta", "text": told[name]})
         for call in told.get("tool_calls") or ():
+            if call["index"] in self._finished:
+                continue
             function = call.get("function") or {}
             start = {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": {}}
             yield from self._block(call["index"], start)
@@ -131,6 +139,8 @@ class MessageStream:
             if but_calls and block.is_call and as_object(block.arguments) is None:
                 continue
             del self._open[holds]
+            if block.is_call:
+                self._finished.add(holds)
             yield event({"type": "content_block_stop", "index": block.index}, "content_block_stop")
 
 

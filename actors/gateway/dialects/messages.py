@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -24,11 +25,15 @@ from al_ray.actors.gateway.dialects.core import (
 from al_ray.actors.gateway.dialects.fields.messages import MESSAGES_FIELDS
 from al_ray.actors.gateway.dialects.message_blocks import Block, Text, openai_messages
 from al_ray.actors.gateway.dialects.message_stream import MessageStream, error, message
-from al_ray.actors.gateway.dialects.tools import Offer, named
+from al_ray.actors.gateway.dialects.tools import Offer, has_such_arguments, named
 from al_ray.types import JSON
 
 _FIELDS: Final = MESSAGES_FIELDS["request"]
 _TOOL_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
+_BEGUN: Final = (
+    "messages: the last is the assistant's, and the trained model begins each answer itself: end with the "
+    "user's message, or begin the answer in /v1/completions"
+)
 _VERSION: Final = re.compile(r"_\d{8}$")
 
 
@@ -144,12 +149,18 @@ class MessagesBody(PromptBody):
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(MessagesBody, raw)
-    return _asked(
+    asked = _asked(
         body,
         AskedSampling(body.temperature, body.top_p, body.max_tokens, body.stop_sequences or ()),
         said(body, "temperature", "top_p", "max_tokens", "stop_sequences"),
         stream=bool(body.stream),
     )
+    match asked.messages:
+        case [*others, {"role": "assistant", "content": "", **more}] if not more:
+            return replace(asked, messages=others)  # a beginning that says nothing
+        case [*_, {"role": "assistant"}]:
+            return replace(asked, refused=_BEGUN)
+    return asked
 
 
 def parse_prompt(raw: bytes) -> Asked:
@@ -165,6 +176,7 @@ def _asked(
     offer = _offer(body)
     offer.left_out += left_out(_FIELDS, sent)
     choice = body.tool_choice
+    have_such = {tool.name for tool in body.tools or () if has_such_arguments(tool.input_schema)}
     system = body.system
     if isinstance(system, list):
         system = "\n".join(block.text for block in system)
@@ -175,7 +187,7 @@ def _asked(
         messages=[
             message
             for place, sent in enumerate(body.messages)
-            for message in openai_messages(sent.role, sent.content, f"messages.{place}")
+            for message in openai_messages(sent.role, sent.content, f"messages.{place}", have_such)
         ],
         instructions=system or None,
         tools=offer.functions or None,

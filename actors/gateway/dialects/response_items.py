@@ -49,6 +49,7 @@ class _Message(Body):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[_Part]
+    id: str | None = None
 
 
 class _FunctionCall(Body):
@@ -57,6 +58,7 @@ class _FunctionCall(Body):
     name: str
     arguments: str
     namespace: str | None = None
+    id: str | None = None
 
 
 class _CustomCall(Body):
@@ -65,6 +67,7 @@ class _CustomCall(Body):
     name: str
     input: str
     namespace: str | None = None
+    id: str | None = None
 
 
 class _Output(Body):
@@ -80,6 +83,7 @@ class _ReasoningText(Body):
 class _Reasoning(Body):
     type: Literal["reasoning"]
     content: list[_ReasoningText] | None = None
+    id: str | None = None
 
 
 class _Reference(Body):
@@ -143,8 +147,8 @@ Item = Annotated[
 ]
 
 _CALLS: Final[Mapping[str, Callable[[_Other], tuple[str, JSON]]]] = {
-    "local_shell_call": lambda item: ("local_shell", item.get("action")),
-    "shell_call": lambda item: ("shell", item.get("action")),
+    "local_shell_call": lambda item: ("local_shell", _given(item.get("action"), type="exec", env={})),
+    "shell_call": lambda item: ("shell", _given(item.get("action"))),
     "apply_patch_call": lambda item: ("apply_patch", item.get("operation")),
     "computer_call": lambda item: ("computer", [item.get("action"), item.get("actions")]),
     "tool_search_call": lambda item: ("tool_search", item.get("arguments")),
@@ -186,10 +190,30 @@ def conversation(sent: str | Sequence[Any]) -> Conversation:
     if isinstance(sent, str):
         return Conversation([{"role": "user", "content": sent}])
     reader = _Reader()
-    for place, item in enumerate(sent):
-        reader.read(item, place)
+    answers = [_answer_of(item) for item in sent]
+    named = {answer for item, answer in zip(sent, answers, strict=True) if isinstance(item, _Reference)}
+    for place, (item, answer) in enumerate(zip(sent, answers, strict=True)):
+        if answer is not None and answer in named:
+            reader.refer(answer)
+        else:
+            reader.read(item, place)
     reader.end_turn()
     return reader.told
+
+
+def _answer_of(item: Any) -> str | None:
+    """The id of the answer that an item is of, as far as it says so."""
+    match item:
+        case _Message():
+            is_the_models = item.role == "assistant"
+        case _Other():
+            is_the_models = item.type in _CALLS
+        case _:
+            is_the_models = not isinstance(item, _Output)
+    if not is_the_models or item.id is None:
+        return None
+    kind, _, place_and_call = str(item.id).partition("_")
+    return place_and_call.partition("_")[2] if kind == "item" else str(item.id)
 
 
 class _Reader:
@@ -199,6 +223,7 @@ class _Reader:
         self.told = Conversation()
         self._turn: _Built = {}
         """What the assistant has said by now."""
+        self._referred: set[str] = set()
 
     def read(self, item: Any, place: int) -> None:
         match item:
@@ -219,10 +244,16 @@ class _Reader:
                 self._add({"role": role, "content": _content(item.content)})
             case _Output():
                 self._add(_tool_message(item.call_id or "", _content(item.output)))
-            case _Reference():
-                self._refer(item.id)
             case _Other():
                 self._read_other(item, f"input.{place}")
+
+    def refer(self, answer: str) -> None:
+        """To a whole answer, whichever of its items is named or sent: its others say nothing more, and no
+        item is twice in one conversation."""
+        if answer not in self._referred:
+            self._referred.add(answer)
+            self.end_turn()
+            self.told.answers.append((len(self.told.messages), answer))
 
     def end_turn(self) -> None:
         """The assistant's message is whole, if it says anything."""
@@ -242,14 +273,6 @@ class _Reader:
     def _call(self, call: JSON) -> None:
         self._assistant().setdefault("tool_calls", []).append(call)
 
-    def _refer(self, item_id: str) -> None:
-        """To the whole answer that the item is of: its other items need not be named."""
-        self.end_turn()
-        kind, _, place_and_call = item_id.partition("_")
-        call_id = place_and_call.partition("_")[2] if kind == "item" else item_id
-        if (answer := (len(self.told.messages), call_id)) not in self.told.answers[-1:]:
-            self.told.answers.append(answer)
-
     def _read_other(self, item: _Other, place: str) -> None:
         treatment = _ITEMS[item.type]
         if treatment.does is Does.REFUSED:
@@ -262,6 +285,14 @@ class _Reader:
             self._add(_tool_message(item.call, _as_text(_RESULTS[item.type](item)), failed=failed))
         if item.type in ("additional_tools", "tool_search_output"):
             self.told.tools += item.get("tools") or ()
+
+
+def _given(action: Any, **added: JSON) -> JSON:
+    """What the model gave the tool: without what the API adds where it gave nothing, and without the nulls of
+    the SDK's own types."""
+    if not isinstance(action, Mapping):
+        return action
+    return {name: value for name, value in action.items() if value not in (None, added.get(name))}
 
 
 def _tool_message(call_id: str, content: JSON, *, failed: bool = False) -> _Built:

@@ -13,6 +13,7 @@ from al_ray.actors.gateway.dialects.core import (
     ToldAs,
     event,
     openai_error,
+    openai_logprobs,
     reasoning_of,
 )
 from al_ray.actors.gateway.dialects.tools import as_object, custom_input
@@ -35,11 +36,13 @@ _NOTHING: Final[Mapping[str, JSON]] = {
     "apply_patch": {},
 }
 """What a tool of the API's own is given at least."""
+_CUT: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why an answer is incomplete, by the reason why it ended."""
 
 
 def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply | None) -> dict[str, JSON]:
     """The object with its ``output``; without an ``answer`` yet, it is in progress."""
-    cut = answer is not None and answer.choices[0].finish_reason == "length"
+    cut = None if answer is None else _CUT.get(answer.choices[0].finish_reason)
     status = "in_progress" if answer is None else "incomplete" if cut else "completed"
     told = {name: value for name, value in asked.echo.items() if value is not None}
     return {
@@ -49,7 +52,7 @@ def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply
         "model": head.model,
         "status": status,
         "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": {"reason": cut} if cut else None,
         "output": list(output),
         "instructions": None,
         "previous_response_id": None,
@@ -67,14 +70,14 @@ def response(head: Head, asked: Asked, output: Sequence[Item], answer: ChatReply
 
 
 def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
-    """The items of a whole answer: what was thought, said and called. The last of one that was cut is
-    incomplete."""
+    """The items of a whole answer: what was thought, said and called, or a message in which nothing is, for
+    the agent to send back. The last of one that was cut is incomplete."""
     message = choice.message
     items: list[Item] = []
     if reasoning := reasoning_of(message):
         items.append(_reasoning(_item_id(head, len(items)), reasoning))
     if message.get("content"):
-        logprobs = _logprobs(choice.token_logprobs)
+        logprobs = openai_logprobs(choice.token_logprobs)
         items.append(_message(_item_id(head, len(items)), str(message["content"]), logprobs))
     if message.get("refusal"):
         items.append(_refusal(_item_id(head, len(items)), str(message["refusal"])))
@@ -82,7 +85,8 @@ def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
         function = call["function"]
         item = _call(_item_id(head, len(items)), call["id"], asked.told_as.get(function["name"]), function)
         items.append(item)
-    if items and choice.finish_reason == "length":
+    items = items or [_message(_item_id(head, 0), "")]
+    if choice.finish_reason in _CUT:
         items[-1]["status"] = "incomplete"
     return items
 
@@ -120,18 +124,6 @@ def _call(item_id: str, call_id: str, known: ToldAs | None, function: Mapping[st
     arguments = function["arguments"]
     item |= {"name": told.name, given: custom_input(arguments) if told.type == "custom" else arguments}
     return item if told.namespace is None else item | {"namespace": told.namespace}
-
-
-def _logprobs(tokens: Iterable[TokenLogprob]) -> list[JSON]:
-    return [
-        _logprob(token.token, token.logprob)
-        | {"top_logprobs": [_logprob(text, value) for text, value in token.top]}
-        for token in tokens
-    ]
-
-
-def _logprob(token: str, logprob: float) -> dict[str, JSON]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
 
 
 def _usage(answer: ChatReply) -> dict[str, JSON]:
@@ -191,6 +183,8 @@ class ResponseStream:
         self._open: dict[object, _Open] = {}
         """The open items, by what they hold: ``content``, ``refusal``, ``reasoning``, or a tool call's
         index."""
+        self._finished: set[object] = set()
+        """The indices of the calls that are done: some servers tell of them again, to say nothing."""
         self._logprobs: list[TokenLogprob] = []
         """Of tokens whose text is still to come."""
 
@@ -209,7 +203,9 @@ class ResponseStream:
             yield from self._grow_call(call)
 
     def end(self, answer: ChatReply) -> Iterable[bytes]:
-        cut = answer.choices[0].finish_reason == "length"
+        cut = answer.choices[0].finish_reason in _CUT
+        if not self._items:
+            yield from self._grow("content", "")
         yield from self._close(cut=cut)
         whole = response(self._head, self._asked, self._items, answer)
         yield self._event(f"response.{whole['status']}", response=whole)
@@ -236,7 +232,7 @@ class ResponseStream:
         part[text_of.field] += text
         told: dict[str, JSON] = {"content_index": 0, "delta": text}
         if holds == "content":
-            told["logprobs"] = _logprobs(self._logprobs)
+            told["logprobs"] = openai_logprobs(self._logprobs)
             part["logprobs"] += told["logprobs"]
             self._logprobs = []
         yield self._event(f"response.{text_of.events}.delta", **opened.place, **told)
@@ -244,6 +240,8 @@ class ResponseStream:
     def _grow_call(self, call: Mapping[str, JSON]) -> Iterator[bytes]:
         function = call.get("function") or {}
         index = call["index"]
+        if index in self._finished:
+            return
         if index not in self._open:
             yield from self._close(but_calls=True)
             name = str(function.get("name"))
@@ -275,6 +273,8 @@ class ResponseStream:
             if but_calls and opened.function and as_object(opened.function["arguments"]) is None:
                 continue
             del self._open[holds]
+            if opened.function:
+                self._finished.add(holds)
             yield from self._done(str(holds), opened, cut=cut and opened.index == len(self._items) - 1)
 
     def _done(self, holds: str, opened: _Open, *, cut: bool) -> Iterator[bytes]:

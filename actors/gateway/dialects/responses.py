@@ -24,12 +24,14 @@ from al_ray.actors.gateway.dialects.core import (
     said,
 )
 from al_ray.actors.gateway.dialects.fields.responses import RESPONSES_FIELDS
+from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
 from al_ray.actors.gateway.dialects.response_items import Item, conversation, with_type
 from al_ray.actors.gateway.dialects.response_stream import ResponseStream, output_items, response
 from al_ray.actors.gateway.dialects.tools import Offer, full_name, named
 from al_ray.errors import BadRequestError
 from al_ray.types import JSON, ChatReply
 
+_FIELDS: Final = with_vllms(RESPONSES_FIELDS["request"], "/v1/responses")
 _ECHOED: Final = {
     *("instructions", "previous_response_id", "tools", "tool_choice", "text", "metadata"),
     *("parallel_tool_calls", "top_logprobs"),
@@ -120,11 +122,20 @@ _Tool = Annotated[
 _TOOLS: Final = TypeAdapter(list[_Tool])
 
 
+class _AllowedTool(Body):
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    name: str | None = None
+    """The API's own tools have none."""
+    namespace: str | None = None
+
+
 class _Chosen(Body):
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[_AllowedTool] | None = None
 
 
 class _PlainFormat(Body):
@@ -171,7 +182,7 @@ class ResponsesBody(Body):
 
 def parse(raw: bytes) -> Asked:
     body = parse_body(ResponsesBody, raw)
-    refuse(RESPONSES_FIELDS["request"], body.model_extra or {})
+    refuse(_FIELDS, body.model_extra or {})
     if "input" not in body.model_fields_set and body.previous_response_id is None:
         raise BadRequestError(
             "input: there is nothing to be answered: give text, items or previous_response_id"
@@ -229,11 +240,12 @@ def _add(offer: Offer, tool: Any) -> None:
 
 def _choice(offer: Offer, choice: str | _Chosen | None) -> JSON:
     if not isinstance(choice, _Chosen):
-        return offer.choice(choice)
+        return offer.freely(choice)
     if choice.type == "allowed_tools":
-        allowed = (full_name(str(tool.get("name")), tool.get("namespace")) for tool in choice.tools or ())
-        offer.only(allowed)
-        return offer.choice(choice.mode or "auto")
+        # Those that were left out are allowed in vain.
+        known = [tool for tool in choice.tools or () if tool.type not in offer.left_out]
+        names = (full_name(tool.name or tool.type, tool.namespace) for tool in known)
+        return offer.only(names, choice.mode or "auto")
     return named(offer.chosen(choice.name or choice.type))
 
 

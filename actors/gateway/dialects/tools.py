@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Final
 
 import orjson
@@ -19,12 +20,17 @@ from al_ray.errors import BadRequestError
 from al_ray.types import JSON
 
 _INPUT: Final = "input"
+_ARGUMENTS: Final = "arguments"
 _TEXT_ALONE: Final = {
     "type": "object",
     "properties": {_INPUT: {"type": "string"}},
     "required": [_INPUT],
     "additionalProperties": False,
 }
+
+_ABOVE: Final = 60
+"""Levels that are free above a tool call's arguments: orjson writes 254, and the bodies in which agents send
+them back are read to 200."""
 
 
 @dataclass(slots=True)
@@ -61,10 +67,12 @@ class Offer:
         self.told_as[name] = ToldAs(type, name)
         self.functions.append(function_tool(name, description, parameters))
 
-    def only(self, names: Iterable[str]) -> None:
-        """Offer these alone, by the names that the agent gave them. Raises ``BadRequestError``."""
+    def only(self, names: Iterable[str], mode: str) -> JSON:
+        """Offer these alone, by the names that the agent gave them; the choice among them. Raises
+        ``BadRequestError``."""
         allowed = {self.chosen(name) for name in names}
         self.functions = [tool for tool in self.functions if _name(tool) in allowed]
+        return self.freely(mode)
 
     def chosen(self, name: str) -> str:
         """The function that the agent calls ``name``. Raises ``BadRequestError``."""
@@ -77,14 +85,23 @@ class Offer:
     def choice(self, choice: JSON) -> JSON:
         """``choice``, or none where all tools were left out. Raises ``BadRequestError`` where it demands
         one."""
-        if self.functions or not self.left_out:
-            return choice
-        if choice == "required":
-            raise BadRequestError(
-                f"tool_choice: a tool is demanded, and none of {', '.join(self.left_out)} can be offered: "
-                "their work is done by the API's own servers; add a function"
-            )
-        return None
+        if told := self.unmet(choice):
+            raise BadRequestError(told)
+        return choice if self.functions or not self.left_out else None
+
+    def unmet(self, choice: JSON) -> str | None:
+        """Why a tool that ``choice`` demands cannot be had."""
+        if self.functions or not self.left_out or choice != "required":
+            return None
+        return (
+            f"tool_choice: a tool is demanded, and none of {', '.join(self.left_out)} can be offered: "
+            "their work is done by the API's own servers; add a function"
+        )
+
+    def freely(self, choice: JSON) -> JSON:
+        """``choice`` where the model may be left one among no tools, which vLLM refuses. Raises
+        ``BadRequestError`` as ``choice`` does."""
+        return self.choice(choice) if self.functions or choice != "auto" else None
 
 
 def _name(tool: Mapping[str, JSON]) -> str:
@@ -127,12 +144,35 @@ def custom_input(arguments: str) -> str:
 
 
 def as_object(arguments: str) -> Mapping[str, Any] | None:
-    """A tool call's arguments. None: they are no object, or not yet a whole one."""
+    """A tool call's arguments. None: they are no object, not yet a whole one, or one that could not be told
+    and sent back."""
     try:
         value = orjson.loads(arguments)
-    except orjson.JSONDecodeError:
+        orjson.dumps(reduce(lambda inner, _: [inner], range(_ABOVE), value))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def input_object(arguments: str) -> Mapping[str, Any]:
+    """A tool call's arguments for an API that knows objects alone; what is none is not lost then."""
+    value = as_object(arguments or "{}")
+    return {_ARGUMENTS: arguments} if value is None else value
+
+
+def input_arguments(given: JSON, *, has_such: bool) -> str:
+    """The arguments of which ``input_object`` made what is given. ``has_such``: the tool has one of its own
+    that is named as what is no object is."""
+    text = given.get(_ARGUMENTS) if isinstance(given, Mapping) else None
+    if isinstance(text, str) and not has_such and input_object(text) == given:
+        return text
+    return orjson.dumps(given).decode()
+
+
+def has_such_arguments(parameters: Mapping[str, Any] | None) -> bool:
+    """Whether the schema of a tool has the name by which what is no object is told."""
+    properties = (parameters or {}).get("properties")
+    return isinstance(properties, Mapping) and _ARGUMENTS in properties
 
 
 def _grammar(format: JSON) -> str | None:

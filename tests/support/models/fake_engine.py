@@ -35,6 +35,8 @@ ERRORS = {
     "bad": BadRequestError("messages: nobody can render them"),
     "bug": ZeroDivisionError("a bug"),
 }
+_FREE = (None, "none")
+"""What a real engine lets a call choose that offers no tools."""
 
 
 class FakeEngine(OnLine):
@@ -118,6 +120,8 @@ class FakeEngine(OnLine):
         tools = request.tools or () if isinstance(request, ChatRequest) else ()
         if any("name" not in tool.get("function", {}) for tool in tools):
             raise BadRequestError("tools: each has a function, and that a name")
+        if isinstance(request, ChatRequest) and request.tools is None and request.tool_choice not in _FREE:
+            raise BadRequestError("When using `tool_choice`, `tools` must be set. (parameter=tool_choice)")
         if order == f"unavailable {self._name}":
             raise EngineUnavailableError("vLLM gave it up")
         if order in ("die", f"die {self._name}"):

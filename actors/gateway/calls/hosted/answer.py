@@ -33,7 +33,8 @@ def checked(body: Any) -> Any:
 
 def choice_of(choice: Any, place: int) -> Choice:
     """One choice of a whole answer, the ``place``-th of them."""
-    message = {k: value for k, value in choice["message"].items() if value is not None or k == "content"}
+    told = in_words(choice["message"])
+    message = {k: value for k, value in told.items() if value is not None or k == "content"}
     calls = message.get("tool_calls")
     if calls:
         message["tool_calls"] = [_whole(call, number) for number, call in enumerate(calls)]
@@ -46,6 +47,27 @@ def choice_of(choice: Any, place: int) -> Choice:
         (),
         token_logprobs=logprobs_of(choice),
     )
+
+
+def in_words(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message, or a piece of one, whose content is text. Some servers give it in parts, and among them what
+    was thought; other parts, such as Mistral's references, have no words."""
+    parts = told.get("content")
+    if not isinstance(parts, list):
+        return told
+    content = "".join(_words(part, "text") for part in parts)
+    thought = "".join(_words(part, "thinking") for part in parts)
+    return {**told, "content": content or None, **({"reasoning": thought} if thought else {})}
+
+
+def _words(part: Any, kind: str) -> str:
+    """Those of a part, if it is of that type: in the field of that name, as text or as parts of it."""
+    if isinstance(part, str):
+        return part if kind == "text" else ""
+    words = part.get(kind) if part["type"] == kind else None
+    if isinstance(words, list):
+        return "".join(_words(inner, "text") for inner in words)
+    return words or ""
 
 
 def index_of(choice: Any, place: int) -> int:
@@ -61,12 +83,13 @@ def _whole(call: Mapping[str, Any], number: int) -> Mapping[str, Any]:
 
 
 def _as_text(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Some servers give the arguments as an object."""
+    """Some servers give the arguments as an object, or null where there are none."""
     function = call.get("function") or {}
-    arguments = function.get("arguments")
-    if isinstance(arguments, str | None):
+    arguments = function.get("arguments", "")
+    if isinstance(arguments, str):
         return call
-    return {**call, "function": {**function, "arguments": orjson.dumps(arguments).decode()}}
+    text = "" if arguments is None else orjson.dumps(arguments).decode()
+    return {**call, "function": {**function, "arguments": text}}
 
 
 def _identified(call: Mapping[str, Any], number: int) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from al_ray.actors.gateway.calls.hosted.answer import (
     checked,
     choice_of,
     code_of,
+    in_words,
     index_of,
     logprobs_of,
     message_of,
@@ -83,7 +84,7 @@ class HostedModel:
                         used = usage_of(chunk)
                     for place, choice in enumerate(chunk.get("choices") or ()):
                         index = index_of(choice, place)
-                        told = numbers.numbered(index, choice.get("delta") or {})
+                        told = numbers.numbered(index, in_words(choice.get("delta") or {}))
                         delta = ChatDelta(index, told, token_logprobs=logprobs_of(choice))
                         seen.add(delta)
                         reasons[index] = choice.get("finish_reason") or reasons.get(index, "")
@@ -140,7 +141,7 @@ def _payload(call: Call, pinned: bool) -> dict[str, JSON]:
     fields: dict[str, JSON] = {
         "messages": [_as_openai_has_it(message) for message in call.messages],
         "tools": [*(asked.tools or ()), *asked.other_tools] or None,
-        "tool_choice": asked.tool_choice,
+        "tool_choice": asked.tool_choice or asked.other_choice,
         "parallel_tool_calls": None if asked.parallel_tool_calls else False,
         "response_format": asked.response_format,
         "temperature": sampling.temperature,

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, and what clients of vLLM's send there besides."""
+"""OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from al_ray.actors.gateway.dialects.fields import (
 )
 
 _PINNED: Final = "as far as the recipe leaves it to the agent; it is recorded"
-_FORMAT: Final = "send response_format, with a JSON schema"
 
 SAMPLED: Final[Fields] = {
     "temperature": taken(_PINNED),
@@ -105,25 +104,3 @@ CHAT_COMPLETIONS_FIELDS: Final[Api] = {
         "json_schema": taken("", "json_schema"),
     },
 }
-
-OF_VLLM: Final[Fields] = {
-    "guided_json": refused(_FORMAT),
-    "guided_regex": refused(_FORMAT),
-    "guided_choice": refused(_FORMAT),
-    "guided_grammar": refused(_FORMAT),
-    "structured_outputs": refused(_FORMAT),
-    "chat_template_kwargs": refused("the recipe's model.chat_template says how messages are rendered", {}),
-    "chat_template": refused("the recipe's model.chat_template says how messages are rendered"),
-    "continue_final_message": refused("begin the answer in /v1/completions", False),
-    "add_generation_prompt": refused("begin the answer in /v1/completions", True),
-    "documents": refused("put them into a message", []),
-    "stop_token_ids": refused("send stop", []),
-    "ignore_eos": refused("an answer ends where the model ends it", False),
-    "min_tokens": refused("an answer ends where the model ends it", 0),
-    "bad_words": refused("the trained model is sampled as it is", []),
-    "top_k": SAMPLING,
-    "min_p": SAMPLING,
-    "repetition_penalty": SAMPLING,
-    "length_penalty": SAMPLING,
-}
-"""Fields of vLLM's server that clients send by ``extra_body``."""

@@ -68,7 +68,7 @@ MESSAGES_FIELDS: Final[Api] = {
     },
     "messages": {
         "user": taken("", "content"),
-        "assistant": taken("", "content"),
+        "assistant": taken("not the last: the trained model begins each answer itself", "content"),
         "system": taken("wherever it stands", "content", "output_config clear_at"),
     },
     "messages.content": {

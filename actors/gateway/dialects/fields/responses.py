@@ -97,7 +97,10 @@ RESPONSES_FIELDS: Final[Api] = {
         "reasoning": taken(
             "what it says, where that is not encrypted", "content", "id summary status encrypted_content"
         ),
-        "item_reference": taken("the answer of that response, as a whole", "id"),
+        "item_reference": taken(
+            "the answer of that response, as a whole; its other items, named or sent, are not told twice",
+            "id",
+        ),
         "configuration_update": _ASIDE,
         "mcp_list_tools": _ASIDE,
         "mcp_approval_request": _ASIDE,

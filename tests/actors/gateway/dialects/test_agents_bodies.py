@@ -3,17 +3,25 @@ references, and what the trained model cannot be asked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
+import numpy as np
 import openai
 import orjson
 import pytest
 
+from al_ray.actors.engine.lineage import LineageMemory, TextDigest, Turn
+from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
+from al_ray.actors.gateway.dialects.core import Dialect, Head
+from al_ray.actors.gateway.dialects.messages import MESSAGES
+from al_ray.actors.gateway.dialects.responses import RESPONSES
 from al_ray.rollouts.signals import signals
 from al_ray.traces import semconv
+from al_ray.traces.messages import Message
 from al_ray.traces.nesting import Nesting
-from al_ray.types import SpanKind
+from al_ray.types import ChatReply, ChatRequest, Choice, Sampling, SpanKind
 from tests.support.houses.gateway import TOOLS, House, say
 
 OBJECT: Any = {"type": "object", "properties": {}}
@@ -22,6 +30,10 @@ GRAMMAR: Any = {"type": "grammar", "syntax": "lark", "definition": "start: /x/"}
 PATCH: Any = {"type": "custom", "name": "apply_patch", "description": "Edits.", "format": GRAMMAR}
 AGENTS: Any = {"type": "namespace", "name": "agents", "description": "x", "tools": [FLAT | {"name": "close"}]}
 SEARCH: Any = {"type": "web_search"}
+SHELL: Any = {"type": "shell"}
+PAINT: Any = {"type": "image_generation"}
+MCP: Any = {"type": "mcp", "server_label": "x", "server_url": "http://127.0.0.1:1"}
+NAMED: Any = {"type": "function", "name": "add"}
 SAID = 'so "it" is'
 """What the engine gives a tool that takes text."""
 PIXEL = "data:image/png;base64,AAAA"
@@ -146,10 +158,9 @@ async def test_tools_whose_work_a_server_would_do_are_left_out_and_the_record_sa
     served: House, engine_a: Any
 ) -> None:
     attempt = await served.attempt()
-    mcp: Any = {"type": "mcp", "server_label": "x", "server_url": "http://127.0.0.1:1"}
     async with served.client(attempt) as client:
         for _ in range(2):
-            await client.responses.create(model="m", input="hi", tools=[FLAT, SEARCH, mcp])
+            await client.responses.create(model="m", input="hi", tools=[FLAT, SEARCH, MCP])
         assert [tool["function"]["name"] for tool in (await last(engine_a)).tools] == ["add"]
         await client.responses.create(model="m", input="hi", tools=[SEARCH], tool_choice="auto")
         assert (await last(engine_a)).tools is None
@@ -162,6 +173,27 @@ async def test_tools_whose_work_a_server_would_do_are_left_out_and_the_record_sa
         ("tool left out", "mcp"),
     ]
     assert len(spans) == 5
+
+
+def test_a_function_whose_type_is_null_or_left_out_is_not_left_out_itself() -> None:
+    """What is wrong with it the engine says."""
+    for tool in ({**TOOLS[0], "type": None}, {"function": TOOLS[0]["function"]}):
+        asked = CHAT_COMPLETIONS.parse(orjson.dumps({"messages": say("hi"), "tools": [tool]}))
+        assert (asked.tools, asked.left_out, asked.other_tools) == ([tool], [], [])
+
+
+@pytest.mark.parametrize("tools", [{}, {"tools": []}])
+async def test_a_response_without_tools_may_choose_freely_but_demand_none(
+    served: House, tools: dict[str, Any]
+) -> None:
+    """As OpenAI and vLLM have it; in chat completions both refuse a free choice too."""
+    key = (await served.attempt()).key
+    for choice, status in (("auto", 200), ("none", 200), ("required", 400)):
+        body = {"input": "hi", "tool_choice": choice} | tools
+        assert (await served.post(orjson.dumps(body), key, "/responses"))[0] == status, choice
+    body = {"messages": say("hi"), "tool_choice": "auto"}
+    status, answer = await served.post(orjson.dumps(body), key)
+    assert (status, "`tools` must be set" in answer["error"]["message"]) == (400, True)
 
 
 async def test_the_tools_that_are_allowed_are_the_ones_that_are_offered(served: House, engine_a: Any) -> None:
@@ -186,6 +218,45 @@ async def test_the_tools_that_are_allowed_are_the_ones_that_are_offered(served: 
     for asked in (by_chat, by_responses):
         assert [tool["function"]["name"] for tool in asked.tools] == ["find"]
         assert asked.tool_choice == "required"
+
+
+@pytest.mark.parametrize(
+    ("tools", "allowed", "offered"),
+    [
+        ([FLAT, MCP, PAINT], [NAMED, {"type": "mcp", "server_label": "x"}, PAINT], ["add"]),
+        ([FLAT, SHELL], [SHELL], ["shell"]),
+        ([FLAT, SHELL], [SHELL, NAMED], ["add", "shell"]),
+        ([FLAT, AGENTS], [{"type": "function", "name": "close", "namespace": "agents"}], ["agents__close"]),
+        ([FLAT, MCP], [{"type": "mcp", "server_label": "x"}], None),
+        ([FLAT], [], None),
+    ],
+)
+async def test_tools_of_every_type_may_be_among_those_that_are_allowed(
+    served: House, engine_a: Any, tools: Any, allowed: Any, offered: list[str] | None
+) -> None:
+    """As in OpenAI's own example; those that cannot be offered are allowed in vain."""
+    choice: Any = {"type": "allowed_tools", "mode": "auto", "tools": allowed}
+    async with served.client(await served.attempt()) as client:
+        await client.responses.create(model="m", input="hi", tools=tools, tool_choice=choice)
+        asked = await last(engine_a)
+        assert asked.tool_choice == (offered and "auto")
+        assert (asked.tools and [tool["function"]["name"] for tool in asked.tools]) == offered
+        unknown = choice | {"tools": [{"type": "shell"}, {"type": "mcp", "server_label": "y"}]}
+        with pytest.raises(
+            openai.BadRequestError, match=r"no tool that can be offered is named '(shell|mcp)'"
+        ):
+            await client.responses.create(model="m", input="hi", tools=[FLAT], tool_choice=unknown)
+
+
+async def test_where_no_tool_is_allowed_none_is_offered(served: House, engine_a: Any) -> None:
+    choice: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}
+    attempt = await served.attempt()
+    reply = await served.ask(attempt, tools=TOOLS, tool_choice=choice)
+    asked = await last(engine_a)
+    assert (asked.tools, asked.tool_choice, reply.choices[0].message.content) == (None, None, "a0")
+    choice["allowed_tools"]["mode"] = "required"
+    with pytest.raises(openai.BadRequestError, match="`tools` must be set"):
+        await served.ask(attempt, tools=TOOLS, tool_choice=choice)
 
 
 async def test_one_tool_call_at_a_time_is_passed_on_and_told(served: House, engine_a: Any) -> None:
@@ -244,6 +315,142 @@ async def test_a_responses_text_has_log_probabilities_where_they_are_asked_for(s
     deltas = [event for event in events if event.type == "response.output_text.delta"]
     assert [each.token for delta in deltas for each in delta.logprobs] == ["a", "0"]
     assert plain.output[0].content[0].logprobs == []  # type: ignore[union-attr, index]
+
+
+# --- lineage ---------------------------------------------------------------------------------------
+
+
+def made(name: str, arguments: str) -> Message:
+    function = {"name": name, "arguments": arguments}
+    call = {"id": "call-1", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def outcome_after(dialect: Dialect, body: Any, said: Message, send_back: Callable[[Any], Any]) -> str:
+    """What the call is that follows one whose answer was ``said``: ``send_back`` makes its body of the answer
+    as it was told."""
+    memory = LineageMemory()
+    asked = dialect.parse(orjson.dumps(body))
+    place = memory.place(ChatRequest("c1", asked.messages, Sampling(), asked.tools, attempt="r/1"))
+    tokens = np.array([1])
+    memory.remember(place, [Turn("c1/0", said, tokens, tokens, TextDigest.of("x"), True, True)])
+    choice = Choice(0, said, "tool_calls" if said.get("tool_calls") else "stop", [1], [-0.5], [])
+    told = dialect.reply(Head("resp_1", "toy", 0), asked, ChatReply([1], [choice]))
+    again = dialect.parse(orjson.dumps(send_back(orjson.loads(orjson.dumps(told)))))
+    return memory.place(
+        ChatRequest("c2", again.messages, Sampling(), again.tools, attempt="r/1")
+    ).outcome.value
+
+
+@pytest.mark.parametrize("dumped", [False, True], ids=["as told", "by the SDK"])
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("local_shell", '{"command": ["ls"]}'),
+        ("local_shell", '{"command": ["ls"], "timeout_ms": 5}'),
+        ("shell", '{"commands": ["ls"]}'),
+        ("shell", '{"commands": ["ls"], "max_output_length": 9}'),
+        ("apply_patch", '{"type": "delete_file", "path": "a"}'),
+    ],
+)
+def test_a_call_of_openais_own_tool_comes_back_as_what_the_model_said(
+    kind: str, arguments: str, dumped: bool
+) -> None:
+    """Whether the agent returns the item that it was told, or the SDK's with all its nulls."""
+    asked = {"input": say("x"), "tools": [{"type": kind}]}
+    output = {"type": f"{kind}_call_output", "id": "call-1", "call_id": "call-1", "output": "a"}
+
+    def send_back(told: Any) -> Any:
+        items = told["output"]
+        if dumped:
+            items = [item.model_dump() for item in openai.types.responses.Response(**told).output]
+        return asked | {"input": [*say("x"), *items, output]}
+
+    assert outcome_after(RESPONSES, asked, made(kind, arguments), send_back) == "continued"
+
+
+def test_an_answer_in_which_nothing_is_said_comes_back_as_one() -> None:
+    asked = {"messages": say("x"), "max_tokens": 9}
+    said = {"role": "assistant", "content": ""}
+
+    def send_back(told: Any) -> Any:
+        assert told["content"] == []
+        return asked | {"messages": [*say("x"), {"role": "assistant", "content": []}, *say("go on")]}
+
+    assert outcome_after(MESSAGES, asked, said, send_back) == "continued"
+    by_items = outcome_after(
+        RESPONSES, {"input": "x"}, said, lambda told: {"input": [*say("x"), *told["output"], *say("go on")]}
+    )
+    assert by_items == "continued"
+
+
+TAKES_ARGUMENTS: Any = {"type": "object", "properties": {"arguments": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("schema", [OBJECT, TAKES_ARGUMENTS], ids=["plain", "of such a name"])
+@pytest.mark.parametrize(
+    "arguments", ["{}", "", '{"x": 0.5}', '{"arguments": "{}"}', '{"arguments": "ls", "x": 1}']
+)
+def test_arguments_that_are_an_object_come_back_as_what_the_model_said(schema: Any, arguments: str) -> None:
+    assert after_a_use(schema, arguments) == "continued"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["[1]", '"x"', '{"x":', '{"x": 1e400}', '{"x": "\\ud800"}', '{"x": ' + "[" * 300 + "]" * 300 + "}", "ls"],
+)
+def test_arguments_that_are_no_object_come_back_as_what_the_model_said(arguments: str) -> None:
+    """Told as an object, since Anthropic's API has no other, and read as what they were; but a tool whose own
+    argument has the name that they are told by is given what it was given."""
+    assert after_a_use(OBJECT, arguments) == "continued"
+    assert after_a_use(TAKES_ARGUMENTS, '{"arguments": "ls"}') == "continued"
+
+
+def test_an_input_that_a_stream_told_is_read_whatever_it_is() -> None:
+    """Clients make it of the pieces, and return what they made."""
+    for given in ([1], "x", 0.5, True, {"x": 1}):
+        use = {"type": "tool_use", "id": "c", "name": "add", "input": given}
+        body = {"messages": [*say("x"), {"role": "assistant", "content": [use]}, *say("y")], "max_tokens": 9}
+        [call] = MESSAGES.parse(orjson.dumps(body)).messages[1]["tool_calls"]
+        assert orjson.loads(call["function"]["arguments"]) == given
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"input": "x"}', '{"input": "[1, 2]"}', '"x"', "[1, 2]", '{"inp', '{"path": "x"}', "", "{}"],
+)
+def test_whatever_the_model_gives_a_tool_of_free_text_comes_back_as_what_it_said(arguments: str) -> None:
+    """Also what is no object with the text in it, and is told as the text."""
+    asked = {"input": "x", "tools": [PATCH]}
+    output = {"type": "custom_tool_call_output", "call_id": "call-1", "output": "a"}
+    chat = {"messages": say("x"), "tools": [{"type": "custom", "custom": {"name": "apply_patch"}}]}
+    result = {"role": "tool", "tool_call_id": "call-1", "content": "a"}
+    by_items = outcome_after(
+        RESPONSES,
+        asked,
+        made("apply_patch", arguments),
+        lambda told: asked | {"input": [*say("x"), *told["output"], output]},
+    )
+    by_messages = outcome_after(
+        CHAT_COMPLETIONS,
+        chat,
+        made("apply_patch", arguments),
+        lambda told: chat | {"messages": [*say("x"), told["choices"][0]["message"], result]},
+    )
+    assert (by_items, by_messages) == ("continued", "continued")
+
+
+def after_a_use(schema: Any, arguments: str) -> str:
+    """What the call is that follows one of a tool with that schema."""
+    tool = {"name": "add", "input_schema": schema}
+    asked = {"messages": say("x"), "max_tokens": 9, "tools": [tool]}
+    result = {"type": "tool_result", "tool_use_id": "call-1", "content": "a"}
+
+    def send_back(told: Any) -> Any:
+        answers = [{"role": "assistant", "content": told["content"]}, {"role": "user", "content": [result]}]
+        return asked | {"messages": [*say("x"), *answers]}
+
+    return outcome_after(MESSAGES, asked, made("add", arguments), send_back)
 
 
 # --- conversations ---------------------------------------------------------------------------------
@@ -329,6 +536,35 @@ async def test_an_item_may_be_named_in_place_of_being_sent(served: House, engine
     assert messages == [*say("think"), said, *say("and?")]
 
 
+async def test_an_answer_of_which_one_item_is_named_and_others_are_sent_is_told_once(
+    served: House, engine_a: Any
+) -> None:
+    """As the AI SDK sends what was thought by its name and calls in full; whichever comes first, and with the
+    tool's answer in between."""
+    attempt = await served.attempt()
+    async with served.client(attempt) as client:
+        first = await client.responses.create(model="m", input="think", tools=[FLAT])
+        thought, call = (item.model_dump(exclude_none=True) for item in first.output)
+        named: Any = [{"type": "item_reference", "id": item["id"]} for item in (thought, call)]
+        output: Any = {"type": "function_call_output", "call_id": call["call_id"], "output": "2"}
+        sent: Any
+        for sent in (
+            [named[0], call, output],
+            [thought, named[1], output],
+            [named[0], output, call],
+            [named[0], output, named[1]],
+        ):
+            await client.responses.create(model="m", input=[*say("think"), *sent], tools=[FLAT])
+            messages = (await last(engine_a)).messages
+            assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+            assert messages[1]["reasoning"] == "hm"
+            assert [made["id"] for made in messages[1]["tool_calls"]] == [call["call_id"]]
+        other = call | {"id": "item_1_resp_of_another", "call_id": "other"}
+        await client.responses.create(model="m", input=[*say("think"), named[0], output, other])
+    roles = [message["role"] for message in (await last(engine_a)).messages]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -391,6 +627,23 @@ async def test_what_would_be_missed_is_refused_by_name(
     status, answer = await served.post(orjson.dumps(least | body), attempt.key, path)
     assert (status, names in answer["error"]["message"]) == (400, True), answer
     assert served.calls(attempt) == []
+
+
+async def test_an_answer_that_the_agent_begins_is_refused_and_where_it_says_nothing_is_none(
+    served: House, engine_a: Any
+) -> None:
+    """The template would close it, and the model begin another. It may be counted."""
+    attempt = await served.attempt()
+    begun = [*say("Answer in JSON"), {"role": "assistant", "content": "{"}]
+    async with served.anthropic(attempt) as client:
+        with pytest.raises(anthropic.BadRequestError, match="begin the answer in /v1/completions"):
+            await client.messages.create(model="m", max_tokens=9, messages=begun)
+        assert (await client.messages.count_tokens(model="m", messages=begun)).input_tokens == 21
+        assert served.calls(attempt) == []
+        for nothing in ("", []):
+            begun[-1]["content"] = nothing
+            await client.messages.create(model="m", max_tokens=9, messages=begun)
+            assert (await last(engine_a)).messages == begun[:1]
 
 
 async def test_what_says_nothing_is_not_refused(served: House) -> None:

@@ -3,6 +3,7 @@ gateway does as it says. A new version of an SDK shows here what is new."""
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -17,8 +18,8 @@ from typing_extensions import get_type_hints
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.core import Asked
 from al_ray.actors.gateway.dialects.fields import Does, Treatment
-from al_ray.actors.gateway.dialects.fields.chat_completions import OF_VLLM
 from al_ray.actors.gateway.dialects.fields.table import TABLE
+from al_ray.actors.gateway.dialects.fields.vllm import OF_VLLM, OF_VLLM_ALONE
 from al_ray.actors.gateway.dialects.messages import parse_prompt
 from al_ray.actors.gateway.dialects.readable import unreadable
 from al_ray.errors import BadRequestError
@@ -128,8 +129,10 @@ def with_thing(path: str, section: str, tag: str, thing: Any) -> dict[str, Any]:
     """The least body with the thing where it may stand."""
     body = copy.deepcopy(LEAST[path])
     match path, section:
-        case (_, "tools" | "input") | (_, "messages"):
+        case _, "tools" | "input":
             body[section] = [*body[section], thing]
+        case _, "messages":
+            body[section] = [*body[section], thing, HI]
         case _, "tool_choice" | "response_format":
             body[section] = thing
         case _, "text.format" | "output_config.format":
@@ -263,11 +266,52 @@ def test_the_fields_that_are_read_count_and_the_others_do_not(
         assert any(refusal(path, body) or asked(path, body) != with_all for body in bodies), name
 
 
-@pytest.mark.parametrize("field", OF_VLLM)
-def test_what_clients_of_vllm_send_besides_is_refused_where_it_would_be_missed(field: str) -> None:
-    treatment = OF_VLLM[field]
-    told = refusal(CHAT, LEAST[CHAT] | {field: {"x": 1}})
+@pytest.mark.parametrize(
+    ("path", "field", "treatment"),
+    [
+        (path, field, treatment)
+        for path, alone in OF_VLLM_ALONE.items()
+        for field, treatment in (OF_VLLM | alone).items()
+        if field not in TABLE[path]["request"]
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_clients_of_vllm_send_besides_is_refused_where_it_would_be_missed(
+    path: str, field: str, treatment: Treatment
+) -> None:
+    """In each of OpenAI's APIs."""
+    told = refusal(path, LEAST[path] | {field: {"x": 1}})
     assert told == (f"{field}: {treatment.told}" if treatment.does is Does.REFUSED else "")
+    for harmless in treatment.harmless:
+        assert refusal(path, LEAST[path] | {field: harmless}) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "request_type"),
+    [
+        (CHAT, "chat_completion.ChatCompletionRequest"),
+        (COMPLETIONS, "completion.CompletionRequest"),
+        (RESPONSES, "responses.ResponsesRequest"),
+    ],
+)
+def test_every_field_that_vllms_own_server_takes_is_in_the_table(path: str, request_type: str) -> None:
+    """Read from its source, which takes seconds to import."""
+    module, _, name = request_type.partition(".")
+    vllm = importlib.util.find_spec("vllm")
+    assert vllm is not None and vllm.origin is not None
+    source = Path(vllm.origin).parent / "entrypoints" / "openai" / module / "protocol.py"
+    [request] = [
+        node
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    names = {
+        each.target.id
+        for each in request.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+    known = TABLE[path]["request"].keys() | OF_VLLM.keys() | OF_VLLM_ALONE[path].keys()
+    assert {name for name in names if not name.startswith("_")} - known == set()
 
 
 def test_the_page_is_written_from_the_table() -> None:

@@ -1,8 +1,9 @@
-"""The events of a streamed answer, without a gateway around them: of one that was cut, and of calls that come
-in turn."""
+"""The events of a streamed answer, without a gateway around them: of one that was cut, of calls that come in
+turn, of arguments that are odd, and of tokens that could not be drawn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,12 +11,14 @@ import orjson
 import pytest
 
 from al_ray.actors.gateway.dialects import DIALECTS
-from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Dialect, Head
-from al_ray.types import JSON, ChatDelta, ChatReply, Choice
+from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Dialect, Head, ToldAs
+from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
-CHAT, _, RESPONSES, MESSAGES = DIALECTS
-ASKED = Asked("m", AskedSampling(), {})
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = DIALECTS
+OWN = {kind: ToldAs(kind, kind) for kind in ("local_shell", "shell", "apply_patch")}
+"""Functions of these names are OpenAI's own tools."""
 HEAD = Head("resp_1", "toy", 0)
+ASKED = Asked("m", AskedSampling(), {}, told_as=OWN)
 CUT = '{"x": '
 
 
@@ -72,6 +75,41 @@ def test_an_answer_that_was_cut_within_a_tool_call_is_incomplete_streamed_or_not
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("late", ["", " "])
+def test_a_late_piece_of_a_call_that_is_done_begins_no_other(late: str) -> None:
+    """As some servers send an empty one of every call at the end."""
+    pieces = [[call(0, "add", "{}")], [call(1, "add", "{}")], [call(0, None, late)], [call(1, None, "")]]
+    reply = answer("tool_calls", ("add", "{}"), ("add", "{}"))
+    items = events(RESPONSES, pieces, reply)[-1]["response"]["output"]
+    assert [(item["call_id"], item["name"]) for item in items] == [("c0", "add"), ("c1", "add")]
+    begun = [event["content_block"] for event in events(MESSAGES, pieces, reply) if "content_block" in event]
+    assert [(block["id"], block["name"]) for block in begun] == [("c0", "add"), ("c1", "add")]
+
+
+def test_an_answer_that_a_hosted_models_filter_cut_is_no_success() -> None:
+    reply = answer("content_filter", content="so")
+    stream = RESPONSES.stream(HEAD, ASKED)
+    told = [*stream.begin(), *stream.piece(ChatDelta(0, {"content": "so"})), *stream.end(reply)]
+    last = orjson.loads(told[-1].partition(b"data: ")[2])
+    assert last["type"] == "response.incomplete"
+    for whole in (RESPONSES.reply(HEAD, ASKED, reply), last["response"]):
+        assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "content_filter"})
+        assert whole["output"][0]["status"] == "incomplete"
+    [delta] = [event for event in events(MESSAGES, [], reply) if event["type"] == "message_delta"]
+    assert delta["delta"]["stop_reason"] == MESSAGES.reply(HEAD, ASKED, reply)["stop_reason"] == "refusal"
+
+
+@pytest.mark.parametrize(("reason", "status"), [("stop", "completed"), ("length", "incomplete")])
+def test_a_response_in_which_nothing_is_said_has_a_message_all_the_same(reason: str, status: str) -> None:
+    """Streamed or not: the agent could not send it back otherwise."""
+    reply = answer(reason, content="")
+    told = events(RESPONSES, [], reply)
+    for whole in (RESPONSES.reply(HEAD, ASKED, reply), told[-1]["response"]):
+        [item] = whole["output"]
+        assert (item["type"], item["status"], item["content"][0]["text"]) == ("message", status, "")
+    assert [event["item"]["id"] for event in told if "item" in event] == ["item_0_resp_1"] * 2
+
+
 ORDERLY = [[call(0, "add", "")], [call(0, None, '{"x": 1}')], [call(1, "add", '{"y": 2}')]]
 WITHOUT_ARGUMENTS = [[call(0, "add", "{}")], [call(1, "add", "{}")]]
 IN_TURN = [[call(0, "add", ""), call(1, "add", "")], [call(0, None, '{"x":'), call(1, None, '{"y":')],
@@ -118,3 +156,36 @@ def test_calls_whose_pieces_come_in_turn_are_whole_in_the_end(pieces: Any) -> No
         assert [mine[0]["type"], mine[-1]["type"]] == ["content_block_start", "content_block_stop"]
         assert mine[0]["content_block"]["id"] == f"c{index}"
         assert orjson.loads("".join(event["delta"]["partial_json"] for event in mine[1:-1])) == expected
+
+
+@pytest.mark.parametrize("depth", [100, 193, 194, 250, 254, 300, 2000])
+@pytest.mark.parametrize("name", ["add", *OWN])
+def test_arguments_however_deeply_they_nest_are_told_and_may_be_sent_back(name: str, depth: int) -> None:
+    """Streamed or not: what JSON cannot hold as an object is text."""
+    arguments = '{"a":' + "[" * depth + "]" * depth + "}"
+    reply = answer("tool_calls", (name, arguments))
+    hi: JSON = {"role": "user", "content": "hi"}
+    streamed = events(RESPONSES, [[call(0, name, arguments)]], reply)[-1]["response"]
+    for whole in (streamed, orjson.loads(orjson.dumps(RESPONSES.reply(HEAD, ASKED, reply)))):
+        assert [item["call_id"] for item in whole["output"]] == ["c0"]
+        RESPONSES.parse(orjson.dumps({"input": [hi, *whole["output"]]}))
+    [used] = orjson.loads(orjson.dumps(MESSAGES.reply(HEAD, ASKED, reply)))["content"]
+    assert used["input"] == (orjson.loads(arguments) if depth < 194 else {"arguments": arguments})
+    MESSAGES.parse(
+        orjson.dumps({"messages": [hi, {"role": "assistant", "content": [used]}, hi], "max_tokens": 9})
+    )
+    assert events(MESSAGES, [[call(0, name, arguments)]], reply)[-1]["type"] == "message_stop"
+
+
+@pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS, RESPONSES], ids=lambda dialect: dialect.path)
+def test_the_log_probability_of_what_could_not_be_drawn_is_a_number(dialect: Dialect) -> None:
+    """As with a top_p or a format: -inf is no JSON, and vLLM's own server tells -9999."""
+    asked = Asked("m", AskedSampling(), {}, top_logprobs=2)
+    tokens = [TokenLogprob("a", 0.0, [("a", 0.0), ("b", -math.inf)])]
+    message = {"role": "assistant", "content": "a"}
+    reply = ChatReply([1], [Choice(0, message, "stop", [2], [0.0], [], token_logprobs=tokens)])
+    stream = dialect.stream(HEAD, asked)
+    piece = ChatDelta(0, {"content": "a"}, 1, tokens)
+    told = [*stream.begin(), *stream.piece(piece), *stream.end(reply)]
+    for raw in (orjson.dumps(dialect.reply(HEAD, asked, reply)), b"".join(told)):
+        assert b"-9999.0" in raw and b'"logprob":null' not in raw and b'"b":null' not in raw

@@ -56,6 +56,9 @@ def message(reason: str = "stop", **fields: Any) -> Whole:
     return Whole({"id": "x", "choices": [choice], "usage": USAGE})
 
 
+THOUGHT: Any = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
+REFERENCE: Any = {"type": "reference", "reference_ids": [1]}
+"""Parts of content as Mistral's server has them."""
 ANSWERS: Mapping[str, Whole | Sequence[Any]] = {
     "in turn": [
         piece(call_piece("add", index=0, id="c0", type="function")),
@@ -90,6 +93,14 @@ ANSWERS: Mapping[str, Whole | Sequence[Any]] = {
         piece(reasoning_content="m"),
         piece(content="wise", reason="stop"),
     ],
+    "thinks in parts": message(content=[*THOUGHT, {"type": "text", "text": "wi"}, REFERENCE, "se"]),
+    "thinks in pieces of parts": [
+        piece(content=[{"type": "thinking", "thinking": "h"}]),
+        piece(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "m"}]}]),
+        piece(content=[{"type": "text", "text": "wi"}, REFERENCE]),
+        piece(content="se", reason="stop"),
+    ],
+    "no arguments": message(tool_calls=[{"function": {"name": "add", "arguments": None}}]),
     "refuses": message(refusal="no"),
     "refuses in pieces": [piece(refusal="n"), piece(refusal="o", reason="stop")],
     "busy": Whole(
@@ -244,6 +255,43 @@ async def test_what_a_hosted_model_thinks_is_kept(hosting: House, order: str, st
     assert told.content[0].thinking == "hm"
     [recorded] = hosting.calls(attempt)[0].attributes[semconv.OUTPUT_MESSAGES]
     assert recorded["reasoning_content"] == "hm"
+
+
+@pytest.mark.parametrize(
+    ("order", "stream"), [("thinks in parts", False), ("thinks in pieces of parts", True)]
+)
+async def test_content_in_parts_is_text_and_what_was_thought(
+    hosting: House, order: str, stream: bool
+) -> None:
+    """As Mistral's models that think have it; in every API and in the record."""
+    attempt = await hosting.attempt()
+    async with hosting.client(attempt) as client:
+        if stream:
+            chunks = await client.chat.completions.create(model="wise", messages=say(order), stream=True)
+            deltas = [chunk.choices[0].delta async for chunk in chunks]
+            said = "".join(delta.content or "" for delta in deltas)
+            thought = "".join(getattr(delta, "reasoning", "") for delta in deltas)
+            response = await streamed_response(hosting, order)
+            told = await streamed_message(hosting, order)
+        else:
+            reply = (await client.chat.completions.create(model="wise", messages=say(order))).choices[0]
+            said, thought = reply.message.content or "", reply.message.reasoning  # type: ignore[attr-defined]
+            response = await client.responses.create(model="wise", input=order)
+            async with hosting.anthropic(attempt) as other:
+                told = await other.messages.create(model="wise", max_tokens=9, messages=say(order))
+    assert (said, thought) == ("wise", "hm")
+    assert [item.content[0].text for item in response.output] == ["hm", "wise"]
+    assert [getattr(block, block.type) for block in told.content] == ["hm", "wise"]
+    [recorded] = hosting.calls(attempt)[0].attributes[semconv.OUTPUT_MESSAGES]
+    assert recorded == {"role": "assistant", "content": "wise", "reasoning": "hm"}
+
+
+async def test_a_call_without_arguments_has_none_in_words(hosting: House) -> None:
+    async with hosting.client(await hosting.attempt()) as client:
+        reply = await client.chat.completions.create(model="wise", messages=say("no arguments"), tools=TOOLS)
+        response = await client.responses.create(model="wise", input="no arguments", tools=[FLAT])
+    [call] = reply.choices[0].message.tool_calls or ()
+    assert call.function.arguments == response.output[0].arguments == ""  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("order", "stream"), [("refuses", False), ("refuses in pieces", True)])

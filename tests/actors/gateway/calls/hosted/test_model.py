@@ -157,7 +157,43 @@ async def test_what_only_a_hosted_model_may_know_goes_there_as_it_came(
         result: Any = {"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True}
         told: Any = [{"role": "user", "content": [result, {"type": "text", "text": "hello"}]}]
         await other.messages.create(model="wise", max_tokens=9, messages=told)
-    assert server.bodies[-1]["messages"][0] == {"role": "tool", "tool_call_id": "t", "content": "no"}
+        assert server.bodies[-1]["messages"][0] == {"role": "tool", "tool_call_id": "t", "content": "no"}
+        begun: Any = [*say("hello"), {"role": "assistant", "content": "{"}]
+        await other.messages.create(model="wise", max_tokens=9, messages=begun)
+    assert server.bodies[-1]["messages"] == begun
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", "required"])
+async def test_what_a_hosted_model_may_call_is_the_agents_choice_among_tools_of_every_type(
+    hosting: House, server: Server, choice: Any
+) -> None:
+    """The trained model is offered none of these, and a demand for one is refused."""
+    attempt = await hosting.attempt()
+    search: Any = [{"type": "web_search"}]
+    async with hosting.client(attempt) as client:
+        asked: Any = {"messages": say("hello"), "tools": search, "tool_choice": choice}
+        await client.chat.completions.create(model="wise", **asked)
+        if choice == "required":
+            with pytest.raises(openai.BadRequestError, match="none of web_search can be offered"):
+                await client.chat.completions.create(model="toy", **asked)
+        else:
+            await client.chat.completions.create(model="toy", **asked)
+    [body] = server.bodies
+    assert (body["tools"], body["tool_choice"]) == (search, choice)
+
+
+async def test_a_hosted_model_is_offered_none_but_the_tools_that_are_allowed(
+    hosting: House, server: Server
+) -> None:
+    named: Any = {"type": "function", "function": {"name": "add"}}
+    allowed: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}}
+    async with hosting.client(await hosting.attempt()) as client:
+        tools: Any = [*TOOLS, {"type": "web_search"}]
+        await client.chat.completions.create(
+            model="wise", messages=say("hello"), tools=tools, tool_choice=allowed
+        )
+    [body] = server.bodies
+    assert (body["tools"], body["tool_choice"]) == (TOOLS, "auto")
 
 
 async def test_a_hosted_models_stream_goes_through_piece_by_piece(hosting: House) -> None:
