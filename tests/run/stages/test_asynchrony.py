@@ -136,6 +136,8 @@ class Agents:
 class Policy:
     """As ``al_ray.run.policy.Policy``, of versions without weights."""
 
+    between_steps = True
+
     def __init__(self, world: World) -> None:
         self._world = world
         self.version = 0

@@ -102,8 +102,9 @@ class Command:
         self._process.terminate()
 
     def kill(self) -> None:
-        """The whole process group, at once."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """With all that it has started, as a batch system does."""
+        for pid in self.alive():
+            _signal(pid, signal.SIGKILL)
 
     def alive(self) -> list[int]:
         """The processes that descend from the command and have not ended.
