@@ -33,12 +33,14 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A working directory: this repository's rooms, the toy agent, and recipes that name it."""
+    """A working directory: this repository's rooms, the toy agent, and recipes that name it. Of one of them,
+    ``said.yaml``, the first line is a command that lies nowhere else and needs no vLLM."""
     folder = tmp_path_factory.mktemp("job") / "work"
     for room in ("al_ray", "actors", "algorithms", "envs"):
         shutil.copytree(
             ROOT / room, folder / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
         )
+    shutil.copytree(ROOT / "tests" / "support", folder / "tests" / "support")
     toy.write_code(folder)
     (folder / "recipes").mkdir()
     content = toy.recipe(tiny_model, folder.parent / "out")
@@ -47,6 +49,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     (folder / "recipes" / "toy.yaml").rename(folder / "recipes" / "broken.yaml")
     with (folder / "recipes" / "broken.yaml").open("a") as broken:
         broken.write("enginse: {replicas: 2}\n")
+    said = toy.write_recipe(folder / "recipes", content).rename(folder / "recipes" / "said.yaml")
+    written = said.read_text()
+    assert written.count("-m al_ray train") == 1
+    said.write_text(written.replace("-m al_ray train", "-m tests.support.runs.without_vllm train"))
     toy.write_recipe(folder / "recipes", content)
     return folder
 
@@ -109,8 +115,9 @@ def submit(head: Head, folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_a_recipe_typed_as_a_command_trains_and_streams_its_log(head: Head, folder: Path) -> None:
-    """Its first line says what runs it. The code is the uploaded one."""
-    code, log = submit(head, folder, "recipes/toy.yaml")
+    """Its first line says what runs it, here a module that is only in what was uploaded. (With vLLM the same
+    is done below, by the job that is stopped.)"""
+    code, log = submit(head, folder, "recipes/said.yaml")
     assert code == 0 and "succeeded" in log, log
     assert "evaluation  untrained: " in log and "evaluation  after grpo: " in log
     [run_folder] = (folder.parent / "out" / "toy").iterdir()
@@ -141,13 +148,14 @@ def test_a_broken_recipe_fails_the_job_with_our_message(head: Head, folder: Path
 
 
 def test_a_stopped_job_leaves_nothing_running(head: Head, folder: Path) -> None:
-    """Neither its driver nor its actors nor what these have started."""
+    """Neither its driver nor its actors nor what these have started, vLLM's own processes; until then it
+    trained, with the code that was uploaded."""
     command = ["--submission-id", "endless", "--no-wait", "--", "recipes/toy.yaml", "--run", "endless"]
     code, log = submit(head, folder, *command, "--set", "stages.0.steps=100000")
     assert code == 0, log
     metrics = folder.parent / "out" / "toy" / "endless"
     head.command.wait_until(lambda: any("reward/mean" in line for line in jsonl_sink.read(metrics)))
-    assert {"ray::Learner", "ray::Engine", "ray::Store"} <= ours(head)
+    assert {"ray::Learner", "ray::Engine", "ray::Store", "VLLM"} <= ours(head)
     code, log = run([RAY, "job", "stop", "--address", head.address, "endless"], folder, **OPEN)
     assert code == 0 and "was stopped" in log, log
     head.command.wait_until(lambda: not ours(head), 30)

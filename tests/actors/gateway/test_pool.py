@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from al_ray.actors.gateway import door
 from al_ray.actors.gateway import pool as gateway_pool
@@ -35,6 +36,18 @@ async def pool_of(
     await pool.stop()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one(house: House, engine_a: Any) -> AsyncIterator[tuple[GatewayPool, House]]:
+    """A pool of one gateway, for the tests after which there is one again, and the house as seen from it. The
+    engines that the last of them admitted are still."""
+    async with pool_of(house, engine_a) as (pool, [served]):
+        yield pool, served
+
+
+with_one = pytest.mark.asyncio(loop_scope="module")
+"""For the tests that ask for ``one``."""
+
+
 async def kill(actor: Any) -> None:
     """Returns when it is dead: until then it may take a connection."""
     pid = await actor.__ray_call__.remote(lambda _: os.getpid())
@@ -51,16 +64,20 @@ async def replaced(pool: GatewayPool, index: int, before: Any) -> Any:
     return pool._posts[index]._gateway
 
 
-async def test_who_calls_while_a_gateway_is_replaced_waits_for_the_next(house: House, engine_a: Any) -> None:
+@with_one
+async def test_who_calls_while_a_gateway_is_replaced_waits_for_the_next(
+    one: tuple[GatewayPool, House], engine_a: Any
+) -> None:
     """At the same address, and with the engines that were admitted: no client is refused or tries again."""
-    async with pool_of(house, engine_a) as (pool, [served]):
-        attempt = await served.attempt()
-        for _ in range(2):
-            await kill(pool._posts[0]._gateway)
-            answers = await asyncio.gather(*(served.ask(attempt) for _ in range(20)))
-            assert {answer.choices[0].message.content for answer in answers} == {"a0"}
-        assert {span.id for span in served.calls(attempt)} >= {answer.id for answer in answers}
-        assert pool.failure() is None
+    pool, served = one
+    await pool.admit([engine_a])
+    attempt = await served.attempt()
+    for _ in range(2):
+        await kill(pool._posts[0]._gateway)
+        answers = await asyncio.gather(*(served.ask(attempt) for _ in range(20)))
+        assert {answer.choices[0].message.content for answer in answers} == {"a0"}
+    assert {span.id for span in served.calls(attempt)} >= {answer.id for answer in answers}
+    assert pool.failure() is None
 
 
 async def test_a_gateway_that_is_stopped_is_replaced_as_a_dead_one_is(
@@ -92,22 +109,26 @@ async def stop(actor: Any) -> int:
     return pid
 
 
-async def test_a_call_whose_gateway_dies_is_asked_again_by_its_clients_sdk(house: House) -> None:
+@with_one
+async def test_a_call_whose_gateway_dies_is_asked_again_by_its_clients_sdk(
+    one: tuple[GatewayPool, House],
+) -> None:
     from tests.support.houses.gateway import engine
 
     slow = engine("slow")
-    async with pool_of(house, slow) as (pool, [served]):
-        attempt = await served.attempt()
-        async with served.client(attempt).with_options(max_retries=2) as client:
-            asked = asyncio.create_task(
-                client.chat.completions.create(model="m", messages=[{"role": "user", "content": "wait"}])
-            )
-            while not await slow.requests.remote():
-                await asyncio.sleep(0.05)
-            await kill(pool._posts[0]._gateway)
-            await slow.release.remote()
-            assert (await asked).choices[0].message.content == "slow0"
-        assert [span.id for span in served.calls(attempt)] == [(await asked).id]
+    pool, served = one
+    await pool.admit([slow])
+    attempt = await served.attempt()
+    async with served.client(attempt).with_options(max_retries=2) as client:
+        asked = asyncio.create_task(
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": "wait"}])
+        )
+        while not await slow.requests.remote():
+            await asyncio.sleep(0.05)
+        await kill(pool._posts[0]._gateway)
+        await slow.release.remote()
+        assert (await asked).choices[0].message.content == "slow0"
+    assert [span.id for span in served.calls(attempt)] == [(await asked).id]
 
 
 async def test_one_gateways_death_is_not_felt_at_the_others(house: House, engine_a: Any) -> None:
@@ -125,19 +146,21 @@ async def test_one_gateways_death_is_not_felt_at_the_others(house: House, engine
         assert len(first.calls(attempt)) == 3
 
 
+@with_one
 async def test_a_door_that_dies_before_its_gateway_is_opened_at_its_old_address(
-    house: House, engine_a: Any
+    one: tuple[GatewayPool, House], engine_a: Any
 ) -> None:
-    async with pool_of(house, engine_a) as (pool, [served]):
-        attempt = await served.attempt()
-        await kill(pool._posts[0]._door)
-        await served.ask(attempt)
-        dead = pool._posts[0]._gateway
-        await kill(dead)
-        await replaced(pool, 0, dead)
-        async with served.client(attempt).with_options(max_retries=5) as client:
-            assert (await client.models.list()).data[0].id == "toy"
-        assert pool.failure() is None
+    pool, served = one
+    await pool.admit([engine_a])
+    attempt = await served.attempt()
+    await kill(pool._posts[0]._door)
+    await served.ask(attempt)
+    dead = pool._posts[0]._gateway
+    await kill(dead)
+    await replaced(pool, 0, dead)
+    async with served.client(attempt).with_options(max_retries=5) as client:
+        assert (await client.models.list()).data[0].id == "toy"
+    assert pool.failure() is None
 
 
 class FleetingDoor:
@@ -156,21 +179,23 @@ class FleetingDoor:
         return address
 
 
+@with_one
 async def test_a_door_that_dies_while_its_gateway_is_replaced_is_opened_again(
-    house: House, engine_a: Any
+    one: tuple[GatewayPool, House], engine_a: Any
 ) -> None:
-    async with pool_of(house, engine_a) as (pool, [served]):
-        attempt = await served.attempt()
-        post = pool._posts[0]
-        real, post._door = post._door, FleetingDoor(post._door)
-        dead = post._gateway
-        await kill(dead)
-        async with served.client(attempt).with_options(max_retries=5) as client, asyncio.timeout(60):
-            while post._door.opened < 2:
-                await asyncio.sleep(0.05)
-            assert (await client.models.list()).data[0].id == "toy"
-        assert pool.failure() is None
-        post._door = real
+    pool, served = one
+    await pool.admit([engine_a])
+    attempt = await served.attempt()
+    post = pool._posts[0]
+    real, post._door = post._door, FleetingDoor(post._door)
+    dead = post._gateway
+    await kill(dead)
+    async with served.client(attempt).with_options(max_retries=5) as client, asyncio.timeout(60):
+        while post._door.opened < 2:
+            await asyncio.sleep(0.05)
+        assert (await client.models.list()).data[0].id == "toy"
+    assert pool.failure() is None
+    post._door = real
 
 
 def test_a_door_that_dies_in_mid_gift_is_told_from_one_that_gives() -> None:

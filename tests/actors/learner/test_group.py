@@ -459,7 +459,8 @@ def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_load
     ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner_group, "MAX_LOST", 1)
-    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", *[signal.SIGKILL] * 9))
+    lost_each_time = fleeting(tmp_path / "begun", *[signal.SIGKILL] * 9, of=without_a_model())
+    monkeypatch.setattr(learner_group, "Learner", lost_each_time)
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
     with pytest.raises(LearnerLostError, match="a learner died"):
         group.start()
@@ -477,7 +478,8 @@ def test_a_group_that_is_closed_as_it_starts_starts_no_others(
     ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner_group, "_CLOSE_SECONDS", 1.0)
-    monkeypatch.setattr(learner_group, "Learner", fleeting(tmp_path / "begun", signal.SIGSTOP))
+    stopped = fleeting(tmp_path / "begun", signal.SIGSTOP, of=without_a_model())
+    monkeypatch.setattr(learner_group, "Learner", stopped)
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
     with ThreadPoolExecutor() as threads:
         starting = threads.submit(group.start)
@@ -489,11 +491,31 @@ def test_a_group_that_is_closed_as_it_starts_starts_no_others(
     assert (tmp_path / "begun").read_text() == "x"
 
 
-def fleeting(begun: Path, *numbers: int) -> type[Learner]:
+def without_a_model() -> Any:
+    """A learner's class, for tests in which none comes to load its model. Made here, it is sent to Ray's
+    workers as it is: as this module's, it would have each of them import torch."""
+
+    class Idle:
+        def __init__(self, *arguments: Any, **named: Any) -> None: ...
+
+        def alive(self) -> str:
+            return "a node"
+
+        def start(self) -> None: ...
+
+        def computes(self) -> str:
+            return "packs"
+
+        def close(self) -> None: ...
+
+    return Idle
+
+
+def fleeting(begun: Path, *numbers: int, of: Any = Learner) -> Any:
     """A learner's class of whose first processes one after the other is sent a signal as it loads the model,
     when it is known that it is there; those that were started beside it are not."""
 
-    class Fleeting(Learner):
+    class Fleeting(of):
         asked = False
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -502,7 +524,7 @@ def fleeting(begun: Path, *numbers: int) -> type[Learner]:
 
         def alive(self) -> str:
             self.asked = True
-            return super().alive()
+            return str(super().alive())
 
         def start(self) -> None:
             while not self.asked:

@@ -14,7 +14,8 @@ import ray
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 
 _REST_SECONDS: Final = 0.5
-"""After which no runner that was killed with its store asks for anything: its end takes a moment."""
+"""After which no runner that was killed with its store asks for anything: its end takes a moment. Waiting for
+that computes nothing, and another store's start does."""
 _IDLE: Final[deque[tuple[float, Any]]] = deque()
 """Actors that are no store any more, of the one cluster that this process starts, and since when."""
 
@@ -30,8 +31,9 @@ def own_store(url: str, **arguments: Any) -> Iterator[Any]:
 @contextmanager
 def lent_store(url: str, **arguments: Any) -> Iterator[Any]:
     """In a process that others had before, and will have; not where an error ends the context."""
-    if _IDLE and _IDLE[0][0] < time.monotonic() - _REST_SECONDS:
-        _, store = _IDLE.popleft()
+    if _IDLE:
+        since, store = _IDLE.popleft()
+        time.sleep(max(0.0, since + _REST_SECONDS - time.monotonic()))
         ray.get(store.__ray_call__.remote(lambda actor: actor.__init__(url, **arguments)), timeout=60)
     else:
         store = ray.remote(Store).options(**STORE_OPTIONS).remote(url, **arguments)

@@ -7,7 +7,9 @@ Each part that is started is told, however quickly it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from al_ray.actors.engine.pool import EnginePool
@@ -19,7 +21,7 @@ from al_ray.cli.app import main
 from al_ray.errors import ContextLengthError
 from al_ray.reports import console
 from al_ray.run.launch import start
-from al_ray.types import ChatReply, ChatRequest, Choice, VersionSpan
+from al_ray.types import JSON, ChatReply, ChatRequest, Choice, VersionSpan
 from tests.support.models.fake_engine import TOO_LONG
 
 SAID = "abcdefgh"
@@ -45,6 +47,13 @@ class SpeakingEngine(OnLine):
     async def shutdown(self) -> None: ...
 
     async def remember(self, request: ChatRequest, reply: ChatReply) -> None: ...
+
+    async def render_calls(
+        self, messages: Sequence[Mapping[str, JSON]], tools: Sequence[Mapping[str, JSON]] | None = None
+    ) -> list[tuple[list[int], list[int]]]:
+        told = [list(str(message.get("content")).encode()) for message in messages]
+        said = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        return [([*chain.from_iterable(told[:place])], told[place]) for place in said]
 
     async def load(self, update: WeightUpdate) -> None:
         async for path in local_files(update):

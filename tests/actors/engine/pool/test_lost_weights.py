@@ -10,38 +10,13 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
 
 from al_ray.actors.engine.pool import EnginePool
-from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher, local_files
 from al_ray.actors.weights.update import Transport, WeightUpdate
 from al_ray.errors import LearnerLostError
 from al_ray.machines.placement import SharedSeat
-from tests.actors.engine.pool.faulty import FaultyEngine
+from tests.actors.engine.pool.storing import ReadingEngine, Storing
 from tests.support.models.engine_inputs import engine_spec
-
-
-class ReadingEngine(FaultyEngine):
-    """Reads what it is to load."""
-
-    async def load(self, update: WeightUpdate) -> None:
-        async for path in local_files(update):
-            assert Path(path).stat().st_size
-        await super().load(update)
-
-
-@ray.remote(num_cpus=0)
-class Storing:
-    """As a learner does it."""
-
-    def __init__(self, folder: Path, transport: Transport) -> None:
-        self._publisher = {
-            "shared_memory": lambda: SharedMemoryPublisher(folder),
-            "object_store": ObjectStorePublisher,
-        }[transport]()
-
-    def publish(self, version: int) -> WeightUpdate:
-        return self._publisher.publish({"weight": torch.zeros(2**20)}.items(), version)
 
 
 class Learners:
@@ -54,10 +29,11 @@ class Learners:
     async def publish(self, version: int) -> WeightUpdate:
         return await self._learner.publish.remote(version)
 
-    def replace(self) -> None:
-        """By one that clears away what the last has left."""
+    async def replace(self) -> None:
+        """By one that has cleared away what the last has left."""
         ray.kill(self._learner)
         self._learner = Storing.remote(*self._begun)
+        await self._learner.__ray_ready__.remote()
 
 
 @pytest.fixture(params=["shared_memory", "object_store"])
@@ -93,7 +69,7 @@ async def test_an_engine_that_comes_too_late_for_the_weights_waits_for_others(
     """However long: nobody is to blame. It is not admitted, for it holds those of the model's folder."""
     await pool.update(await learners.publish(1))
     assert not pool.unserved()
-    learners.replace()
+    await learners.replace()
     later = await learners.publish(1)
     await kill(pool)
     async with asyncio.timeout(60):
@@ -112,8 +88,7 @@ async def test_weights_that_are_gone_before_an_engine_has_them_tell_that_their_l
 ) -> None:
     """Whether an engine says it that is there, or one that comes in its place."""
     update = await learners.publish(1)
-    learners.replace()
-    await learners.publish(1)
+    await learners.replace()
     with pytest.raises(LearnerLostError, match="policy version 1 are gone with the learner that stored them"):
         await pool.update(update)
     (tmp_path / "pause.dies").touch()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGSTOP
 
@@ -30,13 +32,51 @@ PROMPT = [1, 87, 85, 71, 84, 201, 74, 75, 2, 201, 30, 40, 50]
 USER = [{"role": "user", "content": "hi"}]
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A pool of one engine, and the cores of those before it, which were lost as they started."""
+
+    pool: EnginePool
+    lost: Mapping[int, psutil.Process]
+    """By the signal that each was sent."""
+
+
 @module_loop
-async def pool(tiny_model: Path, ray_cluster: None) -> AsyncIterator[EnginePool]:
+async def begun(tiny_model: Path, ray_cluster: None) -> AsyncIterator[Begun]:
+    """All that this module's tests begin with: a life of a real engine takes long."""
     template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
     pool = EnginePool(engine_spec(tiny_model, chat_template=template), [SharedSeat({"num_cpus": 1})])
-    await pool.start()
-    yield pool
+    starting = asyncio.create_task(pool.start())
+    lost: dict[int, psutil.Process] = {}
+    for signal in (SIGSTOP, SIGKILL):
+        while signal not in lost and not starting.done():
+            await asyncio.sleep(0.1)
+            for core in await starting_cores(pool):
+                if core not in lost.values():
+                    lost[signal] = core
+                    core.send_signal(signal)
+    await starting
+    yield Begun(pool, lost)
     await pool.shutdown()
+
+
+async def starting_cores(pool: EnginePool) -> list[psutil.Process]:
+    """Of the engine that starts, which may be lost at any moment."""
+    if (engine := pool._slots[0].starting) is None:
+        return []
+    with suppress(ray.exceptions.RayActorError, psutil.NoSuchProcess):
+        return cores_of(psutil.Process(await engine.__ray_call__.remote(lambda self: os.getpid())))
+    return []
+
+
+def cores_of(engine: psutil.Process) -> list[psutil.Process]:
+    """vLLM's own process, as soon as it is there, which computes for the engine's actor."""
+    return [child for child in engine.children() if child.name().startswith("VLLM")]
+
+
+@pytest.fixture
+def pool(begun: Begun) -> EnginePool:
+    return begun.pool
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +108,14 @@ async def assert_holds(pool: EnginePool, model: LlamaForCausalLM) -> None:
     [engine] = pool.admitted()
     found = torch.tensor(await engine.logprobs.remote(PROMPT))
     torch.testing.assert_close(found, logprobs(model, PROMPT), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("signal", [SIGSTOP, SIGKILL])
+async def test_an_engine_whose_core_is_lost_as_it_starts_is_followed_by_another(
+    begun: Begun, signal: int
+) -> None:
+    """Also the first of a run, and the one after it. vLLM would wait for one that is stopped."""
+    assert len(begun.pool.admitted()) == 1 and not begun.lost[signal].is_running()
 
 
 async def test_the_recipes_template_replaces_the_models(pool: EnginePool, tiny_model: Path) -> None:
@@ -138,12 +186,6 @@ async def test_a_call_under_way_goes_on_with_the_new_weights_and_says_where(
     await assert_holds(pool, model)
 
 
-def core_of(engine: psutil.Process) -> psutil.Process:
-    """vLLM's own process, which computes for the engine's actor."""
-    [core] = [child for child in engine.children() if child.name().startswith("VLLM")]
-    return core
-
-
 @pytest.mark.parametrize("signal", [SIGSTOP, SIGKILL])
 async def test_an_engine_whose_core_ends_as_weights_change_is_replaced_and_has_them(
     pool: EnginePool, model: LlamaForCausalLM, tmp_path: Path, signal: int, monkeypatch: pytest.MonkeyPatch
@@ -154,7 +196,7 @@ async def test_an_engine_whose_core_ends_as_weights_change_is_replaced_and_has_t
     version = version_of(pool) + 1
     [engine] = pool.admitted()
     actor = psutil.Process(await engine.__ray_call__.remote(lambda self: os.getpid()))
-    core = core_of(actor)
+    [core] = cores_of(actor)
     core.send_signal(signal)
     if signal == SIGSTOP:
         monkeypatch.setattr(pool, "_answer_seconds", 3.0)
@@ -171,25 +213,6 @@ async def test_an_engine_whose_core_ends_as_weights_change_is_replaced_and_has_t
     _, left = psutil.wait_procs([actor, core], timeout=20)
     assert left == []
     publisher.close()
-
-
-@pytest.mark.parametrize("signal", [SIGSTOP, SIGKILL])
-async def test_an_engine_whose_core_is_lost_as_it_starts_is_followed_by_another(
-    tiny_model: Path, ray_cluster: None, signal: int
-) -> None:
-    """Also the first of a run. vLLM would wait for one that is stopped."""
-    pool = EnginePool(engine_spec(tiny_model), [SharedSeat({"num_cpus": 0})])
-    starting, lost = asyncio.create_task(pool.start()), None
-    while lost is None and not starting.done():
-        await asyncio.sleep(0.1)
-        if (engine := pool._slots[0].starting) is not None:
-            actor = psutil.Process(await engine.__ray_call__.remote(lambda self: os.getpid()))
-            lost = next((each for each in actor.children() if each.name().startswith("VLLM")), None)
-    assert lost is not None
-    lost.send_signal(signal)
-    await starting
-    assert len(pool.admitted()) == 1 and not lost.is_running()
-    await pool.shutdown()
 
 
 async def test_an_engine_that_cannot_load_an_update_answers_no_more(
