@@ -93,7 +93,7 @@ def _loaded(place: str, data: DataSection, split: str) -> TaskSet:
         tasks = list(found.tasks if isinstance(found, TaskSet) else found)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's loader raises
+    except (Exception, SystemExit) as error:  # whatever the user's loader raises
         cure = f"failed on the split {split!r}: {in_a_line(error)}"
         raise DataError(Problem(f"{place}.load", path, cure)) from error
     where = f"{place}.load {path}"
@@ -156,7 +156,7 @@ def _try_demonstration(stage: SupervisedStage, where: str, task: Task) -> None:
         shown = demonstrate(task.data)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's teacher raises
+    except (Exception, SystemExit) as error:  # whatever the user's teacher raises
         cure = f"failed on the task {task.id!r}: {in_a_line(error)}"
         raise DataError(Problem(where, stage.demonstrate, cure)) from error
     if not isinstance(shown, Demonstration):

@@ -89,6 +89,9 @@ def dicts(path, split):
 def fails(path, split):
     return open(f"/absent/{split}.jsonl").read()
 
+def exits(path, split):
+    raise SystemExit("give --data")
+
 def one_id(path, split):
     return [Task("same", data(i), split) for i in range(6)]
 
@@ -116,6 +119,9 @@ def lazily(path, split):
 
 def teach_badly(task):
     return [{"role": "user", "content": task["absent"]}]
+
+def teach_no_more(task):
+    raise SystemExit(0)
 
 def teach_otherwise(task):
     return [{"role": "user", "content": task["question"]}]
@@ -149,6 +155,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
     [
         ("dicts", r"data.load own_loaders:dicts, task 0 of train: \{.*of type dict; it must be an al_ray"),
         ("fails", r"failed on the split 'train': FileNotFoundError: .*own_loaders.py, line 11\)"),
+        ("exits", r"failed on the split 'train': SystemExit: give --data \(.*own_loaders.py, line 14\)"),
         (
             "one_id",
             r"one_id, train: 'same': is the id of 6 tasks, those at 0, 1, 2, 3, 4: each needs its own",
@@ -184,8 +191,9 @@ def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> N
     [
         (
             "teach_badly",
-            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 39",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 42",
         ),
+        ("teach_no_more", r"failed on the task 'train-0': SystemExit: 0 \(.*own_loaders.py"),
         ("teach_otherwise", "gave a list for the task 'train-0'; it must be a Demonstration"),
     ],
 )

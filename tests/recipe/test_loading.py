@@ -31,6 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken_agent.py").write_text("import asyncio\n\nasync def solve(:\n")
     (folder / "needy_agent.py").write_text("import absent_package\n")
     (folder / "failing_agent.py").write_text("\nlimit = int('many')\n")
+    (folder / "ending_agent.py").write_text("import sys\n\nsys.exit(print('done'))\n")
+    parse = "import argparse\n\narguments = argparse.ArgumentParser().parse_args(['--absent'])\n"
+    (folder / "parsing_agent.py").write_text(parse)
     return folder
 
 
@@ -284,6 +287,14 @@ def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> Non
     assert syntax.endswith(f"({folder / 'broken_agent.py'}, line 3)")
     [failing] = mistakes(folder, set_in("agent.run", "failing_agent:solve"))
     assert failing.endswith(f"({folder / 'failing_agent.py'}, line 2)")
+
+
+@pytest.mark.parametrize("agent", ["ending_agent", "parsing_agent"])
+def test_code_that_ends_the_program_as_it_is_imported_is_told_with_its_line(folder: Path, agent: str) -> None:
+    """Else the command would end with it, and with its exit code: 0, as if all had gone well."""
+    (told,) = mistakes(folder, overrides=[f"agent.run={agent}:solve"])
+    assert told.startswith(f"agent.run: '{agent}:solve': {agent} ends the program when it is imported: put ")
+    assert told.endswith(f"/{agent}.py, line 3)")
 
 
 def test_an_object_whose_call_is_async_is_an_agent(folder: Path) -> None:
