@@ -49,7 +49,7 @@ def test_a_run_that_is_made_anew_is_another_one(folder: RunFolder) -> None:
 def test_a_run_without_a_store_is_listed_and_said_to_have_none(folder: RunFolder) -> None:
     [run] = Runs(folder.path).all()
     assert (run_row(run).state, run_row(run).step, run_row(run).steps) == ("stopped", 0, 5)
-    with pytest.raises(UserError, match=r"store .*store\.sqlite.*unable to open"):
+    with pytest.raises(UserError, match=r"store .*store\.sqlite.*no such file"):
         overview(run, everything=False)
     assert not (folder.path / "store.sqlite").exists(), "whoever looks makes nothing"
 
