@@ -74,6 +74,21 @@ def test_a_recipe_that_cannot_be_read_does_not_hide_the_other_runs(folder: RunFo
     assert rows["toy/a"].error == "" and "nonsense" in rows["toy/b"].error
 
 
+def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolder, tmp_path: Path) -> None:
+    """On the page of all; that of the run itself says what is wrong. A line without a time is one."""
+    other = RunFolder.create(folder.recipe(), "b")
+    (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (other.path / "metrics.jsonl").write_text("half a li\n")
+    Database(other.store_url).close()
+    runs = Runs(tmp_path / "out")
+    rows = {row.name: row for row in map(run_row, runs.all())}
+    assert (rows["toy/a"].error, rows["toy/a"].step) == ("", 0)
+    assert "metrics.jsonl, line 1: 'half a li': no line of metrics" in rows["toy/b"].error
+    assert "no line of metrics" in Site(runs).pages["/"]({})
+    with pytest.raises(UserError, match="no line of metrics"):
+        overview(runs.one("toy/b"), everything=False)
+
+
 def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tried(
     folder: RunFolder,
 ) -> None:

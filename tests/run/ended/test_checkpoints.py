@@ -12,6 +12,7 @@ import orjson
 import pytest
 import yaml
 
+from al_ray.cli.comparing import list_runs
 from al_ray.cli.publishing import export
 from al_ray.errors import UserError
 from al_ray.machines import devices
@@ -62,6 +63,21 @@ def test_a_run_is_told_in_a_line(tmp_path: Path, make_run: MakeRun) -> None:
     assert (two.begun, two.steps, two.wanted) == (2000.0, 1, 1)
     assert (two.first, two.last, two.failed) == (0.25, 0.75, 5)
     assert two.bytes == sum(file.stat().st_size for file in second.rglob("*") if file.is_file())
+
+
+def test_a_run_whose_metrics_cannot_be_read_is_listed_beside_the_others_with_the_reason(
+    tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("whole", begun=2000.0)
+    with (make_run("damaged") / "metrics.jsonl").open("a") as file:
+        file.write("half a li\n")
+    damaged, whole = listing(tmp_path / "out")
+    assert (whole.steps, whole.last, whole.unread) == (1, 0.75, "")
+    assert (damaged.steps, damaged.failed, damaged.wanted, damaged.last) == (None, None, 1, None)
+    list_runs(tmp_path / "out")
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[3] for line in told[1:3]] == ["?/1", "1/1"]
+    assert told[3].startswith("warning: ") and "damaged/metrics.jsonl, line 4: 'half a li': " in told[3]
 
 
 def test_a_folder_of_runs_means_the_newest(tmp_path: Path, make_run: MakeRun) -> None:
