@@ -8,7 +8,6 @@ Where the hub does not answer, some models can be prepared from PyPI packages th
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,8 @@ from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
 from al_ray.machines.plan import Device
 from al_ray.machines.whole import whole_folder
-from al_ray.models import adapters, limits
+from al_ray.models import adapters, limits, tensors
+from al_ray.models.config import config_of
 from al_ray.recipe import ModelSection, model_name
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,9 @@ def require_whole(folder: Path, section: ModelSection) -> None:
     for pattern, what in (("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
         if not any(folder.glob(pattern)):
             raise RecipeError(Problem("model.path", str(folder), f"holds no {what}: no file {pattern}"))
-    config = json.loads((folder / "config.json").read_bytes())
+    for _ in tensors.shapes(folder):  # raises at a file that is not whole
+        pass
+    config = config_of(folder)
     longest = config.get("max_position_embeddings")
     scaled = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("factor")
     if isinstance(longest, int) and section.max_length > longest and not scaled:
@@ -119,7 +121,7 @@ def require_whole(folder: Path, section: ModelSection) -> None:
 
 def require_trainable(folder: Path, section: ModelSection) -> None:
     """Raises ``RecipeError`` where no learner can compute what engines sample, as far as the config tells."""
-    config = json.loads((folder / "config.json").read_bytes())
+    config = config_of(folder)
     text = limits.text_part(config)
     if config.get("is_encoder_decoder"):
         raise RecipeError(

@@ -7,7 +7,6 @@ activations are those of a decoder with gated layers; learners log beside the es
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from al_ray.errors import PlacementError, Problem
 from al_ray.machines.plan import Plan
 from al_ray.machines.precision import Dtype
 from al_ray.models import limits, tensors
+from al_ray.models.config import config_of
 from al_ray.recipe import LoraSection, Recipe
 
 GIB: Final = 2**30
@@ -84,7 +84,7 @@ class Estimate:
 
 def sizes_of(folder: Path) -> Sizes | None:
     """None where the config does not call its sizes by their usual names."""
-    text = limits.text_part(json.loads((folder / "config.json").read_bytes()))
+    text = limits.text_part(config_of(folder))
     return sizes(text, sum(math.prod(shape) for _, shape in tensors.shapes(folder)))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.errors import RecipeError
-from al_ray.models import folders
+from al_ray.models import folders, memory
 from al_ray.recipe import ModelSection
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -73,12 +75,54 @@ def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path
     for file, lacking in (("x.safetensors", "holds no weights"), ("tokenizer.json", "holds no tokenizer")):
         with pytest.raises(RecipeError, match=lacking):
             folders.require_whole(tmp_path, section(longest))
-        (tmp_path / file).touch()
+        (tmp_path / file).write_bytes(struct.pack("<Q", 2) + b"{}")
     folders.require_whole(tmp_path, section(longest))
     with pytest.raises(RecipeError, match=f"max_position_embeddings {longest}"):
         folders.require_whole(tmp_path, section(longest + 1))
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {"factor": 4.0}}))
     folders.require_whole(tmp_path, section(longest + 1))
+
+
+def no_safetensors(header: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 134\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("model.safetensors", LFS, "is no whole safetensors file: was the download cut off, or is it a poin"),
+        ("model.safetensors", b"", "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b"{}", 2**62), "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b'{"a": '), "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b"[]"), "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b'{"a": {"shape": [1]}}'), "is no whole safetensors file"),
+        ("model.safetensors", None, "is no whole safetensors file"),
+        ("config.json", LFS, r"is no JSON: .* \(git lfs pull\)"),
+        ("config.json", b"", "is no JSON: .*; was the download cut off"),
+        ("config.json", None, "is no JSON: "),
+        ("config.json", b"\xff", "is no JSON: "),
+        ("config.json", b"[]", r"holds no JSON object, but \[\]"),
+    ],
+)
+def test_a_file_of_a_model_that_is_not_whole_is_told_with_the_cure(
+    tmp_path: Path, tiny_model: Path, file: str, content: bytes | None, told: str
+) -> None:
+    """The weights' headers alone are read, and where they say that the last tensor ends. None: the file
+    without its last byte."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    section = ModelSection(path=str(folder), max_length=64)
+    folders.require_whole(folder, section)
+    whole = (folder / file).read_bytes().rstrip()
+    (folder / file).write_bytes(whole[:-1] if content is None else content)
+    looking = [lambda: folders.require_whole(folder, section), lambda: memory.sizes_of(folder)]
+    if file == "config.json":
+        looking.append(lambda: folders.require_trainable(folder, section))
+    for look in looking:
+        with pytest.raises(RecipeError, match=rf"^model\.path: '{folder / file}': {told}"):
+            look()
 
 
 @pytest.mark.parametrize(
