@@ -36,6 +36,8 @@ _BESIDE_THE_RECIPE = (
 """Paths that are relative to the recipe."""
 
 
+_SHOWN: Final = 80
+"""Characters of what cannot be read."""
 _SECRET: Final = "***"
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -127,6 +129,15 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._open.pop()
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # What looks like a date or a number, or is tagged as one, and is none. PyYAML lets that through.
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{str(node.value)[:_SHOWN]!r} is no {kind}; where text is meant, write it in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if id(node) not in self._looked_at:  # once: what it merges stands beside its own keys afterwards

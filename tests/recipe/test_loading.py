@@ -416,6 +416,30 @@ def test_a_file_that_is_no_recipe_is_told_where_it_is_wrong(
     assert str(caught.value).startswith(expected.format(path=path))
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("2024-13-45", "'2024-13-45' is no timestamp; where text is meant, write it in quotes"),
+        ("0b_", "'0b_' is no int"),
+        ("7" * 5000, f"'{'7' * 80}' is no int"),
+        ("!!int abc", "'abc' is no int"),
+        ("!!float abc", "'abc' is no float"),
+        ("!!bool abc", "'abc' is no bool"),
+        ("!!timestamp abc", "'abc' is no timestamp"),
+    ],
+)
+def test_what_looks_like_a_value_and_is_none_is_told(folder: Path, text: str, told: str) -> None:
+    """In the file, by its place, and in an override."""
+    path = toy.write_recipe(folder, content(folder))
+    with pytest.raises(RecipeError) as caught:
+        loading.load(path, [f"name={text}"])
+    assert str(caught.value).startswith(f"--set name: '{text}': not a YAML value: {told}")
+    path.write_text(f"model: x\nname: {text}\n")
+    with pytest.raises(RecipeError) as caught:
+        loading.load(path)
+    assert str(caught.value).startswith(f"{path}, line 2, column 7: 'not YAML': {told}")
+
+
 def test_a_merge_that_is_merged_elsewhere_has_no_key_twice() -> None:
     """YAML puts what is merged beside a mapping's own keys."""
     text = "a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\nd: *b"
