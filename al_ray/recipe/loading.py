@@ -249,17 +249,21 @@ def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetail
 
 def _remove(raw: dict[str, Any], location: Sequence[Any]) -> None:
     node: Any = raw
-    for part in location[:-1]:
-        if isinstance(node, list) or part in node:  # else it is the tag of the stage's kind
-            node = node[part]
-    del node[location[-1]]
+    *parents, last = _keys(location)
+    for part in parents:
+        node = node[part]
+    del node[last]
+
+
+def _keys(location: Sequence[Any]) -> list[Any]:
+    """Under ``stages`` the third part is no key but names the kind of stage; a key may be called alike."""
+    return [part for i, part in enumerate(location) if not (location[0] == "stages" and i == 2)]
 
 
 def _problem(error: ErrorDetails) -> Problem:
     location = error["loc"]
     kind = error["type"]
-    # Under ``stages`` the third part is not a key but names the kind of stage.
-    shown = [str(part) for i, part in enumerate(location) if not (location[0] == "stages" and i == 2)]
+    shown = [str(part) for part in _keys(location)]
     value, cure = error["input"], error["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         cure = no_such_key(shown[-1], _keys_beside(location))

@@ -361,6 +361,11 @@ def test_programs_files_and_interpreters_lie_beside_the_recipe(
     assert loading.load(toy.write_recipe(folder, changed)).agent.python == str(folder / "python")
 
 
+def test_an_unknown_key_may_be_called_as_the_algorithm_of_its_stage(folder: Path) -> None:
+    [told] = mistakes(folder, overrides=["stages.1.grpo.epochs=2"])
+    assert told.startswith("stages.1.grpo: {'epochs': 2}: no such key; ")
+
+
 def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:
     """Those of overrides, keys, types, values, files and code; each once."""
 
