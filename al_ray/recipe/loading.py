@@ -108,7 +108,8 @@ def differences(ours: Recipe, theirs: Recipe) -> list[Problem]:
 
 class _Loader(yaml.SafeLoader):
     """Refuses what YAML would read otherwise than it looks: a key that stands twice, of which the second
-    would count; a key that is no word; an alias inside the thing that it names."""
+    would count; a key that is no word; an alias inside the thing that it names; a number that begins with 0
+    (to the base of 8) or has colons (to that of 60). Where ``yes`` is no boolean, ``Section`` says so."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -132,12 +133,16 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            found = super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             # What looks like a date or a number, or is tagged as one, and is none. PyYAML lets that through.
             kind = node.tag.rpartition(":")[2]
             problem = f"{str(node.value)[:_SHOWN]!r} is no {kind}; where text is meant, write it in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+        if isinstance(found, int | float) and _looks_otherwise(str(node.value), found):
+            problem = f"{node.value!r} would be read as {found}: write that, or text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return found
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if id(node) not in self._looked_at:  # once: what it merges stands beside its own keys afterwards
@@ -153,6 +158,12 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 seen.add(key.value)
         super().flatten_mapping(node)
+
+
+def _looks_otherwise(text: str, number: float) -> bool:
+    """Whether nobody but YAML 1.1 reads this number in the text."""
+    plain = text.replace("_", "").lstrip("+-")
+    return ":" in text or (plain.isdecimal() and int(plain) != abs(number))
 
 
 def _read(path: Path) -> dict[str, Any]:

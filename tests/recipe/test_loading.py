@@ -445,6 +445,53 @@ def test_what_looks_like_a_value_and_is_none_is_told(folder: Path, text: str, to
     assert str(caught.value).startswith(f"{path}, line 2, column 7: 'not YAML': {told}")
 
 
+@pytest.mark.parametrize(("text", "read"), [("010", 8), ("-0400", -256), ("1:30", 90), ("1:30.5", 90.5)])
+def test_a_number_that_yaml_reads_otherwise_than_it_looks_is_refused(
+    folder: Path, text: str, read: float
+) -> None:
+    """As text, in quotes, it is let in."""
+    path = toy.write_recipe(folder, content(folder))
+    with pytest.raises(RecipeError, match=f"--set seed: '{text}': not a YAML value: .*read as {read}: write"):
+        loading.load(path, [f"seed={text}"])
+    assert loading.load(path, [f"data.options.count='{text}'"]).data.options["count"] == text
+
+
+def test_a_number_that_looks_as_it_is_read_is_taken(folder: Path) -> None:
+    """Whichever way it is written."""
+    path = toy.write_recipe(folder, content(folder))
+    for text, read in (
+        ("07", 7),
+        ("1_000", 1000),
+        ("0x10", 16),
+        ("0b11", 3),
+        ("'5'", 5),
+        ("+8", 8),
+        ("0", 0),
+    ):
+        assert loading.load(path, [f"seed={text}"]).seed == read
+    rate = loading.load(path, ["stages.1.optimizer.learning_rate=1e-5"]).stages[1].optimizer.learning_rate
+    assert rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("seed", "yes", "seed: 'true'"),
+        ("stages.0.steps", "no", "stages.0.steps: 'false'"),
+        ("stages.1.optimizer.learning_rate", "on", "stages.1.optimizer.learning_rate: 'true'"),
+        ("stages.1.optimizer.betas", "[0.9, off]", "stages.1.optimizer.betas.1: 'false'"),
+        ("agent.limits.calls", "true", "agent.limits.calls: 'true'"),
+        ("transitions.intermediate", "{tool_ok: yes}", "transitions.intermediate.tool_ok: 'true'"),
+    ],
+)
+def test_a_boolean_is_no_number(folder: Path, key: str, value: str, place: str) -> None:
+    [told] = mistakes(folder, overrides=[f"{key}={value}"])
+    assert told.startswith(f"{place}: Input should be a valid ")
+    path = toy.write_recipe(folder, content(folder))
+    assert loading.load(path, ["placement.dashboard=no"]).placement.dashboard is False
+    assert loading.load(path, ["data.options.count=yes"]).data.options["count"] is True
+
+
 def test_a_merge_that_is_merged_elsewhere_has_no_key_twice() -> None:
     """YAML puts what is merged beside a mapping's own keys."""
     text = "a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\nd: *b"
