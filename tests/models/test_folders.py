@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import socket
 import struct
@@ -11,12 +13,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from al_ray.errors import RecipeError
 from al_ray.models import folders, memory
-from al_ray.recipe import ModelSection
+from al_ray.recipe import ModelSection, model_name
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -161,6 +165,51 @@ def test_what_is_no_model_is_refused(name: str, told: str) -> None:
     with pytest.raises(RecipeError, match=told) as caught:
         folders.resolve(name)
     assert f"model.path: {name!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b--c",
+        "a/b..c",
+        "a/b.git",
+        "ünï/x",
+        "-a/b",
+        "a/b-",
+        ".a/b",
+        "a/b/c",
+        "a" * 97 + "/b",
+        "a/" + "b" * 97,
+    ],
+)
+def test_what_the_hub_would_take_for_no_name_is_refused_before_it_is_asked(name: str) -> None:
+    for look in (folders.check, folders.resolve):
+        with pytest.raises(RecipeError, match=r"no such folder, and no hub name like `owner/model`$"):
+            look(name)
+    with pytest.raises(HFValidationError):
+        validate_repo_id(name)
+
+
+def test_names_of_the_hub_are_let_in() -> None:
+    for name in ("a/b", "0-x/y_z.w", "_a/b", "A.b/C-d", "a" * 96 + "/" + "b" * 96):
+        validate_repo_id(name)
+        assert model_name.problem(name) is None
+
+
+def test_a_path_that_cannot_be_looked_at_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's home that there is not, a name that no disk takes, a folder that is closed to us."""
+
+    def told(name: str, cure: str) -> None:
+        for look in (folders.check, folders.resolve):
+            with pytest.raises(RecipeError, match=f"model.path: '{name}': {cure}"):
+                look(name)
+
+    told("~nobody-at-all/x", "Could not determine home directory")
+    told("a" * 300 + "/b", "cannot be looked at: File name too long")
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    for method in ("is_file", "is_dir"):
+        monkeypatch.setattr(Path, method, mock.Mock(side_effect=denied))
+    told("/closed/x", "cannot be looked at: Permission denied")
 
 
 @pytest.mark.usefixtures("silent_hub")
