@@ -213,6 +213,20 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         )
         for url in ("example.org", "ftp://example.org", "http://", "http://a:b/v1", "http://[a", "http://a b")
     ),
+    *(
+        ("store.url", url, f"store.url: {url!r}: write postgresql://USER@HOST/DATABASE or")
+        for url in (
+            "postgresql://",
+            "postgresql://h",
+            "postgresql://h/",
+            "postgresql:///d",
+            "postgresql://h:abc/d",
+            "postgresql://h:99999/d",
+            "postgresql://[h/d",
+            "postgres://h/d",
+        )
+    ),
+    ("store.url", "postgresql://me:word@h/d", "store.url: 'postgresql://me:word@h/d': recipes are copied"),
     ("traces.export.endpoint", "example.org", "traces.export.endpoint: 'example.org': write http"),
     ("agent.limits.calls", 0, "agent.limits.calls: 0: "),
     (
@@ -270,6 +284,14 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         "upstreams.model: 'w': is what agents call the trained model; give the hosted one another name",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me@h:5432/d", "postgresql://me@[::1]/d", "postgresql://me@/d?host=/run"]
+)
+def test_a_database_is_named_by_host_or_by_the_folder_of_its_socket(folder: Path, url: str) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    assert loading.load(path, [f"store.url={url}"]).store.url == url
 
 
 @pytest.mark.parametrize(("path", "value", "expected"), VALUE_MISTAKES)
