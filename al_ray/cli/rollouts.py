@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from contextlib import closing
@@ -32,6 +33,9 @@ def search(run: Path, filters: Filters) -> Search:
     for name, choices in (("status", tuple(RolloutStatus)), ("mode", get_args(Mode))):
         if given[name] not in (None, *choices):
             raise UserError(Problem(f"--{name}", given[name], f"one of {', '.join(choices)}"))
+    for name in ("min_reward", "max_reward"):
+        if given[name] is not None and math.isnan(given[name]):
+            raise UserError(Problem(f"--{name.replace('_', '-')}", given[name], "no reward is more or less"))
     return Search(**given, dimension=RunFolder.newest(run).recipe().transitions.reward)
 
 

@@ -115,6 +115,8 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
         return Problem(where, task, f"is of type {type(task).__name__}; it {cure}")
     if not isinstance(task.id, str) or not task.id:
         return Problem(f"{where}, id", task.id, "must be a text that names the task")
+    if not _is_stored(task.id):
+        return Problem(f"{where}, id", task.id, "holds half a surrogate pair, which is no character")
     if not isinstance(task.data, Mapping):
         return Problem(f"{where}, data", task.data, "must be a mapping: what the agent is given")
     try:
@@ -122,6 +124,14 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
     except (TypeError, orjson.JSONEncodeError) as error:
         return Problem(f"{where}, data", task.id, f"must be JSON, for it is stored and sent: {error}")
     return None
+
+
+def _is_stored(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _repeated_ids(loader: str, split: str, tasks: Sequence[Task]) -> list[Problem]:

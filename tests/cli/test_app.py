@@ -400,6 +400,31 @@ def test_a_wrong_command_is_a_usage_error(invoke: Invoke, command: str) -> None:
     assert code == 2 and "Usage:" in output
 
 
+@pytest.mark.parametrize("number", ["99999", "-5", "0"])
+def test_a_port_that_there_cannot_be_is_a_usage_error(invoke: Invoke, number: str) -> None:
+    code, output = invoke(f"serve absent --dry-run --port {number}")
+    assert code == 2 and "Invalid value for '--port'" in output
+
+
+@pytest.mark.parametrize("option", ["--page", "--limit"])
+def test_a_page_that_nobody_can_count_to_is_a_usage_error(
+    invoke: Invoke, recorded: Path, option: str
+) -> None:
+    code, output = invoke(f"rollouts {recorded} {option} 99999999999999999999")
+    assert code == 2 and f"Invalid value for '{option}'" in output
+    last = 2**31 - 1
+    for order in ("asked", "seconds"):
+        assert invoke(f"rollouts {recorded} --sort {order} --page {last} --limit {last}")[0] == 0
+
+
+@pytest.mark.parametrize("option", ["--min-reward", "--max-reward"])
+def test_a_bound_of_rewards_is_a_number(invoke: Invoke, recorded: Path, option: str) -> None:
+    assert invoke(f"rollouts {recorded} {option} nan") == (
+        2,
+        f"error: {option}: nan: no reward is more or less\n",
+    )
+
+
 def test_a_fault_of_the_system_keeps_its_traceback_and_is_exit_code_1(folder: Path) -> None:
     (folder / "faulty.py").write_text(
         "from al_ray.cli import app, preparing\n"

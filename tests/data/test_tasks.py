@@ -107,6 +107,9 @@ def no_json(path, split):
 def half_a_character(path, split):
     return [Task(f"{split}-0", {"question": "\\ud800"}, split)]
 
+def half_an_id(path, split):
+    return [Task(f"{split}-\\ud800", data(0), split)]
+
 def numbered(path, split):
     return [Task(i, data(i), split) for i in range(20)]
 
@@ -164,6 +167,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
         ("nothing", r"failed on the split 'train': TypeError: 'NoneType' object is not iterable"),
         ("no_json", r"task 0 of train, data: 'train-0': must be JSON, .*Type is not JSON serializable: set"),
         ("half_a_character", r"task 0 of train, data: 'train-0': must be JSON, .*surrogates"),
+        ("half_an_id", r"task 0 of train, id: 'train-\\ud800': holds half a surrogate pair"),
         ("numbered", r"task 4 of train, id: 4: must be a text that names the task\n.*15 more so"),
         ("no_mapping", r"data: 'what is 1 \+ 1\?': must be a mapping"),
     ],
@@ -191,7 +195,7 @@ def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> N
     [
         (
             "teach_badly",
-            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 42",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 45",
         ),
         ("teach_no_more", r"failed on the task 'train-0': SystemExit: 0 \(.*own_loaders.py"),
         ("teach_otherwise", "gave a list for the task 'train-0'; it must be a Demonstration"),
