@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import Recipe, checks
-from al_ray.recipe.section import no_such_key
+from al_ray.recipe.section import CURES, no_such_key
 from al_ray.recipe.stages import STAGES
 from al_ray.types import JSON
 
@@ -281,11 +281,9 @@ def _problem(error: ErrorDetails) -> Problem:
     elif kind == "missing":
         value, cure = "absent", "this key is required"
     elif kind == "string_pattern_mismatch":
-        cure = "write it as package.module:attribute"
-        if location == ("name",):
-            cure = "letters, digits and _.- are allowed, the first a letter or digit"
-        elif location[0] == "policies":
-            cure = "a policy's name: letters, digits and _- are allowed, the first a letter or digit"
+        cure = CURES[error["ctx"]["pattern"]]
+        if location[-1] == "[key]":  # of the key itself, not of what stands there
+            shown.pop()
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         shown.append("algorithm")
         value = value.get("algorithm", "absent")

@@ -7,7 +7,7 @@ compares them. Every field's docstring is what ``docs/recipes.md`` prints.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -20,10 +20,29 @@ from pydantic import (
     model_validator,
 )
 
-DottedPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+_DOTTED_PATH: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+_NAME: Final = r"^\w[\w.-]*$"
+_POLICY_NAME: Final = r"^\w[\w-]*$"
+_VARIABLE: Final = r"^[A-Za-z_]\w*$"
+_WITHIN: Final = r"^/\w[^,:]*$"
+CURES: Final[Mapping[str, str]] = {
+    _DOTTED_PATH: "write it as package.module:attribute",
+    _NAME: "letters, digits and _.- are allowed, the first a letter or digit",
+    _POLICY_NAME: "a policy's name: letters, digits and _- are allowed, the first a letter or digit",
+    _VARIABLE: "a variable's name alone: its value is the one that is set where the driver runs",
+    _WITHIN: "write an absolute path, as it is seen within: /data, without a comma or colon",
+}
+"""What is told of text that is not like the pattern."""
+DottedPath = Annotated[str, StringConstraints(pattern=_DOTTED_PATH)]
 """``package.module:attribute``."""
-Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 """Of a folder: letters, digits and ``_.-``."""
+PolicyName = Annotated[str, StringConstraints(pattern=_POLICY_NAME)]
+"""Of a folder and a metric: letters, digits and ``_-``."""
+Variable = Annotated[str, StringConstraints(pattern=_VARIABLE)]
+"""The name of one of the environment's."""
+Within = Annotated[str, StringConstraints(pattern=_WITHIN)]
+"""A path in a sandbox."""
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
