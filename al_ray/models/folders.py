@@ -55,7 +55,7 @@ def resolve(name: str, tell: Tell = _logged) -> Path:
     if problem := model_name.problem(name):
         raise RecipeError(problem)
     prepared = _prepared(name)
-    if (prepared / "config.json").is_file():
+    if _is_prepared(prepared):
         return prepared
     try:
         return _download(name, tell)
@@ -63,7 +63,10 @@ def resolve(name: str, tell: Tell = _logged) -> Path:
         gguf = _packaged(name)
         if gguf is None:
             raise RecipeError(Problem("model.path", name, _cure(name))) from error
-    _prepare(gguf, prepared, tell)
+    try:
+        _prepare(gguf, prepared, tell)
+    except OSError as error:
+        raise RecipeError(_of_home(error)) from error
     return prepared
 
 
@@ -76,7 +79,7 @@ def check(name: str) -> Path | None:
     if problem := model_name.problem(name):
         raise RecipeError(problem)
     prepared = _prepared(name)
-    if (prepared / "config.json").is_file():
+    if _is_prepared(prepared):
         return prepared
     if _packaged(name) is not None:
         return None
@@ -95,7 +98,7 @@ def at_hand(name: str) -> Path | None:
             return adapters.merged_at(folder)
         return folder if (folder / "config.json").is_file() else None
     prepared = _prepared(name)
-    if (prepared / "config.json").is_file():
+    if _is_prepared(prepared):
         return prepared
     try:
         return _cached(name)
@@ -146,6 +149,18 @@ def require_adaptable(folder: Path, section: ModelSection, device: Device) -> No
 
 def _prepared(name: str) -> Path:
     return home() / "models" / name.replace("/", "--")
+
+
+def _is_prepared(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError as error:
+        raise RecipeError(_of_home(error)) from error
+
+
+def _of_home(error: OSError) -> Problem:
+    """What keeps a model from it."""
+    return Problem("AL_RAY_HOME", str(home()), f"no model can be kept there: {error}")
 
 
 def _download(name: str, tell: Tell) -> Path:

@@ -213,6 +213,17 @@ def test_a_path_that_cannot_be_looked_at_is_told_with_the_reason(monkeypatch: py
 
 
 @pytest.mark.usefixtures("silent_hub")
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)
+    monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(
+        RecipeError, match=r"AL_RAY_HOME: '.*/file/home': no model can be kept there: .*Not a"
+    ):
+        folders.resolve(SMOLLM2)
+
+
+@pytest.mark.usefixtures("silent_hub")
 def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """No retries, then the cures: a folder, or the package that carries the model."""
     monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)

@@ -132,6 +132,12 @@ def test_an_exported_model_tells_how_it_was_trained(tmp_path: Path, make_run: Ma
     assert "| untrained | 0.2500 | - | 12 |\n| after grpo | 0.7500 | 0.1250 | 12 |" in card
 
 
+def test_a_place_where_no_model_can_be_written_is_told(tmp_path: Path, make_run: MakeRun) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output: '.*/file/model': cannot be written: .*Not a directory"):
+        export(RunFolder(make_run("a")).checkpoint(1), tmp_path / "file" / "model", None)
+
+
 def test_what_is_of_a_runs_records_is_refused_for_a_model(tmp_path: Path, make_run: MakeRun) -> None:
     checkpoint = RunFolder(make_run("a")).checkpoint(1)
     with pytest.raises(UserError, match=re.escape("--format: 'parquet': is for the records of a run")):
