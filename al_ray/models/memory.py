@@ -56,7 +56,7 @@ class Estimate:
     parts: Mapping[str, int]
     """Of one learner."""
     engine: int
-    """One engine's share."""
+    """One engine's share; 0: nobody here knows."""
     room: int
     """What one learner may have; 0: nobody here knows."""
     recompute: bool
@@ -71,8 +71,8 @@ class Estimate:
         told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.parts.items())
         held, room = f"{self.learner / GIB:.1f}", f"{self.room / GIB:.1f}"
         of = f" of {room}" if self.room else ""
-        engine = f"an engine {self.engine / GIB:.1f} GiB"
-        lines = [f"memory, estimated: a learner {held}{of} GiB ({told}); {engine}"]
+        engine = f"; an engine {self.engine / GIB:.1f} GiB" if self.engine else ""
+        lines = [f"memory, estimated: a learner {held}{of} GiB ({told}){engine}"]
         if self.room and self.learner > self.room:
             lines.append(
                 f"warning: a learner is likely to hold {held} GiB, and has {room}: lower "
