@@ -113,5 +113,7 @@ def _as_text(value: Any) -> Any:
 def no_such_key(name: str, known: Iterable[str]) -> str:
     """The cure for an unknown key: the known one that resembles it, or all."""
     known = sorted(known)
+    if not known:
+        return "no such key; there is none here"
     close = difflib.get_close_matches(name, known, n=1)
     return "no such key; " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}")

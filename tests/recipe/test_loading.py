@@ -142,6 +142,11 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("model.chat_template", "no.jinja", "model.chat_template: "),
     ("data.load", "toy_agent:absent", "data.load: 'toy_agent:absent': toy_agent has no 'absent'"),
     ("data.options", {"cuont": 3}, "data.options.cuont: 3: no such key; did you mean 'count'?"),
+    (
+        "data",
+        {"load": "toy_agent:load_long", "options": {"k": 1}},
+        "data.options.k: 1: no such key; there is none here",
+    ),
     ("agent.run", "absent.module:solve", "agent.run: 'absent.module:solve': no module named 'absent'"),
     (
         "agent.run",
