@@ -3,7 +3,9 @@ is opened."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -57,7 +59,7 @@ def _line(run: RunFolder) -> RunLine:
         first=None,
         last=None,
         failed=None,
-        bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file()),
+        bytes=_bytes(path),
     )
     try:
         logged = jsonl_sink.read(path)
@@ -71,3 +73,13 @@ def _line(run: RunFolder) -> RunLine:
         last=last,
         failed=int(sum(each.get(key) or 0 for each in logged for key in _FAILED)),
     )
+
+
+def _bytes(folder: Path) -> int:
+    """Of its files. A run under way removes some while they are counted."""
+    found = 0
+    for place, _, names in os.walk(folder):  # which passes over a folder that goes
+        for name in names:
+            with suppress(FileNotFoundError):
+                found += os.lstat(os.path.join(place, name)).st_size
+    return found

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -63,6 +64,27 @@ def test_a_run_is_told_in_a_line(tmp_path: Path, make_run: MakeRun) -> None:
     assert (two.begun, two.steps, two.wanted) == (2000.0, 1, 1)
     assert (two.first, two.last, two.failed) == (0.25, 0.75, 5)
     assert two.bytes == sum(file.stat().st_size for file in second.rglob("*") if file.is_file())
+
+
+def test_files_may_go_while_the_runs_are_listed(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a store's log and what of a checkpoint is removed do while a run is under way."""
+    run = make_run("a")
+    whole = listing(run)[0].bytes
+    (run / "store.sqlite-wal").write_text("gone as soon as it is seen")
+
+    def look(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("-wal") and not options:
+            found = stat(path)
+            os.unlink(path)
+            return found
+        return stat(path, *arguments, **options)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(os, "lstat", lambda path: (look(path), stat(path, follow_symlinks=False))[1])
+    assert listing(run)[0].bytes == whole
 
 
 def test_a_run_whose_metrics_cannot_be_read_is_listed_beside_the_others_with_the_reason(
