@@ -56,6 +56,10 @@ class DataError(UserError):
     """A dataset is missing or has a row of the wrong shape."""
 
 
+class NoStoreError(UserError):
+    """Of a run that has not begun to write, or whose store was removed."""
+
+
 class UselessRunError(AlRayError):
     """To go on would teach nothing: every rollout failed, or none asked the model."""
 

@@ -51,10 +51,13 @@ def list_runs(folder: Path) -> None:
     for run in found:
         name = "." if run.path == folder else str(run.path.relative_to(folder))
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.begun))
-        steps = f"{run.steps}/{'?' if run.wanted is None else run.wanted}"
-        cells = (steps, _number(run.first), _number(run.last), str(run.failed), decimal(run.bytes))
-        table.add_row(Text(name), begun, *cells)
+        steps, wanted, failed = ("?" if n is None else str(n) for n in (run.steps, run.wanted, run.failed))
+        accuracies = _number(run.first), _number(run.last)
+        table.add_row(Text(name), begun, f"{steps}/{wanted}", *accuracies, failed, decimal(run.bytes))
     terminal().print(table if found else f"there is no run in {folder}")
+    for run in found:
+        if run.unread:
+            terminal().print(Text(f"warning: {run.unread}"), soft_wrap=True)
 
 
 def compare(first: Path, second: Path, task: str | None) -> None:

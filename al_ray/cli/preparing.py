@@ -21,7 +21,7 @@ from al_ray.run.folder import require_lasting
 from al_ray.run.forecast import of_earlier_run
 from al_ray.run.launch.footprint import memory_lines
 from al_ray.run.launch.lengths import warnings_of_lengths
-from al_ray.run.launch.preparation import nodes, services
+from al_ray.run.launch.preparation import check_services, nodes, services
 from al_ray.run.stages.teacher import require_teachers
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def validate(recipe: Recipe, path: Path) -> None:
     walls: str | None = None
     if recipe.agent.sandbox is not None:
         walls = tried(lambda: wall.try_out(recipe.agent))
-    for service in (tried(lambda: services(recipe)) or {}).values():
-        tried(service.check)
+    tried(lambda: check_services(recipe))
     model: Path | None = tried(lambda: folders.check(recipe.model.path))
     if model is not None:
         tried(lambda: folders.require_whole(model, recipe.model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from contextlib import closing
@@ -13,7 +14,7 @@ import orjson
 
 from al_ray.cli.arguments.listing import Filters, Pages
 from al_ray.database.reader import Records
-from al_ray.errors import Problem, UserError
+from al_ray.errors import NoStoreError, Problem, UserError
 from al_ray.reports.console import terminal
 from al_ray.rollouts.exporting.row import rollout_row
 from al_ray.rollouts.reading.search import Order, Search, ended, find, last
@@ -32,6 +33,9 @@ def search(run: Path, filters: Filters) -> Search:
     for name, choices in (("status", tuple(RolloutStatus)), ("mode", get_args(Mode))):
         if given[name] not in (None, *choices):
             raise UserError(Problem(f"--{name}", given[name], f"one of {', '.join(choices)}"))
+    for name in ("min_reward", "max_reward"):
+        if given[name] is not None and math.isnan(given[name]):
+            raise UserError(Problem(f"--{name.replace('_', '-')}", given[name], "no reward is more or less"))
     return Search(**given, dimension=RunFolder.newest(run).recipe().transitions.reward)
 
 
@@ -45,7 +49,7 @@ def order(name: str) -> Order:
 def list_rollouts(run: Path, wanted: Search, by: Order, pages: Pages, *, as_json: bool) -> None:
     """Those that fit: as they were asked for, the last at the end; in another order, the first."""
     limit, page = pages.limit, pages.page
-    with closing(Records(RunFolder.newest(run).store_url)) as records:
+    with closing(Records(RunFolder.newest(run).store_url, read_only=True)) as records:
         found = last(records, wanted, by, reverse=pages.reverse, limit=limit, page=page)
     shown = found[-limit:]
     if by is not Order.ASKED:
@@ -62,7 +66,7 @@ def list_rollouts(run: Path, wanted: Search, by: Order, pages: Pages, *, as_json
 
 def follow(run: Path, wanted: Search, *, as_json: bool) -> None:
     """Those that fit, a line each as they end, until somebody interrupts this."""
-    with closing(Records(RunFolder.newest(run).store_url)) as records:
+    with closing(_begun(RunFolder.newest(run))) as records:
         for rollout in ended(records, wanted, lambda: time.sleep(_LOOK_SECONDS)):
             if as_json:
                 _print_json(rollout_row(rollout, wanted.dimension))
@@ -70,11 +74,24 @@ def follow(run: Path, wanted: Search, *, as_json: bool) -> None:
                 print(rollout_line(rollout, wanted.dimension), flush=True)
 
 
+def _begun(folder: RunFolder) -> Records:
+    """Those of a run whose driver may still be at work on what comes before its store."""
+    told = False
+    while True:
+        try:
+            return Records(folder.store_url, read_only=True)
+        except NoStoreError:
+            if not told:
+                print(f"waiting: {folder.path} has no store yet", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(_LOOK_SECONDS)
+
+
 def show_rollout(run: Path, rollout: str, *, as_json: bool) -> None:
     """All of one rollout, named by its id or the beginning of it, with what its calls were worth."""
     folder = RunFolder.newest(run)
     dimension = folder.recipe().transitions.reward
-    with closing(Records(folder.store_url)) as records:
+    with closing(Records(folder.store_url, read_only=True)) as records:
         found = find(records, rollout)
         known = worth(folder, records, found)
     if as_json:
@@ -103,7 +120,7 @@ def export(run: Path, wanted: Search, what: str, format: str | None, output: Pat
     from al_ray.rollouts.exporting.tables import Export
 
     folder = RunFolder.newest(run)
-    with closing(Records(folder.store_url)) as records:
+    with closing(Records(folder.store_url, read_only=True)) as records:
         source = Export(records, wanted, folder.recipe().transitions)
         if what == "episodes":
             from al_ray.run.ended.episodes import export_episodes

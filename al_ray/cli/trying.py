@@ -50,15 +50,14 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
             console.warning(warning)
     with console.part("libraries"):
         from al_ray.database.writer import Database
-        from al_ray.run.launch.preparation import services
+        from al_ray.run.launch.preparation import check_services
         from al_ray.run.launch.specs import runner_spec
         from al_ray.run.trial.agent import is_here
         from al_ray.run.trial.attempt import attempted, chosen
         from al_ray.run.trial.house import opened
 
     task = chosen(tasks, name)
-    for service in services(recipe).values():
-        service.check()
+    check_services(recipe)
     with tempfile.TemporaryDirectory(prefix="al_ray_try_") as folder:
         store = Path(folder) / "store.sqlite"
         with closing(Database(sqlite_url(store))) as database, opened(recipe, store, console) as house:

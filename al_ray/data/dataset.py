@@ -109,7 +109,7 @@ class Report:
 
 def report(name: str, dataset: Dataset, directory: Path) -> Report | None:
     """On the dataset in ``directory`` or in its sub-directory; None if there is no file of it."""
-    where = directory / dataset.folder if (directory / dataset.folder).is_dir() else directory
+    where = files.directory(str(directory), samples=directory, folder=dataset.folder)
     named_so = {split: _file(where, stems) for split, stems in dataset.files.items()}
     named = where.resolve().name == dataset.folder
     found = {

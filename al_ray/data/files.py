@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +45,9 @@ def rows(path: str | None, names: Sequence[str], *, samples: Path, folder: str) 
     ``path`` is as ``directory`` takes it, or a hub dataset name, of which ``names`` are then splits.
     Raises ``DataError`` where nothing is found, and at the first row that cannot be read.
     """
-    if path is not None and not Path(path).expanduser().exists() and _HUB_NAME.fullmatch(path):
+    with _looked_at(path):
+        is_here = path is None or Path(path).expanduser().exists()
+    if path is not None and not is_here and _HUB_NAME.fullmatch(path):
         yield from _hub_rows(path, names)
         return
     for found in read(file(directory(path, samples=samples, folder=folder), names)):
@@ -65,25 +68,38 @@ def checked(row: DataRow, schema: type[SchemaT]) -> SchemaT:
 
 
 def directory(path: str | None, *, samples: Path, folder: str) -> Path:
-    """Where the dataset's files are: ``path``, or its sub-directory ``folder``; ``samples`` if it is None."""
-    found = samples if path is None else Path(path).expanduser()
-    return found / folder if (found / folder).is_dir() else found
+    """Where the dataset's files are: ``path``, or its sub-directory ``folder``; ``samples`` if it is None.
+    Raises ``DataError`` where nobody may look."""
+    with _looked_at(path):
+        found = samples if path is None else Path(path).expanduser()
+        return found / folder if (found / folder).is_dir() else found
 
 
 def file(where: Path, names: Sequence[str]) -> Path:
     """The first file that exists. Raises ``DataError`` with those that were looked for."""
     candidates = [where / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    with _looked_at(str(where)):
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
     expected = ", ".join(candidate.name for candidate in candidates)
     raise DataError(Problem("data.path", str(where), f"no such folder, or it holds none of {expected}"))
 
 
+@contextmanager
+def _looked_at(path: str | None) -> Iterator[None]:
+    """Inside, it is looked for; what keeps somebody from it, or that they have no home, is told."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cure = f"cannot be looked at: {getattr(error, 'strerror', None) or error}"
+        raise DataError(Problem("data.path", path, cure)) from error
+
+
 def read(path: Path) -> Iterator[DataRow | DataError]:
-    """Every row of a file, or in its place what is wrong with it: a bad row does not end the reading."""
-    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
-    for number, found in enumerate(readers[path.suffix](path), start=1):
+    """Every row of a file, or in its place what is wrong with it: a bad row does not end the reading. Raises
+    ``DataError`` where the file itself cannot be read, or not further."""
+    for number, found in enumerate(_found(path), start=1):
         where = f"{path}, row {number}"
         if isinstance(found, _Unreadable):
             yield DataError(Problem(where, found.text, found.cure))
@@ -93,6 +109,16 @@ def read(path: Path) -> Iterator[DataRow | DataError]:
             yield DataError(broken)
         else:
             yield DataRow(where, found)
+
+
+def _found(path: Path) -> Iterator[Any]:
+    readers: Mapping[str, Callable[[Path], Iterable[Any]]]
+    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+    try:
+        yield from readers[path.suffix](path)
+    except OSError as error:  # also of Parquet whose pages are damaged
+        cure = f"cannot be read: {error.strerror or error}"
+        raise DataError(Problem(str(path), path.name, cure)) from error
 
 
 def _broken_texts(value: Any, where: str) -> Iterator[Problem]:
@@ -140,11 +166,10 @@ def _parquet(path: Path) -> Iterator[Any]:
     pyarrow = importlib.import_module("pyarrow")  # only where needed: it takes a while to load
     parquet = importlib.import_module("pyarrow.parquet")
     try:
-        batches = parquet.ParquetFile(path).iter_batches()
-    except pyarrow.ArrowInvalid as error:
+        for batch in parquet.ParquetFile(path).iter_batches():  # each is decoded when it is its turn
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(Problem(str(path), path.name, f"must be a Parquet file: {error}")) from error
-    for batch in batches:
-        yield from batch.to_pylist()
 
 
 def _hub_rows(name: str, splits: Sequence[str]) -> Iterator[DataRow]:

@@ -95,7 +95,7 @@ def _loaded(place: str, data: DataSection, split: str) -> TaskSet:
         tasks = list(told.tasks)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's loader raises
+    except (Exception, SystemExit) as error:  # whatever the user's loader raises
         cure = f"failed on the split {split!r}: {in_a_line(error)}"
         raise DataError(Problem(f"{place}.load", path, cure)) from error
     where = f"{place}.load {path}"
@@ -117,6 +117,8 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
         return Problem(where, task, f"is of type {type(task).__name__}; it {cure}")
     if not isinstance(task.id, str) or not task.id:
         return Problem(f"{where}, id", task.id, "must be a text that names the task")
+    if not _is_stored(task.id):
+        return Problem(f"{where}, id", task.id, "holds half a surrogate pair, which is no character")
     if not isinstance(task.data, Mapping):
         return Problem(f"{where}, data", task.data, "must be a mapping: what the agent is given")
     try:
@@ -124,6 +126,14 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
     except (TypeError, orjson.JSONEncodeError) as error:
         return Problem(f"{where}, data", task.id, f"must be JSON, for it is stored and sent: {error}")
     return None
+
+
+def _is_stored(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _repeated_ids(loader: str, split: str, tasks: Sequence[Task]) -> list[Problem]:
@@ -179,7 +189,7 @@ def _try_demonstration(stage: SupervisedStage, where: str, task: Task) -> None:
         shown = demonstrate(task.data)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's teacher raises
+    except (Exception, SystemExit) as error:  # whatever the user's teacher raises
         cure = f"failed on the task {task.id!r}: {in_a_line(error)}"
         raise DataError(Problem(where, stage.demonstrate, cure)) from error
     if not isinstance(shown, Demonstration):

@@ -19,12 +19,12 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from al_ray.database import log
 from al_ray.database.schema import SCHEMA_VERSION, meta, metadata
-from al_ray.errors import Problem, StoreError, UserError
+from al_ray.errors import NoStoreError, Problem, StoreError, UserError
 
 _log = logging.getLogger(__name__)
 _WRITES: Final = "al_ray_writes"
@@ -34,6 +34,7 @@ _PRIMARY: Final = 0xFF
 """Of SQLite's error codes: what is above tells more of the same error."""
 _OF_THE_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 _PG_DISK_FULL: Final = "53100"
+_NOT_BEGUN: Final = "no run has written here; has it begun, or was the store removed?"
 _LOCK: Final = sa.select(meta).with_for_update()
 
 
@@ -69,17 +70,25 @@ def open_read_only(url: str) -> sa.Engine:
     """The database at ``url``, of which nothing is changed and nothing held: each connection ends with its
     question, so that a run that ends can close its log.
 
-    Raises ``UserError`` if there is none, or if another version of al_ray wrote it.
+    Raises ``NoStoreError`` if there is none, and ``UserError`` if another version of al_ray wrote it; so does
+    every question to a database that is damaged, or no more there.
     """
-    where = f"store {sa.make_url(url).render_as_string()}"
-    is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+    parsed = sa.make_url(url)
+    where = f"store {parsed.render_as_string()}"
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and not Path(str(parsed.database)).exists():
+        raise NoStoreError(Problem(where, "no such file", _NOT_BEGUN))
     engine = _sqlite_read_only(url) if is_sqlite else _postgresql(url, postgresql_readonly=True)
-    try:
-        if not _has_tables(engine):
-            raise UserError(Problem(where, "no tables", "no run has written here; has it begun?"))
-        _require_version(engine, where)
-    except DatabaseError as error:
-        raise UserError(Problem(where, str(error.orig).strip(), "no store can be read there")) from error
+
+    @sa.event.listens_for(engine, "handle_error")
+    def _on_error(context: ExceptionContext) -> None:
+        error = context.sqlalchemy_exception
+        if isinstance(error, DatabaseError) and not context.is_pre_ping:
+            raise UserError(Problem(where, str(error.orig).strip(), "no store can be read there")) from error
+
+    if not _has_tables(engine):
+        raise NoStoreError(Problem(where, "no tables", _NOT_BEGUN))
+    _require_version(engine, where)
     return engine
 
 

@@ -42,7 +42,7 @@ class Records:
     """One run's records, to be read. ``url`` is that of ``al_ray.database.backends``."""
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        """``read_only`` changes nothing, not even where there is no database yet: that is a ``UserError``."""
+        """``read_only`` changes nothing; where there is no database yet, that is a ``NoStoreError``."""
         self._engine = open_read_only(url) if read_only else open_engine(url)
         self._reading = reading(self._engine)
 

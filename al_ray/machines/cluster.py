@@ -251,7 +251,11 @@ def _knock(address: str) -> None:
     """Raises ``OSError`` where nobody listens, or somebody who does not speak as Ray does: Ray itself would
     go on trying for minutes."""
     if address == "auto":
-        return
+        found = services.get_ray_address_from_environment(address, None)
+        try:
+            return _knock(found)
+        except OSError as error:
+            raise OSError(f"Ray has recorded that the last cluster here is at {found}; {error}") from error
     host, _, port = address.rpartition(":")
     if not re.fullmatch(r"[\w.-]+|\[[\w:.]+\]", host) or not port.isdecimal():
         cure = "must be the head's host:port (often port 6379), or auto; another machine's cluster is "

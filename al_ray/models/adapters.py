@@ -19,6 +19,7 @@ from filelock import FileLock
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.whole import whole_folder
 from al_ray.models import tensors
+from al_ray.models.config import read
 from al_ray.recipe import LoraSection, Recipe
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -100,7 +101,7 @@ def problem_of(where: str, folder: Path, section: LoraSection) -> Problem | None
     run, which are as ``section`` says."""
     if not is_adapter(folder) or not (folder / WEIGHTS).is_file():
         return Problem(where, str(folder), f"holds no adapter: no {CONFIG} and {WEIGHTS}")
-    found, wanted = json.loads((folder / CONFIG).read_bytes()), config(section, "")
+    found, wanted = read(folder / CONFIG, where), config(section, "")
     for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
         theirs, ours = found.get(key), wanted[key]
         if (sorted(theirs or ()) != sorted(ours)) if key == "target_modules" else theirs != ours:
@@ -125,7 +126,7 @@ def merged(folder: Path, tell: Callable[[str], None]) -> Path:
     with FileLock(folder / f".{_MERGED}.lock"):
         if (found := merged_at(folder)) is not None:
             return found
-        base = Path(json.loads((folder / CONFIG).read_bytes())["base_model_name_or_path"])
+        base = Path(str(read(folder / CONFIG, "model.path").get("base_model_name_or_path")))
         if not (base / "config.json").is_file():
             cure = f"is an adapter of {base}, which is not there: bring it back"
             raise RecipeError(Problem("model.path", str(folder), cure))

@@ -8,7 +8,6 @@ Where the hub does not answer, some models can be prepared from PyPI packages th
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,8 @@ from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
 from al_ray.machines.plan import Device
 from al_ray.machines.whole import whole_folder
-from al_ray.models import adapters, limits
+from al_ray.models import adapters, limits, tensors
+from al_ray.models.config import config_of
 from al_ray.recipe import ModelSection, model_name
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def resolve(name: str, tell: Tell = _logged) -> Path:
     if problem := model_name.problem(name):
         raise RecipeError(problem)
     prepared = _prepared(name)
-    if (prepared / "config.json").is_file():
+    if _is_prepared(prepared):
         return prepared
     try:
         return _download(name, tell)
@@ -63,7 +63,10 @@ def resolve(name: str, tell: Tell = _logged) -> Path:
         gguf = _packaged(name)
         if gguf is None:
             raise RecipeError(Problem("model.path", name, _cure(name))) from error
-    _prepare(gguf, prepared, tell)
+    try:
+        _prepare(gguf, prepared, tell)
+    except OSError as error:
+        raise RecipeError(_of_home(error)) from error
     return prepared
 
 
@@ -76,7 +79,7 @@ def check(name: str) -> Path | None:
     if problem := model_name.problem(name):
         raise RecipeError(problem)
     prepared = _prepared(name)
-    if (prepared / "config.json").is_file():
+    if _is_prepared(prepared):
         return prepared
     if _packaged(name) is not None:
         return None
@@ -95,7 +98,7 @@ def at_hand(name: str) -> Path | None:
             return adapters.merged_at(folder)
         return folder if (folder / "config.json").is_file() else None
     prepared = _prepared(name)
-    if (prepared / "config.json").is_file():
+    if _is_prepared(prepared):
         return prepared
     try:
         return _cached(name)
@@ -109,7 +112,9 @@ def require_whole(folder: Path, section: ModelSection) -> None:
     for pattern, what in (("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
         if not any(folder.glob(pattern)):
             raise RecipeError(Problem("model.path", str(folder), f"holds no {what}: no file {pattern}"))
-    config = json.loads((folder / "config.json").read_bytes())
+    for _ in tensors.shapes(folder):  # raises at a file that is not whole
+        pass
+    config = config_of(folder)
     longest = config.get("max_position_embeddings")
     scaled = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("factor")
     if isinstance(longest, int) and section.max_length > longest and not scaled:
@@ -119,7 +124,7 @@ def require_whole(folder: Path, section: ModelSection) -> None:
 
 def require_trainable(folder: Path, section: ModelSection) -> None:
     """Raises ``RecipeError`` where no learner can compute what engines sample, as far as the config tells."""
-    config = json.loads((folder / "config.json").read_bytes())
+    config = config_of(folder)
     text = limits.text_part(config)
     if config.get("is_encoder_decoder"):
         raise RecipeError(
@@ -144,6 +149,18 @@ def require_adaptable(folder: Path, section: ModelSection, device: Device) -> No
 
 def _prepared(name: str) -> Path:
     return home() / "models" / name.replace("/", "--")
+
+
+def _is_prepared(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError as error:
+        raise RecipeError(_of_home(error)) from error
+
+
+def _of_home(error: OSError) -> Problem:
+    """What keeps a model from it."""
+    return Problem("AL_RAY_HOME", str(home()), f"no model can be kept there: {error}")
 
 
 def _download(name: str, tell: Tell) -> Path:

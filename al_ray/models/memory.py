@@ -7,7 +7,6 @@ activations are those of a decoder with gated layers; learners log beside the es
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from al_ray.errors import PlacementError, Problem
 from al_ray.machines.plan import Plan
 from al_ray.machines.precision import Dtype
 from al_ray.models import limits, tensors
+from al_ray.models.config import config_of
 from al_ray.recipe import LoraSection, Recipe
 
 GIB: Final = 2**30
@@ -56,7 +56,7 @@ class Estimate:
     parts: Mapping[str, int]
     """Of one learner."""
     engine: int
-    """One engine's share."""
+    """One engine's share; 0: nobody here knows."""
     room: int
     """What one learner may have; 0: nobody here knows."""
     recompute: bool
@@ -71,8 +71,8 @@ class Estimate:
         told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.parts.items())
         held, room = f"{self.learner / GIB:.1f}", f"{self.room / GIB:.1f}"
         of = f" of {room}" if self.room else ""
-        engine = f"an engine {self.engine / GIB:.1f} GiB"
-        lines = [f"memory, estimated: a learner {held}{of} GiB ({told}); {engine}"]
+        engine = f"; an engine {self.engine / GIB:.1f} GiB" if self.engine else ""
+        lines = [f"memory, estimated: a learner {held}{of} GiB ({told}){engine}"]
         if self.room and self.learner > self.room:
             lines.append(
                 f"warning: a learner is likely to hold {held} GiB, and has {room}: lower "
@@ -84,7 +84,7 @@ class Estimate:
 
 def sizes_of(folder: Path) -> Sizes | None:
     """None where the config does not call its sizes by their usual names."""
-    text = limits.text_part(json.loads((folder / "config.json").read_bytes()))
+    text = limits.text_part(config_of(folder))
     return sizes(text, sum(math.prod(shape) for _, shape in tensors.shapes(folder)))
 
 

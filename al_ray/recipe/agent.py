@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_serializer
+from pydantic import Field, field_serializer
 
-from al_ray.recipe.section import DottedPath, Positive, Seconds, Section
+from al_ray.recipe.section import DottedPath, Positive, Seconds, Section, Variable, Within
 from al_ray.types import AttemptStatus, RetryRules
 
 
@@ -72,7 +72,7 @@ class SandboxSection(Section):
     image: str | None = None
     """The container's image, which must have ``python3`` (3.8 or later). Bubblewrap takes a folder with a
     root file system, and otherwise shows ``/usr`` of this machine."""
-    mounts: dict[Annotated[str, StringConstraints(pattern=r"^/\w[^,:]*$")], str] = {}
+    mounts: dict[Within, str] = {}
     """What is seen within, read-only: a place there, and the file or folder here, relative to the recipe."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
     """Cores of a container. In bubblewrap: the attempt may use this many times ``timeout`` of CPU time."""
@@ -109,7 +109,7 @@ class AgentSection(Section):
     requirements: list[str] | str | None = None
     """With ``isolation: process``: packages, or a requirements file relative to the recipe. The agent runs
     in a virtual environment that has these and nothing else, made once."""
-    environment: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")]] = []
+    environment: list[Variable] = []
     """Variables, set where the driver runs, that the agent, its evaluator and its hooks are given, such as
     the key of another API. Of the rest they find what any program needs, ``PATH`` say, and nothing else."""
     reward: Literal["output", "events"] | None = None

@@ -13,7 +13,7 @@ def load(path: str, where: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises when it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises when it is imported
         raise RecipeError(Problem(where, path, _cure(module_name, error))) from error
     try:
         return getattr(module, attribute)
@@ -22,7 +22,10 @@ def load(path: str, where: str) -> Any:
         raise RecipeError(Problem(where, path, cure)) from error
 
 
-def _cure(module_name: str, error: Exception) -> str:
+def _cure(module_name: str, error: Exception | SystemExit) -> str:
+    if isinstance(error, SystemExit):
+        cure = "ends the program when it is imported: put that under `if __name__ == '__main__'`"
+        return f"{module_name} {cure}; {in_a_line(error)}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         if f"{module_name}.".startswith(f"{error.name}."):
             return f"no module named {error.name!r} is here, installed, or on PYTHONPATH"

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import Recipe, checks
-from al_ray.recipe.section import no_such_key
+from al_ray.recipe.section import CURES, no_such_key
 from al_ray.recipe.stages import STAGES
 from al_ray.types import JSON
 
@@ -36,6 +36,8 @@ _BESIDE_THE_RECIPE = (
 """Paths that are relative to the recipe."""
 
 
+_SHOWN: Final = 80
+"""Characters of what cannot be read."""
 _SECRET: Final = "***"
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -106,7 +108,8 @@ def differences(ours: Recipe, theirs: Recipe) -> list[Problem]:
 
 class _Loader(yaml.SafeLoader):
     """Refuses what YAML would read otherwise than it looks: a key that stands twice, of which the second
-    would count; a key that is no word; an alias inside the thing that it names."""
+    would count; a key that is no word; an alias inside the thing that it names; a number that begins with 0
+    (to the base of 8) or has colons (to that of 60). Where ``yes`` is no boolean, ``Section`` says so."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -128,6 +131,19 @@ class _Loader(yaml.SafeLoader):
         self._open.pop()
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            found = super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # What looks like a date or a number, or is tagged as one, and is none. PyYAML lets that through.
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{str(node.value)[:_SHOWN]!r} is no {kind}; where text is meant, write it in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+        if isinstance(found, int | float) and _looks_otherwise(str(node.value), found):
+            problem = f"{node.value!r} would be read as {found}: write that, or text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return found
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if id(node) not in self._looked_at:  # once: what it merges stands beside its own keys afterwards
             self._looked_at.add(id(node))
@@ -142,6 +158,12 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 seen.add(key.value)
         super().flatten_mapping(node)
+
+
+def _looks_otherwise(text: str, number: float) -> bool:
+    """Whether nobody but YAML 1.1 reads this number in the text."""
+    plain = text.replace("_", "").lstrip("+-")
+    return ":" in text or (plain.isdecimal() and int(plain) != abs(number))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -238,28 +260,30 @@ def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetail
 
 def _remove(raw: dict[str, Any], location: Sequence[Any]) -> None:
     node: Any = raw
-    for part in location[:-1]:
-        if isinstance(node, list) or part in node:  # else it is the tag of the stage's kind
-            node = node[part]
-    del node[location[-1]]
+    *parents, last = _keys(location)
+    for part in parents:
+        node = node[part]
+    del node[last]
+
+
+def _keys(location: Sequence[Any]) -> list[Any]:
+    """Under ``stages`` the third part is no key but names the kind of stage; a key may be called alike."""
+    return [part for i, part in enumerate(location) if not (location[0] == "stages" and i == 2)]
 
 
 def _problem(error: ErrorDetails) -> Problem:
     location = error["loc"]
     kind = error["type"]
-    # Under ``stages`` the third part is not a key but names the kind of stage.
-    shown = [str(part) for i, part in enumerate(location) if not (location[0] == "stages" and i == 2)]
+    shown = [str(part) for part in _keys(location)]
     value, cure = error["input"], error["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         cure = no_such_key(shown[-1], _keys_beside(location))
     elif kind == "missing":
         value, cure = "absent", "this key is required"
     elif kind == "string_pattern_mismatch":
-        cure = "write it as package.module:attribute"
-        if location == ("name",):
-            cure = "letters, digits and _.- are allowed, the first a letter or digit"
-        elif location[0] == "policies":
-            cure = "a policy's name: letters, digits and _- are allowed, the first a letter or digit"
+        cure = CURES[error["ctx"]["pattern"]]
+        if location[-1] == "[key]":  # of the key itself, not of what stands there
+            shown.pop()
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         shown.append("algorithm")
         value = value.get("algorithm", "absent")

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from al_ray.recipe.section import Section
-
-PolicyName = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
-"""Of a folder and a metric: letters, digits and ``_-``."""
 
 
 class PolicySection(Section):

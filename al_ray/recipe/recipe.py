@@ -10,8 +10,8 @@ from pydantic import Field, JsonValue
 
 from al_ray.recipe.agent import AgentSection, SamplingSection, TransitionsSection
 from al_ray.recipe.health import HealthSection
-from al_ray.recipe.policies import PolicyName, PolicySection
-from al_ray.recipe.section import DottedPath, Name, Positive, Section
+from al_ray.recipe.policies import PolicySection
+from al_ray.recipe.section import DottedPath, Name, PolicyName, Positive, Section
 from al_ray.recipe.stages import AnyStage
 from al_ray.recipe.system import (
     CheckpointSection,

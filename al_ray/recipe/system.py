@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue
 
@@ -111,9 +111,17 @@ class PlacementSection(Section):
 
 
 def _postgresql_without_password(url: str) -> str:
-    if not url.startswith("postgresql://"):
-        raise ValueError("write postgresql://USER@HOST/DATABASE")
-    if urlsplit(url).password is not None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or parse_qs(parts.query).get(
+            "host"
+        )  # libpq's own way to name a socket's folder
+        is_one = parts.scheme == "postgresql" and host and parts.port != 0 and parts.path.strip("/")
+    except ValueError:  # of the port, or of brackets
+        is_one = False
+    if not is_one:
+        raise ValueError("write postgresql://USER@HOST/DATABASE or postgresql://USER@HOST:PORT/DATABASE")
+    if parts.password is not None:
         raise ValueError("recipes are copied and logged: leave the password to ~/.pgpass or PGPASSWORD")
     return url
 

@@ -13,11 +13,13 @@ from typing import IO, Any, Final
 
 import orjson
 
-from al_ray.errors import DiskError
+from al_ray.errors import DiskError, Problem, UserError
 from al_ray.machines.whole import whole_file
 from al_ray.types import Rollout
 
 FILE_NAME: Final = "metrics.jsonl"
+_SHOWN: Final = 80
+"""Bytes of a line that is none."""
 
 
 class JsonlSink:
@@ -59,12 +61,26 @@ def _until(folder: Path, step: int) -> list[dict[str, Any]]:
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of the run in ``folder``, none if there is no file.
 
-    A last line without its newline was cut off when the run was killed, and is left out.
+    A last line without its newline was cut off when the run was killed, and is left out. Raises ``UserError``
+    at any other that is none of metrics: somebody has edited the file, or a disk was full or damaged.
     """
     path = folder / FILE_NAME
     if not path.exists():
         return []
-    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _read(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = orjson.loads(line)
+        cure = 'it has no number "step"'
+    except orjson.JSONDecodeError as error:
+        found, cure = None, str(error)
+    if isinstance(found, dict) and isinstance(found.get("step"), int | float):
+        return found
+    text = line[:_SHOWN].decode("utf-8", "replace")
+    raise UserError(Problem(where, text, f"no line of metrics: {cure}; mend or remove it"))
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

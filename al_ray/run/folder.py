@@ -210,7 +210,12 @@ class RunChoice:
         """Raises ``UserError`` if it is there already, or is not there to be resumed."""
         if self.resume:
             return RunFolder.resume(recipe, self.name)
-        return RunFolder.create(recipe, self.name or datetime.now().strftime("%Y%m%d-%H%M%S"))
+        return RunFolder.create(recipe, self.new_name)
+
+    @property
+    def new_name(self) -> str:
+        """Of a run that is begun."""
+        return datetime.now().strftime("%Y%m%d-%H%M%S") if self.name is None else self.name
 
 
 def require_lasting(output: str) -> None:

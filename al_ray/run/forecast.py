@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from al_ray.errors import RecipeError
+from al_ray.errors import UserError
 from al_ray.evaluation.estimates import student
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import StageSpan, checkpoint_due, evaluation_due, stage_spans
@@ -89,9 +89,9 @@ def of_earlier_run(recipe: Recipe, gpus: int) -> str | None:
     for run in reversed(RunFolder.all_in(Path(recipe.output) / recipe.name)):
         try:
             same = run.recipe().model_copy(update={"seed": recipe.seed}) == recipe
-        except RecipeError:  # of another version
+            lines, spans = jsonl_sink.read(run.path), stage_spans(recipe)
+        except UserError:  # of another version, or damaged: this run is another
             continue
-        lines, spans = jsonl_sink.read(run.path), stage_spans(recipe)
         if same and all(len(_steps(span, span.end, lines)) == span.stage.steps for span in spans):
             taken = sum(line.get(name) or 0.0 for line in lines for name in _TIMES)
             stages = ", ".join(_of_stage(span, lines) for span in spans)

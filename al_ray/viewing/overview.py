@@ -104,10 +104,9 @@ class Overview:
 def run_row(run: ViewedRun) -> RunRow:
     """Of a run whose files may be in any state."""
     try:
-        recipe = run.recipe
+        recipe, lines = run.recipe, run.metrics()
     except UserError as error:
         return RunRow(run.name, run.title, error=str(error))
-    lines = run.metrics()
     step = _done(lines)
     evaluated = [line for line in lines if line.get("eval/accuracy") is not None]
     last = evaluated[-1] if evaluated else {}
@@ -122,7 +121,7 @@ def run_row(run: ViewedRun) -> RunRow:
         reward=rewards[-1] if rewards else None,
         accuracy=last.get("eval/accuracy"),
         stderr=last.get("eval/stderr"),
-        logged_at=lines[-1]["time"] if lines else None,
+        logged_at=lines[-1].get("time") if lines else None,
     )
 
 
@@ -197,7 +196,7 @@ def _doing(run: ViewedRun) -> Iterator[str]:
     """What is under way, as far as the run's files tell."""
     index, lines = run.index, run.metrics()
     done, newest = _done(lines), index.newest()
-    if lines:
+    if lines and "time" in lines[-1]:
         logged = ago(lines[-1]["time"])
         yield f"{done} of {run.steps} steps are done; the last line of metrics is {logged} old"
     if newest is None:

@@ -6,14 +6,19 @@ import json
 import shlex
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from al_ray.cli import app
+from al_ray.database.backends import close_log
 from al_ray.database.writer import Database
 from al_ray.machines import devices
 from al_ray.recipe import Recipe
@@ -267,6 +272,82 @@ def test_a_run_under_way_is_listed_as_it_is_at_that_moment(invoke: Invoke, recor
     database.close()
 
 
+READERS = (
+    "rollouts {run}",
+    "rollouts {run} r5",
+    "export {run} -o x.jsonl",
+    "compare {run} {run}",
+    "audit {run}",
+    "replay {run} 3",
+    "measure {run}",
+)
+
+LOGGED = '{"step": 3, "learner/trained_tokens": 8.0, "optim/loss": 0.5}\n'
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_store_that_is_gone_or_damaged_is_told_and_nothing_is_written_in_its_place(
+    invoke: Invoke, recorded: Path, folder: Path, command: str
+) -> None:
+    """Not a new one, either; and what was exported before stays."""
+    (recorded / "metrics.jsonl").write_text(LOGGED)
+    (folder / "x.jsonl").write_text("before")
+    store = recorded / "store.sqlite"
+    close_log(RunFolder(recorded).store_url)
+    whole = store.read_bytes()
+    for left, told in (
+        (None, "'no such file': no run has written here; has it begun, or was the store removed?"),
+        (whole[: len(whole) // 2], "'database disk image is malformed': no store can be read there"),
+        (b"nothing of ours " * 512, "'file is not a database': no store can be read there"),
+    ):
+        store.unlink() if left is None else store.write_bytes(left)
+        code, output = invoke(command.format(run=recorded))
+        assert (code, output) == (2, f"error: store sqlite:///{store}: {told}\n")
+        assert (folder / "x.jsonl").read_text() == "before"
+        assert left == (store.read_bytes() if store.exists() else None)
+
+
+@pytest.mark.parametrize("command", READERS[:3])
+def test_what_a_run_recorded_is_read_where_nothing_may_be_written(
+    invoke: Invoke, recorded: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """SQLite itself is kept from it, for a test may be run by who may write anywhere."""
+    close_log(RunFolder(recorded).store_url)
+    connect = sqlite3.connect
+
+    def reading(address: str, *arguments: Any, **options: Any) -> sqlite3.Connection:
+        assert "mode=ro" in str(address)
+        return connect(address, *arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", reading)
+    before = {file: file.read_bytes() for file in recorded.iterdir()}
+    code, output = invoke(command.format(run=recorded))
+    assert code == 0, output
+    assert {file: file.read_bytes() for file in recorded.iterdir()} == before
+
+
+def test_rollouts_are_followed_from_before_there_is_a_store(
+    invoke: Invoke, recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = RunFolder(recorded).store_url
+    (recorded / "store.sqlite").unlink()
+
+    def pass_time() -> Iterator[None]:
+        yield  # the driver is at work on other things
+        with closing(Database(url)) as database:
+            yield
+            record(database, 0, 2)
+            yield
+        raise KeyboardInterrupt
+
+    passing = pass_time()
+    monkeypatch.setattr(time, "sleep", lambda seconds: next(passing))
+    code, output = invoke(f"rollouts {recorded} --follow")
+    assert code == 130
+    told = [line.split()[0] for line in output.splitlines()]
+    assert told == ["r0", "r1", "waiting:"], output
+
+
 def test_a_run_is_exported(invoke: Invoke, recorded: Path, folder: Path) -> None:
     assert invoke(f"export {recorded} --what transitions --batch eval -o x.jsonl") == (
         0,
@@ -317,6 +398,31 @@ def test_all_mistakes_are_told_at_once_a_line_each(invoke: Invoke) -> None:
 def test_a_wrong_command_is_a_usage_error(invoke: Invoke, command: str) -> None:
     code, output = invoke(command)
     assert code == 2 and "Usage:" in output
+
+
+@pytest.mark.parametrize("number", ["99999", "-5", "0"])
+def test_a_port_that_there_cannot_be_is_a_usage_error(invoke: Invoke, number: str) -> None:
+    code, output = invoke(f"serve absent --dry-run --port {number}")
+    assert code == 2 and "Invalid value for '--port'" in output
+
+
+@pytest.mark.parametrize("option", ["--page", "--limit"])
+def test_a_page_that_nobody_can_count_to_is_a_usage_error(
+    invoke: Invoke, recorded: Path, option: str
+) -> None:
+    code, output = invoke(f"rollouts {recorded} {option} 99999999999999999999")
+    assert code == 2 and f"Invalid value for '{option}'" in output
+    last = 2**31 - 1
+    for order in ("asked", "seconds"):
+        assert invoke(f"rollouts {recorded} --sort {order} --page {last} --limit {last}")[0] == 0
+
+
+@pytest.mark.parametrize("option", ["--min-reward", "--max-reward"])
+def test_a_bound_of_rewards_is_a_number(invoke: Invoke, recorded: Path, option: str) -> None:
+    assert invoke(f"rollouts {recorded} {option} nan") == (
+        2,
+        f"error: {option}: nan: no reward is more or less\n",
+    )
 
 
 def test_a_fault_of_the_system_keeps_its_traceback_and_is_exit_code_1(folder: Path) -> None:

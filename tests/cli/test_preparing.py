@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,61 @@ def test_an_index_is_told_by_its_service_with_how_far_it_is_and_where(
     assert code == 0, told
     assert "start       index of book: " in told and "book: shelf/index" in told
     assert ("passages", 1, 2) in phases
+
+
+SERVICES = """
+import sys
+
+class Service:
+    def __init__(self, path, kind):
+        if kind == "raises":
+            raise ValueError("no index")
+        if kind == "exits":
+            sys.exit("no key")
+        self.kind = kind
+
+    def check(self):
+        if self.kind == "fails":
+            raise RuntimeError("too old")
+
+    async def start(self): ...
+    async def answer(self, question): ...
+    async def probe(self): ...
+
+class Half:
+    def __init__(self, path):
+        self.check = 3
+
+    async def answer(self, question): ...
+"""
+
+
+def test_a_service_of_the_users_own_that_fails_is_told_by_its_place(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether as it is made or as it is checked; of those that could be made, all at once."""
+    monkeypatch.delitem(sys.modules, "own_services", raising=False)
+    (tmp_path / "own_services.py").write_text(SERVICES)
+    toy.write_code(tmp_path)
+
+    def told(**services: object) -> list[str]:
+        toy.write_recipe(tmp_path, toy.recipe(tiny_model, tmp_path / "out") | {"services": services})
+        code, output = run_here(["validate", "toy.yaml"], tmp_path)
+        assert code == 2, output
+        return output.splitlines()
+
+    for kind, line, cause in (("raises", 7, "ValueError: no index"), ("exits", 9, "SystemExit: no key")):
+        assert told(own={"run": "own_services:Service", "options": {"kind": kind}}) == [
+            f"error: services.own.run: 'own_services:Service': cannot be made: {cause} "
+            f"({tmp_path}/own_services.py, line {line})"
+        ]
+    fails = {"run": "own_services:Service", "options": {"kind": "fails"}}
+    assert told(a=fails, b={"run": "own_services:Half"}, c=fails | {"options": {"kind": "well"}}) == [
+        "error: services.a.run: 'own_services:Service': failed in check: RuntimeError: too old "
+        f"({tmp_path}/own_services.py, line 14)",
+        "error: services.b.run: 'own_services:Half': is no Service (al_ray.protocols): "
+        "it has no check, start, probe",
+    ]
 
 
 def test_an_image_in_whose_place_bubblewrap_shows_this_machine_is_warned_of(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import pyarrow
 import pytest
@@ -105,6 +108,38 @@ def test_a_file_that_is_no_parquet_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(DataError, match="must be a Parquet file"):
         rows(tmp_path, "train")
+
+
+def test_a_parquet_file_with_damaged_pages_is_an_error(tmp_path: Path) -> None:
+    """They are decoded as the rows are read."""
+    path = write(tmp_path / "train.parquet", [{"id": f"{i} " * 9, "hops": [i]} for i in range(2000)])
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + b"\xaa" * 4000 + content[4200:])
+    with pytest.raises(
+        DataError, match=r"train.parquet: 'train.parquet': (cannot be read|must be a Parquet)"
+    ):
+        rows(tmp_path, "train")
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_what_nobody_may_read_or_look_at_is_told(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / f"train{suffix}")
+    denied = mock.Mock(side_effect=PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", denied)
+        patch.setattr(Path, "read_bytes", denied)
+        patch.setattr(parquet, "ParquetFile", denied)
+        with pytest.raises(DataError, match=f"{path}: 'train{suffix}': cannot be read: Permission denied"):
+            rows(tmp_path, "train")
+    for method in ("exists", "is_dir", "is_file"):
+        with monkeypatch.context() as patch, pytest.raises(DataError) as caught:
+            patch.setattr(Path, method, denied)
+            rows(tmp_path, "train")
+        assert str(caught.value) == f"data.path: '{tmp_path}': cannot be looked at: Permission denied"
+    with pytest.raises(DataError, match=r"data.path: '~nobody-at-all/x': cannot be looked at: Could not"):
+        list(files.rows("~nobody-at-all/x", ["train"], samples=tmp_path, folder="made"))
 
 
 def test_every_wrong_field_of_a_row_is_told() -> None:

@@ -96,6 +96,9 @@ def dicts(path, split):
 def fails(path, split):
     return open(f"/absent/{split}.jsonl").read()
 
+def exits(path, split):
+    raise SystemExit("give --data")
+
 def one_id(path, split):
     return [Task("same", data(i), split) for i in range(6)]
 
@@ -110,6 +113,9 @@ def no_json(path, split):
 
 def half_a_character(path, split):
     return [Task(f"{split}-0", {"question": "\\ud800"}, split)]
+
+def half_an_id(path, split):
+    return [Task(f"{split}-\\ud800", data(0), split)]
 
 def numbered(path, split):
     return [Task(i, data(i), split) for i in range(20)]
@@ -126,6 +132,9 @@ def teach_badly(task):
 
 def teach_nothing(task):
     return Demonstration([{"role": "user", "content": task["question"]}])
+
+def teach_no_more(task):
+    raise SystemExit(0)
 
 def teach_otherwise(task):
     return [{"role": "user", "content": task["question"]}]
@@ -159,6 +168,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
     [
         ("dicts", r"data.load own_loaders:dicts, task 0 of train: \{.*of type dict; it must be an al_ray"),
         ("fails", r"failed on the split 'train': FileNotFoundError: .*own_loaders.py, line 12\)"),
+        ("exits", r"failed on the split 'train': SystemExit: give --data \(.*own_loaders.py, line 15\)"),
         (
             "one_id",
             r"one_id, train: 'same': is the id of 6 tasks, those at 0, 1, 2, 3, 4: each needs its own",
@@ -167,6 +177,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
         ("nothing", r"failed on the split 'train': TypeError: 'NoneType' object is not iterable"),
         ("no_json", r"task 0 of train, data: 'train-0': must be JSON, .*Type is not JSON serializable: set"),
         ("half_a_character", r"task 0 of train, data: 'train-0': must be JSON, .*surrogates"),
+        ("half_an_id", r"task 0 of train, id: 'train-\\ud800': holds half a surrogate pair"),
         ("numbered", r"task 4 of train, id: 4: must be a text that names the task\n.*15 more so"),
         ("no_mapping", r"data: 'what is 1 \+ 1\?': must be a mapping"),
     ],
@@ -194,9 +205,10 @@ def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> N
     [
         (
             "teach_badly",
-            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 40",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 46",
         ),
         ("teach_nothing", "teach_nothing': has no message of the assistant for the task 'train-0'"),
+        ("teach_no_more", r"failed on the task 'train-0': SystemExit: 0 \(.*own_loaders.py"),
         ("teach_otherwise", "gave a list for the task 'train-0'; it must be a Demonstration"),
     ],
 )

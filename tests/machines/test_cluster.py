@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._private import services
 
+from al_ray.errors import UserError
+from al_ray.machines.cluster import joined
 from tests.support.machines.processes import ROOT, Command, process_name
 
 CLUSTER = """
 import time, ray
 from ray._raylet import Config
-from al_ray.machines import cluster
+from al_ray.machines.cluster import joined
 with cluster.running(dashboard=True):
     @ray.remote
     def answer():
@@ -126,3 +130,22 @@ def test_a_node_may_take_longer_to_come_up_than_ray_waits_for_it(tmp_path: Path)
     with Command(["started"], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}") as command:
         assert command.wait() == 0, command.output
         assert "answers 42" in command.output
+
+
+def test_a_recorded_cluster_that_is_gone_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would ask for minutes at the address that the last ``ray start`` here has left."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    (tmp_path / "ray_current_cluster").write_text(address)
+    monkeypatch.setattr("ray._common.utils.get_default_ray_temp_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("al_ray.machines.cluster._init", lambda: pytest.fail("Ray is asked"))
+    told = rf"RAY_ADDRESS: 'auto': no cluster answers there .* is at {address}; .*refused"
+    with pytest.raises(UserError, match=told), joined("auto"):
+        pass
+    (tmp_path / "ray_current_cluster").unlink()
+    with pytest.raises(UserError, match=r"'auto': .*Could not find any running Ray"), joined("auto"):
+        pass

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from al_ray.errors import RecipeError
-from al_ray.models import folders
-from al_ray.recipe import ModelSection
+from al_ray.models import folders, memory
+from al_ray.recipe import ModelSection, model_name
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -73,12 +79,54 @@ def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path
     for file, lacking in (("x.safetensors", "holds no weights"), ("tokenizer.json", "holds no tokenizer")):
         with pytest.raises(RecipeError, match=lacking):
             folders.require_whole(tmp_path, section(longest))
-        (tmp_path / file).touch()
+        (tmp_path / file).write_bytes(struct.pack("<Q", 2) + b"{}")
     folders.require_whole(tmp_path, section(longest))
     with pytest.raises(RecipeError, match=f"max_position_embeddings {longest}"):
         folders.require_whole(tmp_path, section(longest + 1))
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {"factor": 4.0}}))
     folders.require_whole(tmp_path, section(longest + 1))
+
+
+def no_safetensors(header: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 134\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("model.safetensors", LFS, "is no whole safetensors file: was the download cut off, or is it a poin"),
+        ("model.safetensors", b"", "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b"{}", 2**62), "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b'{"a": '), "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b"[]"), "is no whole safetensors file"),
+        ("model.safetensors", no_safetensors(b'{"a": {"shape": [1]}}'), "is no whole safetensors file"),
+        ("model.safetensors", None, "is no whole safetensors file"),
+        ("config.json", LFS, r"is no JSON: .* \(git lfs pull\)"),
+        ("config.json", b"", "is no JSON: .*; was the download cut off"),
+        ("config.json", None, "is no JSON: "),
+        ("config.json", b"\xff", "is no JSON: "),
+        ("config.json", b"[]", r"holds no JSON object, but \[\]"),
+    ],
+)
+def test_a_file_of_a_model_that_is_not_whole_is_told_with_the_cure(
+    tmp_path: Path, tiny_model: Path, file: str, content: bytes | None, told: str
+) -> None:
+    """The weights' headers alone are read, and where they say that the last tensor ends. None: the file
+    without its last byte."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    section = ModelSection(path=str(folder), max_length=64)
+    folders.require_whole(folder, section)
+    whole = (folder / file).read_bytes().rstrip()
+    (folder / file).write_bytes(whole[:-1] if content is None else content)
+    looking = [lambda: folders.require_whole(folder, section), lambda: memory.sizes_of(folder)]
+    if file == "config.json":
+        looking.append(lambda: folders.require_trainable(folder, section))
+    for look in looking:
+        with pytest.raises(RecipeError, match=rf"^model\.path: '{folder / file}': {told}"):
+            look()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +165,62 @@ def test_what_is_no_model_is_refused(name: str, told: str) -> None:
     with pytest.raises(RecipeError, match=told) as caught:
         folders.resolve(name)
     assert f"model.path: {name!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b--c",
+        "a/b..c",
+        "a/b.git",
+        "ünï/x",
+        "-a/b",
+        "a/b-",
+        ".a/b",
+        "a/b/c",
+        "a" * 97 + "/b",
+        "a/" + "b" * 97,
+    ],
+)
+def test_what_the_hub_would_take_for_no_name_is_refused_before_it_is_asked(name: str) -> None:
+    for look in (folders.check, folders.resolve):
+        with pytest.raises(RecipeError, match=r"no such folder, and no hub name like `owner/model`$"):
+            look(name)
+    with pytest.raises(HFValidationError):
+        validate_repo_id(name)
+
+
+def test_names_of_the_hub_are_let_in() -> None:
+    for name in ("a/b", "0-x/y_z.w", "_a/b", "A.b/C-d", "a" * 96 + "/" + "b" * 96):
+        validate_repo_id(name)
+        assert model_name.problem(name) is None
+
+
+def test_a_path_that_cannot_be_looked_at_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's home that there is not, a name that no disk takes, a folder that is closed to us."""
+
+    def told(name: str, cure: str) -> None:
+        for look in (folders.check, folders.resolve):
+            with pytest.raises(RecipeError, match=f"model.path: '{name}': {cure}"):
+                look(name)
+
+    told("~nobody-at-all/x", "Could not determine home directory")
+    told("a" * 300 + "/b", "cannot be looked at: File name too long")
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    for method in ("is_file", "is_dir"):
+        monkeypatch.setattr(Path, method, mock.Mock(side_effect=denied))
+    told("/closed/x", "cannot be looked at: Permission denied")
+
+
+@pytest.mark.usefixtures("silent_hub")
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)
+    monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(
+        RecipeError, match=r"AL_RAY_HOME: '.*/file/home': no model can be kept there: .*Not a"
+    ):
+        folders.resolve(SMOLLM2)
 
 
 @pytest.mark.usefixtures("silent_hub")

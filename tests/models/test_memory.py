@@ -42,6 +42,14 @@ def test_the_recipes_for_a_gpu_fit_one_of_80_gib(name: str, model: Sizes) -> Non
     assert found.learner < found.room, found.lines()
 
 
+def test_of_a_gpu_that_nobody_here_can_see_no_engines_share_is_told() -> None:
+    told = loading.load(Path(__file__).parents[2] / "recipes" / "calc_x.yaml")
+    for memory_of_gpu, said in ((0, False), (CARD, True)):
+        found = estimate(told, placed(told, GPU_NODE), QWEN, "bfloat16", memory_of_gpu)
+        line = found.lines()[0]
+        assert ("; an engine " in line, "engine" in line) == (said, said)
+
+
 def test_sizes_are_read_from_the_config_and_the_headers_of_the_weights(tiny_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     found = memory.sizes_of(tiny_model)

@@ -31,6 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken_agent.py").write_text("import asyncio\n\nasync def solve(:\n")
     (folder / "needy_agent.py").write_text("import absent_package\n")
     (folder / "failing_agent.py").write_text("\nlimit = int('many')\n")
+    (folder / "ending_agent.py").write_text("import sys\n\nsys.exit(print('done'))\n")
+    parse = "import argparse\n\narguments = argparse.ArgumentParser().parse_args(['--absent'])\n"
+    (folder / "parsing_agent.py").write_text(parse)
     return folder
 
 
@@ -116,6 +119,19 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("seed", -1, "seed: -1: Input should be greater than or equal to 0"),
     ("agent.timeout", float("inf"), "agent.timeout: inf: Input should be a finite number"),
     ("agent.run", "toy_agent.solve", "agent.run: 'toy_agent.solve': write it as package.module:attribute"),
+    (
+        "agent.environment",
+        ["FOO=1"],
+        "agent.environment.0: 'FOO=1': a variable's name alone: its value is the one that is set",
+    ),
+    (
+        "agent.sandbox",
+        {"mounts": {"data": "/tmp"}},
+        "agent.sandbox.mounts.data: 'data': write an absolute path, as it is seen within: /data",
+    ),
+    ("data.sources", {"a b": {}}, "data.sources.a b: 'a b': letters, digits and _.- are allowed, the first"),
+    ("services", {"s": {"run": "x"}}, "services.s.run: 'x': write it as package.module:attribute"),
+    ("policies", {"a.b": {"agents": ["x"]}}, "policies.a.b: 'a.b': a policy's name: letters, digits and _-"),
     ("stages", [], "stages: []: List should have at least 1 item"),
     ("stages.0.algorithm", "sft", "stages.0.algorithm: 'sft': one of supervised, grpo, dr_grpo, rloo"),
     ("stages.1.optimizer", {}, "stages.1.optimizer.learning_rate: 'absent': this key is required"),
@@ -126,6 +142,11 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ("model.chat_template", "no.jinja", "model.chat_template: "),
     ("data.load", "toy_agent:absent", "data.load: 'toy_agent:absent': toy_agent has no 'absent'"),
     ("data.options", {"cuont": 3}, "data.options.cuont: 3: no such key; did you mean 'count'?"),
+    (
+        "data",
+        {"load": "toy_agent:load_long", "options": {"k": 1}},
+        "data.options.k: 1: no such key; there is none here",
+    ),
     ("agent.run", "absent.module:solve", "agent.run: 'absent.module:solve': no module named 'absent'"),
     (
         "agent.run",
@@ -210,6 +231,20 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         )
         for url in ("example.org", "ftp://example.org", "http://", "http://a:b/v1", "http://[a", "http://a b")
     ),
+    *(
+        ("store.url", url, f"store.url: {url!r}: write postgresql://USER@HOST/DATABASE or")
+        for url in (
+            "postgresql://",
+            "postgresql://h",
+            "postgresql://h/",
+            "postgresql:///d",
+            "postgresql://h:abc/d",
+            "postgresql://h:99999/d",
+            "postgresql://[h/d",
+            "postgres://h/d",
+        )
+    ),
+    ("store.url", "postgresql://me:word@h/d", "store.url: 'postgresql://me:word@h/d': recipes are copied"),
     ("traces.export.endpoint", "example.org", "traces.export.endpoint: 'example.org': write http"),
     ("agent.limits.calls", 0, "agent.limits.calls: 0: "),
     (
@@ -276,6 +311,14 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://me@h:5432/d", "postgresql://me@[::1]/d", "postgresql://me@/d?host=/run"]
+)
+def test_a_database_is_named_by_host_or_by_the_folder_of_its_socket(folder: Path, url: str) -> None:
+    path = toy.write_recipe(folder, content(folder))
+    assert loading.load(path, [f"store.url={url}"]).store.url == url
+
+
 @pytest.mark.parametrize(("path", "value", "expected"), VALUE_MISTAKES)
 def test_a_wrong_value_is_told_with_its_path_and_the_cure(
     folder: Path, path: str, value: object, expected: str, monkeypatch: pytest.MonkeyPatch
@@ -298,6 +341,14 @@ def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> Non
     assert syntax.endswith(f"({folder / 'broken_agent.py'}, line 3)")
     [failing] = mistakes(folder, set_in("agent.run", "failing_agent:solve"))
     assert failing.endswith(f"({folder / 'failing_agent.py'}, line 2)")
+
+
+@pytest.mark.parametrize("agent", ["ending_agent", "parsing_agent"])
+def test_code_that_ends_the_program_as_it_is_imported_is_told_with_its_line(folder: Path, agent: str) -> None:
+    """Else the command would end with it, and with its exit code: 0, as if all had gone well."""
+    (told,) = mistakes(folder, overrides=[f"agent.run={agent}:solve"])
+    assert told.startswith(f"agent.run: '{agent}:solve': {agent} ends the program when it is imported: put ")
+    assert told.endswith(f"/{agent}.py, line 3)")
 
 
 def test_an_object_whose_call_is_async_is_an_agent(folder: Path) -> None:
@@ -364,6 +415,11 @@ def test_programs_files_and_interpreters_lie_beside_the_recipe(
     assert loading.load(toy.write_recipe(folder, changed)).agent.python == str(folder / "python")
 
 
+def test_an_unknown_key_may_be_called_as_the_algorithm_of_its_stage(folder: Path) -> None:
+    [told] = mistakes(folder, overrides=["stages.1.grpo.epochs=2"])
+    assert told.startswith("stages.1.grpo: {'epochs': 2}: no such key; ")
+
+
 def test_all_mistakes_of_a_recipe_are_told_together(folder: Path) -> None:
     """Those of overrides, keys, types, values, files and code; each once."""
 
@@ -417,6 +473,77 @@ def test_a_file_that_is_no_recipe_is_told_where_it_is_wrong(
     with pytest.raises(RecipeError) as caught:
         loading.load(path)
     assert str(caught.value).startswith(expected.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("2024-13-45", "'2024-13-45' is no timestamp; where text is meant, write it in quotes"),
+        ("0b_", "'0b_' is no int"),
+        ("7" * 5000, f"'{'7' * 80}' is no int"),
+        ("!!int abc", "'abc' is no int"),
+        ("!!float abc", "'abc' is no float"),
+        ("!!bool abc", "'abc' is no bool"),
+        ("!!timestamp abc", "'abc' is no timestamp"),
+    ],
+)
+def test_what_looks_like_a_value_and_is_none_is_told(folder: Path, text: str, told: str) -> None:
+    """In the file, by its place, and in an override."""
+    path = toy.write_recipe(folder, content(folder))
+    with pytest.raises(RecipeError) as caught:
+        loading.load(path, [f"name={text}"])
+    assert str(caught.value).startswith(f"--set name: '{text}': not a YAML value: {told}")
+    path.write_text(f"model: x\nname: {text}\n")
+    with pytest.raises(RecipeError) as caught:
+        loading.load(path)
+    assert str(caught.value).startswith(f"{path}, line 2, column 7: 'not YAML': {told}")
+
+
+@pytest.mark.parametrize(("text", "read"), [("010", 8), ("-0400", -256), ("1:30", 90), ("1:30.5", 90.5)])
+def test_a_number_that_yaml_reads_otherwise_than_it_looks_is_refused(
+    folder: Path, text: str, read: float
+) -> None:
+    """As text, in quotes, it is let in."""
+    path = toy.write_recipe(folder, content(folder))
+    with pytest.raises(RecipeError, match=f"--set seed: '{text}': not a YAML value: .*read as {read}: write"):
+        loading.load(path, [f"seed={text}"])
+    assert loading.load(path, [f"data.options.count='{text}'"]).data.options["count"] == text
+
+
+def test_a_number_that_looks_as_it_is_read_is_taken(folder: Path) -> None:
+    """Whichever way it is written."""
+    path = toy.write_recipe(folder, content(folder))
+    for text, read in (
+        ("07", 7),
+        ("1_000", 1000),
+        ("0x10", 16),
+        ("0b11", 3),
+        ("'5'", 5),
+        ("+8", 8),
+        ("0", 0),
+    ):
+        assert loading.load(path, [f"seed={text}"]).seed == read
+    rate = loading.load(path, ["stages.1.optimizer.learning_rate=1e-5"]).stages[1].optimizer.learning_rate
+    assert rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("seed", "yes", "seed: 'true'"),
+        ("stages.0.steps", "no", "stages.0.steps: 'false'"),
+        ("stages.1.optimizer.learning_rate", "on", "stages.1.optimizer.learning_rate: 'true'"),
+        ("stages.1.optimizer.betas", "[0.9, off]", "stages.1.optimizer.betas.1: 'false'"),
+        ("agent.limits.calls", "true", "agent.limits.calls: 'true'"),
+        ("transitions.intermediate", "{tool_ok: yes}", "transitions.intermediate.tool_ok: 'true'"),
+    ],
+)
+def test_a_boolean_is_no_number(folder: Path, key: str, value: str, place: str) -> None:
+    [told] = mistakes(folder, overrides=[f"{key}={value}"])
+    assert told.startswith(f"{place}: Input should be a valid ")
+    path = toy.write_recipe(folder, content(folder))
+    assert loading.load(path, ["placement.dashboard=no"]).placement.dashboard is False
+    assert loading.load(path, ["data.options.count=yes"]).data.options["count"] is True
 
 
 def test_a_merge_that_is_merged_elsewhere_has_no_key_twice() -> None:

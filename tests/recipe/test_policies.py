@@ -96,7 +96,7 @@ WISE = {"wise": {"base_url": "http://127.0.0.1:8000/v1", "model": "large"}}
         ({"policies": {"a": {"agents": []}}}, "policies.a.agents: []: List should have at least 1 item"),
         (
             {"policies": {"a.b": {"agents": ["x"]}}},
-            "policies.a.b.[key]: 'a.b': a policy's name: letters, digits and _- are allowed",
+            "policies.a.b: 'a.b': a policy's name: letters, digits and _- are allowed",
         ),
         (
             {"policies": {"a": {"agent": ["x"]}}},

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from al_ray.errors import DiskError
+from al_ray.errors import DiskError, UserError
 from al_ray.reports.jsonl_sink import JsonlSink, read
 
 
@@ -61,6 +61,25 @@ def test_a_disk_that_takes_no_more_is_told_and_what_is_cut_off_is_dropped_by_the
 
 def test_a_run_that_has_logged_nothing_has_no_lines(tmp_path: Path) -> None:
     assert read(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "'': no line of metrics: Input is a zero-length"),
+        ("\0\0\0", "unexpected character"),
+        ('{"step": 2, "rew', "unexpected end of data"),
+        ("[1]", "it has no number"),
+        ('{"reward/mean": 1.0}', "it has no number"),
+        ('{"step": "two"}', 'it has no number "step"; mend or remove it'),
+        ("x" * 300, f"'{'x' * 80}': no line of metrics"),
+    ],
+)
+def test_a_line_that_is_none_of_metrics_is_told_by_its_number(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/metrics.jsonl, line 2: ") and told in str(caught.value)
 
 
 def test_what_is_going_to_be_logged_again_is_dropped_from_a_sink_that_goes_on(tmp_path: Path) -> None:

@@ -108,3 +108,17 @@ def test_before_a_run_starts_an_earlier_one_of_the_same_recipe_tells(
     assert of_earlier_run(recipe, 8) == (
         "as first of the same recipe: grpo 6 (6 to 6) s a step, in all 2.5 min, 0.333 GPU-hours"
     )
+
+
+def test_an_earlier_run_that_cannot_be_read_keeps_no_other_from_its_start(
+    tmp_path: Path, ended: Callable[..., None]
+) -> None:
+    """Whatever is wrong with it; one that can be read tells instead."""
+    ended("damaged", STEPS, 6.0)
+    with (tmp_path / "out" / "toy" / "damaged" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "rew\n')
+    recipe = recipe_in(tmp_path)
+    assert of_earlier_run(recipe, 0) is None
+    ended("whole", STEPS, 6.0)
+    (tmp_path / "out" / "toy" / "damaged" / "recipe.yaml").touch()
+    assert str(of_earlier_run(recipe, 0)).startswith("as whole of the same recipe: grpo 6 (6 to 6) s")

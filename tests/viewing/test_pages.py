@@ -184,7 +184,7 @@ def test_a_run_that_has_just_begun_is_shown_as_soon_as_it_has_a_store(
     context = browser.new_context()
     with served(folder.path) as address:
         page = Reader(context.new_page(), address).go("/run?run=run")
-        expect(page.get_by_role("alert")).to_contain_text("unable to open database file")
+        expect(page.get_by_role("alert")).to_contain_text("has it begun, or was the store removed?")
         Database(folder.store_url).close()
         expect(page.locator(".doing")).to_contain_text("no rollout has been asked for yet", timeout=15_000)
     context.close()

@@ -49,7 +49,7 @@ def test_a_run_that_is_made_anew_is_another_one(folder: RunFolder) -> None:
 def test_a_run_without_a_store_is_listed_and_said_to_have_none(folder: RunFolder) -> None:
     [run] = Runs(folder.path).all()
     assert (run_row(run).state, run_row(run).step, run_row(run).steps) == ("stopped", 0, 5)
-    with pytest.raises(UserError, match=r"store .*store\.sqlite.*unable to open"):
+    with pytest.raises(UserError, match=r"store .*store\.sqlite.*no such file"):
         overview(run, everything=False)
     assert not (folder.path / "store.sqlite").exists(), "whoever looks makes nothing"
 
@@ -72,6 +72,21 @@ def test_a_recipe_that_cannot_be_read_does_not_hide_the_other_runs(folder: RunFo
     (other / ".rayignore").touch()
     rows = {row.name: row for row in map(run_row, Runs(tmp_path / "out").all())}
     assert rows["toy/a"].error == "" and "nonsense" in rows["toy/b"].error
+
+
+def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolder, tmp_path: Path) -> None:
+    """On the page of all; that of the run itself says what is wrong. A line without a time is one."""
+    other = RunFolder.create(folder.recipe(), "b")
+    (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (other.path / "metrics.jsonl").write_text("half a li\n")
+    Database(other.store_url).close()
+    runs = Runs(tmp_path / "out")
+    rows = {row.name: row for row in map(run_row, runs.all())}
+    assert (rows["toy/a"].error, rows["toy/a"].step) == ("", 0)
+    assert "metrics.jsonl, line 1: 'half a li': no line of metrics" in rows["toy/b"].error
+    assert "no line of metrics" in Site(runs).pages["/"]({})
+    with pytest.raises(UserError, match="no line of metrics"):
+        overview(runs.one("toy/b"), everything=False)
 
 
 def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tried(

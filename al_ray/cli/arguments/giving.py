@@ -17,7 +17,7 @@ from al_ray.cli.arguments.shared import (
 def serve(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="RUN/checkpoints/step-...")],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the line that starts it.")] = False,
 ) -> None:
     """Serve a checkpoint by OpenAI's API as the run served it: the same template, parsers and sampling."""

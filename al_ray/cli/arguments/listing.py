@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from al_ray.cli.arguments.shared import BatchOption, ModeOption
+
+MOST: Final = 2**31 - 1
+"""A page of so many, so far on, can still be counted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,5 +37,7 @@ class Pages:
         str, typer.Option(help="reward, seconds or attempts, the greatest first; asked, the newest last.")
     ] = "asked"
     reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False
-    limit: Annotated[int, typer.Option(min=1, help="So many: the first in an order, else the last.")] = 50
-    page: Annotated[int, typer.Option(min=1, help="2: those that follow, and so on.")] = 1
+    limit: Annotated[
+        int, typer.Option(min=1, max=MOST, help="So many: the first in an order, else the last.")
+    ] = 50
+    page: Annotated[int, typer.Option(min=1, max=MOST, help="2: those that follow, and so on.")] = 1

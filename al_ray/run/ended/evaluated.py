@@ -31,7 +31,7 @@ def evaluated(path: Path) -> Iterator[Evaluated]:
     that its run made after that step. Raises ``UserError`` where there is none."""
     checkpoint = (path / "config.json").is_file()
     folder = RunFolder.open(recipe_of(path).parent) if checkpoint else RunFolder.newest(path)
-    with closing(Records(folder.store_url)) as records:
+    with closing(Records(folder.store_url, read_only=True)) as records:
         there = records.batches(EVALUATIONS)
         batch = f"eval/{path.resolve().name}" if checkpoint else there[-1] if there else EVALUATIONS
         if batch not in there:

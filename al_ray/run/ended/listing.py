@@ -3,12 +3,14 @@ is opened."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from al_ray.errors import RecipeError
+from al_ray.errors import RecipeError, UserError
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run.ended.over_seeds import ends
@@ -24,16 +26,18 @@ class RunLine:
     path: Path
     begun: float
     """Seconds since the epoch."""
-    steps: int
-    """Those that have ended."""
+    steps: int | None
+    """Those that have ended; None where what it logged cannot be read, as in all that follows from that."""
     wanted: int | None
     """Those of its recipe; None where this al_ray cannot read that."""
     first: float | None
     """Accuracy of its first evaluation; None without one."""
     last: float | None
-    failed: int
+    failed: int | None
     """Rollouts of all its steps and evaluations that failed."""
     bytes: int
+    unread: str = ""
+    """Why what it logged cannot be read, if so."""
 
 
 def listing(folder: Path) -> Sequence[RunLine]:
@@ -43,19 +47,39 @@ def listing(folder: Path) -> Sequence[RunLine]:
 
 def _line(run: RunFolder) -> RunLine:
     path = run.path
-    logged = jsonl_sink.read(path)
     try:
         wanted = stage_spans(run.recipe())[-1].end
     except RecipeError:
         wanted = None
-    first, last = ends(path).accuracies
-    return RunLine(
+    line = RunLine(
         path=path,
         begun=run.recipe_file.stat().st_mtime,
-        steps=max((int(line["step"]) for line in logged), default=0),
+        steps=None,
         wanted=wanted,
+        first=None,
+        last=None,
+        failed=None,
+        bytes=_bytes(path),
+    )
+    try:
+        logged = jsonl_sink.read(path)
+        first, last = ends(path).accuracies
+    except UserError as error:  # the other runs are told all the same
+        return replace(line, unread=str(error))
+    return replace(
+        line,
+        steps=max((int(each["step"]) for each in logged), default=0),
         first=first,
         last=last,
-        failed=int(sum(line.get(key) or 0 for line in logged for key in _FAILED)),
-        bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file()),
+        failed=int(sum(each.get(key) or 0 for each in logged for key in _FAILED)),
     )
+
+
+def _bytes(folder: Path) -> int:
+    """Of its files. A run under way removes some while they are counted."""
+    found = 0
+    for place, _, names in os.walk(folder):  # which passes over a folder that goes
+        for name in names:
+            with suppress(FileNotFoundError):
+                found += os.lstat(os.path.join(place, name)).st_size
+    return found

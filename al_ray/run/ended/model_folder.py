@@ -27,7 +27,14 @@ _RESUME: Final = "resume"
 
 
 def write(checkpoint: Path, recipe: Recipe, output: Path) -> None:
-    """``output`` is whole or not there. Raises ``UserError`` if it is there already."""
+    """``output`` is whole or not there. Raises ``UserError`` if it is there already, or cannot be written."""
+    try:
+        _write(checkpoint, recipe, output)
+    except OSError as error:
+        raise UserError(Problem("--output", str(output), f"cannot be written: {error}")) from error
+
+
+def _write(checkpoint: Path, recipe: Recipe, output: Path) -> None:
     if output.exists():
         raise UserError(Problem("--output", str(output), "is there already; name a new folder"))
     with whole_folder(output) as folder:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -45,17 +44,21 @@ class Ends:
 
 
 def runs(recipe: Recipe, seeds: int, choice: RunChoice) -> Sequence[SeedRun]:
-    """One for each seed, the recipe's first. Those that are there are resumed, where that is asked for.
-    Raises ``UserError``."""
+    """One for each seed, the recipe's first. Those that are there are resumed, where that is asked for, and
+    the others begun. Raises ``UserError``, also where none is there to be resumed."""
     if choice.resume and choice.name is None:
         raise UserError(Problem("--resume", "--seeds", "give --run too: the name that the runs begin with"))
-    name = choice.name or datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = choice.new_name
     found = []
     for seed in range(recipe.seed, recipe.seed + seeds):
         path = Path(recipe.output) / recipe.name / f"{name}-seed{seed}"
         resumed = choice.resume and path.is_dir()
         of_seed = recipe.model_copy(update={"seed": seed})
         found.append(SeedRun(of_seed, RunChoice(path.name, resumed), path))
+    if choice.resume and not any(run.choice.resume for run in found):
+        raise UserError(
+            Problem("--resume", f"{name}-seed{recipe.seed}", "there is no such run, nor another seed's")
+        )
     if not choice.resume and (there := [run.path for run in found if run.path.exists()]):
         cure = "this run exists; give another --run, or --resume to go on with it"
         raise UserError(Problem("run", str(there[0]), cure))

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from al_ray.actors.agent import environment, interpreter
 from al_ray.actors.agent.walls import wall
 from al_ray.data.task_order import digest
 from al_ray.data.tasks import Tasks, load_tasks
+from al_ray.errors import Problem, UserError, in_a_line
 from al_ray.machines.plan import Plan, plan, this_machine
 from al_ray.models import adapters, folders
 from al_ray.protocols import Service
@@ -23,6 +25,8 @@ from al_ray.recipe import NodeShape, Recipe, dotted
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice, RunFolder, require_lasting
 from al_ray.run.stages.teacher import require_teachers
+
+_OF_SERVICES: Final = ("check", "start", "answer", "probe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,7 @@ def prepared(
     with console.part("tasks"):
         tasks = load_tasks(recipe)
         environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
-    for service in services(recipe).values():
-        service.check()
+    check_services(recipe)
     with console.part("the agent's environment"):
         interpreter.check(recipe.agent)
         if recipe.agent.sandbox is not None and (warning := wall.try_out(recipe.agent)):
@@ -110,8 +113,39 @@ def nodes(console: Console) -> Iterator[Sequence[NodeShape]]:
 
 
 def services(recipe: Recipe) -> Mapping[str, Service]:
-    """The recipe's services by name, made but not started."""
-    return {
-        name: dotted.load(section.run, f"services.{name}.run")(recipe.data.path, **section.options)
-        for name, section in recipe.services.items()
-    }
+    """The recipe's services by name, made but not started. Raises ``UserError`` where one cannot be made."""
+    made = {}
+    for name, section in recipe.services.items():
+        where = f"services.{name}.run"
+        make = dotted.load(section.run, where)
+        with _users_own(where, section.run, "cannot be made"):
+            made[name] = make(recipe.data.path, **section.options)
+    return made
+
+
+def check_services(recipe: Recipe) -> None:
+    """Raises ``UserError`` with what keeps any of them from its start."""
+    problems: list[Problem] = []
+    for name, service in services(recipe).items():
+        where, run = f"services.{name}.run", recipe.services[name].run
+        try:
+            if lacking := [method for method in _OF_SERVICES if not callable(getattr(service, method, None))]:
+                cure = f"is no Service (al_ray.protocols): it has no {', '.join(lacking)}"
+                raise UserError(Problem(where, run, cure))
+            with _users_own(where, run, "failed in check"):
+                service.check()
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise UserError(*problems)
+
+
+@contextmanager
+def _users_own(where: str, path: str, what: str) -> Iterator[None]:
+    """Inside, code of the user's is called: whatever it raises is told with its place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(Problem(where, path, f"{what}: {in_a_line(error)}")) from error

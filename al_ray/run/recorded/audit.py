@@ -44,7 +44,7 @@ def audit(folder: RunFolder) -> Iterator[StepAudit]:
     """Each step that the run has logged of the stages that learn from groups of rollouts."""
     recipe = folder.recipe()
     logged = {int(line["step"]): line for line in jsonl_sink.read(folder.path) if _TRAINED_TOKENS in line}
-    with closing(Records(folder.store_url)) as records:
+    with closing(Records(folder.store_url, read_only=True)) as records:
         for span in stage_spans(recipe):
             stage = stage_of(recipe, span, ())
             if not isinstance(stage, Grouped):

@@ -61,7 +61,7 @@ def chosen(folder: RunFolder, recipe: Recipe, wanted: Wanted) -> Chosen:
     if recipe.policies:
         cure = "has several policies, and a call is measured by playing on from it with one: not supported"
         raise UserError(Problem("run", str(folder.path), cure))
-    with closing(Records(folder.store_url)) as records:
+    with closing(Records(folder.store_url, read_only=True)) as records:
         named = [find(records, prefix) for prefix in wanted.rollouts]
         step = _step(folder, recipe, records, wanted, named)
         stage = _stages(recipe).get(step)

@@ -67,8 +67,8 @@ def replay(folder: RunFolder, step: int, recipe: Recipe) -> Step:
     same stages. Raises ``UserError`` where the step is none of reinforcement, or its weights are gone."""
     own = folder.recipe()
     _stage(own, step - 1)
-    learner = _learner(own)
-    with closing(Records(folder.store_url)) as records:
+    with closing(Records(folder.store_url, read_only=True)) as records:
+        learner = _learner(own)
         for before in range(_restore(learner, folder, own, step), step - 1):
             stage = _stage(own, before)
             _again(stage, before, stage.recorded(records, before), learner)

@@ -67,8 +67,11 @@ def worth(folder: RunFolder, records: Records, rollout: Rollout) -> Worth:
     """Nothing of a rollout that no step learns from."""
     if (step := step_of(rollout.request)) is None:
         return Worth()
-    if logged_step(folder, step + 1) is None:
-        return Worth(note=f"step {step + 1} has not ended yet")
+    try:
+        if logged_step(folder, step + 1) is None:
+            return Worth(note=f"step {step + 1} has not ended yet")
+    except UserError as error:  # the rollout itself is there to be looked at
+        return Worth(note=str(error))
     return worth_of_step(folder.recipe(), records, step).get(rollout.id, Worth())
 
 

@@ -49,8 +49,16 @@ def write(folder: Path, framework: str) -> Sequence[Path]:
     if not re.fullmatch(r"\w[\w.-]*", name):
         cure = "the folder names the recipe: letters, digits and _.- are allowed, the first a letter or digit"
         raise UserError(Problem("NAME", str(folder), cure))
+    try:
+        return _written(folder, framework)
+    except OSError as error:
+        raise UserError(Problem("NAME", str(folder), f"cannot be written: {error.strerror}")) from error
+
+
+def _written(folder: Path, framework: str) -> Sequence[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(Problem("NAME", str(folder), "is there already, and not empty; give another name"))
+    name = folder.name
     templates = {
         "agent.py": f"agent-{framework}.py",
         "tasks.py": "tasks.py",

@@ -7,11 +7,13 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 import yaml
 
+from al_ray.cli.comparing import list_runs
 from al_ray.cli.publishing import export
 from al_ray.errors import UserError
 from al_ray.machines import devices
@@ -64,6 +66,42 @@ def test_a_run_is_told_in_a_line(tmp_path: Path, make_run: MakeRun) -> None:
     assert two.bytes == sum(file.stat().st_size for file in second.rglob("*") if file.is_file())
 
 
+def test_files_may_go_while_the_runs_are_listed(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a store's log and what of a checkpoint is removed do while a run is under way."""
+    run = make_run("a")
+    whole = listing(run)[0].bytes
+    (run / "store.sqlite-wal").write_text("gone as soon as it is seen")
+
+    def look(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("-wal") and not options:
+            found = stat(path)
+            os.unlink(path)
+            return found
+        return stat(path, *arguments, **options)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(os, "lstat", lambda path: (look(path), stat(path, follow_symlinks=False))[1])
+    assert listing(run)[0].bytes == whole
+
+
+def test_a_run_whose_metrics_cannot_be_read_is_listed_beside_the_others_with_the_reason(
+    tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("whole", begun=2000.0)
+    with (make_run("damaged") / "metrics.jsonl").open("a") as file:
+        file.write("half a li\n")
+    damaged, whole = listing(tmp_path / "out")
+    assert (whole.steps, whole.last, whole.unread) == (1, 0.75, "")
+    assert (damaged.steps, damaged.failed, damaged.wanted, damaged.last) == (None, None, 1, None)
+    list_runs(tmp_path / "out")
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[3] for line in told[1:3]] == ["?/1", "1/1"]
+    assert told[3].startswith("warning: ") and "damaged/metrics.jsonl, line 4: 'half a li': " in told[3]
+
+
 def test_a_folder_of_runs_means_the_newest(tmp_path: Path, make_run: MakeRun) -> None:
     """Of a recipe's or of all recipes' runs; never an evaluation, which lies deeper."""
     new, old = make_run("new", begun=2000.0), make_run("old")
@@ -114,6 +152,12 @@ def test_an_exported_model_tells_how_it_was_trained(tmp_path: Path, make_run: Ma
     assert yaml.safe_load(recipe)["agent"]["run"] == "tests.support.runs.quiz:solve"
     assert "# quiz, after 1 steps" in card and "| 0 | grpo | 1 of 1 | 0.001 |" in card
     assert "| untrained | 0.2500 | - | 12 |\n| after grpo | 0.7500 | 0.1250 | 12 |" in card
+
+
+def test_a_place_where_no_model_can_be_written_is_told(tmp_path: Path, make_run: MakeRun) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output: '.*/file/model': cannot be written: .*Not a directory"):
+        export(RunFolder(make_run("a")).checkpoint(1), tmp_path / "file" / "model", None)
 
 
 def test_what_is_of_a_runs_records_is_refused_for_a_model(tmp_path: Path, make_run: MakeRun) -> None:

@@ -56,3 +56,12 @@ def test_runs_that_are_there_are_resumed_where_that_is_asked_for(recipe: Recipe)
         runs(recipe, 2, RunChoice("x", resume=False))
     with pytest.raises(UserError, match="give --run too"):
         runs(recipe, 2, RunChoice(None, resume=True))
+    with pytest.raises(UserError, match="--resume: 'y-seed5': there is no such run"):
+        runs(recipe, 2, RunChoice("y", resume=True))
+
+
+def test_a_name_that_is_empty_is_none(recipe: Recipe) -> None:
+    """Of several runs as of one: it is not taken for one that was not given."""
+    for run in (*runs(recipe, 2, RunChoice("", resume=False)), SeedRun(recipe, RunChoice("", False), Path())):
+        with pytest.raises(UserError, match=r"--run: .*: letters, digits and"):
+            run.choice.open(run.recipe)

@@ -35,6 +35,8 @@ def test_advantages_are_those_of_the_step_once_it_has_ended(
     (folder.path / "metrics.jsonl").write_text('{"step": 1, "optim/loss": 0.0}\n', encoding="utf-8")
     found = [worth(folder, database, find(database, f"step-000000/{name}")) for name in ("0/0", "0/1", "1/0")]
     of_eval = worth(folder, database, find(database, "eval/step-000000/0/0"))
+    (folder.path / "metrics.jsonl").write_text("half a li\n", encoding="utf-8")
+    assert "no line of metrics" in worth(folder, database, better).note
     database.close()
     half = pytest.approx(0.5**0.5, rel=1e-3)
     assert found[0].advantages == {f"step-000000/0/0/c{call}/0": half for call in (0, 1)}

@@ -60,3 +60,9 @@ def test_what_cannot_be_begun_is_told(tmp_path: Path) -> None:
         write(tmp_path / "other", "crewai")
     with pytest.raises(UserError, match=r"letters, digits and _\.- are allowed"):
         write(tmp_path / "my agent", "plain")
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"NAME: '.*/file/x': cannot be written: Not a directory"):
+        write(tmp_path / "file" / "x", "plain")
