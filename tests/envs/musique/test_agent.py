@@ -12,6 +12,7 @@ from aiohttp import ClientResponseError, web
 
 from al_ray.envs.musique import agent, data, scoring, search
 from al_ray.envs.musique.demonstrations import demonstrate
+from al_ray.rollouts.blame import AROUND_THE_AGENT
 from al_ray.types import Endpoint
 from tests.envs.musique.served import Message, call, model, say, server
 
@@ -104,14 +105,58 @@ async def _nothing(request: web.Request) -> web.Response:
     return web.json_response({"passages": []})
 
 
-async def test_a_service_that_stays_away_or_fails_fails_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def _failed(request: web.Request) -> web.Response:
+    return web.Response(status=503)
+
+
+async def _cut(request: web.Request) -> web.StreamResponse:
+    """Half of an answer, and then no connection."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "100"})
+    await response.prepare(request)
+    await response.write(b'{"passages": [')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+@pytest.mark.parametrize("failed", [_failed, _cut])
+async def test_a_service_that_fails_for_a_while_is_asked_again(failed: Any) -> None:
+    times = iter([failed, failed])
+
+    async def retrieve(request: web.Request) -> web.StreamResponse:
+        return await next(times, _nothing)(request)
+
+    async with server(("/", retrieve)) as url:
+        assert await search.ServiceSearch(url)("q", 1) == []
+    assert list(times) == []
+
+
+@pytest.mark.parametrize("failed", [_failed, _cut])
+async def test_a_service_that_goes_on_failing_fails_the_agent_and_not_the_model(
+    monkeypatch: pytest.MonkeyPatch, failed: Any
+) -> None:
     """It is never an empty result, from which the model would learn."""
     monkeypatch.setattr(search, "PATIENCE", 0.1)
-    async with server() as url:
-        with pytest.raises(ClientResponseError):
+    async with server(("/", failed)) as url:
+        with pytest.raises(ConnectionError, match="retrieval at") as raised:
             await search.ServiceSearch(url)("q", 1)
-    with pytest.raises(OSError):
-        await search.ServiceSearch(url)("q", 1)
+    assert type(raised.value).__name__ in AROUND_THE_AGENT
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "nowhere.invalid"])
+async def test_a_service_that_stays_away_fails_the_agent_and_not_the_model(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(search, "PATIENCE", 0.1)
+    with pytest.raises(ConnectionError, match="retrieval at") as raised:
+        await search.ServiceSearch(f"http://{host}")("q", 1)
+    assert type(raised.value).__name__ in AROUND_THE_AGENT
+
+
+async def test_what_a_service_refuses_is_not_asked_again() -> None:
+    async with server() as url:
+        with pytest.raises(ClientResponseError, match="404"):
+            await search.ServiceSearch(url)("q", 1)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
