@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from agents.tool_context import ToolContext
 from aiohttp import ClientResponseError, web
 
 from al_ray.envs.musique import agent, data, scoring, search
@@ -62,6 +63,25 @@ async def test_a_mistaken_call_is_told_to_the_model_as_an_error(arguments: str) 
     async with model([call(arguments), say(ANSWER)]) as (url, received):
         assert (await agent.solve(TASK, endpoint(url)))["searches"] == []
     assert received[1]["messages"][-1]["content"] == 'error: the arguments must be {"query": "..."}'
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["[" * 1000, '{"query": "kite", "x": ' + "[" * 900 + "]" * 900 + "}", r'{"query": "\ud83d"}'],
+    ids=["never closed", "nested", "half a character"],
+)
+async def test_who_calls_with_what_the_sdk_cannot_read_has_no_answer(arguments: str) -> None:
+    """It raises before the tool could tell of it: the attempt is worth nothing, but it has not failed."""
+    async with model([call('{"query": "kite"}'), call(arguments)]) as (url, _):
+        output = await agent.solve(TASK, endpoint(url))
+    assert output == {"text": "", "searches": [{"query": "kite", "found": [2]}]}
+
+
+async def test_arguments_that_nest_too_deeply_for_the_tool_alone_are_told() -> None:
+    """It may stand deeper in the stack than the SDK did when it read them."""
+    context = ToolContext(None, tool_name="search", tool_call_id="c", tool_arguments="")
+    told = await agent.search_tool().on_invoke_tool(context, "[" * 1000)
+    assert told == 'error: the arguments must be {"query": "..."}'
 
 
 async def test_a_search_that_finds_nothing_says_so() -> None:
