@@ -130,6 +130,7 @@ FURTHER: Final[Sequence[Metric]] = (
     Metric("curriculum/never_solved", "share", "Training tasks that were tried, and not solved lately."),
     Metric("reward/source/NAME", "reward", "Mean reward of the rollouts of each source of tasks."),
     Metric("rollout/source/NAME", "rollouts", "Rollouts of each source of tasks."),
+    Metric("eval/rewards/NAME", "", "Mean of another metric whose `eval/NAME` is taken: `failed`, say."),
     Metric("eval/source/NAME", "reward", "Mean reward of the held-out tasks of each source."),
 )
 """What a step tells beside that, by its kind of stage and by what the recipe asks for."""

@@ -9,13 +9,14 @@ from typing import Final
 Hit = tuple[int, float]
 """The number of a passage and its score, of which a greater one is better."""
 Ranking = Sequence[Hit]
-"""The best first; of equal ones, the lower number."""
+"""The best first. Which of equal ones a search finds, if not all, is up to bm25s and FAISS."""
 
 _RRF_CONSTANT: Final = 60
 """Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet" (SIGIR 2009)."""
 
 
 def best(hits: Sequence[Hit], k: int) -> Ranking:
+    """Of these, the best; of equal ones, the lower number first."""
     return heapq.nsmallest(k, hits, key=lambda hit: (-hit[1], hit[0]))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 from al_ray.data.mixture import SOURCE
 from al_ray.evaluation.evaluate import Evaluation
 from al_ray.recipe.schedule import Admission, StageSpan
-from al_ray.reports.names import TIME
+from al_ray.reports.names import EVALUATION, TIME
 from al_ray.run.stages.batch import Batch
 from al_ray.types import UpdateReport
+
+_OF_EVALUATIONS: Final = {metric.key for metric in EVALUATION}
 
 
 def step_values(
@@ -39,7 +42,7 @@ def evaluation_values(
 ) -> dict[str, float]:
     """What is logged of an evaluation: every metric by its name, the primary as the accuracy, and what was
     gained since the one before, whose tasks' means are given."""
-    named = {f"eval/{name}": each.value for name, each in found.scores.items() if name != found.primary}
+    named = {_key(name): each.value for name, each in found.scores.items() if name != found.primary}
     primary = found.scores.get(found.primary)
     sources = found.by.get(SOURCE, {})
     gain = None if before is None else found.gain(before)
@@ -59,3 +62,9 @@ def evaluation_values(
         "eval/truncated": found.health["signals/truncated"],
         "time/evaluation": seconds,
     }
+
+
+def _key(name: str) -> str:
+    """Of a metric of the evaluator's, which may be called as what every evaluation tells of itself."""
+    key = f"eval/{name}"
+    return f"eval/rewards/{name}" if key in _OF_EVALUATIONS else key

@@ -17,7 +17,8 @@ MAX_LENGTH = 100
 
 # Possessive, so that no text of a model takes more than linear time.
 _PUBLISHED = re.compile(r"###\s*+ANSWER:\s*+([^#\n]++)\s*+(?:###|$)")
-_SHORT = re.compile(r"###\s*+([^#\n]++)\s*+###")
+# On one line: what only stands between the marks of two lines is a heading.
+_SHORT = re.compile(r"###[^\S\n]*+([^#\n]++)###")
 _DIGITS = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"  # Calc-X itself writes 1_250
 _DECIMAL = rf"[-+]?\s*(?:(?:{_DIGITS})(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}})?"
 _NUMBER = re.compile(rf"({_DECIMAL})(?:\s*/\s*({_DECIMAL}))?\s*(%?)")

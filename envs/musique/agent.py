@@ -89,6 +89,8 @@ async def converse(client: AsyncOpenAI, model: str, question: str, episode: Epis
         run = await Runner.run(agent, question, context=episode, max_turns=MAX_CALLS, run_config=quietly)
     except (MaxTurnsExceeded, ModelBehaviorError):  # it only searched, or called what there is not
         return ""
+    except (RecursionError, UnicodeEncodeError):  # the SDK could not read its arguments
+        return ""
     except BadRequestError as error:
         if error.code != "context_length_exceeded":
             raise
@@ -104,7 +106,7 @@ async def _run_tool(context: RunContextWrapper[Episode], arguments: str) -> str:
     """What the model is shown; a mistake in the call is told to it, and it may try again."""
     try:
         query = json.loads(arguments)["query"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         query = None
     if not isinstance(query, str) or not query.strip():
         return 'error: the arguments must be {"query": "..."}'

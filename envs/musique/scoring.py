@@ -17,9 +17,10 @@ FORMAT_WEIGHT = 0.1
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_LAST_MESSAGE = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", re.DOTALL)
-_TAG = re.compile(r"</?(?:think|answer)>")
+_OPEN, _CLOSE = "<answer>", "</answer>"
+# Up to the next tag, whichever it is, so that no text of a model takes more than linear time.
+_PART = r"((?:(?!</?(?:think|answer)>).)++)"
+_LAST_MESSAGE = re.compile(rf"\s*<think>{_PART}</think>\s*{_OPEN}{_PART}{_CLOSE}\s*", re.DOTALL)
 
 
 def score(task: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, float]:
@@ -46,14 +47,17 @@ def score(task: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, float
 
 def answer(text: str) -> str:
     """What stands in the last ``<answer>`` of the text; nothing where there is none."""
-    found = _ANSWER.findall(text)
-    return found[-1].strip() if found else ""
+    found, end = "", 0
+    # A regular expression would look for an end behind each of many beginnings that have none.
+    while (begin := text.find(_OPEN, end)) >= 0 and (end := text.find(_CLOSE, begin)) >= 0:
+        found = text[begin + len(_OPEN) : end]
+    return found.strip()
 
 
 def well_formed(text: str) -> bool:
     """Whether it is a thought and then an answer, each in its tags, and nothing else."""
     match = _LAST_MESSAGE.fullmatch(text)
-    return match is not None and all(part.strip() and not _TAG.search(part) for part in match.groups())
+    return match is not None and all(part.strip() for part in match.groups())
 
 
 def exact_match(predicted: str, golds: Sequence[str]) -> float:

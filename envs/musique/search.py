@@ -13,7 +13,9 @@ from al_ray.retrieval.bm25 import Bm25
 from al_ray.retrieval.vocabulary import Vocabulary
 
 PATIENCE = 60.0
-"""Seconds that a service may be away, as it is while it is started anew."""
+"""Seconds that a service may be away or fail, as it does while it is started anew."""
+_BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+"""How it is noticed that it is away, or went in the midst of an answer."""
 
 
 class Search(Protocol):
@@ -43,14 +45,17 @@ class ServiceSearch:
         self._url = url
 
     async def __call__(self, query: str, k: int) -> Sequence[Mapping[str, Any]]:
-        """Raises when the service is away for ``PATIENCE``: that is nobody's wrong answer."""
+        """Raises ``ConnectionError`` when the service is away or fails for ``PATIENCE``: that is nobody's
+        wrong answer. What it refuses is raised at once."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 return await self._ask({"query": query, "k": k})
-            except aiohttp.ClientConnectionError:
-                if time.monotonic() > deadline:
+            except (*_BROKEN, aiohttp.ClientResponseError) as error:
+                if isinstance(error, aiohttp.ClientResponseError) and error.status < 500:
                     raise
+                if time.monotonic() > deadline:
+                    raise ConnectionError(f"retrieval at {self._url} gives no answer: {error!r}") from error
                 await asyncio.sleep(0.5)
 
     async def _ask(self, question: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -41,8 +41,6 @@ def judge(database: Path, predicted: str, gold: str) -> Verdict:
 
     Raises ``DataError`` where the gold query gives nothing to compare with.
     """
-    if not predicted.strip():
-        return Verdict.FAILED
     predicted, gold = normalized(predicted), normalized(gold)
     ordered = "order by" in gold.lower()
     for each in sorted(database.parent.glob("*.sqlite")):

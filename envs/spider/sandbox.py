@@ -45,9 +45,11 @@ def answer(uri: str, query: str, rows: int | None) -> Any:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
             _bound(connection)
             cursor = connection.execute(query)
+            if cursor.description is None:  # a comment, or what SQLite sees that it need not do
+                return "the query asks for nothing"
             found = list(islice(cursor, rows))
             complete = rows is None or cursor.fetchone() is None
-            return [[column[0] for column in cursor.description or ()], found, complete]
+            return [[column[0] for column in cursor.description], found, complete]
     # A warning is what Python 3.11 raises of a second statement, a ValueError of what is no UTF-8.
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         denied = str(error).startswith(("not authorized", "authorization denied", "access to"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from al_ray.recipe import TransitionsSection
@@ -66,6 +67,21 @@ def test_a_failure_is_the_models_doing_if_it_had_answered_and_nothing_around_it_
     rollout: Rollout, its_doing: bool
 ) -> None:
     assert is_the_models_doing(rollout) is its_doing
+
+
+def test_nothing_by_which_aiohttp_tells_of_a_broken_connection_is_the_models_doing() -> None:
+    """It raises the particular class, and only names are known of what an agent raised."""
+    connection = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+    raised = [
+        each for each in vars(aiohttp).values() if isinstance(each, type) and issubclass(each, connection)
+    ]
+    assert {aiohttp.ClientConnectorDNSError, aiohttp.ServerTimeoutError} <= set(raised)
+    blamed = [
+        each.__name__
+        for each in raised
+        if is_the_models_doing(ended(AttemptStatus.FAILED, f"aiohttp.{each.__name__}", ANSWERED))
+    ]
+    assert blamed == []
 
 
 @pytest.mark.parametrize("choices", [[[2]], [[2], [3]]])

@@ -62,6 +62,15 @@ def test_an_evaluation_is_logged_with_every_score_and_its_failures() -> None:
     assert (values["eval/without_calls"], values["eval/truncated"]) == (1, 0.25)
 
 
+def test_a_metric_that_is_called_as_what_an_evaluation_tells_of_itself_is_told_beside_it() -> None:
+    own = [metric.key.removeprefix("eval/") for metric in EVALUATION if "NAME" not in metric.key]
+    scores = {"reward": estimate([0.5]), **{name: estimate([7.0]) for name in own}}
+    without = evaluation_values(Evaluation("reward", 1, [], {"reward": estimate([0.5])}, {}, {}), 9.0)
+    values = evaluation_values(Evaluation("reward", 1, [], scores, {}, {}), 9.0)
+    assert unlisted(values) == []
+    assert pytest.approx(values, nan_ok=True) == {**without, **{f"eval/rewards/{name}": 7.0 for name in own}}
+
+
 def test_what_was_gained_is_of_the_tasks_that_have_a_score_in_both_evaluations() -> None:
     """Each counts once, however many samples it has."""
 

@@ -15,11 +15,12 @@ from al_ray.errors import Problem, UselessRunError, UserError
 from al_ray.evaluation.estimates import Estimate, over_seeds
 from al_ray.recipe import Recipe
 from al_ray.reports import jsonl_sink
+from al_ray.reports.names import EVALUATION
 from al_ray.run.folder import RunChoice
 
 ACCURACY: Final = "eval/accuracy"
-_NO_SCORES: Final = ("eval/stderr", "eval/tasks")
-"""Of an evaluation, what is no score."""
+_NO_SCORES: Final = {metric.key for metric in EVALUATION} - {ACCURACY}
+"""What every evaluation tells of itself beside scores: counts, shares and what it gained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,19 @@ class Ends:
 
     first: Mapping[str, float]
     last: Mapping[str, float]
+    evaluations: int = 0
+    """How many there are."""
 
     @property
     def accuracies(self) -> tuple[float | None, float | None]:
+        """None where there is no evaluation, or none of its tasks has a score."""
         return self.first.get(ACCURACY), self.last.get(ACCURACY)
+
+    @property
+    def gain(self) -> float | None:
+        """By how much the accuracy rose from the first to the last, if that can be told."""
+        first, last = self.accuracies
+        return last - first if self.evaluations > 1 and first is not None and last is not None else None
 
 
 def runs(recipe: Recipe, seeds: int, choice: RunChoice) -> Sequence[SeedRun]:
@@ -85,7 +95,7 @@ def ends(run: Path) -> Ends:
     first, last = (
         {key: line[key] for key in line if key.startswith("eval/")} for line in (lines[0], lines[-1])
     )
-    return Ends(first, last)
+    return Ends(first, last, len(lines))
 
 
 def summary(wanted: Sequence[SeedRun]) -> Mapping[str, Estimate]:
@@ -97,8 +107,8 @@ def summary(wanted: Sequence[SeedRun]) -> Mapping[str, Estimate]:
     shared = [key for key in found[0].last if all(_is_number(each.last.get(key)) for each in found)]
     values = {key: [each.last[key] for each in found] for key in shared if key not in _NO_SCORES}
     estimates = {key: over_seeds(of_runs) for key, of_runs in values.items()}
-    if ACCURACY in estimates:
-        gains = [each.last[ACCURACY] - each.first[ACCURACY] for each in found]
+    gains = [each.gain for each in found if each.gain is not None]
+    if len(gains) == len(found):
         estimates[f"{ACCURACY}, since the first"] = over_seeds(gains)
     return estimates
 

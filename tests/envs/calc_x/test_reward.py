@@ -41,6 +41,8 @@ DISAGREEMENTS = re.findall(r"^\| .+ \| `(.+)` \| `(.+)` \| (right|wrong) \| (?:r
         ("### 0.8 ###", "319_999/400_000"),
         ("### 1.02e3 ###", "1020"),
         ("### 2 : 3 ###", "2 : 3"),
+        ("### Solution\n### 51 ###", "51"),
+        ("### Answer\n\n### 51 ###", "51"),
     ],
 )
 def test_a_right_answer_is_worth_one(output: str, result: str) -> None:
@@ -66,6 +68,7 @@ def test_a_right_answer_is_worth_one(output: str, result: str) -> None:
         ("### b ###", "B"),
         ("### A ###", "51"),
         ("### 5\n1 ###", "51"),
+        ("### 51\n###", "51"),
         ("### ANSWER: 52 ###", "51"),
         ("### ANSWER: ###", "51"),
         ("### 1e999 ###", "51"),
@@ -90,7 +93,14 @@ def test_a_number_is_read_up_to_a_length() -> None:
 
 
 @pytest.mark.parametrize(
-    "output", ["###" + " " * 100_000, "### ANSWER:" + " " * 100_000, "#" * 100_000, "### a " * 20_000]
+    "output",
+    [
+        "###" + " " * 100_000,
+        "###\n" * 20_000,
+        "### ANSWER:" + " " * 100_000,
+        "#" * 100_000,
+        "### a " * 20_000,
+    ],
 )
 def test_no_text_of_a_model_is_slow_to_score(output: str) -> None:
     start = time.perf_counter()

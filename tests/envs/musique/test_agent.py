@@ -8,10 +8,12 @@ from typing import Any
 
 import openai
 import pytest
+from agents.tool_context import ToolContext
 from aiohttp import ClientResponseError, web
 
 from al_ray.envs.musique import agent, data, scoring, search
 from al_ray.envs.musique.demonstrations import demonstrate
+from al_ray.rollouts.blame import AROUND_THE_AGENT
 from al_ray.types import Endpoint
 from tests.envs.musique.served import Message, call, model, say, server
 
@@ -63,6 +65,25 @@ async def test_a_mistaken_call_is_told_to_the_model_as_an_error(arguments: str) 
     assert received[1]["messages"][-1]["content"] == 'error: the arguments must be {"query": "..."}'
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["[" * 1000, '{"query": "kite", "x": ' + "[" * 900 + "]" * 900 + "}", r'{"query": "\ud83d"}'],
+    ids=["never closed", "nested", "half a character"],
+)
+async def test_who_calls_with_what_the_sdk_cannot_read_has_no_answer(arguments: str) -> None:
+    """It raises before the tool could tell of it: the attempt is worth nothing, but it has not failed."""
+    async with model([call('{"query": "kite"}'), call(arguments)]) as (url, _):
+        output = await agent.solve(TASK, endpoint(url))
+    assert output == {"text": "", "searches": [{"query": "kite", "found": [2]}]}
+
+
+async def test_arguments_that_nest_too_deeply_for_the_tool_alone_are_told() -> None:
+    """It may stand deeper in the stack than the SDK did when it read them."""
+    context = ToolContext(None, tool_name="search", tool_call_id="c", tool_arguments="")
+    told = await agent.search_tool().on_invoke_tool(context, "[" * 1000)
+    assert told == 'error: the arguments must be {"query": "..."}'
+
+
 async def test_a_search_that_finds_nothing_says_so() -> None:
     async with model([call('{"query": "zebra"}'), say(ANSWER)]) as (url, received):
         await agent.solve(TASK, endpoint(url))
@@ -104,14 +125,58 @@ async def _nothing(request: web.Request) -> web.Response:
     return web.json_response({"passages": []})
 
 
-async def test_a_service_that_stays_away_or_fails_fails_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def _failed(request: web.Request) -> web.Response:
+    return web.Response(status=503)
+
+
+async def _cut(request: web.Request) -> web.StreamResponse:
+    """Half of an answer, and then no connection."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "100"})
+    await response.prepare(request)
+    await response.write(b'{"passages": [')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+@pytest.mark.parametrize("failed", [_failed, _cut])
+async def test_a_service_that_fails_for_a_while_is_asked_again(failed: Any) -> None:
+    times = iter([failed, failed])
+
+    async def retrieve(request: web.Request) -> web.StreamResponse:
+        return await next(times, _nothing)(request)
+
+    async with server(("/", retrieve)) as url:
+        assert await search.ServiceSearch(url)("q", 1) == []
+    assert list(times) == []
+
+
+@pytest.mark.parametrize("failed", [_failed, _cut])
+async def test_a_service_that_goes_on_failing_fails_the_agent_and_not_the_model(
+    monkeypatch: pytest.MonkeyPatch, failed: Any
+) -> None:
     """It is never an empty result, from which the model would learn."""
     monkeypatch.setattr(search, "PATIENCE", 0.1)
-    async with server() as url:
-        with pytest.raises(ClientResponseError):
+    async with server(("/", failed)) as url:
+        with pytest.raises(ConnectionError, match="retrieval at") as raised:
             await search.ServiceSearch(url)("q", 1)
-    with pytest.raises(OSError):
-        await search.ServiceSearch(url)("q", 1)
+    assert type(raised.value).__name__ in AROUND_THE_AGENT
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "nowhere.invalid"])
+async def test_a_service_that_stays_away_fails_the_agent_and_not_the_model(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(search, "PATIENCE", 0.1)
+    with pytest.raises(ConnectionError, match="retrieval at") as raised:
+        await search.ServiceSearch(f"http://{host}")("q", 1)
+    assert type(raised.value).__name__ in AROUND_THE_AGENT
+
+
+async def test_what_a_service_refuses_is_not_asked_again() -> None:
+    async with server() as url:
+        with pytest.raises(ClientResponseError, match="404"):
+            await search.ServiceSearch(url)("q", 1)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter
 from typing import Any
 
@@ -56,6 +58,43 @@ def test_an_answer_is_compared_by_its_words_with_the_nearest_gold(answer: str, e
 def test_a_right_answer_in_the_wrong_form_loses_the_tenth_for_form(text: str) -> None:
     metrics = scoring.score(task(), {"text": text, "searches": SEARCHED})
     assert (metrics["f1"], metrics["format"], metrics["reward"]) == (1, 0, pytest.approx(0.9))
+
+
+TEXTS = st.lists(
+    st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "x", " ", "\n", "<"]), max_size=12
+).map("".join)
+FORMED = st.tuples(TEXTS, TEXTS).map(lambda parts: "<think>{}</think> <answer>{}</answer>".format(*parts))
+
+
+@settings(max_examples=500)
+@given(TEXTS | FORMED)
+def test_answer_and_form_are_those_of_the_plain_expressions(text: str) -> None:
+    """Which say what is meant, and take a time that grows with the square of the text."""
+    answers = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    assert scoring.answer(text) == (answers[-1].strip() if answers else "")
+    form = re.fullmatch(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", text, re.DOTALL)
+    parts = form.groups() if form else [""]
+    assert scoring.well_formed(text) is all(
+        part.strip() and not re.search("</?(think|answer)>", part) for part in parts
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>" * 20_000,
+        "<answer>x" + "</answer>" * 20_000,
+        "<think>" * 20_000,
+        "<think>" + "</think><answer>x</answer>" * 20_000 + "y",
+        "<think>x</think>" + " " * 100_000,
+        "<think>" + "<" * 100_000,
+        "<think>" + "x" * 100_000,
+    ],
+)
+def test_no_text_of_a_model_is_slow_to_score(text: str) -> None:
+    start = time.perf_counter()
+    scoring.score(task(), {"text": text, "searches": SEARCHED})
+    assert time.perf_counter() - start < 0.5
 
 
 def test_who_has_not_searched_has_not_kept_to_the_form() -> None:

@@ -40,6 +40,8 @@ ATTACKS = [
     Attack("`SELECT load_extension('evil.so')`", "SELECT load_extension('evil.so')"),
     Attack("`SELECT fts3_tokenizer('simple')`", "SELECT fts3_tokenizer('simple')"),
     Attack("`SELECT readfile('/etc/passwd')`", "SELECT readfile('/etc/passwd')"),
+    Attack("`DROP TABLE IF EXISTS wharf`, which there is not", "DROP TABLE IF EXISTS wharf"),
+    Attack("a comment", "-- nobody knows"),
     Attack("`SELECT 1; SELECT 2`", "SELECT 1; SELECT 2"),
     Attack("a null character", "SELECT 1 \0"),
     Attack("a query of 100,000 characters", f"SELECT {'1 + ' * 25_000} 1"),

@@ -102,6 +102,13 @@ def test_queries_are_judged_by_what_they_give(gold: str, predicted: str, verdict
     assert judge(HARBOUR, predicted, gold) is verdict
 
 
+@pytest.mark.parametrize(
+    "nothing", ["", " \n", ";", "-- x", "/* */", "/*", "; SELECT 1", "DISTINCT", "DROP TABLE IF EXISTS wharf"]
+)
+def test_what_asks_for_nothing_fails_also_where_nothing_is_right(nothing: str) -> None:
+    assert judge(HARBOUR, nothing, "SELECT name FROM ship WHERE flag = 'Peru'") is Verdict.FAILED
+
+
 def test_all_databases_of_a_schema_count(tmp_path: Path) -> None:
     """What is right by chance on one database is wrong on another, as in the test suites."""
     for name, ships in (("suite", ["Alma"]), ("suite_v1", ["Alma", "Dagny"])):

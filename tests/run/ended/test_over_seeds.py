@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -9,6 +10,7 @@ import pytest
 
 from al_ray.errors import UselessRunError, UserError
 from al_ray.recipe import Recipe, loading
+from al_ray.reports.names import EVALUATION
 from al_ray.run.ended.over_seeds import SeedRun, done, ends, runs, summary
 from al_ray.run.folder import RunChoice, RunFolder
 from tests.support.runs import quiz
@@ -26,12 +28,23 @@ def train(run: SeedRun) -> None:
     if run.recipe.seed == 6:
         raise UselessRunError("no rollout asked the model")
     last = run.recipe.seed / 10
-    lines = [
-        {"step": 0, "eval/accuracy": 0.25, "eval/stderr": 0.1, "eval/tasks": 12},
+    logged(
+        folder.path,
+        {"step": 0, **evaluated(0.25)},
         {"step": 1, "reward/mean": 0.9},
-        {"step": 1, "eval/accuracy": last, "eval/stderr": 0.1, "eval/tasks": 12, "eval/em": last / 2},
-    ]
-    (folder.path / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+        {"step": 1, **evaluated(last), "eval/gain": last - 0.25, "eval/em": last / 2},
+    )
+
+
+def logged(run: Path, *lines: Mapping[str, float | None]) -> None:
+    (run / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+
+
+def evaluated(accuracy: float | None) -> dict[str, float | None]:
+    """With all that an evaluation tells of itself."""
+    return {metric.key: 0.5 for metric in EVALUATION if "NAME" not in metric.key} | {
+        "eval/accuracy": accuracy
+    }
 
 
 def test_each_seed_is_a_run_of_its_own_and_one_that_teaches_nothing_is_not_counted(recipe: Recipe) -> None:
@@ -46,6 +59,26 @@ def test_each_seed_is_a_run_of_its_own_and_one_that_teaches_nothing_is_not_count
     assert found["eval/accuracy"].value == pytest.approx(0.6) and found["eval/accuracy"].tasks == 2
     assert found["eval/accuracy, since the first"].value == pytest.approx(0.35)
     assert found["eval/em"].low < found["eval/em"].value == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "told"),
+    [
+        ([0.5], ["eval/accuracy"]),  # nothing to compare with
+        ([None, 0.5], ["eval/accuracy"]),  # the first gave no score
+        ([0.5, None], []),
+        ([0.25, None, 0.5], ["eval/accuracy", "eval/accuracy, since the first"]),
+    ],
+)
+def test_what_a_run_gained_is_told_where_its_first_and_last_evaluation_have_an_accuracy(
+    recipe: Recipe, accuracies: Sequence[float | None], told: Sequence[str]
+) -> None:
+    (run,) = runs(recipe, 1, RunChoice("x", resume=False))
+    logged(
+        run.choice.open(run.recipe).path,
+        *({"step": step, **evaluated(accuracy)} for step, accuracy in enumerate(accuracies)),
+    )
+    assert list(summary([run])) == told
 
 
 def test_runs_that_are_there_are_resumed_where_that_is_asked_for(recipe: Recipe) -> None:
