@@ -21,7 +21,7 @@ from tests.support.machines.processes import ROOT, Command, process_name
 CLUSTER = """
 import time, ray
 from ray._raylet import Config
-from al_ray.machines.cluster import joined
+from al_ray.machines import cluster
 with cluster.running(dashboard=True):
     @ray.remote
     def answer():
