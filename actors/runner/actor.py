@@ -208,20 +208,35 @@ class Runner:
 
     async def _output(self, job: Job) -> Any:
         """What the agent returned; by then, or if it is cancelled, the agent has been ended."""
-        running = await self._agent.start(job)
+        starting = asyncio.ensure_future(self._agent.start(job))
+        try:
+            running = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A start goes on in its thread, with files whose numbers would be the next one's if they were
+            # closed now. Shielded too: the deadline may come while what the store has cancelled is ended.
+            await asyncio.shield(asyncio.ensure_future(self._end_started(job, starting)))
+            raise
         try:
             return await running.wait()
         finally:
-            await running.end()
-            if not running.ended:
-                self._left_behind.append(running)
-                _log.warning(
-                    "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents "
-                    "are in this runner (agent.isolation: process ends them for good)",
-                    job.attempt.number,
-                    job.attempt.rollout_id,
-                    len(self._still_there()),
-                )
+            await self._end(job, running)
+
+    async def _end_started(self, job: Job, starting: asyncio.Future[Running]) -> None:
+        """End what nobody waits for any more, once it has started, if it can be."""
+        with suppress(Exception):
+            await self._end(job, await starting)
+
+    async def _end(self, job: Job, running: Running) -> None:
+        await running.end()
+        if not running.ended:
+            self._left_behind.append(running)
+            _log.warning(
+                "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents "
+                "are in this runner (agent.isolation: process ends them for good)",
+                job.attempt.number,
+                job.attempt.rollout_id,
+                len(self._still_there()),
+            )
 
     async def _renew_leases(self, period: float) -> None:
         """Keep the leases; an attempt that the store no longer grants (cancelled, expired) is ended."""
