@@ -33,6 +33,7 @@ from al_ray.actors.runner.hooks import Hooks
 from al_ray.actors.runner.judging import Judging
 from al_ray.actors.runner.scoring import Scoring
 from al_ray.actors.runner.spec import RunnerSpec
+from al_ray.actors.runner.user_code import UserCode
 from al_ray.errors import AttemptEndedError, StoreError
 from al_ray.traces import semconv
 from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, Start
@@ -57,6 +58,7 @@ class Runner:
         self._leaving = False
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
+        self._user_code = UserCode()
         self._agent: ReadyAgent
         self._scoring: Scoring
         self._judging: Judging
@@ -91,10 +93,14 @@ class Runner:
             if (of_store := group.subgroup(StoreError)) is not None:
                 raise _first(of_store) from None
             raise
-        return "its attempts have ended" if self._leaving else "too many of its agents could not be ended"
+        return (
+            "its attempts have ended"
+            if self._leaving
+            else "too many of its agents or hooks could not be ended"
+        )
 
     async def _claim_and_run(self) -> None:
-        """Until it is to leave, or more agents than may run at once could not be ended."""
+        """Until it is to leave, or more agents and hooks than may run at once could not be ended."""
         async with asyncio.TaskGroup() as tasks:
             renewing = None
             while await self._has_room() and not self._leaving:
@@ -115,14 +121,14 @@ class Runner:
         shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])
         self._agent = ISOLATIONS[agent.isolation](agent)
         self._scoring = Scoring(agent, self._store.rewarded.remote)
-        self._judging = Judging(agent, self._store)
-        self._hooks = Hooks(agent)
+        self._judging = Judging(agent, self._store, self._user_code)
+        self._hooks = Hooks(agent, self._user_code)
 
     async def _has_room(self) -> bool:
         """Waits until another attempt may run; False if too many agents could not be ended."""
         while len(self._running) >= self._spec.agent.concurrency:
             await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
-        return len(self._still_there()) <= self._spec.agent.concurrency
+        return self._still_there() <= self._spec.agent.concurrency
 
     async def _claim(self) -> Sequence[Claim]:
         """As many rollouts as there is room for."""
@@ -231,11 +237,11 @@ class Runner:
         if not running.ended:
             self._left_behind.append(running)
             _log.warning(
-                "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents "
-                "are in this runner (agent.isolation: process ends them for good)",
+                "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents or "
+                "hooks are in this runner (agent.isolation: process ends them for good)",
                 job.attempt.number,
                 job.attempt.rollout_id,
-                len(self._still_there()),
+                self._still_there(),
             )
 
     async def _renew_leases(self, period: float) -> None:
@@ -250,9 +256,10 @@ class Runner:
                 if task is not None and not task.cancelling():  # once: its agent may take its grace
                     task.cancel()
 
-    def _still_there(self) -> Sequence[Running]:
+    def _still_there(self) -> int:
+        """How much of what was to be ended is not: agents, and hooks and judges."""
         self._left_behind = [running for running in self._left_behind if not running.ended]
-        return self._left_behind
+        return len(self._left_behind) + self._user_code.still_there()
 
 
 async def _excused(ended: Attempt, base_url: str) -> Attempt:

@@ -180,7 +180,7 @@ async def test_an_attempt_that_the_store_has_cancelled_leaves_no_process(apart: 
 async def test_an_attempt_that_is_cancelled_as_its_process_starts_gives_its_answer_to_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of two, the first is forked when it has been cancelled. It is gone then, long before its grace is over."""
+    """Of two, the first is forked when it has been cancelled. It is gone long before its grace is over."""
     popen = guarded_process._popen
 
     def slow(program: guarded_process.Program, control: int) -> Any:
@@ -219,7 +219,9 @@ def test_a_program_that_is_ended_before_it_is_executed_ends_at_once() -> None:
     with ours:
         with theirs:
             number = theirs.fileno()
-            subprocess.run([sys.executable, "-c", SLOWLY_EXECUTED, str(number)], pass_fds=[number], check=True)
+            subprocess.run(
+                [sys.executable, "-c", SLOWLY_EXECUTED, str(number)], pass_fds=[number], check=True
+            )
         time.sleep(0.5)
         ours.shutdown(socket.SHUT_WR)
         ours.settimeout(30)
