@@ -93,11 +93,9 @@ class Runner:
             if (of_store := group.subgroup(StoreError)) is not None:
                 raise _first(of_store) from None
             raise
-        return (
-            "its attempts have ended"
-            if self._leaving
-            else "too many of its agents or hooks could not be ended"
-        )
+        if self._leaving:
+            return "its attempts have ended"
+        return "too many of its agents or hooks could not be ended"
 
     async def _claim_and_run(self) -> None:
         """Until it is to leave, or more agents and hooks than may run at once could not be ended."""
