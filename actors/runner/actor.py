@@ -55,6 +55,7 @@ class Runner:
         self._start_agent: Coalescer[Start, bool] = Coalescer(store.start.remote)
         self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._prepared = False
         self._leaving = False
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
@@ -79,12 +80,19 @@ class Runner:
         """Claim no more; ``run`` returns when the attempts under way have ended."""
         self._leaving = True
 
+    async def prepare(self) -> None:
+        """Import what the recipe names, which ``run`` does where nobody has asked for it before. In a thread:
+        imports may take their time, and virtual environments more."""
+        if not self._prepared:
+            await asyncio.to_thread(self._prepare)
+            self._prepared = True
+
     async def run(self) -> str:
         """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own.
 
         Returns why the process must be given up, for what an agent has done to it.
         """
-        await asyncio.to_thread(self._prepare)
+        await self.prepare()
         try:
             await self._claim_and_run()
         except asyncio.CancelledError:  # nobody else does that
@@ -113,7 +121,6 @@ class Runner:
                 renewing.cancel()
 
     def _prepare(self) -> None:
-        """In a thread: imports may take their time, and virtual environments more."""
         allow_open_files()
         agent = self._spec.agent
         shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])

@@ -26,7 +26,7 @@ from al_ray.machines.placement import Seat, SharedSeat, draining, ends_soon, tim
 _log = logging.getLogger(__name__)
 
 _START_SECONDS: Final = 600.0
-"""In which one starts, with all that its agent imports."""
+"""In which one starts, and then in which it has imported all that its agent needs."""
 _LOOK_SECONDS: Final = 2.0
 """Between two looks at what Ray has room for, and at which nodes it takes away."""
 
@@ -108,6 +108,9 @@ async def _watch(runner: Any) -> str:
     """Why it gives itself up. Raises what else ends it."""
     # There is no lease before it is there: it may have to wait for a node.
     await answered(runner.ping.remote(), _START_SECONDS, "it, which starts,")
+    # By itself: beside an import that hangs it would answer every ping.
+    with unwrapped():
+        await answered(runner.prepare.remote(), _START_SECONDS, "it, which imports its agent,")
     who = "it, of whose event loop an agent may not let go,"
     return await while_answering(_run(runner), runner.ping.remote, LEASE_SECONDS, LEASE_SECONDS, who)
 

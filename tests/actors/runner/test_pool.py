@@ -6,11 +6,14 @@ import asyncio
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -21,7 +24,7 @@ from al_ray.actors.runner.actor import Runner
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.database import retry
-from al_ray.errors import RecipeError, StoreError
+from al_ray.errors import RecipeError, StoreError, UnresponsiveError
 from al_ray.recipe import AgentSection
 from al_ray.types import AttemptStatus, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.support.houses.beside_the_store import finished
@@ -147,6 +150,22 @@ async def test_an_agent_that_takes_its_runner_along_does_not_end_the_run(
         assert pool.failure() is None
     assert bad.status is RolloutStatus.FAILED
     assert {rollout.status for rollout in others} == {RolloutStatus.SUCCEEDED}
+
+
+async def test_a_runner_whose_agents_import_hangs_is_given_up_though_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a socket without a time-out, or a mount that is gone."""
+    released = threading.Event()
+    monkeypatch.setattr(runner_pool, "_START_SECONDS", 0.5)
+    monkeypatch.setattr(Runner, "_prepare", lambda _: released.wait())
+    runner = Runner(RunnerSpec("r", AgentSection(run="a:b"), [], "toy"), Mock())
+    parts = {name: SimpleNamespace(remote=getattr(runner, name)) for name in ("ping", "prepare", "run")}
+    try:
+        with pytest.raises(UnresponsiveError, match="imports its agent"):
+            await asyncio.wait_for(runner_pool._watch(SimpleNamespace(**parts)), 5)
+    finally:
+        released.set()
 
 
 async def test_an_agent_that_cannot_be_imported_is_reported_as_the_recipes_mistake(
