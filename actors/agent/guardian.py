@@ -24,6 +24,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _NOT_STARTED = 127
 """A shell's exit code for what cannot be executed."""
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""By which the guardian is told to end the program; and the program, to end."""
 _ROUND = 0.05
 """Seconds between two rounds of SIGKILL: each round's orphans are the children of the next."""
 
@@ -36,13 +38,16 @@ class _Family:
         os.set_blocking(self._woken, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGCHLD, *_ENDING):
             signal.signal(number, lambda *_: None)
         self.status: int | None = None
         """The program's own, once it has ended."""
+        # What comes before the program is one waits until it is: its copy of these handlers would swallow it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         self._program = os.fork()
         if self._program == 0:
             _execute(command)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     def wait(self, control: int) -> None:
         """Until the program has ended, or the runner or a signal asks for the end of it."""
@@ -108,8 +113,10 @@ def _execute(command: Sequence[str]) -> None:
     try:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would keep that
+        # Python ignores the first two, and exec would keep that.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, *_ENDING):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         os.execvp(command[0], list(command))
     except OSError as error:
         print(f"{command[0]} cannot be started: {error.strerror}", file=sys.stderr, flush=True)

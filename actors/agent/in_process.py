@@ -80,12 +80,14 @@ class ThreadAgent:
         self._call = _load(section)
         self._section = section
 
-    async def start(self, job: Job) -> _InThread:
+    async def start(self, job: Job) -> InThread:
         run = partial(Outcome.of, call_agent, self._section, self._call, job)
-        return _InThread(run, job.printed.context())
+        return InThread(run, job.printed.context())
 
 
-class _InThread:
+class InThread:
+    """A call in a thread of its own, under way."""
+
     def __init__(self, run: Callable[[], Outcome], context: Context) -> None:
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()

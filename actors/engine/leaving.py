@@ -20,10 +20,11 @@ _COUNT_SECONDS: Final = 5.0
 
 def spare(slots: Sequence[Slot], draining: Mapping[str, float]) -> None:
     """No more calls for the engines on these nodes, which are to go, as ``al_ray.machines.placement`` tells
-    it."""
+    it. A later notice may bring the end of one that leaves forward, and puts none off."""
     for slot in slots:
-        if slot.engine is not None and slot.leaves is None and slot.node in draining:
-            slot.leaves = draining[slot.node]
+        until = draining.get(slot.node)
+        if slot.engine is not None and until is not None and (slot.leaves is None or until < slot.leaves):
+            slot.leaves = until
             _log.warning("%s ends its calls: Ray takes its node away %s", slot, time_left(slot.leaves))
 
 

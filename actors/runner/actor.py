@@ -33,6 +33,7 @@ from al_ray.actors.runner.hooks import Hooks
 from al_ray.actors.runner.judging import Judging
 from al_ray.actors.runner.scoring import Scoring
 from al_ray.actors.runner.spec import RunnerSpec
+from al_ray.actors.runner.user_code import UserCode
 from al_ray.errors import AttemptEndedError, StoreError
 from al_ray.traces import semconv
 from al_ray.types import JSON, Attempt, AttemptStatus, Claim, Endpoint, Span, Start
@@ -54,9 +55,11 @@ class Runner:
         self._start_agent: Coalescer[Start, bool] = Coalescer(store.start.remote)
         self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._prepared = False
         self._leaving = False
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
+        self._user_code = UserCode()
         self._agent: ReadyAgent
         self._scoring: Scoring
         self._judging: Judging
@@ -77,12 +80,19 @@ class Runner:
         """Claim no more; ``run`` returns when the attempts under way have ended."""
         self._leaving = True
 
+    async def prepare(self) -> None:
+        """Import what the recipe names, which ``run`` does where nobody has asked for it before. In a thread:
+        imports may take their time, and virtual environments more."""
+        if not self._prepared:
+            await asyncio.to_thread(self._prepare)
+            self._prepared = True
+
     async def run(self) -> str:
         """Claim and run. What it raises is no agent's error, but the recipe's, the store's or our own.
 
         Returns why the process must be given up, for what an agent has done to it.
         """
-        await asyncio.to_thread(self._prepare)
+        await self.prepare()
         try:
             await self._claim_and_run()
         except asyncio.CancelledError:  # nobody else does that
@@ -91,10 +101,12 @@ class Runner:
             if (of_store := group.subgroup(StoreError)) is not None:
                 raise _first(of_store) from None
             raise
-        return "its attempts have ended" if self._leaving else "too many of its agents could not be ended"
+        if self._leaving:
+            return "its attempts have ended"
+        return "too many of its agents or hooks could not be ended"
 
     async def _claim_and_run(self) -> None:
-        """Until it is to leave, or more agents than may run at once could not be ended."""
+        """Until it is to leave, or more agents and hooks than may run at once could not be ended."""
         async with asyncio.TaskGroup() as tasks:
             renewing = None
             while await self._has_room() and not self._leaving:
@@ -109,20 +121,19 @@ class Runner:
                 renewing.cancel()
 
     def _prepare(self) -> None:
-        """In a thread: imports may take their time, and virtual environments more."""
         allow_open_files()
         agent = self._spec.agent
         shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])
         self._agent = ISOLATIONS[agent.isolation](agent)
         self._scoring = Scoring(agent, self._store.rewarded.remote)
-        self._judging = Judging(agent, self._store)
-        self._hooks = Hooks(agent)
+        self._judging = Judging(agent, self._store, self._user_code)
+        self._hooks = Hooks(agent, self._user_code)
 
     async def _has_room(self) -> bool:
         """Waits until another attempt may run; False if too many agents could not be ended."""
         while len(self._running) >= self._spec.agent.concurrency:
             await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
-        return len(self._still_there()) <= self._spec.agent.concurrency
+        return self._still_there() <= self._spec.agent.concurrency
 
     async def _claim(self) -> Sequence[Claim]:
         """As many rollouts as there is room for."""
@@ -208,20 +219,35 @@ class Runner:
 
     async def _output(self, job: Job) -> Any:
         """What the agent returned; by then, or if it is cancelled, the agent has been ended."""
-        running = await self._agent.start(job)
+        starting = asyncio.ensure_future(self._agent.start(job))
+        try:
+            running = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A start goes on in its thread, with files whose numbers would be the next one's if they were
+            # closed now. Shielded too: the deadline may come while what the store has cancelled is ended.
+            await asyncio.shield(asyncio.ensure_future(self._end_started(job, starting)))
+            raise
         try:
             return await running.wait()
         finally:
-            await running.end()
-            if not running.ended:
-                self._left_behind.append(running)
-                _log.warning(
-                    "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents "
-                    "are in this runner (agent.isolation: process ends them for good)",
-                    job.attempt.number,
-                    job.attempt.rollout_id,
-                    len(self._still_there()),
-                )
+            await self._end(job, running)
+
+    async def _end_started(self, job: Job, starting: asyncio.Future[Running]) -> None:
+        """End what nobody waits for any more, once it has started, if it can be."""
+        with suppress(Exception):
+            await self._end(job, await starting)
+
+    async def _end(self, job: Job, running: Running) -> None:
+        await running.end()
+        if not running.ended:
+            self._left_behind.append(running)
+            _log.warning(
+                "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents or "
+                "hooks are in this runner (agent.isolation: process ends them for good)",
+                job.attempt.number,
+                job.attempt.rollout_id,
+                self._still_there(),
+            )
 
     async def _renew_leases(self, period: float) -> None:
         """Keep the leases; an attempt that the store no longer grants (cancelled, expired) is ended."""
@@ -235,9 +261,10 @@ class Runner:
                 if task is not None and not task.cancelling():  # once: its agent may take its grace
                     task.cancel()
 
-    def _still_there(self) -> Sequence[Running]:
+    def _still_there(self) -> int:
+        """How much of what was to be ended is not: agents, and hooks and judges."""
         self._left_behind = [running for running in self._left_behind if not running.ended]
-        return self._left_behind
+        return len(self._left_behind) + self._user_code.still_there()
 
 
 async def _excused(ended: Attempt, base_url: str) -> Attempt:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextvars import copy_context
+from functools import partial
 from http.client import HTTPException
 from typing import Final
 from urllib.request import urlopen
 
 import orjson
+
+from al_ray.actors.agent.in_process import InThread
+from al_ray.actors.agent.outcome import Outcome
 
 _ANSWER_SECONDS: Final = 5.0
 
@@ -27,7 +32,9 @@ async def expire(deadline: asyncio.Timeout, seconds: float, base_url: str) -> No
 async def absent(base_url: str, seconds: float) -> float:
     """How many of the last so many seconds there was no engine; 0 where the gateway does not say."""
     try:
-        told = await asyncio.to_thread(_ask, f"{base_url}/absences")
+        # In a thread of its own: agents and hooks that hang may hold all those that others share.
+        asked = InThread(partial(Outcome.of, _ask, f"{base_url}/absences"), copy_context())
+        told = await asked.wait()
     except (OSError, HTTPException, ValueError, KeyError):  # no gateway, or another server of models
         return 0.0
     return within(told, seconds)

@@ -12,7 +12,7 @@ from typing import Any
 
 from al_ray.actors.agent.job import Job
 from al_ray.actors.runner.scoring import reward_span
-from al_ray.actors.runner.user_code import called
+from al_ray.actors.runner.user_code import UserCode
 from al_ray.database.judged import judged_batch
 from al_ray.errors import RewardError
 from al_ray.protocols import Candidate, Judge, JudgedCall
@@ -26,7 +26,8 @@ from al_ray.types import Group, Rollout, RolloutStatus, Span, SpanKind
 class Judging:
     """Makes ready what the recipe names; raises ``RecipeError``."""
 
-    def __init__(self, agent: AgentSection, store: Any) -> None:
+    def __init__(self, agent: AgentSection, store: Any, user_code: UserCode) -> None:
+        self._user_code = user_code
         self._store = store
         self._name = agent.judge or ""
         self._judge: Judge | None = dotted.load(agent.judge, "agent.judge") if agent.judge else None
@@ -38,7 +39,7 @@ class Judging:
         group: Group = await self._store.group.remote(judged_batch(request.batch), request.group)
         succeeded = [each for each in group.rollouts if each.status is RolloutStatus.SUCCEEDED]
         candidates = [_candidate(rollout) for rollout in succeeded]
-        given = await called(self._judge, job.printed, job.task, candidates, job.endpoint)
+        given = await self._user_code.called(self._judge, job.printed, job.task, candidates, job.endpoint)
         if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(succeeded):
             told = f"{len(given)} rewards" if isinstance(given, Sequence) else f"a {type(given).__name__}"
             raise RewardError(

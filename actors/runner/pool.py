@@ -7,11 +7,13 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import ray
+from ray.exceptions import RayError
 
 from al_ray.actors.agent.inherited import overridden
 from al_ray.actors.keepers import EXTRA_SECONDS, Keepers
@@ -23,10 +25,12 @@ from al_ray.actors.waiting import answered, while_answering
 from al_ray.errors import UnresponsiveError
 from al_ray.machines.placement import Seat, SharedSeat, draining, ends_soon, time_left
 
+_Told = TypeVar("_Told")
+
 _log = logging.getLogger(__name__)
 
 _START_SECONDS: Final = 600.0
-"""In which one starts, with all that its agent imports."""
+"""In which one starts, and then in which it has imported all that its agent needs."""
 _LOOK_SECONDS: Final = 2.0
 """Between two looks at what Ray has room for, and at which nodes it takes away."""
 
@@ -82,7 +86,7 @@ class RunnerPool:
         """Replace the runner whenever its process ends. Its own errors are for good, and raised, unless
         nobody waits for it."""
         while True:
-            while not await asyncio.to_thread(slot.seat.granted):
+            while not await _told(slot.seat.granted):
                 await asyncio.sleep(_LOOK_SECONDS)
             # A name of its own: what the store still does for the dead one is not done for this one.
             named = replace(slot.spec, name=f"{slot.spec.name}-{uuid.uuid4().hex[:8]}")
@@ -108,6 +112,9 @@ async def _watch(runner: Any) -> str:
     """Why it gives itself up. Raises what else ends it."""
     # There is no lease before it is there: it may have to wait for a node.
     await answered(runner.ping.remote(), _START_SECONDS, "it, which starts,")
+    # By itself: beside an import that hangs it would answer every ping.
+    with unwrapped():
+        await answered(runner.prepare.remote(), _START_SECONDS, "it, which imports its agent,")
     who = "it, of whose event loop an agent may not let go,"
     return await while_answering(_run(runner), runner.ping.remote, LEASE_SECONDS, LEASE_SECONDS, who)
 
@@ -118,7 +125,7 @@ async def _watch_with_its_node(runner: Any, name: str, slot: _Slot) -> str:
     try:
         node = await answered(runner.node.remote(), _START_SECONDS, "it, which starts,")
         while not watching.done():
-            if told := await asyncio.to_thread(_why_to_leave, slot.seat, node):
+            if told := await _told(partial(_why_to_leave, slot.seat, node)):
                 why, until = told
                 _log.warning("runner %s claims no more: %s", name, why)
                 try:
@@ -129,6 +136,15 @@ async def _watch_with_its_node(runner: Any, name: str, slot: _Slot) -> str:
         return await watching
     finally:
         watching.cancel()
+
+
+async def _told(ask: Callable[[], _Told]) -> _Told | None:
+    """What Ray says; None if it does not answer. It is asked again soon, and no runner is worse for it."""
+    try:
+        return await asyncio.to_thread(ask)
+    except RayError as error:
+        _log.warning("Ray does not tell where runners may be; it is asked again: %s", error)
+        return None
 
 
 def _why_to_leave(seat: Seat, node: str) -> tuple[str, float] | None:

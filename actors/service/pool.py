@@ -28,7 +28,7 @@ _PROBE_SECONDS: Final = 20.0
 _STARTING_SECONDS: Final = 300.0
 """In which the process of one that starts tells that it lives, whatever its service is at."""
 _MAX_DEATHS: Final = 5
-"""In a row, without having been well in between."""
+"""In a row, without having been well in between; one more is not by chance."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,15 @@ class ServicePool:
     async def start(self) -> Mapping[str, str]:
         """Start all; returns their URLs by name. Raises what one of them raises; one that dies is followed by
         another, as far as that helps."""
-        with unwrapped():
-            await asyncio.gather(*(self._start_first(hosted) for hosted in self._hosted))
+        starting = [asyncio.create_task(self._start_first(hosted)) for hosted in self._hosted]
+        try:
+            with unwrapped():
+                await asyncio.gather(*starting)
+        except BaseException:  # else one that is ended as it starts would be followed by another
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            raise
         self._keepers.start(self._keep(hosted) for hosted in self._hosted)
         return {hosted.name: f"http://{reachable(self._host)}:{hosted.port}" for hosted in self._hosted}
 
@@ -92,7 +99,7 @@ class ServicePool:
         )
 
     async def _start_first(self, hosted: _Hosted) -> None:
-        for further in reversed(range(_MAX_DEATHS)):
+        for further in reversed(range(_MAX_DEATHS + 1)):
             try:
                 return await self._start(hosted)
             except (*DIED, UnresponsiveError) as error:

@@ -116,12 +116,12 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
 def _remove_if_unlocked(folder: Path) -> None:
     try:
         lock = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # its publisher has just closed
+    except (FileNotFoundError, PermissionError):  # its publisher has just closed, or is another user's
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)
-    except (BlockingIOError, FileNotFoundError):  # it is held, or another has removed it
+    except (BlockingIOError, FileNotFoundError, PermissionError):  # held, removed by another, or another's
         return
     finally:
         os.close(lock)

@@ -25,7 +25,7 @@ from ray._private.grpc_utils import init_grpc_channel
 from ray._private.state import actors
 from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.actor import ActorHandle
-from ray.exceptions import RaySystemError
+from ray.exceptions import RayError, RaySystemError
 
 from al_ray.errors import AlRayError, Problem, UserError
 from al_ray.machines.plan import this_machine
@@ -207,7 +207,10 @@ def _end_without_node(left: Event, started: Sequence[psutil.Process]) -> None:
     that waits for an actor would hear of it, nor could any be replaced."""
     here = ray.get_runtime_context().get_node_id()
     while not left.wait(_LOOK_SECONDS):
-        if here in node_ids():
+        try:
+            if here in node_ids():
+                continue
+        except RayError:  # it does not answer just now, which says nothing of the node
             continue
         why = f"Ray's node here is gone: it was killed, or the memory was full; {log_folder()} says more"
         print(

@@ -9,12 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from unittest.mock import Mock
 
 import psutil
 import pytest
 from ray._private import services
+from ray.exceptions import RaySystemError
 
 from al_ray.errors import UserError
+from al_ray.machines import cluster as machines_cluster
 from al_ray.machines.cluster import joined
 from tests.support.machines.processes import ROOT, Command, process_name
 
@@ -149,3 +153,25 @@ def test_a_recorded_cluster_that_is_gone_is_told_at_once(
     (tmp_path / "ray_current_cluster").unlink()
     with pytest.raises(UserError, match=r"'auto': .*Could not find any running Ray"), joined("auto"):
         pass
+
+
+def test_where_ray_does_not_answer_once_its_node_is_watched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends all the same when the node is gone later."""
+    looks = iter([{"here"}, RaySystemError("the GCS does not answer"), {"here"}, set()])
+
+    def look() -> set[str]:
+        told = next(looks)
+        if isinstance(told, RaySystemError):
+            raise told
+        return told
+
+    ended = Mock(side_effect=SystemExit)
+    here = Mock(get_runtime_context=lambda: Mock(get_node_id=lambda: "here"))
+    monkeypatch.setattr(machines_cluster, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(machines_cluster, "ray", here)
+    monkeypatch.setattr(machines_cluster, "node_ids", look)
+    monkeypatch.setattr(machines_cluster, "log_folder", lambda: "logs")
+    monkeypatch.setattr(os, "_exit", ended)
+    with pytest.raises(SystemExit):
+        machines_cluster._end_without_node(Event(), [])
+    ended.assert_called_once_with(1)

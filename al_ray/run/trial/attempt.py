@@ -16,6 +16,7 @@ from al_ray.actors.runner.actor import as_json
 from al_ray.actors.runner.failure import failed
 from al_ray.actors.runner.hooks import Hooks
 from al_ray.actors.runner.scoring import Scoring
+from al_ray.actors.runner.user_code import UserCode
 from al_ray.data.tasks import Tasks
 from al_ray.database.writer import Ask, Database
 from al_ray.errors import Problem, UserError
@@ -73,7 +74,7 @@ def attempted(recipe: Recipe, task: Task, database: Database, house: House) -> T
     begun = time.perf_counter()
     ended, rewards, raised = _played(recipe, job, database)
     seconds = time.perf_counter() - begun
-    ended = replace(asyncio.run(Hooks(recipe.agent).after(job, ended)), ended_at=time.time())
+    ended = replace(asyncio.run(Hooks(recipe.agent, UserCode()).after(job, ended)), ended_at=time.time())
     if ended.status is not AttemptStatus.SUCCEEDED:
         rewards = ()
     with database.begin() as connection:
@@ -104,7 +105,7 @@ def _played(
 
     attempt = job.attempt
     try:
-        asyncio.run(Hooks(recipe.agent).before(job))
+        asyncio.run(Hooks(recipe.agent, UserCode()).before(job))
         output = output_of(recipe.agent, job)
         attempt = replace(attempt, output=as_json(output))
         rewards = asyncio.run(Scoring(recipe.agent, rewarded).terminal(job, output))

@@ -7,19 +7,38 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
 
+from al_ray.actors.agent import guarded_process
 from al_ray.actors.agent.interpreter import interpreter
+from al_ray.actors.agent.job import Job
+from al_ray.actors.agent.printed import Printed
+from al_ray.actors.agent.sub_process import ProcessAgent
+from al_ray.actors.runner.actor import Runner
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.errors import AttemptEndedError
 from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
-from al_ray.types import AttemptStatus, Rollout, RolloutStatus, SpanKind
+from al_ray.types import (
+    Attempt,
+    AttemptStatus,
+    Endpoint,
+    Rollout,
+    RolloutRequest,
+    RolloutStatus,
+    SpanKind,
+    Task,
+)
 from tests.actors.agent.test_interpreter import wheel
 from tests.support.agents import wild
 from tests.support.houses.beside_the_store import authorize
@@ -156,6 +175,62 @@ async def test_an_attempt_that_the_store_has_cancelled_leaves_no_process(apart: 
     await until(lambda: len(alive(f"{batch}/0")) > 6)
     await apart.store.cancel.remote(batch)
     await until(lambda: not alive(f"{batch}/0"), TIMEOUT)
+
+
+async def test_an_attempt_that_is_cancelled_as_its_process_starts_gives_its_answer_to_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two, the first is forked when it has been cancelled. It is gone long before its grace is over."""
+    popen = guarded_process._popen
+
+    def slow(program: guarded_process.Program, control: int) -> Any:
+        if program.environment["AL_RAY_ROLLOUT_ID"].endswith("/first"):
+            time.sleep(1)
+        return popen(program, control)
+
+    monkeypatch.setattr(guarded_process, "_popen", slow)
+    section = AgentSection(isolation="process", run=CALLABLE, grace=60.0)
+    runner = Runner(RunnerSpec("r", section, [], "toy"), Mock())
+    runner._agent = ProcessAgent(section)
+    batch = f"cancelled-{os.getpid()}"
+    first = asyncio.create_task(runner._output(job(f"{batch}/first", {"do": "give", "value": 0.25})))
+    await asyncio.sleep(0.3)
+    first.cancel()
+    next_one = asyncio.create_task(runner._output(job(f"{batch}/next", {"do": "give_late", "value": 0.5})))
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert alive(f"{batch}/first") == []
+    assert await next_one == 0.5
+
+
+SLOWLY_EXECUTED = """
+import os, sys, time
+from al_ray.actors.agent import guardian
+become = os.setsid
+os.setsid = lambda: (time.sleep(2), become())
+guardian.main("60", sys.argv[1], "sleep", "100")
+"""
+
+
+def test_a_program_that_is_ended_before_it_is_executed_ends_at_once() -> None:
+    """And not when its grace is over: until then it is a copy of its guardian, which ignores SIGTERM."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            number = theirs.fileno()
+            subprocess.run(
+                [sys.executable, "-c", SLOWLY_EXECUTED, str(number)], pass_fds=[number], check=True
+            )
+        time.sleep(0.5)
+        ours.shutdown(socket.SHUT_WR)
+        ours.settimeout(30)
+        assert os.WTERMSIG(int(ours.recv(100))) == signal.SIGTERM
+
+
+def job(name: str, task: dict[str, Any]) -> Job:
+    request = RolloutRequest(name, "b", "g", Task("t", task))
+    return Job(request, Attempt(name, 1, "key"), Endpoint("http://gateway/v1", "key", "toy", {}), Printed())
 
 
 @pytest.mark.parametrize(

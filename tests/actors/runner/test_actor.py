@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from al_ray.actors.agent.printed import Printed
 from al_ray.actors.runner.failure import failed
+from al_ray.actors.runner.user_code import UserCode
 from al_ray.errors import AttemptEndedError, RewardError, ToldError
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
@@ -315,3 +319,28 @@ async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_fa
         assert rollout.attempts[0].status is AttemptStatus.FAILED
         assert says in (rollout.attempts[0].error or "")
     assert list(houses) == []
+
+
+async def test_hooks_that_hang_time_out_however_many_there_are(ray_cluster: None, tmp_path: Path) -> None:
+    """More than there are threads that asyncio shares out; who comes after them has its time, too."""
+    many = min(32, (os.cpu_count() or 1) + 4) + 1
+    hook = "tests.support.agents.told:before"
+    notes = {"notes": str(tmp_path / "notes"), "mark": str(tmp_path / "mark")}
+    houses = house_of(tmp_path, run="tests.support.agents.told:act", before=hook, concurrency=many)
+    house = next(houses)
+    async with asyncio.timeout(60):
+        hung = await house.rollouts(*[{"do": "give", "value": 1.0, "before": "hang"}] * many)
+        late = await house.rollout({"do": "sleep", **notes})
+    assert {each.attempts[0].status for each in (*hung, late)} == {AttemptStatus.TIMED_OUT}
+    assert list(houses) == []
+
+
+async def test_what_hangs_of_the_users_counts_until_it_ends() -> None:
+    """A runner gives itself up when it has too much of that."""
+    released, code = threading.Event(), UserCode()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await code.called(released.wait, Printed())
+    assert code.still_there() == 1
+    released.set()
+    await until(lambda: code.still_there() == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,6 +63,18 @@ async def test_without_a_gateway_that_tells_the_time_is_what_it_is() -> None:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     assert await absent(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", 5.0) == 0  # it has no such page
     await runner.cleanup()
+
+
+async def test_the_clock_needs_none_of_the_threads_that_agents_may_hold() -> None:
+    """As one does that hands its work to asyncio's threads, which hangs."""
+    released = threading.Event()
+    held = [asyncio.ensure_future(asyncio.to_thread(released.wait)) for _ in range(40)]
+    try:
+        async with gateway(Absences()) as url:
+            assert await lasts(0.3, url) == pytest.approx(0.3, abs=0.25)
+    finally:
+        released.set()
+        await asyncio.gather(*held)
 
 
 @given(st.lists(st.tuples(AGO, AGO).map(lambda ends: (max(ends), min(ends)))), AGO)

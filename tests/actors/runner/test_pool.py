@@ -6,22 +6,25 @@ import asyncio
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RaySystemError
 
 from al_ray.actors.runner import pool as runner_pool
 from al_ray.actors.runner.actor import Runner
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.database import retry
-from al_ray.errors import RecipeError, StoreError
+from al_ray.errors import RecipeError, StoreError, UnresponsiveError
 from al_ray.recipe import AgentSection
 from al_ray.types import AttemptStatus, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.support.houses.beside_the_store import finished
@@ -147,6 +150,60 @@ async def test_an_agent_that_takes_its_runner_along_does_not_end_the_run(
         assert pool.failure() is None
     assert bad.status is RolloutStatus.FAILED
     assert {rollout.status for rollout in others} == {RolloutStatus.SUCCEEDED}
+
+
+async def test_a_runner_whose_agents_import_hangs_is_given_up_though_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a socket without a time-out, or a mount that is gone."""
+    released = threading.Event()
+    monkeypatch.setattr(runner_pool, "_START_SECONDS", 0.5)
+    monkeypatch.setattr(Runner, "_prepare", lambda _: released.wait())
+    runner = Runner(RunnerSpec("r", AgentSection(run="a:b"), [], "toy"), Mock())
+    parts = {name: SimpleNamespace(remote=getattr(runner, name)) for name in ("ping", "prepare", "run")}
+    try:
+        with pytest.raises(UnresponsiveError, match="imports its agent"):
+            await asyncio.wait_for(runner_pool._watch(SimpleNamespace(**parts)), 5)
+    finally:
+        released.set()
+
+
+async def test_where_ray_does_not_answer_once_a_further_runner_is_started_and_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether for its room, for the nodes that are to go, or for who wants the room."""
+    started, killed, looks = Mock(), Mock(), {"granted": 0, "draining": 0, "wanted": 0}
+
+    def second_fails(name: str, answer: Any) -> Callable[[], Any]:
+        def ask() -> Any:
+            looks[name] += 1
+            if looks[name] == (1 if name == "granted" else 2):
+                raise RaySystemError("the GCS does not answer")
+            return answer
+
+        return ask
+
+    async def runs(*_: Any) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    async def node() -> str:
+        return "node"
+
+    seat = Mock(granted=second_fails("granted", True), wanted=second_fails("wanted", False), options={})
+    monkeypatch.setattr(runner_pool, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(runner_pool, "draining", second_fails("draining", {}))
+    monkeypatch.setattr(runner_pool, "_watch", runs)
+    started.return_value.options.return_value.remote.return_value.node.remote = node
+    monkeypatch.setattr(runner_pool, "ray", SimpleNamespace(remote=started, kill=killed))
+    pool = RunnerPool(RunnerSpec("r", AgentSection(run="a:b"), [], "toy"), 0, Mock(), {}, [seat])
+    pool.start()
+    async with asyncio.timeout(20):
+        while looks["wanted"] < 4 and pool.failure() is None:
+            await asyncio.sleep(0.05)
+    assert pool.failure() is None
+    assert started.call_count == 1 and not killed.called
+    await pool.stop()
 
 
 async def test_an_agent_that_cannot_be_imported_is_reported_as_the_recipes_mistake(

@@ -17,7 +17,7 @@ import pytest
 from al_ray.actors.service import pool as pool_module
 from al_ray.actors.service.actor import ServiceHost
 from al_ray.actors.service.pool import ServicePool
-from al_ray.errors import BadRequestError, DataError, Problem, ServiceUnavailableError
+from al_ray.errors import BadRequestError, DataError, Problem, ServiceUnavailableError, UnresponsiveError
 from al_ray.recipe import ServiceSection
 from al_ray.retrieval.build import build
 from al_ray.retrieval.manifest import Settings
@@ -166,6 +166,47 @@ async def test_a_service_that_is_stopped_as_it_starts_is_followed_by_another_and
         assert (await asked(urls["one"], 1))[0] == 200
         stopped = sorted(tmp_path.iterdir(), key=lambda each: each.stat().st_mtime)[:2]
         assert [await gone(int(each.name)) for each in stopped] == [True, True]
+
+
+async def test_when_one_service_cannot_start_no_other_is_started_after_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is ended as it starts is not followed by another, whom nobody would end."""
+    begun: list[str] = []
+
+    async def start(_: ServicePool, hosted: Any) -> None:
+        begun.append(hosted.name)
+        await asyncio.sleep(0.2 if hosted.name == "broken" else 0.5)
+        raise (
+            DataError(Problem("index", "x", "make it")) if hosted.name == "broken" else UnresponsiveError("")
+        )
+
+    monkeypatch.setattr(ServicePool, "_start", start)
+    monkeypatch.setattr(pool_module.ray, "kill", lambda _: None)
+    with pytest.raises(DataError, match="make it"):
+        async with started(broken=section("Echo"), other=section("Echo")):
+            raise AssertionError("it has started")
+    await asyncio.sleep(0.6)
+    assert begun == ["broken", "other"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_service_is_given_up_at_the_sixth_time_as_it_starts_and_later(
+    monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    begun: list[str] = []
+
+    async def start(_: ServicePool, hosted: Any) -> None:
+        begun.append(hosted.name)
+        raise UnresponsiveError("it does not answer")
+
+    monkeypatch.setattr(ServicePool, "_start", start)
+    monkeypatch.setattr(pool_module.ray, "kill", lambda _: None)
+    pool = ServicePool({"one": section("Echo")}, None, {})
+    [hosted] = pool._hosted
+    with pytest.raises(UnresponsiveError if first else ServiceUnavailableError):
+        await (pool._start_first(hosted) if first else pool._keep(hosted))
+    assert begun == ["one"] * 6
 
 
 async def test_what_a_service_says_when_it_cannot_start_is_said() -> None:

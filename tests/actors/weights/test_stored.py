@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -108,6 +109,24 @@ def test_what_a_killed_publisher_left_is_removed_and_what_a_living_one_holds_is_
         process.send_signal(signal.SIGKILL)
     SharedMemoryPublisher(tmp_path).close()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_what_another_user_holds_or_left_in_shared_memory_is_left_alone() -> None:
+    """Whether it may not even be read, or may be read and not removed."""
+    with tempfile.TemporaryDirectory(dir=stored.SHARED_MEMORY) as folder:
+        parent = Path(folder)
+        parent.chmod(0o1777)  # as shared memory itself is
+        others = SharedMemoryPublisher(parent)
+        left = parent / f"{stored.PREFIX}left"
+        left.mkdir(mode=0o755)
+        os.seteuid(65534)
+        try:
+            SharedMemoryPublisher(parent).close()
+        finally:
+            os.seteuid(0)
+        assert left.exists() and len(list(parent.iterdir())) == 2
+        others.close()
 
 
 def test_publishers_that_start_at_the_same_time_do_not_take_each_other_for_dead(tmp_path: Path) -> None:

@@ -259,6 +259,8 @@ def before(request: RolloutRequest, attempt: Attempt) -> None:
         raise LookupError("a mistake before")
     if request.task.data.get("before") == "stop":
         raise StopIteration
+    if request.task.data.get("before") == "hang":
+        threading.Event().wait()
     _note(request, f"before {attempt.number} {attempt.status}")
 
 

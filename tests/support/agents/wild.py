@@ -35,6 +35,11 @@ def _give(task):
     return task["value"]
 
 
+def _give_late(task):
+    time.sleep(3)
+    return task["value"]
+
+
 def _print(task):
     print("said aloud")
     print("said aside", file=sys.stderr)
