@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -131,6 +132,31 @@ def test_a_place_that_cannot_be_written_is_named_with_the_reason_and_nothing_is_
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (Path(recipe.output) / recipe.name / "a").exists()
+
+
+@pytest.mark.parametrize("failing", ["chmod", "locked"])
+def test_a_driver_that_cannot_make_its_folder_leaves_the_run_that_another_has_begun_there_meanwhile(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Both take the same name, as those do that start within a second."""
+    looked = RunFolder._is_free
+    under_way: list[RunFolder] = []
+
+    def other_is_faster(folder: RunFolder) -> bool:
+        free = looked(folder)
+        monkeypatch.setattr(RunFolder, "_is_free", looked)
+        under_way.append(RunFolder.create(recipe, "a"))
+        (folder.path / "store.sqlite").touch()
+        monkeypatch.setattr(Path if failing == "chmod" else RunFolder, failing, stale)
+        return free
+
+    def stale(*_: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(RunFolder, "_is_free", other_is_faster)
+    with pytest.raises(UserError, match="cannot be written: Stale file handle"):
+        RunFolder.create(recipe, "a")
+    assert (under_way[0].path / "store.sqlite").exists() and under_way[0].recipe().name == recipe.name
 
 
 def test_runs_are_not_uploaded_with_a_job(recipe: Recipe, tmp_path: Path) -> None:
