@@ -195,7 +195,8 @@ class RunFolder:
 
     def prune_checkpoints(self, keep: int) -> None:
         """Remove all but the newest ``keep``, of which none is there in part meanwhile, and what whoever was
-        killed as they wrote one or removed one left of it. Nobody may be writing one."""
+        killed as they wrote one or removed one left of it. Nobody may be writing one. What the disk does not
+        let go of yet, as NFS what is open somewhere, goes with the next."""
         self._remove_hidden()
         for step in self.checkpoints()[:-keep]:
             whole = self.checkpoint(step)
@@ -204,7 +205,7 @@ class RunFolder:
 
     def _remove_hidden(self) -> None:
         for hidden in (self.path / "checkpoints").glob(".step-*"):
-            shutil.rmtree(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,27 @@ def test_a_run_whose_driver_is_killed_as_it_removes_checkpoints_has_none_of_them
     assert moment > 4
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_yet_counts_no_more_and_is_removed_with_the_next(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS keeps a file, under a name of its own, that somebody has open: the folder is not empty."""
+    folder = RunFolder.create(recipe, "a")
+    for step in (1, 2):
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "model.safetensors").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", not_empty)
+        folder.prune_checkpoints(1)
+        assert folder.checkpoints() == [2]
+    folder.checkpoint(3).mkdir()
+    folder.prune_checkpoints(1)
+    assert [each.name for each in (folder.path / "checkpoints").iterdir()] == ["step-000003"]
+
+
+def not_empty(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+
 def killed_at(moment: int, work: Callable[[], object]) -> bool:
     """Whether a process of its own that does the work is killed before it calls the system for the
     ``moment``th time: it may have ended before."""
