@@ -128,7 +128,9 @@ class Run:
             told = str(error) or f"not within {_LEAVE_SECONDS:g} s"
             self.console.warning(f"no checkpoint of the last steps: {told}; --resume repeats them")
         else:
-            self.console.note(f"interrupted after step {self._done}; --resume goes on from there")
+            # Whoever has not loaded the last checkpoint yet has done none of its steps.
+            kept = max([self._done, *self.folder.checkpoints()])
+            self.console.note(f"interrupted after step {kept}; --resume goes on from there")
 
     async def _go_on(self, done: int) -> None:
         """To the end, when ``done`` steps are done."""

@@ -373,6 +373,15 @@ async def test_who_interrupts_a_run_whose_critic_has_begun_with_the_next_step_is
     assert saved == [3] and "interrupted after step 3" in told.getvalue()
 
 
+async def test_who_interrupts_a_run_before_it_has_loaded_its_checkpoint_is_told_of_that_ones_step() -> None:
+    folder: Any = SimpleNamespace(checkpoints=lambda: [10, 12])
+    told = io.StringIO()
+    nothing: Any = None
+    run = Run(RECIPE, folder, nothing, nothing, nothing, Console(told), (), (), nothing)
+    await run._leave()
+    assert "interrupted after step 12; --resume goes on from there" in told.getvalue()
+
+
 def test_a_run_that_cannot_hear_of_nodes_that_are_to_go_ends_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
