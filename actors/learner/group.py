@@ -207,9 +207,7 @@ class LearnerGroup:
     def _on_all(self, method: str, *arguments: Any) -> list[Any]:
         return self._all([getattr(learner, method).remote(*arguments) for learner in self._learners])
 
-    def _all(
-        self, answers: Sequence[ObjectRef[Any]], harmless: type[AlRayError] | None = None
-    ) -> list[Any]:
+    def _all(self, answers: Sequence[ObjectRef[Any]], harmless: type[AlRayError] | None = None) -> list[Any]:
         """What all ranks answer. When one fails, the others are ended: they may wait for it for good. Not so
         where nothing but a ``harmless`` error is raised, and all have answered."""
         asked = [*self._starting, *answers]  # of what could not start, the start tells why

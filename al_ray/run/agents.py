@@ -90,8 +90,8 @@ class Agents:
             self._require_parts()
 
     async def _answer(self, asked: Awaitable[Any]) -> Any:
-        """The store's, unless a part could not be kept meanwhile: of a store that does not come up again there
-        is never any."""
+        """The store's, unless a part could not be kept meanwhile: a store that does not come up again never
+        gives any."""
         answer = asyncio.ensure_future(asked)
         try:
             while not (await asyncio.wait({answer}, timeout=_WATCH_SECONDS))[0]:

@@ -176,7 +176,7 @@ def test_learners_go_on_after_a_checkpoint_that_could_not_be_written(
     pair.start_stage(SECTION)
     version = pair.policy_version()
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="could not be written: .*Not a directory"):
+    with pytest.raises(CheckpointError, match=r"could not be written: .*Not a directory"):
         pair.save(str(tmp_path / "file" / "step"))
     assert pair.update(rows(0), CrossEntropy()).policy_version == version + 1
     pair.save(str(tmp_path / "step"))
