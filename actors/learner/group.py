@@ -1,8 +1,8 @@
 """The driver's handle on the learners: several processes that act as one learner.
 
 Calls block until every rank has answered. Ranks wait for each other, so the first that fails ends them all:
-its error is raised, and the group is of no more use until ``restart``. ``LearnerLostError`` says that nothing
-was wrong but that a process died.
+its error is raised, and the group is of no more use until ``restart``. Only after a checkpoint that could not
+be written it is as it was. ``LearnerLostError`` says that nothing was wrong but that a process died.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from al_ray.actors.weights.update import WeightUpdate, pushes
 from al_ray.algorithms.batching import spread
 from al_ray.algorithms.losses.token import Loss
 from al_ray.algorithms.passes import ONCE, Passes
-from al_ray.errors import LearnerLostError
+from al_ray.errors import AlRayError, CheckpointError, LearnerLostError
 from al_ray.machines import cluster
 from al_ray.types import Row, UpdateReport
 
@@ -160,7 +160,8 @@ class LearnerGroup:
 
     def save(self, folder: str) -> None:
         """A checkpoint on the first learner's node; see ``Learner.save``."""
-        self._on_all("save", folder)
+        # The first alone writes, when all have gathered what it does, and nothing of theirs changes.
+        self._all([learner.save.remote(folder) for learner in self._learners], harmless=CheckpointError)
 
     def load(self, folder: str) -> None:
         """Resume from a checkpoint that every learner's node can read."""
@@ -206,8 +207,9 @@ class LearnerGroup:
     def _on_all(self, method: str, *arguments: Any) -> list[Any]:
         return self._all([getattr(learner, method).remote(*arguments) for learner in self._learners])
 
-    def _all(self, answers: Sequence[ObjectRef[Any]]) -> list[Any]:
-        """What all ranks answer. When one fails, the others are ended: they may wait for it for good."""
+    def _all(self, answers: Sequence[ObjectRef[Any]], harmless: type[AlRayError] | None = None) -> list[Any]:
+        """What all ranks answer. When one fails, the others are ended: they may wait for it for good. Not so
+        where nothing but a ``harmless`` error is raised, and all have answered."""
         asked = [*self._starting, *answers]  # of what could not start, the start tells why
         waiting, failed = asked, False
         while waiting and not failed:
@@ -218,7 +220,8 @@ class LearnerGroup:
         if failed:
             told, _ = ray.wait(asked, num_returns=len(asked), timeout=_OTHERS_SECONDS)
             errors = [error for answer in told if (error := _error(answer))]
-            if len(answers) > 1:
+            harmed = len(told) < len(asked) or not all(_is_a(harmless, error) for error in errors)
+            if len(answers) > 1 and harmed:
                 self._end()
             first = min(errors, key=_is_of_another)
             if isinstance(first, DIED):
@@ -264,6 +267,10 @@ def _error(answer: ObjectRef[Any]) -> RayError | None:
     except RayError as error:
         return error
     return None
+
+
+def _is_a(ours: type[AlRayError] | None, error: RayError) -> bool:
+    return ours is not None and isinstance(error, RayTaskError) and isinstance(error.cause, ours)
 
 
 def _is_of_another(error: RayError) -> bool:

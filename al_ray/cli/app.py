@@ -52,6 +52,7 @@ def main() -> None:
         LearnerLostError,
         ServiceUnavailableError,
         StoreError,
+        UnresponsiveError,
         UselessRunError,
         UserError,
     )
@@ -73,6 +74,7 @@ def main() -> None:
         LearnerLostError,
         ServiceUnavailableError,
         StoreError,
+        UnresponsiveError,
     ) as error:
         typer.echo(f"error: {error}\nwhat is recorded stays: --resume goes on from there", err=True)
         sys.exit(1)

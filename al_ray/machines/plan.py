@@ -84,8 +84,9 @@ def this_machine() -> list[NodeShape]:
 
 
 def usable_cores(groups: Path = _CONTROL_GROUPS) -> int:
-    """Those of the machine, as far as a container's share of them allows."""
-    cores = os.cpu_count() or 1
+    """Those of the machine that this process may run on, which batch systems limit, as far as a container's
+    share of them allows."""
+    cores = len(os.sched_getaffinity(0))
     try:
         quota, period = (groups / "cpu.max").read_text().split()  # "max" is no number
         return max(1, min(cores, int(quota) // int(period)))

@@ -6,8 +6,10 @@ that is not finite is ``null``.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -31,10 +33,13 @@ class JsonlSink:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         line = memoryview(_line({"step": step, "time": time.time(), **values}))
+        whole = os.fstat(self._file.fileno()).st_size
         try:
             while line:  # of a disk that is nearly full a part is taken
                 line = line[self._file.write(line) :]
         except OSError as error:
+            with suppress(OSError):  # or the next line would go on in what there is of this one
+                os.ftruncate(self._file.fileno(), whole)
             raise DiskError.of(self._folder / FILE_NAME, f"step {step}", error) from error
 
     def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Agents:
     store: Any
     records: Records
     needs: Sequence[Kept]
-    """The parts without which no rollout ends: runners, gateways, services, the policy."""
+    """The parts without which no rollout ends: the store, runners, gateways, services, the policy."""
 
     judges: RetryRules | None = None
     """How often the judge of a training group is asked; None: there is none."""
@@ -46,14 +46,14 @@ class Agents:
     async def ask(self, requests: Sequence[RolloutRequest]) -> None:
         """Whoever asks twice has asked once."""
         with unwrapped():
-            await self.store.enqueue.remote(requests)
+            await self._answer(self.store.enqueue.remote(requests))
 
     async def withdraw(self, step: int, evaluation: int) -> None:
         """Take back what was asked for of the batches of ``step`` and later ones, and of evaluations after
         ``evaluation`` steps and more, and has not ended."""
         with unwrapped():
-            await self.store.withdraw.remote(TRAINING, step_batch(step))
-            await self.store.withdraw.remote(EVALUATIONS, evaluation_batch(evaluation))
+            await self._answer(self.store.withdraw.remote(TRAINING, step_batch(step)))
+            await self._answer(self.store.withdraw.remote(EVALUATIONS, evaluation_batch(evaluation)))
 
     async def ended(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[Sequence[Group]]:
         """The groups of one batch, which was asked for, as they are complete, judged where they are to be.
@@ -81,14 +81,29 @@ class Agents:
         missing = {request.group for request in requests}
         done: list[str] = []
         while missing:
-            names = await self.store.finished_groups.remote(batch, done, _WATCH_SECONDS)
+            names = await self._answer(self.store.finished_groups.remote(batch, done, _WATCH_SECONDS))
             done += names
             missing -= set(names)
             for start in range(0, len(names), _GROUPS_READ):
                 some = names[start : start + _GROUPS_READ]
                 yield await asyncio.to_thread(self.records.groups, batch, some)
-            if failure := next(filter(None, (part.failure() for part in self.needs)), None):
-                raise failure
+            self._require_parts()
+
+    async def _answer(self, asked: Awaitable[Any]) -> Any:
+        """The store's, unless a part could not be kept meanwhile: a store that does not come up again never
+        gives any."""
+        answer = asyncio.ensure_future(asked)
+        try:
+            while not (await asyncio.wait({answer}, timeout=_WATCH_SECONDS))[0]:
+                self._require_parts()
+        finally:
+            answer.cancel()
+        return answer.result()
+
+    def _require_parts(self) -> None:
+        """Raises why one of them could not be kept."""
+        if failure := next(filter(None, (part.failure() for part in self.needs)), None):
+            raise failure
 
 
 def _succeeded(rollout: Rollout) -> bool:

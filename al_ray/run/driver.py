@@ -69,6 +69,8 @@ class Run:
     """Steps that have been told."""
     _learning: asyncio.Task[None] | None = None
     """The update under way."""
+    _unwritten: int = 0
+    """The step that no checkpoint could be written of when a node was to go."""
     _steady: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while weights change or are written."""
     _keepers: Keepers = field(default_factory=Keepers)
@@ -109,7 +111,7 @@ class Run:
                 furthest = max(furthest, self._done)
                 if lost > MAX_LOST:
                     raise
-                self._done = 0  # of which the learners hold nothing any more
+                self._done = self._unwritten = 0  # of which the learners hold nothing any more
                 self.console.warning(f"{error}; going on from the last checkpoint")
         for line in self.health.summary():
             self.console.warning(line)
@@ -126,7 +128,9 @@ class Run:
             told = str(error) or f"not within {_LEAVE_SECONDS:g} s"
             self.console.warning(f"no checkpoint of the last steps: {told}; --resume repeats them")
         else:
-            self.console.note(f"interrupted after step {self._done}; --resume goes on from there")
+            # Whoever has not loaded the last checkpoint yet has done none of its steps.
+            kept = max([self._done, *self.folder.checkpoints()])
+            self.console.note(f"interrupted after step {kept}; --resume goes on from there")
 
     async def _go_on(self, done: int) -> None:
         """To the end, when ``done`` steps are done."""
@@ -235,13 +239,15 @@ class Run:
             await self._write(step)
 
     async def _save_what_is_done(self) -> None:
-        """Whatever the run is at, unless the learners have begun with the next step."""
+        """Whatever the run is at, unless the learners have begun with the next step. What failed is not tried
+        again: each time, the next update would wait for it."""
         async with self._steady:
-            if not self.policy.between_steps:
+            if not self.policy.between_steps or self._done == self._unwritten:
                 return
             try:
                 await self._write(self._done)
             except (AlRayError, RayError, OSError) as error:
+                self._unwritten = self._done
                 self.console.warning(f"no checkpoint of step {self._done}: {error}")
 
     async def _write(self, step: int) -> None:

@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -51,9 +51,10 @@ class RunFolder:
                 folder.path.chmod(0o700)  # its store holds live keys, and what agents were told
                 with folder.locked():
                     if folder._is_free():  # nobody was faster
-                        return folder._begun(recipe)
+                        return folder._begun_or_gone(recipe)
             except OSError as error:
-                shutil.rmtree(folder.path, ignore_errors=True)
+                with suppress(OSError):  # also with a run in it, by whoever was faster
+                    folder.path.rmdir()
                 cure = f"cannot be written: {error.strerror}; --set output=FOLDER names another place"
                 raise UserError(Problem("output", str(folder.path), cure)) from error
         cure = "this run exists; give another --run, or --resume to go on with it"
@@ -66,6 +67,14 @@ class RunFolder:
             return all(file.name in left or is_partial(file) for file in self.path.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return not self.path.exists()
+
+    def _begun_or_gone(self, recipe: Recipe) -> RunFolder:
+        """Whoever calls has the lock: what is removed is nobody else's."""
+        try:
+            return self._begun(recipe)
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def _begun(self, recipe: Recipe) -> RunFolder:
         """With what says which run it is, the recipe last: it makes the folder a run."""
@@ -186,7 +195,8 @@ class RunFolder:
 
     def prune_checkpoints(self, keep: int) -> None:
         """Remove all but the newest ``keep``, of which none is there in part meanwhile, and what whoever was
-        killed as they wrote one or removed one left of it. Nobody may be writing one."""
+        killed as they wrote one or removed one left of it. Nobody may be writing one. What the disk does not
+        let go of yet, as NFS what is open somewhere, goes with the next."""
         self._remove_hidden()
         for step in self.checkpoints()[:-keep]:
             whole = self.checkpoint(step)
@@ -195,7 +205,7 @@ class RunFolder:
 
     def _remove_hidden(self) -> None:
         for hidden in (self.path / "checkpoints").glob(".step-*"):
-            shutil.rmtree(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

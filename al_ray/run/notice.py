@@ -16,7 +16,7 @@ _LOOK_SECONDS: Final = 1.0
 
 async def heed(policy: Policy, save: Callable[[], Awaitable[None]], console: Console) -> None:
     """Let a checkpoint be written as soon as a node is to go that is among the policy's homes, and again as
-    long as it is there: ``save`` knows what is saved already. Goes on until it is cancelled."""
+    long as it is there: ``save`` knows what is saved already, or cannot be. Goes on until it is cancelled."""
     told: set[str] = set()
     while True:
         await asyncio.sleep(_LOOK_SECONDS)

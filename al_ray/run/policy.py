@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -64,6 +65,8 @@ class Policy:
         self._transferring = asyncio.Lock()
         self._turn = asyncio.Lock()
         """Held by whoever asks the learners: ranks that are asked in different orders wait for each other."""
+        self._asked: asyncio.Future[Any] | None = None
+        """What they were asked last, in a thread of its own."""
         self._mid_step = False
         """Something has learnt from a batch that the weights have not."""
         self._learner_lost: LearnerLostError | None = None
@@ -217,12 +220,12 @@ class Policy:
 
     async def _transfer(self, learners: LearnerGroup) -> None:
         """Give the engines what the learners hold, under its number."""
-        async with self._turn:
-            version = await asyncio.to_thread(learners.policy_version)
-            update = await asyncio.to_thread(learners.publish, version)
+        async with self._in_turn():
+            version = await self._ask(learners.policy_version)
+            update = await self._ask(learners.publish, version)
             if learners.pushes_weights:  # as they are when they are sent
                 await self._meet(learners)
-                send = partial(asyncio.to_thread, learners.send_weights)
+                send = partial(self._ask, learners.send_weights)
                 await self._engines.update(update, send, self._met)
         if not learners.pushes_weights:
             await self._engines.update(update)
@@ -244,15 +247,35 @@ class Policy:
         """Let the learners meet the engines that there are, if they are others than before."""
         engines = self._engines.engines()
         if engines != self._met:
-            await asyncio.to_thread(learners.connect_engines, engines, self._engines.tensor_parallel)
+            await self._ask(learners.connect_engines, engines, self._engines.tensor_parallel)
             self._met = engines
 
     async def _of_learners(
         self, asked: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs
     ) -> _Answer:
         """What they answer, when it is their turn."""
-        async with self._turn:
-            return await asyncio.to_thread(asked, *arguments, **named)
+        async with self._in_turn():
+            return await self._ask(asked, *arguments, **named)
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """Whoever is cancelled inside leaves a thread that still asks: the turn goes back when it ends."""
+        await self._turn.acquire()
+        try:
+            yield
+        finally:
+            if self._asked is None or self._asked.done():
+                self._turn.release()
+            else:
+                self._asked.add_done_callback(lambda _: self._turn.release())
+
+    async def _ask(
+        self, asked: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> _Answer:
+        """In turn."""
+        asking = asyncio.ensure_future(asyncio.to_thread(asked, *arguments, **named))
+        self._asked = asking
+        return await asyncio.shield(asking)
 
     async def _admit(self) -> None:
         """Tell the gateways which engines may answer."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from al_ray.recipe import Recipe
+from al_ray.recipe import NodeShape, Recipe
 from al_ray.reports import console
 from al_ray.reports.console import Console
 from al_ray.run.folder import RunChoice
+from al_ray.run.launch import start
 from al_ray.run.launch.preparation import prepared
 from tests.support.machines.processes import run_here
 from tests.support.runs import quiz, toy
@@ -125,3 +127,28 @@ def test_an_image_in_whose_place_bubblewrap_shows_this_machine_is_warned_of(
                 pass
         warning = f"warning: agent.sandbox.image: {image!r} is not used"
         assert [warning in each for each in (told, said.getvalue())] == [is_warned_of] * 2
+
+
+async def test_a_driver_that_is_refused_a_run_under_way_does_not_tell_where_that_ones_parts_are(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts them does: by then it has the run's lock."""
+    toy.write_code(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = Recipe.model_validate(toy.recipe(tiny_model, tmp_path / "out"))
+    said = Console(io.StringIO())
+
+    def placed(*_: Any) -> None:
+        raise ZeroDivisionError  # nothing is started here
+
+    monkeypatch.setattr(start, "Placement", placed)
+    with prepared(recipe, RunChoice("a", False), said, learn=True) as ready, ready.folder.locked():
+        with pytest.raises(ZeroDivisionError):
+            async with start.started(ready, said):
+                pass
+        first = ready.folder.placement()
+        assert first is not None
+        monkeypatch.setattr("al_ray.run.launch.preparation.this_machine", lambda: [NodeShape(cpus=64)])
+        with prepared(recipe, RunChoice("a", True), said, learn=True):
+            pass
+        assert ready.folder.placement() == first

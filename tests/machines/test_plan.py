@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -255,11 +256,21 @@ def test_this_machine_is_a_cluster_of_one_node() -> None:
     assert node.count == 1 and node.cpus >= 1
 
 
+def test_no_core_is_counted_that_the_batch_system_keeps_this_process_from(tmp_path: Path) -> None:
+    """It asks Ray for no more than one may run on, as ``taskset`` and cpusets have it."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert usable_cores(tmp_path / "absent") == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_a_containers_share_of_the_cores_and_no_hidden_device_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of this machine a plan may ask for no more than Ray may give."""
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
     for written, cores in (("250000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("9000000 1", 8)):
         (tmp_path / "cpu.max").write_text(written)
         assert usable_cores(tmp_path) == cores

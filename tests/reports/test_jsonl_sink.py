@@ -59,6 +59,23 @@ def test_a_disk_that_takes_no_more_is_told_and_what_is_cut_off_is_dropped_by_the
     assert [line["reward/mean"] for line in read(tmp_path)] == [1.0, 3.0]
 
 
+def test_lines_after_one_that_the_disk_took_a_part_of_are_whole(tmp_path: Path) -> None:
+    """A checkpoint's, for a node that is to go, is only warned of: the run goes on."""
+    sink = JsonlSink(tmp_path, None)
+    sink.log(1, {"a": 1.0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 9, limits[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(DiskError):
+                sink.log(1, {"time/checkpoint": 1.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sink.log(2, {"a": 2.0})
+    assert [(line["step"], line["a"]) for line in read(tmp_path)] == [(1, 1), (2, 2)]
+    sink.close(ok=True)
+
+
 def test_a_run_that_has_logged_nothing_has_no_lines(tmp_path: Path) -> None:
     assert read(tmp_path) == []
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.database.backends import sqlite_url
 from al_ray.database.reader import Records
-from al_ray.errors import EngineUnavailableError, RecipeError
+from al_ray.errors import EngineUnavailableError, RecipeError, UnresponsiveError
 from al_ray.recipe import AgentSection
 from al_ray.run.agents import Agents
 from al_ray.types import RolloutRequest, Task
@@ -69,3 +71,24 @@ async def test_engines_that_cannot_be_kept_end_the_run(ray_cluster: None, tmp_pa
     async with started(tmp_path, "tests.support.agents.told:act") as agents:
         with pytest.raises(EngineUnavailableError, match="six engines died"):
             await wait_for(replace(agents, needs=[*agents.needs, Policy()]))
+
+
+async def test_a_store_that_does_not_come_up_again_ends_the_run_whatever_was_asked_of_it() -> None:
+    """Ray would go on asking for good."""
+
+    async def never(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    class Keeper:
+        """That has given up."""
+
+        def failure(self) -> BaseException:
+            return UnresponsiveError("the store, started anew, did not answer")
+
+    asked = SimpleNamespace(remote=never)
+    store = SimpleNamespace(enqueue=asked, withdraw=asked, finished_groups=asked)
+    records: Any = None
+    agents = Agents(store, records, [Keeper()])
+    for waiting in (anext(agents.ended([REQUEST])), agents.ask([REQUEST]), agents.withdraw(0, 0)):
+        with pytest.raises(UnresponsiveError, match="the store, started anew"):
+            await asyncio.wait_for(waiting, 20)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from al_ray.errors import LearnerLostError
+from al_ray.errors import CheckpointError, LearnerLostError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
@@ -326,6 +326,27 @@ async def test_when_a_node_is_to_go_what_whole_steps_have_learnt_is_written_once
     assert saved == [1, 2]
 
 
+async def test_a_checkpoint_for_a_node_that_is_to_go_is_tried_once_a_step_and_its_failure_told_once() -> None:
+    """Not every second as long as the node is there, while updates wait."""
+    tried: list[int] = []
+
+    async def save(step: int) -> None:
+        tried.append(step)
+        raise CheckpointError("no room")
+
+    policy: Any = SimpleNamespace(between_steps=True, save=save)
+    folder: Any = SimpleNamespace(checkpoints=list, checkpoint=lambda step: step)
+    nothing: Any = None
+    told = io.StringIO()
+    run = Run(RECIPE, folder, nothing, policy, nothing, Console(told), (), (), nothing)
+    for run._done in (5, 5, 6, 6):
+        await run._save_what_is_done()
+    assert tried == [5, 6]
+    assert told.getvalue().count("no checkpoint of step") == 2
+    with pytest.raises(CheckpointError):
+        await run._save(6)
+
+
 async def test_who_interrupts_a_run_whose_critic_has_begun_with_the_next_step_is_told_that_it_keeps_nothing(
     tmp_path: Path,
 ) -> None:
@@ -350,6 +371,15 @@ async def test_who_interrupts_a_run_whose_critic_has_begun_with_the_next_step_is
     policy.between_steps = True
     await run._leave()
     assert saved == [3] and "interrupted after step 3" in told.getvalue()
+
+
+async def test_who_interrupts_a_run_before_it_has_loaded_its_checkpoint_is_told_of_that_ones_step() -> None:
+    folder: Any = SimpleNamespace(checkpoints=lambda: [10, 12])
+    told = io.StringIO()
+    nothing: Any = None
+    run = Run(RECIPE, folder, nothing, nothing, nothing, Console(told), (), (), nothing)
+    await run._leave()
+    assert "interrupted after step 12; --resume goes on from there" in told.getvalue()
 
 
 def test_a_run_that_cannot_hear_of_nodes_that_are_to_go_ends_with_the_reason(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -93,6 +94,27 @@ def test_a_run_whose_driver_is_killed_as_it_removes_checkpoints_has_none_of_them
     assert moment > 4
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_yet_counts_no_more_and_is_removed_with_the_next(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS keeps a file, under a name of its own, that somebody has open: the folder is not empty."""
+    folder = RunFolder.create(recipe, "a")
+    for step in (1, 2):
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "model.safetensors").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", not_empty)
+        folder.prune_checkpoints(1)
+        assert folder.checkpoints() == [2]
+    folder.checkpoint(3).mkdir()
+    folder.prune_checkpoints(1)
+    assert [each.name for each in (folder.path / "checkpoints").iterdir()] == ["step-000003"]
+
+
+def not_empty(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+
 def killed_at(moment: int, work: Callable[[], object]) -> bool:
     """Whether a process of its own that does the work is killed before it calls the system for the
     ``moment``th time: it may have ended before."""
@@ -131,6 +153,31 @@ def test_a_place_that_cannot_be_written_is_named_with_the_reason_and_nothing_is_
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (Path(recipe.output) / recipe.name / "a").exists()
+
+
+@pytest.mark.parametrize("failing", ["chmod", "locked"])
+def test_a_driver_that_cannot_make_its_folder_leaves_the_run_that_another_has_begun_there_meanwhile(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Both take the same name, as those do that start within a second."""
+    looked = RunFolder._is_free
+    under_way: list[RunFolder] = []
+
+    def other_is_faster(folder: RunFolder) -> bool:
+        free = looked(folder)
+        monkeypatch.setattr(RunFolder, "_is_free", looked)
+        under_way.append(RunFolder.create(recipe, "a"))
+        (folder.path / "store.sqlite").touch()
+        monkeypatch.setattr(Path if failing == "chmod" else RunFolder, failing, stale)
+        return free
+
+    def stale(*_: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(RunFolder, "_is_free", other_is_faster)
+    with pytest.raises(UserError, match="cannot be written: Stale file handle"):
+        RunFolder.create(recipe, "a")
+    assert (under_way[0].path / "store.sqlite").exists() and under_way[0].recipe().name == recipe.name
 
 
 def test_runs_are_not_uploaded_with_a_job(recipe: Recipe, tmp_path: Path) -> None:

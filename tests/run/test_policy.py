@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
+import threading
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from ray.exceptions import RaySystemError
@@ -122,6 +124,42 @@ async def test_learners_that_are_lost_as_they_give_the_first_adapters_are_follow
     parts.losses = 99
     with pytest.raises(LearnerLostError):
         await Policy(parts, parts, parts).start()
+
+
+@pytest.mark.parametrize("asked", ["observe", "publish"])
+async def test_learners_are_asked_nothing_else_before_they_have_answered_whoever_was_cancelled(
+    asked: str,
+) -> None:
+    """Ctrl-C ends the wait, not the thread; the checkpoint that follows comes after it, or never."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Parts):
+        def slowly(self, *_: Any, **__: Any) -> str:
+            begun.set()
+            assert go_on.wait(60)
+            self.asked.append(asked)
+            return ""
+
+        def save(self, folder: str) -> None:
+            self.asked.append("save")
+
+    parts: Any = Slow(1)
+    setattr(parts, asked, parts.slowly)
+    policy, nothing = Policy(parts, parts, parts), cast(Any, None)
+    waits = policy.serve() if asked == "publish" else policy.observe([], nothing, None, features=False)
+    waiting = asyncio.create_task(waits)
+    assert await asyncio.to_thread(begun.wait, 60)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(policy.save(Path("never")), 0.1)
+    saving = asyncio.create_task(policy.save(Path("step")))
+    await asyncio.sleep(0.1)
+    assert parts.asked == []
+    go_on.set()
+    await saving
+    assert parts.asked == [asked, "save"]
 
 
 @pytest.fixture

@@ -90,8 +90,6 @@ def prepared(
             folders.require_adaptable(placed.folder, recipe.model, placed.plan.device)
         folder = choice.open(recipe)
         folder.require_tasks(digest([*tasks.train, *tasks.held_out] if learn else tasks.held_out))
-        if placed is not None:
-            folder.note_placement(placed.plan)
         yield Prepared(recipe, folder, tasks, placed)
 
 

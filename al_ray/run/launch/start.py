@@ -1,5 +1,5 @@
 """The start of a run's parts on the connected Ray cluster, each before those that need it; they end with
-the context, in reverse."""
+the context, in reverse. Whoever starts them has the lock of the run's folder."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ async def started_for_evaluation(ready: Prepared, console: Console) -> AsyncIter
 async def _with_engines(
     ready: Prepared, model: PlacedModel, console: Console, stack: AsyncExitStack, *, learn: bool
 ) -> tuple[Agents, Policy]:
+    ready.folder.note_placement(model.plan)  # by whoever has its lock, not whoever is refused it
     placement = Placement(model.plan, _name(ready))
     stack.callback(placement.release)
     keeper, records = await _store(ready, console, stack)

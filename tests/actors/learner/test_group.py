@@ -32,7 +32,7 @@ from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.algorithms.losses.policy_gradient import PolicyGradient
 from al_ray.algorithms.losses.token import TokenLosses
 from al_ray.algorithms.passes import Passes
-from al_ray.errors import LearnerLostError
+from al_ray.errors import CheckpointError, LearnerLostError
 from al_ray.recipe import LoraSection
 from al_ray.reports.names import LEARNERS
 from al_ray.types import Row
@@ -167,6 +167,19 @@ def test_what_is_published_is_what_the_learners_hold(pair: LearnerGroup, tmp_pat
     saved, published = load_file(tmp_path / "step" / "model.safetensors"), load_file(update.path)
     assert saved.keys() == published.keys()
     assert all(saved[name].equal(published[name]) for name in saved)
+
+
+def test_learners_go_on_after_a_checkpoint_that_could_not_be_written(
+    pair: LearnerGroup, tmp_path: Path
+) -> None:
+    """The run may: one for a node that is to go is only warned of."""
+    pair.start_stage(SECTION)
+    version = pair.policy_version()
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"could not be written: .*Not a directory"):
+        pair.save(str(tmp_path / "file" / "step"))
+    assert pair.update(rows(0), CrossEntropy()).policy_version == version + 1
+    pair.save(str(tmp_path / "step"))
 
 
 @pytest.fixture
