@@ -12,8 +12,9 @@ import pytest
 import ray
 
 from al_ray.actors.engine.pool import EnginePool
+from al_ray.actors.weights.stored import local_files
 from al_ray.actors.weights.update import Transport, WeightUpdate
-from al_ray.errors import LearnerLostError
+from al_ray.errors import LearnerLostError, WeightsLostError
 from al_ray.machines.placement import SharedSeat
 from tests.actors.engine.pool.storing import ReadingEngine, Storing
 from tests.support.models.engine_inputs import engine_spec
@@ -27,13 +28,24 @@ class Learners:
         self._learner = Storing.remote(*self._begun)
 
     async def publish(self, version: int) -> WeightUpdate:
-        return await self._learner.publish.remote(version)
+        self._published: WeightUpdate = await self._learner.publish.remote(version)
+        return self._published
 
     async def replace(self) -> None:
-        """By one that has cleared away what the last has left."""
+        """By one that has cleared away what the last has left. Ray gives that until it notices the end."""
         ray.kill(self._learner)
         self._learner = Storing.remote(*self._begun)
         await self._learner.__ray_ready__.remote()
+        async with asyncio.timeout(60):
+            while await is_there(self._published):
+                await asyncio.sleep(0.05)
+
+
+async def is_there(update: WeightUpdate) -> bool:
+    try:
+        return bool([path async for path in local_files(update)])
+    except WeightsLostError:
+        return False
 
 
 @pytest.fixture(params=["shared_memory", "object_store"])
