@@ -26,7 +26,7 @@ import numpy as np
 
 from al_ray.errors import BadRequestError
 from al_ray.traces import volatile
-from al_ray.traces.messages import Message
+from al_ray.traces.messages import Message, thought
 from al_ray.types import JSON, ChatRequest, LineageOutcome
 
 MEMORY_TOKENS: Final = 2**25
@@ -80,7 +80,7 @@ class Place:
     attempt: bytes | None
     """Stands for the attempt. None: of nobody's, and its answers are not remembered."""
     messages: Sequence[Message]
-    """As the agent sent them, with every turn that was found put back as the model said it, and the lines
+    """As the agent sent them, with every turn that was found put back as the model said it, and the pieces
     that change from call to call and say nothing (``volatile``) as the last of those turns was shown them."""
     state: bytes
     """Stands for the attempt, the tools and all messages: an answer is remembered under it."""
@@ -88,8 +88,8 @@ class Place:
     """The last turn that was found."""
     outcome: LineageOutcome
     """What the call is if the tokens of ``turn`` can be reused."""
-    lines: Sequence[str] = ()
-    """The volatile lines of the system's messages, as ``turn`` was shown them."""
+    pieces: Sequence[str] = ()
+    """The volatile pieces of the system's messages, as ``turn`` was shown them."""
 
 
 class LineageMemory:
@@ -110,12 +110,12 @@ class LineageMemory:
         attempt = _digest(b"", request.attempt)
         state = _digest(attempt, list(map(dict, request.tools or ())))
         messages: list[Message] = []
-        lines: list[str] = []
+        pieces: list[str] = []
         last, outcome = None, LineageOutcome.NEW
         for message in request.messages:
             said = message
             if message.get("role") in _SYSTEM:
-                lines += volatile.pieces(message.get("content"))
+                pieces += volatile.pieces(message.get("content"))
                 said = {**message, "content": volatile.without(message.get("content"))}
             if message.get("role") == "assistant":
                 found = self._find(state, message)
@@ -128,10 +128,10 @@ class LineageMemory:
                     outcome = LineageOutcome.OTHER
             messages.append(message)
             state = _digest(state, canonical(said))
-        if last is not None and list(last.lines) != lines[: len(last.lines)]:
-            lines[: len(last.lines)] = last.lines
-            messages = _with_lines(messages, lines)
-        return Place(attempt, messages, state, last.turn if last else None, outcome, lines)
+        if last is not None and list(last.pieces) != pieces[: len(last.pieces)]:
+            pieces[: len(last.pieces)] = last.pieces
+            messages = _with_pieces(messages, pieces)
+        return Place(attempt, messages, state, last.turn if last else None, outcome, pieces)
 
     def remember(self, place: Place, turns: Sequence[Turn]) -> None:
         """Keeps the answers to the call that was placed at ``place``."""
@@ -141,7 +141,7 @@ class LineageMemory:
             key = _said(place.state, turn.message)
             self._forget(key)
             traces = (place.state, _said(place.attempt, turn.message))
-            self._turns[key] = _Remembered(turn, traces, place.lines)
+            self._turns[key] = _Remembered(turn, traces, place.pieces)
             self._traces |= dict.fromkeys(traces, key)
             self._size += turn.size
         while self._size > self._limit:
@@ -176,13 +176,13 @@ class LineageMemory:
 class _Remembered:
     turn: Turn
     traces: tuple[bytes, bytes]
-    lines: Sequence[str]
+    pieces: Sequence[str]
     """The volatile ones that it was said after."""
 
 
-def _with_lines(messages: Sequence[Message], lines: Sequence[str]) -> list[Message]:
-    """The messages with these volatile lines in place of their own."""
-    known = iter(lines)
+def _with_pieces(messages: Sequence[Message], pieces: Sequence[str]) -> list[Message]:
+    """The messages with these volatile pieces in place of their own."""
+    known = iter(pieces)
     return [
         {**message, "content": volatile.with_pieces(message.get("content"), known)}
         if message.get("role") in _SYSTEM
@@ -196,11 +196,10 @@ def canonical(message: Message) -> dict[str, JSON]:
     content = _text(message.get("content"))
     if message.get("role") != "assistant":
         return {"role": message.get("role"), "content": content, "name": message.get("name")}
-    reasoning = _text(message.get("reasoning") or message.get("reasoning_content"))
     return {
         "role": "assistant",
         "content": _stripped(content),
-        "reasoning": _stripped(reasoning),
+        "reasoning": _stripped(_text(thought(message))),
         "tool_calls": _calls(message.get("tool_calls")),
     }
 

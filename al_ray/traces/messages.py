@@ -50,6 +50,12 @@ def text(content: JSON) -> str:
     return "\n".join(text(part.get("text")) for part in _mappings(content))
 
 
+def thought(message: Message) -> JSON:
+    """What was thought before it, by either of the names that servers have for that; nothing where it is not
+    told."""
+    return message.get("reasoning") or message.get("reasoning_content")
+
+
 def canonical_arguments(arguments: JSON) -> str | None:
     """The same text for the same arguments of a tool call, told as JSON or as a value. None: they are no
     JSON, or nested deeper than anybody reads."""

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from al_ray.actors.gateway.dialects.fields import Does, Fields, Treatment
 from al_ray.errors import BadRequestError
-from al_ray.traces.messages import Message
+from al_ray.traces.messages import Message, thought
 from al_ray.types import JSON, ChatDelta, ChatReply, TokenLogprob
 
 MAX_CHOICES = 16
@@ -264,8 +264,8 @@ def openai_error(failure: Failure) -> dict[str, JSON]:
 
 
 def reasoning_of(message: Mapping[str, JSON]) -> str:
-    """What a message or a piece of one says that was thought; servers have two names for it."""
-    return str(message.get("reasoning") or message.get("reasoning_content") or "")
+    """What a message or a piece of one says that was thought."""
+    return str(thought(message) or "")
 
 
 def told_logprob(value: float) -> float:

@@ -95,8 +95,8 @@ def plain(message: Message) -> Message:
     for key in ("tool_call_id", "name"):
         if message.get(key):
             told[key] = str(message[key])
-    if reasoning := message.get("reasoning") or message.get(_REASONING):
-        told[_REASONING] = str(reasoning)
+    if thought := messages.thought(message):
+        told[_REASONING] = str(thought)
     return told
 
 
