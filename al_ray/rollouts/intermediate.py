@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Final
 
 from al_ray.recipe import TransitionsSection
-from al_ray.types import Transition
-
-PLACES: Final = 9
-"""To which sums that hold intermediate rewards are rounded: those of -0.1 and -0.05 differ in the last digit
-by their order, and rollouts that are worth the same must compare as equals."""
+from al_ray.types import REWARD_PLACES, Transition
 
 
 def intermediate_rewards(transitions: Sequence[Transition], settings: TransitionsSection) -> Sequence[float]:
     """One for each transition, all zero where the table is empty."""
     limit = settings.intermediate_limit
     worth = [sum(by_signal(transition, settings.intermediate).values()) for transition in transitions]
-    sums = [round(max(-limit, min(total, limit)), PLACES) for total in accumulate(worth, initial=0.0)]
-    return [round(after - before, PLACES) for before, after in pairwise(sums)]
+    sums = [round(max(-limit, min(total, limit)), REWARD_PLACES) for total in accumulate(worth, initial=0.0)]
+    return [round(after - before, REWARD_PLACES) for before, after in pairwise(sums)]
 
 
 def by_signal(transition: Transition, table: Mapping[str, float]) -> Mapping[str, float]:

@@ -16,13 +16,23 @@ from typing import Final
 
 from al_ray.errors import Problem, UnreadableError, UserError
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts.intermediate import PLACES, intermediate_rewards
+from al_ray.rollouts.intermediate import intermediate_rewards
 from al_ray.rollouts.rewards import by_dimension
 from al_ray.rollouts.signals import signals
 from al_ray.traces import call_span, semconv
 from al_ray.traces.nesting import Nesting
 from al_ray.traces.reward_span import rewards_of
-from al_ray.types import Choice, Rollout, RolloutStatus, Signals, Span, SpanKind, Trajectory, Transition
+from al_ray.types import (
+    REWARD_PLACES,
+    Choice,
+    Rollout,
+    RolloutStatus,
+    Signals,
+    Span,
+    SpanKind,
+    Trajectory,
+    Transition,
+)
 
 _DEFAULTS: Final = TransitionsSection()
 _NO_ANSWER: Final = Choice(0, {}, "", (), (), ())
@@ -91,7 +101,7 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
 
 def _sum(parts: Sequence[float], settings: TransitionsSection) -> float:
     """Without intermediate rewards, to the last digit that was given."""
-    return round(math.fsum(parts), PLACES) if settings.intermediate else math.fsum(parts)
+    return round(math.fsum(parts), REWARD_PLACES) if settings.intermediate else math.fsum(parts)
 
 
 def require_named(settings: TransitionsSection, trajectories: Sequence[Trajectory]) -> None:

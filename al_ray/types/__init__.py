@@ -19,7 +19,7 @@ from al_ray.types.calls import (
     Usage,
     VersionSpan,
 )
-from al_ray.types.learning import Row, Signals, Trajectory, Transition, UpdateReport
+from al_ray.types.learning import REWARD_PLACES, Row, Signals, Trajectory, Transition, UpdateReport
 from al_ray.types.rollouts import (
     Attempt,
     AttemptStatus,
@@ -41,6 +41,7 @@ from al_ray.types.value import JSON, Value
 
 __all__ = [
     "JSON",
+    "REWARD_PLACES",
     "Attempt",
     "AttemptStatus",
     "ChatDelta",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from al_ray.types.value import Value
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+REWARD_PLACES: Final = 9
+"""To which sums that hold intermediate rewards are rounded: those of -0.1 and -0.05 differ in the last digit
+by their order, and rollouts that are worth the same must compare as equals."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Final
 
-from al_ray.types import Trajectory
-
-_PLACES: Final = 9
-"""Whatever a rollout's signals earned, without them it is worth what another is that was rewarded alike."""
+from al_ray.types import REWARD_PLACES, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +34,6 @@ class Potential:
                 for t in choices
             ]
             before = after
-        reward = round(trajectory.reward - trajectory.intermediate, _PLACES)
+        # Whatever its signals earned, without them it is worth what another is that was rewarded alike.
+        reward = round(trajectory.reward - trajectory.intermediate, REWARD_PLACES)
         return replace(trajectory, transitions=transitions, reward=reward)
