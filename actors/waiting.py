@@ -7,8 +7,8 @@ ever comes of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from al_ray.errors import UnresponsiveError
 
@@ -56,6 +56,19 @@ async def started(
     who = f"{who}, which starts,"
     await placed(ping(), has_process, seconds, who)
     return await while_answering(start(), ping, every, seconds, who)
+
+
+async def all_started(starting: Sequence[Coroutine[Any, Any, object]]) -> None:
+    """Returns when all have, which begin at once. Raises what one of them raises, when the others have been
+    cancelled and are done: else one that is ended as it starts would be followed by another."""
+    tasks = [asyncio.create_task(each) for each in starting]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def silence(who: str, seconds: float) -> str:

@@ -30,7 +30,7 @@ from al_ray.actors.engine.slot import LOST, Slot
 from al_ray.actors.engine.spec import EngineSpec, engine_environment
 from al_ray.actors.keepers import EXTRA_SECONDS, MAX_LOST, Keepers
 from al_ray.actors.ray_errors import at_its_start, in_brief
-from al_ray.actors.waiting import answered, started
+from al_ray.actors.waiting import all_started, answered, started
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import EngineUnavailableError, LearnerLostError, UnresponsiveError, WeightsLostError
 from al_ray.machines import cluster
@@ -93,13 +93,9 @@ class EnginePool:
     async def start(self) -> None:
         """Start the engines of ``seats`` at once, admit them, and keep all alive from now on; end them all if
         one cannot start. One that is lost as it starts is followed by another, as far as that helps."""
-        starting = [asyncio.create_task(self._fill_first(slot)) for slot in self._slots if not slot.extra]
         try:
-            await asyncio.gather(*starting)
+            await all_started([self._fill_first(slot) for slot in self._slots if not slot.extra])
         except BaseException:
-            for task in starting:
-                task.cancel()
-            await asyncio.gather(*starting, return_exceptions=True)
             self._end()
             raise
         self._keepers.start(self._keep(slot) for slot in self._slots)

@@ -16,7 +16,7 @@ from al_ray.actors.http import LOOPBACK, reachable
 from al_ray.actors.keepers import Keepers
 from al_ray.actors.ray_errors import DIED, at_its_start, unwrapped
 from al_ray.actors.service.actor import SERVICE_OPTIONS, ServiceHost
-from al_ray.actors.waiting import answered, started
+from al_ray.actors.waiting import all_started, answered, started
 from al_ray.errors import ServiceUnavailableError, UnresponsiveError
 from al_ray.machines import cluster
 from al_ray.recipe import ServiceSection
@@ -64,15 +64,8 @@ class ServicePool:
     async def start(self) -> Mapping[str, str]:
         """Start all; returns their URLs by name. Raises what one of them raises; one that dies is followed by
         another, as far as that helps."""
-        starting = [asyncio.create_task(self._start_first(hosted)) for hosted in self._hosted]
-        try:
-            with unwrapped():
-                await asyncio.gather(*starting)
-        except BaseException:  # else one that is ended as it starts would be followed by another
-            for task in starting:
-                task.cancel()
-            await asyncio.gather(*starting, return_exceptions=True)
-            raise
+        with unwrapped():
+            await all_started([self._start_first(hosted) for hosted in self._hosted])
         self._keepers.start(self._keep(hosted) for hosted in self._hosted)
         return {hosted.name: f"http://{reachable(self._host)}:{hosted.port}" for hosted in self._hosted}
 
