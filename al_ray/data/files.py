@@ -121,10 +121,14 @@ def _found(path: Path) -> Iterator[Any]:
         raise DataError(Problem(str(path), path.name, cure)) from error
 
 
+def has_half_pair(text: str) -> bool:
+    """Whether half a surrogate pair is in it, which JSON can write and nothing can send or store."""
+    return not text.isascii() and _HALF_PAIR.search(text) is not None
+
+
 def _broken_texts(value: Any, where: str) -> Iterator[Problem]:
-    """Texts with half a surrogate pair, which JSON can write and nothing can send or store."""
     if isinstance(value, str):
-        if not value.isascii() and _HALF_PAIR.search(value):
+        if has_half_pair(value):
             shown = value[:80].encode(errors="backslashreplace").decode()
             yield Problem(where, shown, "half of a surrogate pair is no character; mend the text")
     elif isinstance(value, Mapping):

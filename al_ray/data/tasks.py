@@ -8,6 +8,7 @@ from typing import Final
 
 import orjson
 
+from al_ray.data.files import has_half_pair
 from al_ray.data.mixture import SOURCE
 from al_ray.data.task_order import held_out, split_by_id
 from al_ray.errors import DataError, Problem, UserError, in_a_line
@@ -38,7 +39,7 @@ def load_tasks(recipe: Recipe) -> Tasks:
             for source in found:
                 _try_demonstration(stage, f"stages.{index}.demonstrate", source.train[0])
     chosen = [task for source in found for task in source.held_out]
-    if problems := _shared_by_sources(train, chosen):
+    if recipe.data.sources and (problems := _shared_by_sources(train, chosen)):
         raise DataError(*problems)
     for key in recipe.evaluation.by:
         if not any(key in task.data for task in chosen):
@@ -117,7 +118,7 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
         return Problem(where, task, f"is of type {type(task).__name__}; it {cure}")
     if not isinstance(task.id, str) or not task.id:
         return Problem(f"{where}, id", task.id, "must be a text that names the task")
-    if not _is_stored(task.id):
+    if has_half_pair(task.id):
         return Problem(f"{where}, id", task.id, "holds half a surrogate pair, which is no character")
     if not isinstance(task.data, Mapping):
         return Problem(f"{where}, data", task.data, "must be a mapping: what the agent is given")
@@ -126,14 +127,6 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
     except (TypeError, orjson.JSONEncodeError) as error:
         return Problem(f"{where}, data", task.id, f"must be JSON, for it is stored and sent: {error}")
     return None
-
-
-def _is_stored(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _repeated_ids(loader: str, split: str, tasks: Sequence[Task]) -> list[Problem]:
@@ -166,21 +159,15 @@ def _shared_by_sources(train: Sequence[Task], chosen: Sequence[Task]) -> list[Pr
     """What one source holds out and another gives to train on: the same id and data."""
 
     def said(task: Task) -> tuple[str, bytes]:
-        name = task.data.get(SOURCE)
         own = {key: value for key, value in task.data.items() if key != SOURCE}
-        return task.id.removeprefix(f"{name}/"), orjson.dumps(own, option=orjson.OPT_SORT_KEYS)
+        return task.id.removeprefix(f"{task.data[SOURCE]}/"), orjson.dumps(own, option=orjson.OPT_SORT_KEYS)
 
-    trained = {said(task): task.id for task in train if SOURCE in task.data}
-    shared = [
-        (task.id, trained[said(task)]) for task in chosen if SOURCE in task.data and said(task) in trained
-    ]
+    trained = {said(task): task.id for task in train}
+    shared = [f"{task.id!r} is {trained[key]!r}" for task in chosen if (key := said(task)) in trained]
     if not shared:
         return []
-    some = ", ".join(f"{held!r} is {other!r}" for held, other in shared[:_SHOWN])
-    cure = (
-        f"{len(shared)} tasks that one source holds out are another's to train on: give each source data of "
-    )
-    return [Problem("data.sources", some, f"{cure}its own")]
+    cure = "tasks that one source holds out are another's to train on: give each source data of its own"
+    return [Problem("data.sources", ", ".join(shared[:_SHOWN]), f"{len(shared)} {cure}")]
 
 
 def _try_demonstration(stage: SupervisedStage, where: str, task: Task) -> None:

@@ -8,7 +8,7 @@ from al_ray.data import files
 from al_ray.data.dataset import Dataset, Examine, Example
 from al_ray.data.files import DataRow
 from al_ray.envs.calc_x.calculator import CalculatorError, calculate
-from al_ray.envs.calc_x.data import FILES, FOLDER, WordProblem, calculations
+from al_ray.envs.calc_x.data import FILES, FOLDER, WordProblem, asked, calculations
 from al_ray.envs.calc_x.reward import understood
 
 
@@ -22,7 +22,7 @@ def _example(split: str, row: DataRow) -> Example:
     expressions = calculations(found["chain"])
     return Example(
         found["id"],
-        content=" ".join(found["question"].split()),
+        content=asked(found["question"]),
         kinds={
             "source": found["source"],
             "calculations": str(len(expressions)),

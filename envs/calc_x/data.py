@@ -57,7 +57,7 @@ def load(
     held_out = _questions(path, "validation") if split == "train" else frozenset()
 
     def left_out_by(row: WordProblem) -> str | None:
-        if _asked(row["question"]) in held_out:
+        if asked(row["question"]) in held_out:
             return "whose question is held out"
         if sources is not None and row["source"] not in sources:
             return "of other sources"
@@ -74,7 +74,7 @@ def load(
     families = {}
     for found in files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER):
         row = files.checked(found, WordProblem)
-        families[row["id"]] = _asked(row["question"])
+        families[row["id"]] = asked(row["question"])
         reason = left_out_by(row)
         if reason is None:
             tasks.append(task(row, split))
@@ -89,10 +89,11 @@ def _questions(path: str | None, split: str) -> frozenset[str]:
         found = [*files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)]
     except DataError:  # whoever loads that split is told
         return frozenset()
-    return frozenset(_asked(str(row.values.get("question"))) for row in found)
+    return frozenset(asked(str(row.values.get("question"))) for row in found)
 
 
-def _asked(question: str) -> str:
+def asked(question: str) -> str:
+    """The question, however it is spaced: what no two splits should share."""
     return " ".join(question.split())
 
 

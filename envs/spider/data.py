@@ -64,11 +64,11 @@ def load(
     left_out: Counter[str] = Counter()
     families = {}
     for number, found in enumerate(_rows(path, split)):
-        row = files.checked(found, Question)
+        name, row = f"{split}-{number}", files.checked(found, Question)
         database = database_of(folder, row["db_id"])
         level = hardness(row["query"])
         # Most queries are asked for twice, in other words.
-        families[f"{split}-{number}"] = f"{row['db_id']}: {' '.join(row['query'].split())}"
+        families[name] = f"{row['db_id']}: {' '.join(row['query'].split())}"
         if fault := fault_of(database, row["query"]):
             left_out[fault] += 1
         elif levels is not None and level not in levels:
@@ -84,7 +84,7 @@ def load(
                 "budget": budget,
                 "turns": turns,
             }
-            tasks.append(Task(f"{split}-{number}", data, split))
+            tasks.append(Task(name, data, split))
     return TaskSet(tasks, left_out, families)
 
 
