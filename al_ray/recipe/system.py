@@ -113,9 +113,8 @@ class PlacementSection(Section):
 def _postgresql_without_password(url: str) -> str:
     try:
         parts = urlsplit(url)
-        host = parts.hostname or parse_qs(parts.query).get(
-            "host"
-        )  # libpq's own way to name a socket's folder
+        # The second is libpq's own way to name a socket's folder.
+        host = parts.hostname or parse_qs(parts.query).get("host")
         is_one = parts.scheme == "postgresql" and host and parts.port != 0 and parts.path.strip("/")
     except ValueError:  # of the port, or of brackets
         is_one = False

@@ -17,7 +17,7 @@ from al_ray.recipe import CurriculumSection, TransitionsSection
 from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.requests import step_batch
 from al_ray.rollouts.rewards import rewards
-from al_ray.types import Rollout, RolloutStatus, SpanKind, Task
+from al_ray.types import Rollout, RolloutRequest, RolloutStatus, SpanKind, Task
 
 Tries = Mapping[str, Sequence[float]]
 """By a task's id the rewards of its last rollouts, in the order of the steps that asked for them."""
@@ -36,36 +36,40 @@ class History:
         what is returned does not change when later steps are read."""
         assert step >= self._steps, "steps are taken in order"
         # A step's refill is asked for after the batches that were due with it.
-        played = sorted(_played(range(self._steps, step), records, transitions), key=lambda each: each[0])
-        for (_, _, task), reward in played:
-            self._tries.setdefault(task, deque(maxlen=memory)).append(reward)
+        played = sorted(_played(range(self._steps, step), records, transitions), key=_place)
+        for request, reward in played:
+            self._tries.setdefault(request.task.id, deque(maxlen=memory)).append(reward)
         self._steps = step
         return {task: tuple(last) for task, last in self._tries.items()}
 
 
+def _place(played: tuple[RolloutRequest, float]) -> tuple[str, str]:
+    request, _ = played
+    return request.batch, request.id
+
+
 def _played(
     steps: range, records: Records, transitions: TransitionsSection
-) -> Iterator[tuple[tuple[str, str, str], float]]:
-    """Batch, name and task of each rollout of the steps, and its reward."""
+) -> Iterator[tuple[RolloutRequest, float]]:
+    """The rollouts of the steps that are worth something, and what."""
 
-    def ended(status: RolloutStatus, kind: SpanKind) -> Iterator[tuple[tuple[str, str, str], Rollout]]:
+    def ended(status: RolloutStatus, kind: SpanKind) -> Sequence[Rollout]:
         of_steps = [
             Condition("mode", "=", "train"),
             Condition("status", "=", status),
             Condition("batch", ">=", step_batch(steps.start)),
             Condition("batch", "<", step_batch(steps.stop)),
         ]
-        for rollout in records.find_rollouts(Query(of_steps), [kind]).items:
-            yield (rollout.request.batch, rollout.request.id, rollout.request.task.id), rollout
+        return records.find_rollouts(Query(of_steps), [kind]).items
 
-    for place, rollout in ended(RolloutStatus.SUCCEEDED, SpanKind.REWARD):
+    for rollout in ended(RolloutStatus.SUCCEEDED, SpanKind.REWARD):
         given = rewards(rollout)
         if transitions.reward in given:
-            yield place, given[transitions.reward]
+            yield rollout.request, given[transitions.reward]
     if transitions.failed_reward is not None:
-        for place, rollout in ended(RolloutStatus.FAILED, SpanKind.CALL):
+        for rollout in ended(RolloutStatus.FAILED, SpanKind.CALL):
             if is_the_models_doing(rollout):
-                yield place, transitions.failed_reward
+                yield rollout.request, transitions.failed_reward
 
 
 def worth_of(tries: Tries, curriculum: CurriculumSection) -> Worth:
