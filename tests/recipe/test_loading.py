@@ -47,6 +47,13 @@ def content(folder: Path) -> dict[str, Any]:
     return toy.recipe(folder / "model", folder / "out")
 
 
+def right_after(folder: Path, change: Change) -> Recipe:
+    """The toy recipe, in which nothing is wrong after ``change``."""
+    changed = content(folder)
+    change(changed)
+    return loading.load(toy.write_recipe(folder, changed))
+
+
 def mistakes(folder: Path, change: Change = lambda _: None, overrides: list[str] | None = None) -> list[str]:
     """What is told of the toy recipe after ``change`` and ``overrides``."""
     changed = content(folder)
@@ -616,9 +623,7 @@ def test_another_temperature_is_for_agents_that_are_not_trained(
         recipe["agent"].setdefault("sampling", {})["agents"] = {pattern: {"temperature": 0.25}}
 
     if fits:
-        changed = content(folder)
-        change(changed)
-        assert loading.load(toy.write_recipe(folder, changed)).transitions.train == train
+        assert right_after(folder, change).transitions.train == train
         return
     (told,) = mistakes(folder, change)
     assert told.startswith(f"agent.sampling.agents.{pattern}.temperature: 0.25: ")
@@ -645,9 +650,7 @@ def test_where_length_costs_responses_of_all_trained_agents_may_be_as_long(
         recipe["stages"][1]["overlong_tokens"] = overlong
 
     if fits:
-        changed = content(folder)
-        change(changed)
-        assert loading.load(toy.write_recipe(folder, changed)).transitions.train == train
+        assert right_after(folder, change).transitions.train == train
         return
     (told,) = mistakes(folder, change)
     where = "agent.sampling.agents.brief*.max_tokens: 64: 16, as agent.sampling.max_tokens, "

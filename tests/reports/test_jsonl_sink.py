@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 
 from al_ray.errors import DiskError, UserError
 from al_ray.reports.jsonl_sink import JsonlSink, read
+from tests.support.machines.processes import files_up_to
 
 
 def test_a_call_is_a_line_that_any_json_reader_reads_at_once(tmp_path: Path) -> None:
@@ -44,13 +44,9 @@ def test_a_disk_that_takes_no_more_is_told_and_what_is_cut_off_is_dropped_by_the
     """With the file and the room that is left."""
     sink = JsonlSink(tmp_path, None)
     sink.log(1, {"reward/mean": 1.0})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 9, limits[1]))
-    try:
-        with pytest.raises(DiskError, match=r"metrics.jsonl: step 2 .*too large \(\d+\.\d\d GiB are free"):
-            sink.log(2, {"reward/mean": 2.0})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = r"metrics.jsonl: step 2 .*too large \(\d+\.\d\d GiB are free"
+    with files_up_to((tmp_path / "metrics.jsonl").stat().st_size + 9), pytest.raises(DiskError, match=told):
+        sink.log(2, {"reward/mean": 2.0})
     sink.close(False)
     assert [line["step"] for line in read(tmp_path)] == [1]
     resumed = JsonlSink(tmp_path, 1)
@@ -63,14 +59,10 @@ def test_lines_after_one_that_the_disk_took_a_part_of_are_whole(tmp_path: Path) 
     """A checkpoint's, for a node that is to go, is only warned of: the run goes on."""
     sink = JsonlSink(tmp_path, None)
     sink.log(1, {"a": 1.0})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 9, limits[1]))
-    try:
+    with files_up_to((tmp_path / "metrics.jsonl").stat().st_size + 9):
         for _ in range(2):
             with pytest.raises(DiskError):
                 sink.log(1, {"time/checkpoint": 1.5})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     sink.log(2, {"a": 2.0})
     assert [(line["step"], line["a"]) for line in read(tmp_path)] == [(1, 1), (2, 2)]
     sink.close(ok=True)

@@ -297,21 +297,25 @@ def test_a_run_goes_on_after_an_evaluation_of_a_single_task_which_has_no_interva
     assert "0.3000 ± nan, 1 tasks, 1.0 s; +0.1000 (+nan to +nan)" in told.getvalue()
 
 
-async def test_when_a_node_is_to_go_what_whole_steps_have_learnt_is_written_once(tmp_path: Path) -> None:
-    """Neither nothing, nor what is there, nor what a critic has learnt from a batch that is not trained."""
+def with_checkpoints(told: io.StringIO) -> tuple[Run, Any, list[int]]:
+    """A run that has nothing but those, its policy, and the steps of which one is written."""
     saved: list[int] = []
-    policy: Any = SimpleNamespace(between_steps=True)
 
     async def save(step: int) -> None:
         saved.append(step)
 
-    policy.save = save
+    policy: Any = SimpleNamespace(between_steps=True, save=save)
     folder: Any = SimpleNamespace(
         checkpoints=lambda: saved, checkpoint=lambda step: step, prune_checkpoints=lambda keep: None
     )
     metrics: Any = SimpleNamespace(log=lambda step, values: None)
     nothing: Any = None
-    run = Run(RECIPE, folder, nothing, policy, metrics, Console(io.StringIO()), (), (), nothing)
+    return Run(RECIPE, folder, nothing, policy, metrics, Console(told), (), (), nothing), policy, saved
+
+
+async def test_when_a_node_is_to_go_what_whole_steps_have_learnt_is_written_once() -> None:
+    """Neither nothing, nor what is there, nor what a critic has learnt from a batch that is not trained."""
+    run, policy, saved = with_checkpoints(io.StringIO())
     await run._save_what_is_done()
     assert saved == []
     run._done = 1
@@ -347,24 +351,11 @@ async def test_a_checkpoint_for_a_node_that_is_to_go_is_tried_once_a_step_and_it
         await run._save(6)
 
 
-async def test_who_interrupts_a_run_whose_critic_has_begun_with_the_next_step_is_told_that_it_keeps_nothing(
-    tmp_path: Path,
-) -> None:
+async def test_who_interrupts_a_run_whose_critic_is_a_step_ahead_is_told_that_it_keeps_nothing() -> None:
     """The critic of a checkpoint would learn from that step's rollouts once more."""
-    saved: list[int] = []
-    policy: Any = SimpleNamespace(between_steps=False)
-
-    async def save(step: int) -> None:
-        saved.append(step)
-
-    policy.save = save
-    folder: Any = SimpleNamespace(
-        checkpoints=lambda: saved, checkpoint=lambda step: step, prune_checkpoints=lambda keep: None
-    )
-    metrics: Any = SimpleNamespace(log=lambda step, values: None)
     told = io.StringIO()
-    nothing: Any = None
-    run = Run(RECIPE, folder, nothing, policy, metrics, Console(told), (), (), nothing)
+    run, policy, saved = with_checkpoints(told)
+    policy.between_steps = False
     run._done = 3
     await run._leave()
     assert saved == [] and "no checkpoint of the last steps: the critic has begun" in told.getvalue()

@@ -6,7 +6,6 @@ import errno
 import io
 import itertools
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -21,6 +20,7 @@ from al_ray.errors import UserError
 from al_ray.recipe import Recipe, StoreSection
 from al_ray.run import folder as run_folder
 from al_ray.run.folder import RunFolder
+from tests.support.machines.processes import files_up_to
 from tests.support.runs import toy
 
 OF_THE_SYSTEM = {
@@ -145,13 +145,9 @@ def test_a_place_that_cannot_be_written_is_named_with_the_reason_and_nothing_is_
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"output: '.*file/toy/a': cannot be written: Not a directory"):
         RunFolder.create(changed(recipe, output=str(tmp_path / "file")), "a")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # less than a recipe has
-    try:
-        with pytest.raises(UserError, match="cannot be written: File too large; --set output=FOLDER"):
-            RunFolder.create(recipe, "a")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = "cannot be written: File too large; --set output=FOLDER"
+    with files_up_to(64), pytest.raises(UserError, match=told):  # less than a recipe has
+        RunFolder.create(recipe, "a")
     assert not (Path(recipe.output) / recipe.name / "a").exists()
 
 

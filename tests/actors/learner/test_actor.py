@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from al_ray.algorithms.losses.token import Loss, TokenLosses
 from al_ray.algorithms.passes import Passes
 from al_ray.errors import CheckpointError
 from al_ray.recipe import OptimizerSection
+from tests.support.machines.processes import files_up_to
 from tests.support.models.learner_inputs import (
     OPTIMIZER,
     POLICY_GRADIENT,
@@ -228,13 +228,9 @@ def test_a_disk_that_is_full_is_told_with_its_folder_and_the_checkpoint_before_s
     before = json.dumps(sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*")))
     sizes = [(folder / name).stat().st_size for name in ("model.safetensors", "resume/state.pt")]
     assert sizes[0] < 500_000 < sizes[1]
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match=r"step_1: .*could not be written: .* GiB are free there"):
-            learner.save(str(folder))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = r"step_1: .*could not be written: .* GiB are free there"
+    with files_up_to(room), pytest.raises(CheckpointError, match=told):
+        learner.save(str(folder))
     assert json.dumps(sorted((p.name, p.stat().st_mtime_ns) for p in folder.rglob("*"))) == before
     learner.save(str(folder))
     assert [path.name for path in tmp_path.iterdir()] == ["step_1"]

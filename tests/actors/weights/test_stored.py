@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from al_ray.actors.weights import stored
 from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher, local_files
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import DiskError
+from tests.support.machines.processes import files_up_to
 
 
 def tensors(version: int) -> dict[str, torch.Tensor]:
@@ -47,13 +47,9 @@ def test_shared_memory_that_is_full_is_told_with_its_place_and_the_room_that_is_
     """The version before can still be read."""
     publisher = SharedMemoryPublisher(tmp_path)
     before = publisher.publish(tensors(1).items(), 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
-    try:
-        with pytest.raises(DiskError, match=r"weights of policy version 2 .*too large.* GiB are free there"):
-            publisher.publish(tensors(2).items(), 2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = r"weights of policy version 2 .*too large.* GiB are free there"
+    with files_up_to(64), pytest.raises(DiskError, match=told):
+        publisher.publish(tensors(2).items(), 2)
     assert before.path is not None and load_file(before.path).keys() == tensors(1).keys()
     publisher.close()
     assert list(tmp_path.iterdir()) == []

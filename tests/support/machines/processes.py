@@ -7,13 +7,14 @@ has moved to: so a test can tell that nothing is left, and can end what is.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -123,6 +124,17 @@ class Command:
         while pids := self.alive():
             assert time.monotonic() < deadline, f"left after {seconds} s: {[*map(process_name, pids)]}"
             time.sleep(0.2)
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Inside, no file grows beyond so many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def run(arguments: Sequence[str | Path], folder: Path, **variables: str) -> tuple[int, str]:
