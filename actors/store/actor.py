@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 STORE_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
 LEASE_SECONDS: Final = 30.0
+_LOOKS: Final = 6
+"""In a lease's time, for leases that have run out."""
 
 _Item = TypeVar("_Item")
 _log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Store:
             self._exporter = TraceExporter(export)
         self._lease_seconds = lease_seconds
         self._began = time.time() - time.monotonic()
+        self._looked = self._lease_clock()
         self._commits = GroupCommit(lambda: self._database.begin())
         self._queued, self._ended = _Bell(), _Bell()
         self._dead_workers: set[str] = set()
@@ -281,7 +284,7 @@ class Store:
     async def _expire(self) -> None:
         """Lose the attempts whose leases have run out, for as long as the store lives."""
         while True:
-            await asyncio.sleep(self._lease_seconds / 6)
+            await asyncio.sleep(self._lease_seconds / _LOOKS)
             try:
                 await self._lose(self._expired)
                 await self._write_seen()
@@ -289,10 +292,13 @@ class Store:
                 _log.exception("leases could not be expired")
 
     def _expired(self, connection: Connection) -> list[tuple[str, int]]:
-        """Leases that are found from before a clock was put right, by another process, end in time too."""
+        """Leases that are found from before a clock was put right, by another process, end in time too; none
+        ends in a look that comes late, as after a disk that hung: renewals that waited with it are next."""
         clock = self._lease_clock()
+        late = clock - self._looked > 3 * self._lease_seconds / _LOOKS
+        self._looked = clock
         self._database.limit_leases(connection, clock + self._lease_seconds)
-        return self._database.expire(connection, time.time(), clock)
+        return [] if late else self._database.expire(connection, time.time(), clock)
 
     async def _write_seen(self) -> None:
         seen, self._seen = self._seen, {}

@@ -174,20 +174,38 @@ async def test_no_attempt_is_lost_or_kept_for_a_clock_that_jumps(start_store: St
 
     The lease leaves a busy machine the time to renew it.
     """
-    store = start_store(own=True, lease_seconds=5.0)
+    store = start_store(own=True, lease_seconds=12.0)
     for way, jump in (("forward", 3600.0), ("back", -3600.0)):
         a, b = (f"{way}/{name}" for name in "ab")
         await store.enqueue.remote([request(a, group=way), request(b, group=way)])
         (renewed,) = await store.claim.remote("alive", f"c1 {way}", 1, 0.0)
         await store.claim.remote("silent", f"c2 {way}", 1, 0.0)
         await store.__ray_call__.remote(_put_clock, jump)
-        waiting = asyncio.ensure_future(claimed(store, f"c3 {way}", wait=30.0))
+        waiting = asyncio.ensure_future(claimed(store, f"c3 {way}", wait=60.0))
         while not waiting.done():
             assert await store.renew.remote("alive") == [(a, 1)]
             await asyncio.sleep(0.2)
         (again,) = await waiting
         assert (again.request.id, again.attempt.number) == (b, 2)
         assert await store.finish.remote([ended(renewed.attempt), ended(again.attempt)]) == [True, True]
+
+
+async def test_a_store_that_stood_still_hears_the_renewals_that_waited_with_it_first(
+    start_store: StartStore,
+) -> None:
+    """For longer than a lease; the runner that is silent loses its attempt all the same."""
+    store = start_store(own=True, lease_seconds=6.0)
+    await store.enqueue.remote([request("a"), request("b")])
+    await store.claim.remote("alive", "c1", 1, 0.0)
+    await store.claim.remote("silent", "c2", 1, 0.0)
+    process = await store.__ray_call__.remote(lambda _: os.getpid())
+    os.kill(process, signal.SIGSTOP)
+    await asyncio.sleep(8.0)
+    renewed = store.renew.remote("alive")
+    os.kill(process, signal.SIGCONT)
+    assert await renewed == [("a", 1)]
+    (again,) = await claimed(store, "c3", wait=60.0)
+    assert (again.request.id, again.attempt.number) == ("b", 2)
 
 
 def _put_clock(store: Any, jump: float) -> None:

@@ -69,15 +69,14 @@ async def test_the_object_store_holds_what_was_published_in_shards(
 async def test_a_shard_is_read_by_another_process_and_ends_with_the_one_that_took_it(
     ray_cluster: None,
 ) -> None:
-    """An engine that is killed while it loads leaves none in shared memory."""
+    """It has a name in no folder: an engine that is killed while it loads leaves none in shared memory."""
     publisher = ObjectStorePublisher()
-    before = set(stored.SHARED_MEMORY.glob(f"{stored.PREFIX}*"))
     async for path in local_files(publisher.publish(tensors(1).items(), 1)):
         code = f"from safetensors.torch import load_file; print(load_file({path!r})['embed'].sum())"
         asked = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=-1)
         assert (await asked.communicate())[0] == b"tensor(78.)\n"
         assert path.startswith(f"/proc/{os.getpid()}/")
-        assert set(stored.SHARED_MEMORY.glob(f"{stored.PREFIX}*")) <= before
+        assert os.readlink(path).startswith("/memfd:")
     publisher.close()
 
 
