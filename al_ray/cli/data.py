@@ -47,9 +47,9 @@ def lines(report: Report) -> Iterator[str]:
         yield f"  wrong: {problem}"
     for name, split in report.splits.items():
         yield from (f"  {line}" for line in _split(name, split))
-    for name, ids, contents in report.overlaps():
-        yield from _named(f"  wrong: {len(ids)} ids are both in train and in {name}", ids)
-        yield from _named(f"  {len(contents)} questions of {name} are in train too", contents)
+    for trained, name, ids, contents in report.overlaps():
+        yield from _named(f"  wrong: {len(ids)} ids are both in {trained} and in {name}", ids)
+        yield from _named(f"  {len(contents)} questions of {name} are in {trained} too", contents)
 
 
 def _datasets() -> dict[str, Dataset]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from al_ray.data import files
@@ -42,12 +43,14 @@ class Dataset:
     folder: str
     """The sub-directory of a directory of all data."""
     files: Mapping[str, Sequence[str]]
-    """The stems of each split's file, in order of preference; ``train`` is compared with the others."""
+    """The stems of each split's file, in order of preference."""
     row: type
     """A ``TypedDict``: a file called ``dev.json`` may be anybody's, and is this dataset's if its first row
     has most of these keys."""
     examine: Callable[[Path], Examine]
     """Given the dataset's directory, reads what its rows refer to. Raises ``DataError``."""
+    trained: Sequence[str] = ("train",)
+    """The splits that are trained on, with which each of the others is compared."""
 
 
 @dataclass(slots=True)
@@ -61,7 +64,9 @@ class SplitReport:
     """Of the first rows that are wrong."""
     problem_count: int = 0
     ids: Counter[str] = field(default_factory=Counter)
-    contents: Counter[str] = field(default_factory=Counter)
+    kept_ids: set[str] = field(default_factory=set)
+    """Of the rows that are not left out, as the next."""
+    contents: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -71,8 +76,10 @@ class SplitReport:
 
     def add(self, found: Example) -> None:
         self.ids[found.id] += 1
-        self.contents[found.content] += 1
-        if found.left_out is not None:
+        if found.left_out is None:
+            self.kept_ids.add(found.id)
+            self.contents.add(found.content)
+        else:
             self.left_out[found.left_out] += 1
         for name, value in found.kinds.items():
             self.kinds.setdefault(name, Counter())[value] += 1
@@ -90,6 +97,7 @@ class Report:
     name: str
     directory: Path
     splits: Mapping[str, SplitReport]
+    trained: Sequence[str]
     problems: Sequence[Problem] = ()
     """Of the dataset as a whole."""
 
@@ -97,14 +105,16 @@ class Report:
     def sound(self) -> bool:
         """Whether it can be trained on. Questions that splits share are told, and no mistake."""
         wrong = any(split.problem_count or split.repeated_ids for split in self.splits.values())
-        return not (wrong or self.problems or any(ids for _, ids, _ in self.overlaps()))
+        return not (wrong or self.problems or any(ids for *_, ids, _ in self.overlaps()))
 
-    def overlaps(self) -> Iterator[tuple[str, list[str], list[str]]]:
-        """For each split beside ``train``: the ids and the contents that are in both."""
-        train = self.splits.get("train")
-        for name, split in self.splits.items():
-            if train is not None and split is not train:
-                yield name, _shared(train.ids, split.ids), _shared(train.contents, split.contents)
+    def overlaps(self) -> Iterator[tuple[str, str, list[str], list[str]]]:
+        """For each split that is trained on, and each that is not: the ids and the contents that are in both,
+        of rows that are not left out."""
+        for trained, name in product(self.trained, self.splits):
+            if trained in self.splits and name not in self.trained:
+                one, other = self.splits[trained], self.splits[name]
+                ids, contents = one.kept_ids & other.kept_ids, one.contents & other.contents
+                yield trained, name, sorted(ids), sorted(contents)
 
 
 def report(name: str, dataset: Dataset, directory: Path) -> Report | None:
@@ -123,8 +133,8 @@ def report(name: str, dataset: Dataset, directory: Path) -> Report | None:
         examine = dataset.examine(where)
         splits = {split: _split_report(split, file, examine) for split, file in found.items()}
     except DataError as error:
-        return Report(name, where, {}, error.problems)
-    return Report(name, where, splits)
+        return Report(name, where, {}, dataset.trained, error.problems)
+    return Report(name, where, splits, dataset.trained)
 
 
 def _file(where: Path, stems: Sequence[str]) -> Path | None:
@@ -154,7 +164,3 @@ def _split_report(split: str, file: Path, examine: Examine) -> SplitReport:
         except DataError as error:
             made.refuse(error.problems)
     return made
-
-
-def _shared(one: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
-    return [value for value in other if value in one]

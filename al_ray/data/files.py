@@ -25,6 +25,9 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
+HELD_OUT = "whose question is held out"
+"""Why a training row may be left out."""
+
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 SchemaT = TypeVar("SchemaT")
@@ -54,6 +57,20 @@ def rows(path: str | None, names: Sequence[str], *, samples: Path, folder: str) 
         if isinstance(found, DataError):
             raise found
         yield found
+
+
+def questions(path: str | None, names: Sequence[str], *, samples: Path, folder: str) -> frozenset[str]:
+    """What the ``rows`` of a file ask, each as ``asked`` has it; none where there is no such file."""
+    try:
+        found = [*rows(path, names, samples=samples, folder=folder)]
+    except DataError:  # whoever loads them is told
+        return frozenset()
+    return frozenset(asked(str(row.values.get("question"))) for row in found)
+
+
+def asked(question: str) -> str:
+    """The question, however it is spaced: what no two splits should share."""
+    return " ".join(question.split())
 
 
 def checked(row: DataRow, schema: type[SchemaT]) -> SchemaT:

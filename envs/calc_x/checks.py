@@ -8,28 +8,30 @@ from al_ray.data import files
 from al_ray.data.dataset import Dataset, Examine, Example
 from al_ray.data.files import DataRow
 from al_ray.envs.calc_x.calculator import CalculatorError, calculate
-from al_ray.envs.calc_x.data import FILES, FOLDER, WordProblem, asked, calculations
+from al_ray.envs.calc_x.data import FILES, FOLDER, WordProblem, calculations, held_out_questions
 from al_ray.envs.calc_x.reward import understood
 
 
 def _examine(directory: Path) -> Examine:
-    """Rows refer to nothing beside them."""
-    return _example
+    held_out = held_out_questions(str(directory))
 
+    def example(split: str, row: DataRow) -> Example:
+        found = files.checked(row, WordProblem)
+        question, expressions = files.asked(found["question"]), calculations(found["chain"])
+        computes = all(map(_computes, expressions))
+        return Example(
+            found["id"],
+            content=question,
+            left_out=files.HELD_OUT if split == "train" and question in held_out else None,
+            kinds={
+                "source": found["source"],
+                "calculations": str(len(expressions)),
+                "chain": "can be shown" if computes else "has what we cannot calculate",
+                "result": "a number or an option" if understood(found["result"]) else "another text",
+            },
+        )
 
-def _example(split: str, row: DataRow) -> Example:
-    found = files.checked(row, WordProblem)
-    expressions = calculations(found["chain"])
-    return Example(
-        found["id"],
-        content=asked(found["question"]),
-        kinds={
-            "source": found["source"],
-            "calculations": str(len(expressions)),
-            "chain": "can be shown" if all(map(_computes, expressions)) else "has what we cannot calculate",
-            "result": "a number or an option" if understood(found["result"]) else "another text",
-        },
-    )
+    return example
 
 
 def _computes(expression: str) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from al_ray.data import files
-from al_ray.errors import DataError
 from al_ray.types import Task, TaskSet
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -54,11 +53,11 @@ def load(
     together, ``max_question_chars`` those with a question no longer than that.
     """
 
-    held_out = _questions(path, "validation") if split == "train" else frozenset()
+    held_out = held_out_questions(path) if split == "train" else frozenset()
 
     def left_out_by(row: WordProblem) -> str | None:
-        if asked(row["question"]) in held_out:
-            return "whose question is held out"
+        if files.asked(row["question"]) in held_out:
+            return files.HELD_OUT
         if sources is not None and row["source"] not in sources:
             return "of other sources"
         if max_calls is not None and not 1 <= len(calculations(row["chain"])) <= max_calls:
@@ -74,7 +73,7 @@ def load(
     families = {}
     for found in files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER):
         row = files.checked(found, WordProblem)
-        families[row["id"]] = asked(row["question"])
+        families[row["id"]] = files.asked(row["question"])
         reason = left_out_by(row)
         if reason is None:
             tasks.append(task(row, split))
@@ -83,18 +82,9 @@ def load(
     return TaskSet(tasks, left_out, families)
 
 
-def _questions(path: str | None, split: str) -> frozenset[str]:
-    """Of a split; none where it has no file."""
-    try:
-        found = [*files.rows(path, FILES[split], samples=SAMPLES, folder=FOLDER)]
-    except DataError:  # whoever loads that split is told
-        return frozenset()
-    return frozenset(asked(str(row.values.get("question"))) for row in found)
-
-
-def asked(question: str) -> str:
-    """The question, however it is spaced: what no two splits should share."""
-    return " ".join(question.split())
+def held_out_questions(path: str | None) -> frozenset[str]:
+    """Those of the file for validation; none where there is no such file."""
+    return files.questions(path, FILES["validation"], samples=SAMPLES, folder=FOLDER)
 
 
 def task(row: WordProblem, split: str) -> Task:

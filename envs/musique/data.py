@@ -29,7 +29,8 @@ Setting = Literal["open", "paragraphs"]
 UNANSWERABLE = "that cannot be answered"
 """Why a row of MuSiQue-Full may be left out."""
 
-_OPEN = "open_retrieval_train"
+OPEN = "open_retrieval_train"
+"""The stem of the training file of the setting ``open``."""
 FILES = {
     "train": ["musique_ans_v1.0_train", "train"],
     "validation": ["musique_ans_v1.0_dev", "dev", "validation"],
@@ -68,7 +69,7 @@ class OpenRow(TypedDict):
     gold_pids_per_hop: list[list[str]]
 
 
-class _CorpusRow(TypedDict):
+class CorpusRow(TypedDict):
     pid: str
     title: str
     text: str
@@ -102,20 +103,30 @@ def load(
     ``setting`` is ``paragraphs`` (the row's 20 are all there is to search) or ``open`` (a service
     searches). A search shows ``top_k`` passages, the first ``passage_chars`` characters of each. ``hops``
     and ``max_question_chars`` keep shorter rows; ``readable`` keeps those that could be answered by
-    reading: most words of each search were shown before it, and the answer is shown.
+    reading: most words of each search were shown before it, and the answer is shown. Of the training rows
+    those are left out whose question is in the file for validation too: the published rows over a corpus have
+    all of them.
     """
     options = Options(setting, top_k, passage_chars, hops, max_question_chars, readable)
     if setting not in ("open", "paragraphs"):
         raise DataError(Problem("data.options.setting", setting, "is open or paragraphs"))
+    held_out = held_out_questions(path) if split == "train" else frozenset()
     tasks, left_out, known = [], Counter[str](), list[str]()
     for number, data in enumerate(_tasks(path, split, options)):
         known.append(data["id"])
-        if reason := _reason_to_leave_out(data, options):
+        if files.asked(data["question"]) in held_out:
+            left_out[files.HELD_OUT] += 1
+        elif reason := _reason_to_leave_out(data, options):
             left_out[reason] += 1
         else:
             shown = {"row": number, "top_k": top_k, "passage_chars": passage_chars}
             tasks.append(Task(data["id"], data | shown, split))
     return TaskSet(tasks, left_out, families(known))
+
+
+def held_out_questions(path: str | None) -> frozenset[str]:
+    """Those of the file for validation; none where there is no such file."""
+    return files.questions(path, FILES["validation"], samples=SAMPLES, folder=FOLDER)
 
 
 def families(ids: Sequence[str]) -> Mapping[str, str]:
@@ -149,15 +160,14 @@ def cut(text: str, chars: int) -> str:
 def _tasks(path: str | None, split: str, options: Options) -> Iterator[dict[str, Any]]:
     paragraphs = options.setting == "paragraphs"
     open_rows = not paragraphs and split == "train"
-    names = [_OPEN, *FILES[split]] if open_rows else FILES[split]
+    names = [OPEN, *FILES[split]] if open_rows else FILES[split]
     rows = list(files.rows(path, names, samples=SAMPLES, folder=FOLDER))
     if not rows or "gold_pids_per_hop" not in rows[0].values:
         yield from (task_data(checked(row, OfficialRow), row, paragraphs=paragraphs) for row in rows)
         return
     found = [(row, checked(row, OpenRow)) for row in rows]
-    wanted = {hop[0] for _, open_row in found for hop in open_row["gold_pids_per_hop"] if hop}
-    passages = _passages(corpus(path), wanted)
-    yield from (_open(open_row, row, passages) for row, open_row in found)
+    passages = passages_of([open_row for _, open_row in found], corpus(path))
+    yield from (open_task_data(open_row, row, passages) for row, open_row in found)
 
 
 def task_data(row: OfficialRow, where: DataRow, *, paragraphs: bool) -> dict[str, Any]:
@@ -207,7 +217,8 @@ def _query(question: str, answers: Sequence[str]) -> str:
     return " ".join(filled.replace(" >> ", " ").split())
 
 
-def _open(row: OpenRow, where: DataRow, passages: Mapping[str, _CorpusRow]) -> dict[str, Any]:
+def open_task_data(row: OpenRow, where: DataRow, passages: Mapping[str, CorpusRow]) -> dict[str, Any]:
+    """A row over a corpus as a task. Raises ``DataError`` where a hop names no passage that is there."""
     gold = row["gold_pids_per_hop"]
     for hop in gold:
         if not hop or hop[0] not in passages:
@@ -231,14 +242,15 @@ def _open(row: OpenRow, where: DataRow, passages: Mapping[str, _CorpusRow]) -> d
     }
 
 
-def _passages(file: Path, wanted: set[str]) -> Mapping[str, _CorpusRow]:
-    """Those passages of the corpus."""
+def passages_of(rows: Sequence[OpenRow], file: Path) -> Mapping[str, CorpusRow]:
+    """The first gold passage of each of their hops, from the corpus, by its id."""
+    wanted = {hop[0] for row in rows for hop in row["gold_pids_per_hop"] if hop}
     found = {}
     for row in files.read(files.file(file.parent, [file.stem])):
         if isinstance(row, DataError):
             raise row
         if row.values.get("pid") in wanted:
-            passage = checked(row, _CorpusRow)
+            passage = checked(row, CorpusRow)
             found[passage["pid"]] = passage
     return found
 

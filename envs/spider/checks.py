@@ -34,4 +34,6 @@ def _examine(directory: Path) -> Examine:
     return example
 
 
-DATASET = Dataset(FOLDER, {**FILES, "train_others": MORE_FILES["train"]}, Question, _examine)
+DATASET = Dataset(
+    FOLDER, {**FILES, "train_others": MORE_FILES["train"]}, Question, _examine, ("train", "train_others")
+)

@@ -36,7 +36,8 @@ def examine(directory: Path) -> Examine:
     return example
 
 
-MADE = Dataset("made", {"train": ["train"], "validation": ["dev", "test"]}, Question, examine)
+FILES = {"train": ["train"], "more": ["more"], "validation": ["dev", "test"]}
+MADE = Dataset("made", FILES, Question, examine, ("train", "more"))
 
 
 def row(identity: object, question: str = "Why?") -> dict[str, Any]:
@@ -96,12 +97,23 @@ def test_wrong_rows_are_told_up_to_a_number_and_counted_beyond_it(tmp_path: Path
             True,
             "1 questions of validation are in train too: 'Why?'",
         ),
+        (
+            {"train": [row("a")], "more": [row("a")], "dev": [row("a", "How?")]},
+            False,
+            "wrong: 1 ids are both in more and in validation: 'a'",
+        ),
+        (
+            {"more": [row("a", "Which of them?")], "dev": [row("a", "Which of them?")]},
+            True,
+            "left out: long 1",
+        ),
     ],
 )
 def test_what_stands_twice_is_told(
     tmp_path: Path, files: dict[str, list[Any]], sound: bool, told: str
 ) -> None:
-    """A question that splits share is no mistake: published datasets have such."""
+    """In what is trained on and in what is not, of rows that are not left out. A shared question is no mistake:
+    published datasets have such."""
     found = reported(write(tmp_path, **files))
     assert found.sound is sound
     assert told in [line.strip() for line in data.lines(found)]

@@ -11,7 +11,7 @@ import pytest
 from al_ray.data.dataset import report
 from al_ray.data.task_order import split_by_id
 from al_ray.envs.musique import checks, predictions
-from al_ray.envs.musique.data import SAMPLES, families, load
+from al_ray.envs.musique.data import OPEN, SAMPLES, families, load
 from al_ray.envs.musique.demonstrations import demonstrate
 from al_ray.errors import DataError
 
@@ -72,9 +72,22 @@ def test_the_tasks_are_always_the_same(rows_path: str | None) -> None:
 def test_data_check_finds_nothing_wrong_and_counts_hops(rows_path: str | None) -> None:
     found = report("musique", checks.DATASET, Path(rows_path) if rows_path else SAMPLES)
     assert found is not None and found.sound
-    for split in found.splits.values():
-        assert not split.problem_count and split.rows == split.kinds["paragraphs"]["20"] > 10
-        assert sum(split.kinds["hops"].values()) == split.rows
+    for name, split in found.splits.items():
+        assert not split.problem_count and sum(split.kinds["hops"].values()) == split.rows > 10
+        assert name == OPEN or split.kinds["paragraphs"]["20"] == split.rows
+    assert found.splits[OPEN].left_out["whose question is held out"] > 10
+
+
+def test_a_question_that_is_held_out_is_not_trained_on(tmp_path: Path, rows_path: str | None) -> None:
+    """As the published rows over a corpus have all of them."""
+    dev = OFFICIAL | {"id": "dev", "question": "Where was the  author of Kites born?"}
+    (tmp_path / "dev.jsonl").write_text(json.dumps(dev), encoding="utf-8")
+    found = load(written(tmp_path, OFFICIAL, OFFICIAL | {"id": "a", "question": "Where?"}), "train")
+    assert [task.id for task in found.tasks] == ["a"]
+    assert found.left_out == {"whose question is held out": 1}
+    assert [task.id for task in load(str(tmp_path), "validation").tasks] == ["dev"]
+    train, dev_ids = load(rows_path, "train").tasks, {task.id for task in load(rows_path, "validation").tasks}
+    assert dev_ids and not dev_ids & {task.id for task in train}
 
 
 def test_rows_that_are_left_out_are_counted_by_reason(tmp_path: Path) -> None:
@@ -123,6 +136,8 @@ def test_a_hop_without_a_passage_of_the_corpus_is_told(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"pid": "p1", "title": "t", "text": "x"}', encoding="utf-8")
     with pytest.raises(DataError, match="row 1, gold_pids_per_hop"):
         load(str(tmp_path), "train")
+    found = report("musique", checks.DATASET, tmp_path)
+    assert found is not None and "row 1, gold_pids_per_hop" in found.splits[OPEN].problems[0].where
 
 
 def test_questions_with_a_common_single_question_are_a_family(tmp_path: Path) -> None:
