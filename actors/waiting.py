@@ -58,12 +58,12 @@ async def started(
     return await while_answering(start(), ping, every, seconds, who)
 
 
-async def all_started(starting: Sequence[Coroutine[Any, Any, object]]) -> None:
-    """Returns when all have, which begin at once. Raises what one of them raises, when the others have been
+async def all_started(starting: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What all return, which begin at once. Raises what one of them raises, when the others have been
     cancelled and are done: else one that is ended as it starts would be followed by another."""
     tasks = [asyncio.create_task(each) for each in starting]
     try:
-        await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()

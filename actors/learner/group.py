@@ -50,7 +50,8 @@ _ALIVE: Final = "alive"
 
 
 class LearnerGroup:
-    """One learner for each entry of ``options``, the Ray options of its actor."""
+    """One learner for each entry of ``options``, the Ray options of its actor. None is there before
+    ``start``."""
 
     def __init__(self, spec: LearnerSpec, options: Sequence[Mapping[str, Any]]) -> None:
         self._spec = spec
@@ -68,7 +69,6 @@ class LearnerGroup:
         self._starting: Sequence[ObjectRef[Any]] = ()
         """Until all are known to have loaded their models."""
         self._closed = False
-        self.restart()
 
     def restart(self) -> None:
         """Learners in new processes, with the weights of the model's folder: they have no stage, and know no
@@ -79,7 +79,11 @@ class LearnerGroup:
         """Returns how rows are computed, in words, once the models are loaded. Learners that are lost
         meanwhile are followed by others, as far as that helps. Raises ``RecipeError`` where the model cannot
         be trained."""
-        return self._while_lost(self.computes, self._restart)
+        return self._while_lost(self._begin)
+
+    def _begin(self) -> str:
+        self._restart()
+        return self.computes()
 
     def _restart(self) -> None:
         self._end()
@@ -176,20 +180,16 @@ class LearnerGroup:
     def close(self) -> None:
         """End the learners, also those that hang or start, and free what they published."""
         self._closed = True
-        ray.wait(
-            [learner.close.remote() for learner in self._learners],
-            num_returns=len(self._learners),
-            timeout=_CLOSE_SECONDS,
-        )
+        asked = [learner.close.remote() for learner in self._learners]
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=_CLOSE_SECONDS)
         self._end()
 
-    def _while_lost(self, ask: Callable[[], _Answer], again: Callable[[], object] = lambda: None) -> _Answer:
-        """What is answered; where learners are lost meanwhile, after ``again``."""
+    def _while_lost(self, ask: Callable[[], _Answer]) -> _Answer:
+        """What is answered; asked again where learners are lost meanwhile."""
         lost = 0
         while True:
             try:
-                if lost:
-                    again()
                 return ask()
             except LearnerLostError as error:
                 lost += 1

@@ -88,7 +88,10 @@ class Policy:
         if self._learners is not None and self._learners.adapts:
             # Their calls name the adapter from the first on: one under way goes on with the next.
             await self._transfer_at_last(self._learners)
-        self._keepers.start([self._watch()])
+        keeping = [self._watch()]
+        if self._learners is not None:
+            keeping.append(self._bring_up_to_date(self._learners))
+        self._keepers.start(keeping)
 
     async def stop(self) -> None:
         """Leave the engines to themselves; whoever started them ends them."""
@@ -193,22 +196,27 @@ class Policy:
         return self._learners
 
     async def _watch(self) -> None:
-        """Give new engines the weights, where these are sent or what was stored of them is gone, and tell the
-        gateways; and let those go whose node is to go."""
+        """Let engines go whose node is to go, and tell the gateways of all that come and go: also of one that
+        failed a call but lives, which a gateway drops."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            learners, engines = self._learners, self._engines
-            engines.spare(await self._look())
-            if learners is not None and engines.unserved():
-                async with self._transferring:
-                    if engines.unserved() and self._settled and self._learner_lost is None:
-                        try:
-                            await self._transfer(learners)
-                        except LearnerLostError as error:  # until ``restart_learners``
-                            self._learner_lost = error
-            # Also without a new one: the gateway drops an engine that failed a call but lives.
+            self._engines.spare(await self._look())
             await self._admit()
-            await engines.retire()
+            await self._engines.retire()
+
+    async def _bring_up_to_date(self, learners: LearnerGroup) -> None:
+        """Give new engines the weights, where these are sent or what was stored of them is gone: when it is
+        their turn with the learners, which may work for minutes."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if not self._engines.unserved():
+                continue
+            async with self._transferring:
+                if self._engines.unserved() and self._settled and self._learner_lost is None:
+                    try:
+                        await self._transfer(learners)
+                    except LearnerLostError as error:  # until ``restart_learners``
+                        self._learner_lost = error
 
     async def _look(self) -> Mapping[str, float]:
         """What ``going`` is from now on; if Ray does not answer, what it was."""

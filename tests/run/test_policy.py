@@ -237,6 +237,25 @@ async def test_an_engine_that_joins_is_sent_what_the_learners_hold_under_its_num
     await policy.stop()
 
 
+async def test_an_engine_leaves_its_node_though_one_that_joined_waits_for_learners_at_their_work(
+    draining: dict[str, float],
+) -> None:
+    parts: Any = Parts(3, pushes_weights=True)
+    policy = Policy(parts, parts, parts)
+    await policy.start()
+    await policy.serve()
+    async with policy._turn:
+        parts.version, parts.joins = 4, True
+        async with asyncio.timeout(20):
+            while not policy._transferring.locked():
+                await asyncio.sleep(0.001)
+        draining["node"] = math.inf
+        await asked_of(parts, "retire")
+        assert "load weights 4" not in parts.asked
+    await policy.stop()
+    assert policy.failure() is None
+
+
 async def test_what_ray_does_not_tell_for_a_while_is_as_it_was_told_last(
     draining: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from al_ray.actors.gateway.pool import GatewayPool
 from al_ray.actors.runner.pool import RunnerPool
 from al_ray.actors.service.pool import ServicePool
 from al_ray.actors.store.keeper import StoreKeeper
+from al_ray.actors.waiting import all_started
 from al_ray.database.backends import close_log
 from al_ray.database.reader import Records
 from al_ray.machines.placement import Placement, beside_the_driver, own_seats
@@ -71,8 +72,8 @@ async def _with_engines(
             options = [placement.actor_options(name) for name in model.plan.tenants("learner")]
             learners = LearnerGroup(settings, options)
             stack.push_async_callback(asyncio.to_thread, learners.close)
-            await _engines(engines, model.plan, console)  # which start while the learners load
-            computes = await asyncio.to_thread(learners.start)
+            loading = asyncio.to_thread(learners.start)
+            _, computes = await all_started([_engines(engines, model.plan, console), loading])
         console.note(f"the learner {computes}")
     else:
         await _engines(engines, model.plan, console)

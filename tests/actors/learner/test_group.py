@@ -58,6 +58,7 @@ PACKING = {"learner/micro_batches", "learner/computed_tokens", "learner/shared_t
 def pair(ray_cluster: None, tiny_model: Path) -> Iterator[LearnerGroup]:
     """Of all tests up to that of a death, which ends it."""
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 1}, {"num_cpus": 1}])
+    group.start()
     yield group
     group.close()
 
@@ -343,6 +344,7 @@ def test_an_error_of_one_rank_ends_the_call_as_itself_and_does_not_leave_the_oth
 ) -> None:
     """The first rank waits for the sum of gradients, to which the last never comes."""
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
+    group.start()
     group.start_stage(SECTION)
     batch = sorted(rows(0), key=lambda row: row.group)
     batch[-1] = replace(batch[-1], advantages=np.full_like(batch[-1].advantages, POISON))
@@ -364,6 +366,7 @@ def test_a_group_whose_learner_hangs_can_be_closed(
     ray_cluster: None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}, {"num_cpus": 0}])
+    group.start()
     group.start_stage(SECTION)
     monkeypatch.setattr("al_ray.actors.learner.group._CLOSE_SECONDS", 1.0)
     # Alone, it waits for the other one's gradients for good.
@@ -487,13 +490,14 @@ def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_load
     group.close()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_group_that_is_closed_as_it_starts_starts_no_others(
-    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
 ) -> None:
     monkeypatch.setattr(learner_group, "_CLOSE_SECONDS", 1.0)
     stopped = fleeting(tmp_path / "begun", signal.SIGSTOP, of=without_a_model())
     monkeypatch.setattr(learner_group, "Learner", stopped)
-    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}] * ranks)
     with ThreadPoolExecutor() as threads:
         starting = threads.submit(group.start)
         while not (tmp_path / "begun").exists():
@@ -515,6 +519,11 @@ def without_a_model() -> Any:
             return "a node"
 
         def start(self) -> None: ...
+
+        def open_rendezvous(self) -> tuple[str, int]:
+            return "localhost", 1
+
+        def connect(self, host: str, port: int) -> None: ...
 
         def computes(self) -> str:
             return "packs"

@@ -46,6 +46,7 @@ class Pair:
 
     async def start(self) -> None:
         await self.pool.start()
+        await asyncio.to_thread(self.learners.start)
         self.learners.start_stage(StageSpec(BIG_STEPS, 10, Reference()))
         await asyncio.to_thread(self.learners.connect_engines, self.pool.engines(), 1)
 
@@ -118,6 +119,7 @@ async def test_an_engine_is_given_adapters_alone(tiny_model: Path, ray_cluster: 
     try:
         await pool.start()
         [engine] = pool.admitted()
+        await asyncio.to_thread(learners.start)
         learners.start_stage(StageSpec(BIG_STEPS, 10, Reference()))
         told = [await engine.logprobs.remote(PROBE)]
         for version in range(3):
