@@ -112,8 +112,10 @@ def test_wrong_rows_are_told_up_to_a_number_and_counted_beyond_it(tmp_path: Path
 def test_what_stands_twice_is_told(
     tmp_path: Path, files: dict[str, list[Any]], sound: bool, told: str
 ) -> None:
-    """In what is trained on and in what is not, of rows that are not left out. A shared question is no mistake:
-    published datasets have such."""
+    """Of rows that are not left out, in what is trained on and in what is not.
+
+    A question that both have is no mistake: published datasets have such.
+    """
     found = reported(write(tmp_path, **files))
     assert found.sound is sound
     assert told in [line.strip() for line in data.lines(found)]
