@@ -106,7 +106,9 @@ def over_seeds_and_tasks(values: Sequence[Sequence[float]]) -> Estimate:
     Two factors at random, each value once (Searle, Casella and McCulloch, Variance Components, 1992, section
     4.3): with mean squares A of R runs, B of T tasks and E of what is left, the variance of the mean is
     (A + B - E) / RT, neither factor's own part being taken below 0. Degrees of freedom are Satterthwaite's
-    (Biometrics Bulletin 2, 1946). Of one run the interval is that of its tasks.
+    (Biometrics Bulletin 2, 1946). Where runs differ as much as tasks do by chance, two runs cover 87 to 92 %
+    of what they should, three 92 to 94, five 94 to 97. Of one run, and of several that are all alike (greedy
+    answers of the same weights), the interval is that of its tasks.
     """
     array = np.asarray(values, np.float64)
     if array.ndim != 2 or array.size == 0:
@@ -115,7 +117,7 @@ def over_seeds_and_tasks(values: Sequence[Sequence[float]]) -> Estimate:
     mean = float(array.mean())
     if tasks == 1:
         return replace(over_seeds(array[:, 0].tolist()), tasks=1)
-    if runs == 1:
+    if (array == array[0]).all():
         return estimate(array[0])
     of_runs, of_tasks = array.mean(1) - mean, array.mean(0) - mean
     left = array - mean - of_runs[:, None] - of_tasks[None, :]
@@ -123,8 +125,6 @@ def over_seeds_and_tasks(values: Sequence[Sequence[float]]) -> Estimate:
     freedom = (runs - 1, tasks - 1, (runs - 1) * (tasks - 1))
     by_run, by_task, rest = (float(square / free) for square, free in zip(squares, freedom, strict=True))
     total = max(by_run, rest) + max(by_task, rest) - rest
-    if total == 0:
-        return Estimate(mean, mean, mean, 0.0, tasks, "satterthwaite")
     # The terms of the sum, as far as they are in it.
     both_or_none = (by_run > rest) == (by_task > rest)
     terms = (
@@ -135,6 +135,17 @@ def over_seeds_and_tasks(values: Sequence[Sequence[float]]) -> Estimate:
     stderr = math.sqrt(total / array.size)
     half = stderr * student(total**2 / sum(term**2 / free for term, free in zip(terms, freedom, strict=True)))
     return Estimate(mean, mean - half, mean + half, stderr, tasks, "satterthwaite")
+
+
+def paired_over_seeds_and_tasks(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
+) -> Estimate:
+    """The mean difference, second less first, of the same runs and tasks in the same order; of one run, and
+    of several that differ alike, as ``paired`` has it."""
+    differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
+    if differences.ndim == 2 and differences.size and (differences == differences[0]).all():
+        return paired(first[0], second[0])
+    return over_seeds_and_tasks(differences.tolist())
 
 
 def student(freedom: float) -> float:

@@ -13,7 +13,8 @@ Arms, of each seed all from the same weights and evaluated on the same held-out 
 
 ``--arm`` adds one that differs from reinforcement in what is set. A job is an ``al-ray train`` of its own and
 an ``al-ray eval`` of its last weights at temperature 1, whose reward is what reinforcement raises; what was
-interrupted is resumed, and what has its result in ``FOLDER/results`` is done.
+interrupted is resumed, and what has its result in ``FOLDER/results`` is done. A rollout that failed by the
+model's doing is worth ``transitions.failed_reward``, or 0; what failed otherwise is left out.
 ``--set`` changes the recipe of every job. ``FOLDER/report.md`` and its curves are made anew after each job
 (``benchmarks.learning.report``).
 """
@@ -24,11 +25,12 @@ import argparse
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,15 +40,17 @@ from typing import Any, Final
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
 from al_ray.errors import UserError
-from al_ray.evaluation.comparison import task_scores
-from al_ray.recipe import Recipe, loading
+from al_ray.machines.whole import whole_file
+from al_ray.recipe import Recipe, SupervisedStage, TransitionsSection, loading
 from al_ray.reports import jsonl_sink
+from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.reading.search import READ, every
 from al_ray.rollouts.requests import EVALUATIONS, evaluation_batch
+from al_ray.rollouts.rewards import rewards
 from al_ray.run.folder import RunFolder
-from al_ray.types import SpanKind
+from al_ray.types import Rollout, SpanKind
 from benchmarks.learning import report
-from benchmarks.learning.report import CONTROL, IMITATION, REINFORCEMENT, SAMPLED, TAUGHT
+from benchmarks.learning.report import CONTROL, IMITATION, REINFORCEMENT, SAMPLED, TAUGHT, UNTRAINED
 
 _OTHER_TASKS: Final = 1000
 """Added to the seed of who learns from all tasks: it would begin with those that were imitated."""
@@ -87,6 +91,16 @@ class Job:
         """The run that evaluates its last weights at temperature 1."""
         return self.folder / "runs" / "evaluations" / self.recipe.stem / self.name
 
+    @property
+    def set(self) -> list[str]:
+        """All that is set in the recipe."""
+        return [*self.sets, *self.own]
+
+    @property
+    def begun(self) -> Path:
+        """Says with what it was begun."""
+        return self.folder / "begun" / self.recipe.stem / f"{self.name}.json"
+
     def imitated(self) -> Path:
         """The run whose last weights this one begins with."""
         return self.run.parent / f"{IMITATION}-seed{self.seed}"
@@ -94,7 +108,7 @@ class Job:
     def overrides(self) -> list[str]:
         """What is set in the recipe."""
         recipe = loading.load(self.recipe, self.sets)
-        first, second = recipe.stages
+        first, second = recipe.stages  # as ``main`` has seen to
         seed = self.seed if self.arm in (IMITATION, CONTROL) else self.seed + _OTHER_TASKS
         stage = first if self.arm == IMITATION else second
         if self.arm in (CONTROL, TAUGHT):
@@ -121,21 +135,32 @@ def steps_of(run: Path, key: str) -> list[float]:
 
 
 def do(job: Job) -> None:
-    """Train, unless that is done, and write what came of it."""
+    """Train, unless that is done, and write what came of it. Raises ``SystemExit`` where it was begun, or
+    done, with other settings."""
+    for path in (job.result, job.begun):
+        if path.exists() and (then := json.loads(path.read_text())["set"]) != job.set:
+            told = f"{job.name} was made with --set {then}, and now {job.set} is set"
+            raise SystemExit(f"{path}: {told}: give another --folder")
     if job.result.exists():
         return
+    _write(job.begun, {"set": job.set})
     print(f"{time.strftime('%H:%M:%S')} {job.recipe.stem}, {job.name}", flush=True)
     load = os.getloadavg()[0]
     _call(job, "train", _training(job))
     _call(job, "eval", _sampling(job))
-    found = result(RunFolder.open(job.run)) | {"arm": job.arm, "seed": job.seed, "set": [*job.sets, *job.own]}
+    found = result(RunFolder.open(job.run)) | {"arm": job.arm, "seed": job.seed, "set": job.set}
     found |= {SAMPLED: sampled(job), "load": load, "gflops": gflops()}
-    job.result.parent.mkdir(parents=True, exist_ok=True)
-    job.result.write_text(json.dumps(found))
+    _write(job.result, found)
+
+
+def _write(path: Path, found: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(json.dumps(found).encode())
 
 
 def _training(job: Job) -> list[str]:
-    if job.run.is_dir():
+    if RunFolder.is_at(job.run):
         # A run that goes on has its recipe in its folder, whatever the arms before it would say now.
         return [str(job.run / "recipe.yaml"), "--run", job.name, "--resume"]
     return [str(job.recipe), "--run", job.name, *_set(job.overrides())]
@@ -144,7 +169,7 @@ def _training(job: Job) -> list[str]:
 def _sampling(job: Job) -> list[str]:
     trained = RunFolder.open(job.run)
     checkpoint = trained.checkpoint(trained.checkpoints()[-1])
-    going_on = ["--resume"] if job.sampled.is_dir() else []
+    going_on = ["--resume"] if RunFolder.is_at(job.sampled) else []
     settings = ["evaluation.sampling.temperature=1", "evaluation.predictions=null"]
     return [str(checkpoint), "--run", job.name, "--samples", str(SAMPLES), *_set(settings), *going_on]
 
@@ -187,16 +212,31 @@ def result(folder: RunFolder) -> dict[str, Any]:
 
 
 def evaluation(records: Records, recipe: Recipe, batch: str) -> dict[str, Any]:
-    """The scores of one by task, and what could not be scored."""
+    """Its ``scored`` rollouts."""
     query = Query([Condition("batch", "=", batch)], limit=READ)
     rollouts = every(lambda page: records.find_rollouts(page, (SpanKind.REWARD,)), query)
-    reward = recipe.transitions.reward
-    scores = task_scores(rollouts, reward)
-    return {
-        "step": int(batch.removeprefix(EVALUATIONS)),
-        "scores": {task: of.mean(reward) for task, of in sorted(scores.items()) if of.scored},
-        "unscored": sum(of.unscored for of in scores.values()),
-    }
+    step = int(batch.removeprefix(EVALUATIONS))
+    return {"step": step, **scored(rollouts, records.rollout, recipe.transitions)}
+
+
+def scored(
+    rollouts: Iterable[Rollout], whole: Callable[[str], Rollout], settings: TransitionsSection
+) -> dict[str, Any]:
+    """The scores by task, how many rollouts failed by the model's doing (without them an arm would look the
+    better the more often it breaks its agent), and how many have no score. ``whole`` gives one with all of
+    its spans, by its id."""
+    given: dict[str, list[float]] = {}
+    failed = unscored = 0
+    for rollout in rollouts:
+        worth = rewards(rollout).get(settings.reward)
+        if worth is None and is_the_models_doing(whole(rollout.id)):
+            worth, failed = settings.failed_reward or 0.0, failed + 1
+        if worth is None:
+            unscored += 1
+        else:
+            given.setdefault(rollout.request.task.id, []).append(worth)
+    means = {task: math.fsum(each) / len(each) for task, each in sorted(given.items())}
+    return {"scores": means, "failed": failed, "unscored": unscored}
 
 
 def gflops() -> float:
@@ -224,7 +264,8 @@ def arms(told: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {REINFORCEMENT: ()}
     for each in told:
         name, colon, sets = each.partition(":")
-        if not colon or not sets.strip() or "/" in name or name in (*found, IMITATION, CONTROL, TAUGHT):
+        taken = (*found, UNTRAINED, IMITATION, CONTROL, TAUGHT)
+        if not colon or not sets.strip() or not re.fullmatch(r"\w[\w.-]*", name) or name in taken:
             raise SystemExit(f"--arm {each!r}: must be 'NAME: KEY=VALUE; KEY=VALUE' with a name of its own")
         found[name] = tuple(part.strip() for part in sets.split(";"))
     return found
@@ -243,16 +284,26 @@ def main() -> None:
     folder, reinforced = arguments.folder.absolute(), arms(arguments.arm)
     wanted: dict[str, tuple[str, ...]] = {IMITATION: (), **reinforced}
     wanted |= {arm: () for arm in (CONTROL, TAUGHT) if arm not in arguments.without}
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        for name in arguments.recipes:
-            recipe = Path(name) if name.endswith(".yaml") else Path("recipes") / f"{name}.yaml"
-            for arm, own in wanted.items():
-                try:
-                    do(Job(folder, recipe.absolute(), arm, seed, tuple(arguments.sets), own))
-                except UserError as error:
-                    raise SystemExit(str(error)) from None
-                report.write(folder)
+    try:
+        recipes = [_of_two_stages(name, arguments.sets) for name in arguments.recipes]
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            for recipe in recipes:
+                for arm, own in wanted.items():
+                    do(Job(folder, recipe, arm, seed, tuple(arguments.sets), own))
+                    report.write(folder)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
     print(folder / report.FILE)
+
+
+def _of_two_stages(name: str, sets: Sequence[str]) -> Path:
+    """The recipe's file. Raises ``SystemExit`` where there is nothing to compare."""
+    path = (Path(name) if name.endswith(".yaml") else Path("recipes") / f"{name}.yaml").absolute()
+    stages = loading.load(path, sets).stages
+    if [isinstance(stage, SupervisedStage) for stage in stages] != [True, False]:
+        told = ", ".join(stage.algorithm for stage in stages)
+        raise SystemExit(f"{path}: its stages are {told}: they must be one of imitation and one that follows")
+    return path
 
 
 if __name__ == "__main__":

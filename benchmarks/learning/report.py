@@ -10,12 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 
-from al_ray.evaluation.estimates import Estimate, over_seeds_and_tasks
+from al_ray.evaluation.estimates import (
+    Estimate,
+    over_seeds_and_tasks,
+    paired_over_seeds_and_tasks,
+)
 from al_ray.reports.plot import STYLE
 
 FILE: Final = "report.md"
@@ -59,42 +64,73 @@ class Results:
         scores: Scores = found["scores"]
         return scores
 
-    def unscored(self, arm: str) -> int:
-        """Rollouts of its last evaluations that failed, over all seeds."""
+    def count(self, arm: str, key: Literal["failed", "unscored"]) -> int:
+        """Rollouts of its last evaluations, over all seeds."""
         at = 0 if arm == UNTRAINED else -1
         name = IMITATION if arm == UNTRAINED else arm
-        return sum(job["evaluations"][at]["unscored"] for (of, _), job in self.jobs.items() if of == name)
+        return sum(job["evaluations"][at][key] for (of, _), job in self.jobs.items() if of == name)
 
     @cached_property
     def seeds(self) -> Sequence[int]:
         return sorted({seed for _, seed in self.jobs})
 
-    def mean(self, arm: str, way: Way = AS_TOLD) -> Estimate | None:
+    def mean(self, arm: str, way: Way = AS_TOLD) -> Measured | None:
         """Over the seeds that have it, and the tasks that all of those have a score of."""
-        return _estimate([found for seed in self.seeds if (found := self.scores(arm, seed, way))])
+        runs = [found for seed in self.seeds if (found := self.scores(arm, seed, way))]
+        (values,), tasks = _shared([runs])
+        return Measured(over_seeds_and_tasks(values), _means(values)) if tasks else None
 
-    def gain(self, arm: str, over: str, seeds: Sequence[int], way: Way = AS_TOLD) -> Estimate | None:
-        """What an arm has more than another, paired by seed and task."""
-        both = [(self.scores(arm, seed, way), self.scores(over, seed, way)) for seed in seeds]
+    def gain(self, arm: str, over: str, way: Way = AS_TOLD) -> Measured | None:
+        """What an arm has more than another, paired by seed and task, likewise."""
+        both = [(self.scores(over, seed, way), self.scores(arm, seed, way)) for seed in self.seeds]
         pairs = [(a, b) for a, b in both if a and b]
-        return _estimate([{task: a[task] - b[task] for task in a if task in b} for a, b in pairs])
+        (first, second), tasks = _shared([[a for a, _ in pairs], [b for _, b in pairs]])
+        if not tasks:
+            return None
+        gains = [b - a for a, b in zip(_means(first), _means(second), strict=True)]
+        return Measured(paired_over_seeds_and_tasks(first, second), gains)
 
-    def steps(self, arm: str, seed: int, key: str) -> Sequence[float]:
+    def minutes(self, arm: str, seed: int) -> float:
+        """Of training; 0 where it did not."""
+        return sum(line["time/step"] for line in self._lines(arm, seed)) / 60
+
+    def curve(self, arm: str, seed: int) -> Mapping[int, tuple[float, float]]:
+        """The reward of its own rollouts, and after how many minutes, by step; a step without one is none."""
+        lines = self._lines(arm, seed)
+        minutes = np.cumsum([line["time/step"] for line in lines]) / 60
+        both = zip(lines, minutes.tolist(), strict=True)
+        return {line["step"]: (line[_REWARD], at) for line, at in both if line.get(_REWARD) is not None}
+
+    def _lines(self, arm: str, seed: int) -> Sequence[Mapping[str, Any]]:
         job = self.jobs.get((arm, seed))
-        return [] if job is None else [line[key] for line in job["steps"] if line.get(key) is not None]
+        return [] if job is None else job["steps"]
 
 
-def _estimate(runs: Sequence[Scores]) -> Estimate | None:
-    if not runs:
-        return None
-    shared = sorted(set.intersection(*map(set, runs)))
-    return over_seeds_and_tasks([[run[task] for task in shared] for run in runs])
+@dataclass(frozen=True)
+class Measured:
+    """Over seeds and the tasks that all of them have."""
+
+    over_all: Estimate
+    by_seed: Sequence[float]
+
+
+def _shared(arms: Sequence[Sequence[Scores]]) -> tuple[list[list[list[float]]], Sequence[str]]:
+    """The scores of each arm and run at the tasks that all have, and these."""
+    runs = [run for arm in arms for run in arm]
+    tasks = sorted(set.intersection(*map(set, runs))) if runs else []
+    return [[[run[task] for task in tasks] for run in arm] for arm in arms], tasks
+
+
+def _means(values: Sequence[Sequence[float]]) -> list[float]:
+    return [float(np.mean(run)) for run in values]
 
 
 def read(folder: Path) -> Sequence[Results]:
     """Of each recipe that has any."""
     found: dict[str, dict[tuple[str, int], Any]] = {}
-    for path in sorted((folder / "results").glob("*/*.json")):
+    if not (folder / "results").is_dir():
+        raise SystemExit(f"{folder}: has no results; python -m benchmarks.learning.arms makes them")
+    for path in sorted((folder / "results").glob("*/[!.]*.json")):
         job = json.loads(path.read_text())
         found.setdefault(path.parent.name, {})[job["arm"], job["seed"]] = job
     return [Results(recipe, jobs) for recipe, jobs in found.items()]
@@ -118,13 +154,17 @@ def _told(results: Results) -> Sequence[str]:
         "",
         f"![curves]({results.recipe}.png)",
         "",
-        "| arm | seeds | held-out reward | by seed | at temperature 1 | by seed | failed | minutes a seed |",
-        "|---|---|---|---|---|---|---|---|",
+        "| arm | seeds | held-out reward | by seed | at temperature 1 | by seed | failed | left out "
+        "| minutes a seed |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_arm(results, arm) for arm in results.arms),
         "",
         "| difference | mean, 95 % interval | by seed | at temperature 1 | by seed | tasks |",
         "|---|---|---|---|---|---|",
         *(line for arm, over in _differences(results.arms) if (line := _difference(results, arm, over))),
+        "",
+        "Intervals of 95 % count tasks and seeds. In simulations those of two seeds held the truth in 87 to "
+        "97 % of cases, those of three in 92 to 97 %: less often the more seeds differ.",
         "",
         f"{speeds[0]:.0f} to {speeds[-1]:.0f} GFLOP/s in float32, measured when a job ended; load when one "
         f"began {loads[0]:.1f} to {loads[-1]:.1f}; {versions}.",
@@ -133,17 +173,21 @@ def _told(results: Results) -> Sequence[str]:
 
 
 def _arm(results: Results, arm: str) -> str:
-    minutes = [sum(times) / 60 for seed in results.seeds if (times := results.steps(arm, seed, "time/step"))]
+    minutes = [found for seed in results.seeds if (found := results.minutes(arm, seed))]
     spent = f"{np.median(minutes):.1f}" if minutes else ""
     seeds = [seed for seed in results.seeds if results.scores(arm, seed)]
-    cells = [arm, len(seeds)]
-    for way in WAYS:
-        by_seed = [found for seed in seeds if (found := results.scores(arm, seed, way))]
-        cells += [
-            _interval(results.mean(arm, way)),
-            ", ".join(f"{np.mean([*each.values()]):.3f}" for each in by_seed),
-        ]
-    return _row([*cells, results.unscored(arm), spent])
+    cells = [cell for way in WAYS for cell in _cells(results.mean(arm, way))]
+    counts = (results.count(arm, "failed"), results.count(arm, "unscored"))
+    return _row([arm, len(seeds), *cells, *counts, spent])
+
+
+def _cells(found: Measured | None, sign: str = "") -> tuple[str, str]:
+    """The mean with its interval; by seed."""
+    if found is None:
+        return "", ""
+    mean = found.over_all
+    told = f"{mean.value:{sign}.3f} ({mean.low:{sign}.3f} to {mean.high:{sign}.3f})"
+    return told, ", ".join(f"{value:{sign}.3f}" for value in found.by_seed)
 
 
 def _row(cells: Sequence[object]) -> str:
@@ -163,23 +207,11 @@ def _differences(arms: Sequence[str]) -> Sequence[tuple[str, str]]:
 
 
 def _difference(results: Results, arm: str, over: str) -> str | None:
-    found = results.gain(arm, over, results.seeds)
+    found = results.gain(arm, over)
     if found is None:
         return None
-    cells = []
-    for way in WAYS:
-        each = [one for seed in results.seeds if (one := results.gain(arm, over, [seed], way))]
-        cells += [
-            _interval(results.gain(arm, over, results.seeds, way), "+"),
-            ", ".join(f"{one.value:+.3f}" for one in each),
-        ]
-    return _row([f"{arm} less {over}", *cells, found.tasks])
-
-
-def _interval(found: Estimate | None, sign: str = "") -> str:
-    if found is None:
-        return ""
-    return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
+    cells = [cell for way in WAYS for cell in _cells(results.gain(arm, over, way), "+")]
+    return _row([f"{arm} less {over}", *cells, found.over_all.tasks])
 
 
 def _draw(results: Results, path: Path) -> None:
@@ -193,26 +225,23 @@ def _draw(results: Results, path: Path) -> None:
         figure = Figure(figsize=(10, 3.2), layout="constrained")
         FigureCanvasAgg(figure)
         by_step, by_time, held_out = figure.subplots(1, 3)
-        colours = iter(_COLOURS)
+        colours = cycle(_COLOURS)
         for arm in results.arms:
-            curves = [
-                (rewards, np.cumsum(results.steps(arm, seed, "time/step")) / 60)
-                for seed in results.seeds
-                if (rewards := results.steps(arm, seed, _REWARD))
-            ]
-            if not curves:
+            curves = [found for seed in results.seeds if (found := results.curve(arm, seed))]
+            steps = sorted(set.intersection(*map(set, curves))) if curves else []
+            if not steps:
                 continue
-            length, colour = min(len(rewards) for rewards, _ in curves), next(colours)
-            table = np.array([rewards[:length] for rewards, _ in curves])
-            minutes = np.mean([times[:length] for _, times in curves], axis=0)
-            for axes, x in ((by_step, np.arange(1, length + 1)), (by_time, minutes)):
-                axes.plot(x, table.mean(0), color=colour, label=arm)
-                axes.fill_between(x, table.min(0), table.max(0), color=colour, alpha=0.15, linewidth=0)
+            colour = next(colours)
+            table = np.array([[curve[step] for step in steps] for curve in curves])
+            rewards, minutes = table[..., 0], table[..., 1].mean(0)
+            for axes, x in ((by_step, steps), (by_time, minutes)):
+                axes.plot(x, rewards.mean(0), color=colour, label=arm)
+                axes.fill_between(x, rewards.min(0), rewards.max(0), color=colour, alpha=0.15, linewidth=0)
         by_step.set(xlabel="step", ylabel="reward, training")
         by_time.set(xlabel="minutes of training")
         if by_step.lines:
             by_step.legend(frameon=False, fontsize=8)
-        means = [(arm, found) for arm in results.arms if (found := results.mean(arm))]
+        means = [(arm, found.over_all) for arm in results.arms if (found := results.mean(arm))]
         for place, (_, found) in enumerate(means):
             held_out.plot(place, found.value, "o", color=_DARK)
             held_out.vlines(place, found.low, found.high, color=_DARK)
