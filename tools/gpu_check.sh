@@ -16,6 +16,7 @@ for dtype in float32 bfloat16; do
     part "tests_$dtype" 240 .venv/bin/pytest -m gpu -k "$dtype" -q --durations=5
 done
 
+rm -rf "$out/run"  # of a check before, whose figures these would seem to be
 # The run of the README, on the card, short: imitation, then reinforcement, with evaluations.
 nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits --loop-ms=500 >"$out/memory.csv" &
 watcher=$!

@@ -20,7 +20,8 @@ from al_ray.database.backends import sqlite_url
 from al_ray.errors import RewardError, ToldError, UserError, is_library
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
-from al_ray.rollouts.reading.terminal import show
+from al_ray.rollouts.agent_error import folded
+from al_ray.rollouts.reading.terminal import show, visible
 from al_ray.types import AttemptStatus
 
 _KEPT = ("PYTHONBREAKPOINT",)
@@ -74,9 +75,9 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
     terminal().print(show(replace(tried.rollout, attempts=attempts), recipe.transitions.reward))
     [ended] = tried.rollout.attempts
     if tried.raised is not None:
-        terminal().print(Text(f"\n{_traceback(tried.raised)}", "red"))
+        terminal().print(Text(visible(f"\n{_traceback(tried.raised)}"), "red"))
     elif ended.error is not None:
-        terminal().print(Text(f"\n{ended.error}", "red"))
+        terminal().print(Text(visible(f"\n{folded(ended.error)}"), "red"))
     if tried.seconds > recipe.agent.timeout:
         console.warning(
             f"it took {tried.seconds:.0f} s: a run ends an attempt after {recipe.agent.timeout:g} s "

@@ -22,6 +22,12 @@ async def solve(task, llm):
 
 async def fail(task, llm):
     return await ask(task, llm) + 1
+
+async def fail_oddly(task, llm):
+    raise ValueError("cannot read caf\\udce9.txt \\x1b[2J")
+
+def after(request, attempt):
+    raise LookupError("nothing is there")
 """
 
 
@@ -65,6 +71,21 @@ def test_what_the_agent_raises_is_shown_whole(tmp_path: Path, server: quiz.Serve
     assert "call 1: 3 prompt tokens" in call and "no reward" in call
     assert traceback.startswith(f'  File "{tmp_path}/agents.py", line 10, in fail\n'), told
     assert 'can only concatenate str (not "int") to str' in traceback
+
+
+def test_what_is_raised_cannot_steer_the_terminal_and_is_told_though_it_cannot_be_written(
+    tmp_path: Path, server: quiz.Server
+) -> None:
+    arguments = ["--set", "agent.run=agents:fail_oddly", "--url", server.url, "--model", "wise"]
+    code, told = tried(tmp_path, "quiz.yaml", *arguments)
+    assert code == 1 and told.rstrip().endswith(r"ValueError: cannot read caf\udce9.txt \x1b[2J"), told
+
+
+def test_what_a_hook_raises_is_shown_from_its_own_first_frame(tmp_path: Path, server: quiz.Server) -> None:
+    hooked = ["--set", "agent.run=tests.support.runs.quiz:solve", "--set", "agent.after=agents:after"]
+    code, told = tried(tmp_path, "quiz.yaml", *hooked, "--url", server.url, "--model", "wise")
+    assert code == 1 and "LookupError: nothing is there" in told and "/agents.py" in told, told
+    assert "/actors/runner/" not in told, told
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus
 EXCERPT: Final = 60
 """Characters of the task that the table shows."""
 _DEEPEST: Final = 12
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _STYLES: Final[Mapping[str, str]] = {
     RolloutStatus.SUCCEEDED: "green",
     RolloutStatus.FAILED: "red",
@@ -77,7 +77,7 @@ def rollout_line(rollout: Rollout, dimension: str = "reward") -> str:
         "no reward" if reward is None else f"reward {reward:g}",
         _excerpt(rollout.request.task.data),
     )
-    return _visible("  ".join(told))
+    return visible("  ".join(told))
 
 
 def show(
@@ -183,12 +183,13 @@ def _inside(text: Text, depth: int) -> Text:
 
 
 def _indented(text: str, style: str = "", levels: int = 1) -> Text:
-    return Text(indent(_visible(text), "  " * levels), style)
+    return Text(indent(visible(text), "  " * levels), style)
 
 
 def _text(text: str, style: str = "") -> Text:
-    return Text(_visible(text), style)
+    return Text(visible(text), style)
 
 
-def _visible(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def visible(text: str) -> str:
+    """With what would steer the terminal, or cannot be written to it, as escapes."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

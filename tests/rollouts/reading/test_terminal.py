@@ -133,7 +133,7 @@ def test_text_of_agents_is_neither_markup_nor_cut_nor_able_to_steer_the_terminal
     long = "[bold]" + "x" * 5000 + "\x1b[2J\rend"
     request = RolloutRequest("r/0", "b", "r", Task("t", {"question": long}))
     text = _printed(rollout_view.show(Rollout(request, RolloutStatus.QUEUED)))
-    assert "[bold]" + "x" * 5000 + "\\x1b[2J\\x0dend" in text
+    assert "[bold]" + "x" * 5000 + "\\x1b[2J\\rend" in text
     assert "\x1b" not in text and "\r" not in text
 
 
