@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from contextlib import ExitStack
 
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.cli import interruptible
 from al_ray.errors import UselessRunError
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
@@ -24,7 +24,7 @@ def train_seeds(recipe: Recipe, seeds: int, choice: RunChoice) -> None:
     """A run for each of so many seeds, one after the other, and what they came to. Raises
     ``UselessRunError`` if one of them taught nothing."""
     runs = over_seeds.runs(recipe, seeds, choice)
-    failed = over_seeds.done(runs, lambda run: asyncio.run(train(run.recipe, run.choice)))
+    failed = over_seeds.done(runs, lambda run: interruptible.run(train(run.recipe, run.choice)))
     out = terminal()
     table = Table("seed", "first accuracy", "last accuracy", "run")
     for run in runs:

@@ -182,11 +182,12 @@ def _has_raylet() -> bool:
 @contextmanager
 def _initialised(start: Callable[[], list[psutil.Process]]) -> Iterator[None]:
     """Inside, Ray is connected, by ``start``, which returns what it started, and SIGTERM, from ``ray job
-    stop``, Kubernetes or a batch system, ends a run as Ctrl-C does. To be called in the main thread.
-    Afterwards nothing is left of what was started."""
+    stop``, Kubernetes or a batch system, ends a run as Ctrl-C does, unless somebody has seen to it before. To
+    be called in the main thread. Afterwards nothing is left of what was started."""
     on_terminate = signal.getsignal(signal.SIGTERM)
     started = start()
-    signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler, set by now, ends the process at once
+    # Ray's own handler, set by now, ends the process at once.
+    signal.signal(signal.SIGTERM, on_terminate if callable(on_terminate) else _interrupt)
     left = Event()
     Thread(target=_end_without_node, args=(left, started), daemon=True).start()
     try:
@@ -247,7 +248,10 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    """As Ctrl-C, where somebody heeds that: asyncio cancels the main task alone, which can still end what is
+    under way; raised here, all that is would be cancelled with it."""
+    heeded = signal.getsignal(signal.SIGINT)
+    (heeded if callable(heeded) else signal.default_int_handler)(number, frame)
 
 
 def _knock(address: str) -> None:

@@ -135,11 +135,11 @@ def measure(
     ] = False,
 ) -> None:
     """Measure what calls of a run's rollouts were worth, by playing on from them, beside what credits say."""
-    from al_ray.cli import measuring
+    from al_ray.cli import interruptible, measuring
     from al_ray.run.folder import RunChoice, RunFolder
     from al_ray.run.recorded.measure import Wanted
 
     loaded = load(RunFolder.open(run).recipe_file, overrides, None)
     wanted = Wanted(step, rollout or (), rollouts, checkpoint)
-    done = asyncio.run(measuring.measure(run, loaded, wanted, samples, RunChoice(name, resume)))
+    done = interruptible.run(measuring.measure(run, loaded, wanted, samples, RunChoice(name, resume)))
     raise typer.Exit(0 if done else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -35,14 +34,14 @@ def train(
     ] = False,
 ) -> None:
     """Train the model inside the recipe's agent."""
-    from al_ray.cli import preparing, training
+    from al_ray.cli import interruptible, preparing, training
     from al_ray.run.folder import RunChoice
 
     loaded = load(recipe, overrides, seed)
     if dry_run:
         preparing.dry_run(loaded)
     elif seeds is None:
-        asyncio.run(training.train(loaded, RunChoice(run, resume)))
+        interruptible.run(training.train(loaded, RunChoice(run, resume)))
     else:
         training.train_seeds(loaded, seeds, RunChoice(run, resume))
 
@@ -59,7 +58,7 @@ def evaluate(
     resume: ResumeOption = False,
 ) -> None:
     """Evaluate a recipe's untrained model, a checkpoint of a run, or a served model on held-out tasks."""
-    from al_ray.cli import evaluating
+    from al_ray.cli import evaluating, interruptible
     from al_ray.evaluation.subject import served, subject
     from al_ray.run.folder import RunChoice, recipe_of
 
@@ -67,7 +66,7 @@ def evaluate(
     asked = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
     loaded = load(recipe_of(target) if target.is_dir() else target, asked, seed)
     evaluated = subject(target, loaded, elsewhere)
-    scored = asyncio.run(evaluating.evaluate(evaluated, RunChoice(run, resume)))
+    scored = interruptible.run(evaluating.evaluate(evaluated, RunChoice(run, resume)))
     raise typer.Exit(0 if scored else 1)
 
 

@@ -55,3 +55,27 @@ def test_a_run_that_is_ended_goes_on_from_the_step_that_it_had_done(
         assert command.wait(300) == 0, command.output
     assert "resumed after step 1" in command.output
     assert [line["step"] for line in jsonl_sink.read(folder.path) if "optim/loss" in line] == [1, 2]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_an_update_under_way_is_ended_and_kept(tmp_path: Path, tiny_model: Path, background: bool) -> None:
+    """Whether SIGTERM is heard by a command at a terminal, or in the background of a script, where Ctrl-C is
+    ignored."""
+    toy.write_code(tmp_path)
+    content = toy.recipe(tiny_model, tmp_path / "out")
+    content["stages"] = [{**content["stages"][1], "steps": 2}]
+    content["checkpoint"] = {"every": 100}
+    toy.write_recipe(tmp_path, content)
+    moments = tmp_path / "moments"
+    moments.mkdir()
+    (moments / "update.closed").touch()
+    inside = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if background else []
+    training = ["tests.support.runs.turnstiles", moments, "train", "toy.yaml", "--run", "a"]
+    with Command(training, tmp_path, inside) as command:
+        command.wait_until((moments / "update.held").exists)
+        os.kill(command.pid, signal.SIGTERM)
+        command.wait_until(lambda: "the update under way is ended first" in command.output)
+        (moments / "update.held").unlink()
+        assert command.wait(120) == 130, command.output
+    assert "interrupted after step 1; --resume goes on from there" in command.output
+    assert RunFolder(tmp_path / "out" / "toy" / "a").checkpoints() == [1]
