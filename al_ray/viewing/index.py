@@ -7,6 +7,7 @@ rollouts that fit otherwise, for as long as a reader waits.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -31,8 +32,8 @@ class Entry:
     """One rollout."""
 
     brief: Brief
-    rewards: dict[str, float] = field(default_factory=dict)
-    """Of its last attempt, by dimension."""
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+    """All that its last attempt was given, by dimension."""
     rewarded: int = 0
     """The number of the attempt that they are of."""
 
@@ -111,7 +112,8 @@ class Index:
 
     def value(self, entry: Entry) -> float | None:
         """Its reward, as far as its last attempt has been given one."""
-        return entry.rewards.get(self.dimension) if entry.rewarded == entry.brief.attempts else None
+        given = entry.rewards.get(self.dimension) if entry.rewarded == entry.brief.attempts else None
+        return None if given is None else math.fsum(given)
 
     def find(self, wanted: Wanted) -> Found:
         """A page of those that fit, what has no value to be sorted by last."""
@@ -239,4 +241,4 @@ class Index:
             entry.rewarded = span.attempt
             entry.rewards.clear()
         for name, value in rewards_of(span).items():
-            entry.rewards[name] = entry.rewards.get(name, 0.0) + value
+            entry.rewards.setdefault(name, []).append(value)

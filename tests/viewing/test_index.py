@@ -193,6 +193,16 @@ def test_a_reward_of_what_was_withdrawn_is_passed_over(
         assert ids(look(each), limit=1) == "9"
 
 
+def test_rewards_are_added_without_an_error_of_rounding(index: Index, database: Database) -> None:
+    """As everywhere else: ten times 0.1 is 1, and found as such."""
+    with database.begin() as connection:
+        ((claim,),) = database.claim(connection, [Ask("w", "tenths", 1)], 200.0, 30.0, 230.0)
+        tenths = [reward(claim.attempt, 0.1, number) for number in range(10)]
+        database.finish(connection, [(replace(claim.attempt, status=AttemptStatus.SUCCEEDED), tenths)])
+    assert index.value(look(index).by_id["r9"]) == 1.0
+    assert ids(index, min_reward=1.0) == "9"
+
+
 def test_nothing_can_be_written_by_whoever_looks(index: Index, new_store_url: Callable[[], str]) -> None:
     with pytest.raises(Exception, match=r"readonly|read-only"), index.listing._engine.begin() as connection:
         connection.exec_driver_sql("create table mine (x integer)")
