@@ -72,7 +72,7 @@ class Found:
     looked_at: int
     """Of those that fit otherwise, how many were searched for the text."""
     unlooked: int
-    """... and how many could not be in time."""
+    """... and how many were not: enough were found, or there was no time."""
 
 
 class Index:
@@ -123,8 +123,7 @@ class Index:
             page = fitting[begin:end]
             return Found(page, len(fitting), len(fitting) > end, 0, 0)
         found, looked = self._with_text(fitting, wanted.text, end + 1)
-        left = len(fitting) - looked
-        return Found(found[begin:end], len(found), len(found) > end, looked, left if len(found) <= end else 0)
+        return Found(found[begin:end], len(found), len(found) > end, looked, len(fitting) - looked)
 
     def counts(self, batch: str) -> Counter[RolloutStatus]:
         """How the rollouts of ``batch`` stand."""
