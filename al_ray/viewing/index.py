@@ -50,7 +50,7 @@ class Wanted:
     task: str = ""
     """The id of its task."""
     text: str = ""
-    """Anywhere in its task or its calls."""
+    """In its task, or in the words of its calls, its tools or what it printed."""
     error: str = ""
     """In the error of an attempt."""
     min_reward: float | None = None
