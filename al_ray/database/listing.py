@@ -14,11 +14,14 @@ from sqlalchemy.engine import Connection, Row
 
 from al_ray.database.reader import Records, chunks
 from al_ray.database.schema import IS_REWARD, attempts, rollouts, span_of, spans
+from al_ray.traces.words import words
 from al_ray.types import Mode, RolloutStatus, Span
 from al_ray.types.value import Value
 
 _READ: Final = 5000
 """Rows that are read at once."""
+_HELD: Final = 50
+"""Spans whose texts are held at once."""
 _UNFINISHED: Final = [status for status in RolloutStatus if not status.ended]
 _LAST: Final = (
     sa.select(sa.func.max(attempts.c.number))
@@ -107,8 +110,9 @@ class Listing(Records):
             return set(connection.scalars(query))
 
     def with_text(self, ids: Collection[str], text: str) -> set[str]:
-        """Those of the rollouts in whose task or spans this text stands, in whatever case."""
-        within = _escaped_json(text)
+        """Those of the rollouts in whose task, or in the words of whose spans, this text stands, in whatever
+        case."""
+        within, folded = _escaped_json(text), text.casefold()
         data, attributes = (sa.type_coerce(column, sa.Text) for column in
                             (rollouts.c.data, spans.c.attributes))  # fmt: skip
         found: set[str] = set()
@@ -117,10 +121,12 @@ class Listing(Records):
                 of_task = sa.select(rollouts.c.id).where(rollouts.c.id.in_(chunk))
                 found.update(connection.scalars(of_task.where(_has(connection, data, within))))
                 left = [each for each in chunk if each not in found]
-                of_spans = sa.select(spans.c.rollout_id).where(spans.c.rollout_id.in_(left)).distinct()
-                found.update(
-                    connection.scalars(of_spans.where(attributes.icontains(within, autoescape=True)))
-                )
+                of_spans = sa.select(spans.c.rollout_id, attributes).where(spans.c.rollout_id.in_(left))
+                having = of_spans.where(attributes.icontains(within, autoescape=True))
+                # It may stand in tokens and names alone, of which there are many: few are held at once.
+                for id, told in connection.execute(having, execution_options={"yield_per": _HELD}):
+                    if id not in found and _is_said(folded, told):
+                        found.add(id)
         return found
 
     def _briefs(self, where: sa.ColumnElement[bool], limit: int | None = _READ) -> Sequence[Brief]:
@@ -141,6 +147,11 @@ def _has(connection: Connection, column: sa.ColumnElement[str], text: str) -> sa
     if connection.dialect.name == "sqlite":
         return column.contains(text, autoescape=True)
     return column.icontains(text, autoescape=True)
+
+
+def _is_said(folded: str, attributes: str) -> bool:
+    """Whether it stands in the words of a span with these attributes, in whatever case."""
+    return any(folded in said.casefold() for said in words(orjson.loads(attributes)))
 
 
 def _escaped_json(text: str) -> str:

@@ -1,11 +1,13 @@
 """All rollouts of a run in memory, each in brief and with its rewards: what filters, sorts and finds them.
 
-Read once, some microseconds a rollout, and then only what has changed. What stands in the text of calls is
-asked of the database, and only of the rollouts that fit otherwise, for as long as a reader waits.
+Read once, some microseconds a rollout, and then only what has changed; once more where a run that is gone
+on with has taken rollouts back. What stands in the text of calls is asked of the database, and only of the
+rollouts that fit otherwise, for as long as a reader waits.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -30,8 +32,8 @@ class Entry:
     """One rollout."""
 
     brief: Brief
-    rewards: dict[str, float] = field(default_factory=dict)
-    """Of its last attempt, by dimension."""
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+    """All that its last attempt was given, by dimension."""
     rewarded: int = 0
     """The number of the attempt that they are of."""
 
@@ -48,7 +50,7 @@ class Wanted:
     task: str = ""
     """The id of its task."""
     text: str = ""
-    """Anywhere in its task or its calls."""
+    """In its task, or in the words of its calls, its tools or what it printed."""
     error: str = ""
     """In the error of an attempt."""
     min_reward: float | None = None
@@ -70,7 +72,7 @@ class Found:
     looked_at: int
     """Of those that fit otherwise, how many were searched for the text."""
     unlooked: int
-    """... and how many could not be in time."""
+    """... and how many were not: enough were found, or there was no time."""
 
 
 class Index:
@@ -79,15 +81,19 @@ class Index:
     def __init__(self, listing: Listing, dimension: str) -> None:
         self.listing = listing
         self.dimension = dimension
+        self._read_at = float("-inf")
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """With nothing read; what others hold of what was read stays as it is."""
         self.by_id: dict[str, Entry] = {}
         self.by_task: dict[str, list[Entry]] = {}
         self.by_group: dict[tuple[str, str], list[Entry]] = {}
         self._entries: list[Entry] = []
-        self._unfinished: set[int] = set()
-        """Positions."""
+        self._unfinished: dict[int, Entry] = {}
+        """By position."""
         self._position = self._sequence = -1
-        self._read_at = float("-inf")
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -97,7 +103,8 @@ class Index:
         with self._lock:
             if time.monotonic() - self._read_at < _FRESH_SECONDS:
                 return
-            self._read_unfinished()
+            if not self._read_unfinished():  # seldom, and what is there now may be at any position
+                self._begin()
             self._read_new()
             for span in self.listing.rewards_after(self._sequence):
                 self._reward(span)
@@ -105,7 +112,8 @@ class Index:
 
     def value(self, entry: Entry) -> float | None:
         """Its reward, as far as its last attempt has been given one."""
-        return entry.rewards.get(self.dimension) if entry.rewarded == entry.brief.attempts else None
+        given = entry.rewards.get(self.dimension) if entry.rewarded == entry.brief.attempts else None
+        return None if given is None else math.fsum(given)
 
     def find(self, wanted: Wanted) -> Found:
         """A page of those that fit, what has no value to be sorted by last."""
@@ -115,8 +123,7 @@ class Index:
             page = fitting[begin:end]
             return Found(page, len(fitting), len(fitting) > end, 0, 0)
         found, looked = self._with_text(fitting, wanted.text, end + 1)
-        left = len(fitting) - looked
-        return Found(found[begin:end], len(found), len(found) > end, looked, left if len(found) <= end else 0)
+        return Found(found[begin:end], len(found), len(found) > end, looked, len(fitting) - looked)
 
     def counts(self, batch: str) -> Counter[RolloutStatus]:
         """How the rollouts of ``batch`` stand."""
@@ -192,16 +199,21 @@ class Index:
             looked += len(chunk)
         return found, looked
 
-    def _read_unfinished(self) -> None:
+    def _read_unfinished(self) -> bool:
+        """False if one of them was withdrawn."""
         if not self._unfinished:
-            return
+            return True
         now = {brief.position: brief for brief in self.listing.unfinished()}
-        ended = sorted(self._unfinished - now.keys())
-        for brief in (*self.listing.at(ended), *now.values()):
-            entry = self.by_id.get(brief.id)
-            if entry is not None:  # others are read as new ones
-                entry.brief = brief
-        self._unfinished -= set(ended)
+        ended = sorted(self._unfinished.keys() - now.keys())
+        now |= {brief.position: brief for brief in self.listing.at(ended)}
+        known = {position: entry.brief.id for position, entry in self._unfinished.items()}
+        if {each.position: each.id for each in now.values() if each.position <= self._position} != known:
+            return False  # SQLite gives what comes later the positions that have become free
+        for position, id in known.items():
+            self.by_id[id].brief = now[position]
+            if now[position].status.ended:
+                del self._unfinished[position]
+        return True
 
     def _read_new(self) -> None:
         for brief in self.listing.after(self._position):
@@ -215,17 +227,17 @@ class Index:
         self.by_group.setdefault((brief.batch, brief.group), []).append(entry)
         self._position = brief.position
         if not brief.status.ended:
-            self._unfinished.add(brief.position)
+            self._unfinished[brief.position] = entry
 
     def _reward(self, span: Span) -> None:
         self._sequence = span.sequence
         if span.rollout_id not in self.by_id:  # asked for, played and rewarded since they were read
             self._read_new()
-        entry = self.by_id[span.rollout_id]
-        if span.attempt < entry.rewarded:
+        entry = self.by_id.get(span.rollout_id)
+        if entry is None or span.attempt < entry.rewarded:  # withdrawn, or of an earlier attempt
             return
         if span.attempt > entry.rewarded:
             entry.rewarded = span.attempt
             entry.rewards.clear()
         for name, value in rewards_of(span).items():
-            entry.rewards[name] = entry.rewards.get(name, 0.0) + value
+            entry.rewards.setdefault(name, []).append(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from al_ray.database.listing import Listing
 from al_ray.database.writer import Ask, Database
 from al_ray.rollouts.reading.search import Order
 from al_ray.traces import semconv
-from al_ray.types import AttemptStatus, RolloutStatus, Span, SpanKind
+from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from al_ray.viewing import index as index_module
 from al_ray.viewing.index import Index, Wanted
 from tests.support.runs.recorded import record
@@ -41,6 +42,12 @@ def look(index: Index) -> Index:
 def ids(index: Index, **wanted: Any) -> str:
     """Of those found, without the letter that all begin with."""
     return " ".join(entry.brief.id[1:] for entry in index.find(Wanted(**wanted)).entries)
+
+
+def reward(attempt: Attempt, value: float, number: int = 0) -> Span:
+    name = attempt.rollout_id
+    id = f"{name}/{attempt.number}/{number}"
+    return Span(id, name, attempt.number, SpanKind.REWARD, "reward", 1.0, 1.0, {semconv.REWARD: value})
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,95 @@ def test_what_happens_later_is_seen(index: Index, database: Database) -> None:
     assert index.value(entry) == 0.5, "rewards of a rollout add up"
     assert entry.brief.status is RolloutStatus.SUCCEEDED and entry.brief.seconds == 1.0
     assert not index.under_way()
+
+
+def test_what_is_withdrawn_leaves_and_what_comes_anew_is_seen_wherever_it_is(
+    index: Index, database: Database
+) -> None:
+    """A run is gone on with while somebody looks: others come first, in the places of what was withdrawn,
+    then that again, and all end, whatever was looked at between."""
+    ahead = [RolloutRequest(f"r{number}", "later", "g", Task("t", {}), "train") for number in range(10, 14)]
+    others = [RolloutRequest(f"r{number}", "others", "g", Task("t", {}), "eval") for number in (20, 21)]
+
+    def play(limit: int, name: str, *, ends: bool) -> None:
+        with database.begin() as connection:
+            (claims,) = database.claim(connection, [Ask("w", name, limit)], 200.0, 30.0, 230.0)
+            attempts = [claim.attempt for claim in claims]
+            database.append(connection, [[reward(attempt, 0.5)] for attempt in attempts])
+            if ends:
+                done = [replace(each, status=AttemptStatus.SUCCEEDED, ended_at=201.0) for each in attempts]
+                database.finish(connection, [(attempt, ()) for attempt in done])
+
+    def as_stored() -> None:
+        look(index)
+        stored = [id[1:] for id in database.rollout_ids()]
+        assert ids(index, ascending=True) == " ".join(stored)
+        assert index.by_id.keys() == {f"r{id}" for id in stored}
+        assert sum(map(len, index.by_group.values())) == sum(map(len, index.by_task.values())) == len(stored)
+
+    for time in ("first", "second"):
+        with database.begin() as connection:
+            database.enqueue(connection, ahead)
+        play(3, f"{time}, too early", ends=False)
+        as_stored()
+        with database.begin() as connection:
+            database.withdraw(connection, "", "a", 202.0)
+        if time == "second":
+            as_stored()
+        with database.begin() as connection:
+            database.enqueue(connection, [*others, *ahead[::-1]])
+        play(1, f"{time}, in time", ends=True)
+        as_stored()
+    play(9, "the rest", ends=True)
+    as_stored()
+    assert not index.under_way()
+    assert index.counts("later") == {RolloutStatus.SUCCEEDED: 4}
+    assert all(index.value(index.by_id[each.id]) == 0.5 for each in (*ahead, *others))
+
+
+def test_what_comes_in_a_gap_is_seen(index: Index, database: Database) -> None:
+    """What was withdrawn left it below another, which then was withdrawn too and came back to its place."""
+    early, late, other = (
+        RolloutRequest(name, batch, "g", Task("t", {}), "train")
+        for name, batch in (("r11", "x-2"), ("r12", "x-1"), ("r13", "x-0"))
+    )
+    with database.begin() as connection:
+        database.enqueue(connection, [early])
+        database.enqueue(connection, [late])
+        database.withdraw(connection, "x", "x-2", 202.0)
+    assert ids(look(index), limit=2) == "12 9"
+    with database.begin() as connection:
+        database.withdraw(connection, "x", "x-1", 202.0)
+        database.enqueue(connection, [other])
+        database.enqueue(connection, [late])
+    assert ids(look(index), limit=3) == "12 13 9"
+
+
+def test_a_reward_of_what_was_withdrawn_is_passed_over(
+    index: Index, database: Database, store_url: str
+) -> None:
+    """Whoever begins to look then sees what there is, and sees it once it is asked for again."""
+    with database.begin() as connection:
+        ((claim,),) = database.claim(connection, [Ask("w", "early", 1)], 200.0, 30.0, 230.0)
+        database.append(connection, [[reward(claim.attempt, 0.5)]])
+        database.withdraw(connection, "", "a", 202.0)
+    late = Index(Listing(store_url), "reward")
+    for each in (index, late):
+        assert ids(look(each), ascending=True) == "0 1 2 3 4 5 6 7 8"
+    with database.begin() as connection:
+        database.enqueue(connection, [claim.request])
+    for each in (index, late):
+        assert ids(look(each), limit=1) == "9"
+
+
+def test_rewards_are_added_without_an_error_of_rounding(index: Index, database: Database) -> None:
+    """As everywhere else: ten times 0.1 is 1, and found as such."""
+    with database.begin() as connection:
+        ((claim,),) = database.claim(connection, [Ask("w", "tenths", 1)], 200.0, 30.0, 230.0)
+        tenths = [reward(claim.attempt, 0.1, number) for number in range(10)]
+        database.finish(connection, [(replace(claim.attempt, status=AttemptStatus.SUCCEEDED), tenths)])
+    assert index.value(look(index).by_id["r9"]) == 1.0
+    assert ids(index, min_reward=1.0) == "9"
 
 
 def test_nothing_can_be_written_by_whoever_looks(index: Index, new_store_url: Callable[[], str]) -> None:

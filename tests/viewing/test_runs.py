@@ -14,6 +14,7 @@ from al_ray.recipe import Recipe
 from al_ray.reports.jsonl_sink import JsonlSink
 from al_ray.run.folder import RunFolder
 from al_ray.types import RolloutRequest, Task
+from al_ray.viewing import index as index_module
 from al_ray.viewing.overview import overview, run_row
 from al_ray.viewing.runs import Runs
 from al_ray.viewing.site import Site
@@ -116,6 +117,27 @@ def test_a_run_whose_store_is_on_a_server_is_shown_alike(
         texts = [site.pages[path]({"run": ["run"], **query}) for path, query in pages.items()]
         shown.append([re.sub(r"\d+ s (ago|old)", "", text).replace(str(folder.path), "") for text in texts])
     assert shown[0] == shown[1]
+
+
+def test_a_search_for_a_text_counts_what_was_looked_at_and_says_so(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with a full page, or when it takes too long: then more may fit than were counted."""
+    database = Database(folder.store_url)
+    tasks = [Task(f"t{number}", {"question": f"{number}?"}) for number in range(450)]
+    with database.begin() as connection:
+        database.enqueue(connection, [RolloutRequest(task.id, "b", task.id, task) for task in tasks])
+    site = Site(Runs(folder.path))
+
+    def heading(text: str) -> str:
+        page = site.pages["/rollouts"]({"run": ["run"], "text": [text]})
+        return page.partition("<h1>Rollouts <small>")[2].partition("</small>")[0]
+
+    assert heading("?") == "at least 200 of 450"
+    assert heading("9?") == "45 of 450"
+    assert heading("") == "450 of 450"
+    monkeypatch.setattr(index_module, "_PATIENCE", 0.0)
+    assert heading("?") == "at least 0 of 450"
 
 
 def test_what_is_written_while_somebody_looks_is_seen(folder: RunFolder) -> None:
