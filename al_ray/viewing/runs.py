@@ -72,7 +72,7 @@ class ViewedRun:
     @cached_property
     def worths(self) -> Worths:
         """What its calls were worth."""
-        return Worths(self.recipe, self.index.listing)
+        return Worths(self.folder, self.recipe, self.index.listing)
 
     def is_under_way(self) -> bool | None:
         """Whether a process of this machine has it under way; None where that cannot be told. Its lock is not
