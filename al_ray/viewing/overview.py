@@ -52,6 +52,8 @@ class RunRow:
     reward: float | None = None
     accuracy: float | None = None
     stderr: float | None = None
+    failed: int = 0
+    """Rollouts without a score in the last evaluation."""
     logged_at: float | None = None
 
 
@@ -62,7 +64,8 @@ class Evaluation:
     name: str
     step: int
     batch: str
-    accuracy: float
+    accuracy: float | None
+    """None: nothing had a score."""
     stderr: float | None
     tasks: int
     failed: int
@@ -108,7 +111,7 @@ def run_row(run: ViewedRun) -> RunRow:
     except UserError as error:
         return RunRow(run.name, run.title, error=str(error))
     step = _done(lines)
-    evaluated = [line for line in lines if line.get("eval/accuracy") is not None]
+    evaluated = [line for line in lines if "eval/accuracy" in line]  # null where nothing had a score
     last = evaluated[-1] if evaluated else {}
     rewards = [line["reward/mean"] for line in lines if line.get("reward/mean") is not None]
     return RunRow(
@@ -121,6 +124,7 @@ def run_row(run: ViewedRun) -> RunRow:
         reward=rewards[-1] if rewards else None,
         accuracy=last.get("eval/accuracy"),
         stderr=last.get("eval/stderr"),
+        failed=int(last.get("eval/failed") or 0),
         logged_at=lines[-1].get("time") if lines else None,
     )
 
@@ -237,7 +241,7 @@ def _times(lines: Sequence[Mapping[str, Any]]) -> Sequence[tuple[int, Mapping[st
 
 
 def _evaluations(run: ViewedRun) -> Iterator[Evaluation]:
-    last = {int(line["step"]): line for line in run.metrics() if line.get("eval/accuracy") is not None}
+    last = {int(line["step"]): line for line in run.metrics() if "eval/accuracy" in line}
     own = {"eval/accuracy", "eval/stderr", "eval/tasks", "eval/failed"}
     for step, line in sorted(last.items()):
         yield Evaluation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolde
     assert "no line of metrics" in Site(runs).pages["/"]({})
     with pytest.raises(UserError, match="no line of metrics"):
         overview(runs.one("toy/b"), everything=False)
+
+
+def test_an_evaluation_in_which_nothing_had_a_score_is_shown(folder: RunFolder) -> None:
+    """Not the figure of the one before."""
+    Database(folder.store_url).close()
+    sink = JsonlSink(folder.path, None)
+    sink.log(0, {"eval/accuracy": 0.5, "eval/stderr": 0.1, "eval/tasks": 4, "eval/failed": 0})
+    sink.log(2, {"eval/accuracy": math.nan, "eval/stderr": math.nan, "eval/tasks": 0, "eval/failed": 4})
+    sink.close(True)
+    runs = Runs(folder.path)
+    row, [first, second] = run_row(runs.one("run")), overview(runs.one("run"), everything=False).evaluations
+    assert (first.accuracy, first.failed) == (0.5, 0)
+    assert (second.accuracy, second.stderr, second.tasks, second.failed) == (None, None, 0, 4)
+    assert (row.accuracy, row.failed) == (None, 4)
+    assert "- <small>4 without a score</small>" in Site(runs).pages["/"]({})
 
 
 def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tried(
