@@ -118,7 +118,7 @@ def run_row(run: ViewedRun) -> RunRow:
         name=run.name,
         title=run.title,
         algorithms=", ".join(dict.fromkeys(stage.algorithm for stage in recipe.stages)),
-        state=_state(run, step),
+        state=_state(run, step, evaluated=bool(evaluated)),
         step=step,
         steps=run.steps,
         reward=rewards[-1] if rewards else None,
@@ -187,10 +187,12 @@ def _done(lines: Sequence[Mapping[str, Any]]) -> int:
     return max((int(line["step"]) for line in lines if _STEP in line), default=0)
 
 
-def _state(run: ViewedRun, step: int) -> str:
+def _state(run: ViewedRun, step: int, *, evaluated: bool) -> str:
     match run.is_under_way():
         case True:
             return "running"
+        case False if evaluated and not step:  # `al-ray eval`, which asks for no step
+            return "evaluated"
         case False:
             return "ended" if step >= run.steps else "stopped"
     return ""
