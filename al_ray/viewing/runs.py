@@ -31,6 +31,7 @@ class ViewedRun:
         self.folder = folder
         self._lines: Sequence[Mapping[str, Any]] = ()
         self._lines_of: tuple[int, ...] = ()
+        self._texts: Texts | None = None
 
     @property
     def title(self) -> str:
@@ -64,10 +65,12 @@ class ViewedRun:
         """Its rollouts. Raises ``UserError`` where the store cannot be read."""
         return Index(Listing(self.folder.store_url), self.recipe.transitions.reward)
 
-    @cached_property
+    @property
     def texts(self) -> Texts:
-        """Of its tokens."""
-        return Texts.of(self.folder, self.recipe)
+        """Of its tokens; a tokenizer is looked for until there is one."""
+        if self._texts is None or self._texts.tokenizer is None:
+            self._texts = Texts.of(self.folder, self.recipe)
+        return self._texts
 
     @cached_property
     def worths(self) -> Worths:

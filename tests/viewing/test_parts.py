@@ -50,16 +50,18 @@ def test_the_texts_of_tokens_are_together_the_text(tiny_model: Path, text: str) 
     """Also where a character is made of several tokens: here each byte is one."""
     from tokenizers import Tokenizer
 
-    file = tiny_model / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    texts = Texts(file, []).texts(ids)
+    texts = Texts(tokenizer, []).texts(ids)
     assert len(texts) == len(ids) and "".join(texts) == tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def test_each_token_has_what_was_recorded_of_it(tiny_model: Path) -> None:
+    from tokenizers import Tokenizer
+
     versions = [VersionSpan(4, 0, 1), VersionSpan(5, 1, 2)]
-    first, second = Texts(tiny_model / "tokenizer.json", []).tokens([7, 8], [-0.01, -9.0], versions)
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    first, second = Texts(tokenizer, []).tokens([7, 8], [-0.01, -9.0], versions)
     assert (first.version, first.shade, second.version, second.shade) == (4, 0, 5, 6)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,21 @@ def test_a_run_whose_store_is_on_a_server_is_shown_alike(
         texts = [site.pages[path]({"run": ["run"], **query}) for path, query in pages.items()]
         shown.append([re.sub(r"\d+ s (ago|old)", "", text).replace(str(folder.path), "") for text in texts])
     assert shown[0] == shown[1]
+
+
+def test_a_tokenizer_is_looked_for_until_there_is_one_and_outlives_its_checkpoint(
+    folder: RunFolder, tiny_model: Path
+) -> None:
+    """The first checkpoint may come after the first look, and be pruned before the next."""
+    [run] = Runs(folder.path).all()
+    assert run.texts.texts([7]) == [" 7"] and "there is no tokenizer.json" in run.texts.missing
+    checkpoint = folder.checkpoint(2)
+    checkpoint.mkdir(parents=True)
+    shutil.copy(tiny_model / "tokenizer.json", checkpoint)
+    texts = run.texts
+    assert texts.missing == ""
+    shutil.rmtree(checkpoint)
+    assert run.texts is texts and texts.texts([7]) != [" 7"]
 
 
 def test_what_is_written_while_somebody_looks_is_seen(folder: RunFolder) -> None:
