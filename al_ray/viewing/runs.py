@@ -111,7 +111,10 @@ class Runs:
         for folder in reversed(RunFolder.all_in(self.root)):
             alone = folder.path == self.root
             name = _NAME if alone else folder.path.relative_to(self.root).as_posix()
-            number = folder.recipe_file.stat().st_ino
+            try:
+                number = folder.recipe_file.stat().st_ino
+            except FileNotFoundError:  # it is being removed
+                continue
             if name not in self._known or self._known[name][0] != number:
                 self._known[name] = number, ViewedRun(name, folder)
             found.append(self._known[name][1])

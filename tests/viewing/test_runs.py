@@ -78,7 +78,8 @@ def test_a_recipe_that_cannot_be_read_does_not_hide_the_other_runs(folder: RunFo
 
 def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolder, tmp_path: Path) -> None:
     """On the page of all; that of the run itself says what is wrong. A line without a time is one."""
-    other = RunFolder.create(folder.recipe(), "b")
+    other, third = (RunFolder.create(folder.recipe(), name) for name in "bc")
+    (third.path / "metrics.jsonl").mkdir()
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
     (other.path / "metrics.jsonl").write_text("half a li\n")
     Database(other.store_url).close()
@@ -86,9 +87,23 @@ def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolde
     rows = {row.name: row for row in map(run_row, runs.all())}
     assert (rows["toy/a"].error, rows["toy/a"].step) == ("", 0)
     assert "metrics.jsonl, line 1: 'half a li': no line of metrics" in rows["toy/b"].error
+    assert "metrics.jsonl': cannot be read: Is a directory" in rows["toy/c"].error
     assert "no line of metrics" in Site(runs).pages["/"]({})
     with pytest.raises(UserError, match="no line of metrics"):
         overview(runs.one("toy/b"), everything=False)
+
+
+def test_a_run_that_is_removed_while_runs_are_listed_does_not_hide_the_others(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it goes: its recipe is found, and then gone."""
+    other = RunFolder.create(folder.recipe(), "b")
+    runs, found = Runs(tmp_path / "out"), RunFolder.all_in(tmp_path / "out")
+    monkeypatch.setattr(Path, "glob", lambda path, _: [folder.recipe_file, path / "gone" / "recipe.yaml"])
+    assert [run.path for run in RunFolder.all_in(tmp_path / "out")] == [folder.path]
+    shutil.rmtree(other.path)
+    monkeypatch.setattr(RunFolder, "all_in", lambda path: found)
+    assert [run.title for run in runs.all()] == ["toy/a"]
 
 
 def test_an_evaluation_in_which_nothing_had_a_score_is_shown(folder: RunFolder) -> None:
