@@ -102,13 +102,14 @@ class Runs:
         if not root.is_dir():
             raise UserError(Problem("RUN or FOLDER", str(root), "no such folder"))
         if not self.all():
-            cure = "there is no run in it: a run's folder has a recipe.yaml, as OUTPUT/RECIPE'S NAME/RUN"
+            cure = "there is no run in it: a run's folder, as OUTPUT/RECIPE'S NAME/RUN, has a recipe.yaml "
+            cure += "and a .rayignore, which a copy without hidden files lacks"
             raise UserError(Problem("RUN or FOLDER", str(root), cure))
 
     def all(self) -> Sequence[ViewedRun]:
         """The one that was started last first."""
         found = []
-        for folder in reversed(RunFolder.all_in(self.root)):
+        for folder in self._folders():
             alone = folder.path == self.root
             name = _NAME if alone else folder.path.relative_to(self.root).as_posix()
             try:
@@ -119,6 +120,11 @@ class Runs:
                 self._known[name] = number, ViewedRun(name, folder)
             found.append(self._known[name][1])
         return found
+
+    def _folders(self) -> Sequence[RunFolder]:
+        """A folder that is named itself is a run by its recipe: a copy may lack what is hidden."""
+        alone = RunFolder(self.root)
+        return RunFolder.all_in(self.root)[::-1] or [alone] * alone.recipe_file.is_file()
 
     def one(self, name: str) -> ViewedRun:
         """That of this name. Raises ``UserError`` where there is none."""

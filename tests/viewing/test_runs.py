@@ -36,6 +36,18 @@ def test_a_run_is_found_alone_and_among_others(folder: RunFolder) -> None:
         assert run.title == "toy/a" and Runs(depth).one(run.name).folder.path == folder.path
 
 
+def test_a_copy_without_what_is_hidden_is_a_run_where_it_is_named_itself(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    """Below a folder a recipe alone is none; then it is said what is missed."""
+    copy = tmp_path / "copies" / "copy"
+    copy.mkdir(parents=True)
+    shutil.copy(folder.recipe_file, copy)
+    assert [run.folder.path for run in Runs(copy).all()] == [copy]
+    with pytest.raises(UserError, match=r"there is no run in it: .* recipe\.yaml and a \.rayignore"):
+        Runs(copy.parent)
+
+
 def test_a_run_that_is_made_anew_is_another_one(folder: RunFolder) -> None:
     """Nothing of the first is remembered."""
     runs = Runs(folder.path)
