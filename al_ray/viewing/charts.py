@@ -18,7 +18,7 @@ HEIGHT: Final = 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 20
 """Margins for the numbers."""
 _MOST: Final = 400
-"""Points of a line."""
+"""Points of a line, or dots."""
 _BARS: Final = 90
 _LEAST_ROOM: Final = 1e-9
 """Of the largest number: its axis tells no smaller differences."""
@@ -129,7 +129,7 @@ def chart(
     title: str, unit: str, drawn: Sequence[Series], *, x_end: float = 1, limit: float | None = None
 ) -> Chart | None:
     """None where there is nothing to draw."""
-    drawn = [each if each.dots else _thinned(each) for each in map(_capped, drawn) if each.points]
+    drawn = [_thinned(_capped(each)) for each in drawn if each.points]
     if not drawn:
         return None
     points = [point for each in drawn for point in each.points]

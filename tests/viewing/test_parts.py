@@ -38,6 +38,13 @@ def test_the_last_line_of_a_step_counts_and_what_is_no_number_is_left_out() -> N
     assert chart("t", "", [series(lines, "b", "s", 0)]) is None
 
 
+def test_of_many_dots_the_mean_of_each_few_is_drawn() -> None:
+    made = chart("t", "", [Series("s", 0, [Point(n, n, n, n) for n in range(20_000)], dots=True)])
+    assert made is not None
+    [line] = made.lines
+    assert len(line.dots) == 400 and made.data.count("[") < 500
+
+
 def test_columns_of_many_steps_are_means_and_stand_on_each_other() -> None:
     made = stacked("t", "s", [(step, {"a": 1.0, "b": 2.0}) for step in range(1000)])
     assert made is not None
