@@ -33,6 +33,8 @@ _CHOSEN: Final = (
 _BANDS: Final = {"reward/mean": "reward/std", "eval/accuracy": "eval/stderr"}
 _STEP: Final = "time/step"
 """A key of the lines that a step ends with."""
+_EVALUATED: Final = "evaluated"
+"""The state of an evaluation that ended."""
 _PHASES: Final = [metric.key for metric in TIMES if metric.key != _STEP]
 _IS_METRIC: Final[Mapping[str, Metric]] = {metric.key: metric for metric in METRICS}
 
@@ -135,9 +137,10 @@ def overview(run: ViewedRun, *, everything: bool) -> Overview:
     index = run.index
     index.refresh()
     lines = run.metrics()
+    row = run_row(run)
     return Overview(
-        row=run_row(run),
-        doing=list(_doing(run)),
+        row=row,
+        doing=list(_doing(run, row.state)),
         charts=charts_of([run], everything=everything),
         times=stacked("Time of a step", "s", _times(lines)),
         evaluations=list(_evaluations(run)),
@@ -192,19 +195,20 @@ def _state(run: ViewedRun, step: int, *, evaluated: bool) -> str:
         case True:
             return "running"
         case False if evaluated and not step:  # `al-ray eval`, which asks for no step
-            return "evaluated"
+            return _EVALUATED
         case False:
             return "ended" if step >= run.steps else "stopped"
     return ""
 
 
-def _doing(run: ViewedRun) -> Iterator[str]:
+def _doing(run: ViewedRun, state: str) -> Iterator[str]:
     """What is under way, as far as the run's files tell."""
     index, lines = run.index, run.metrics()
     done, newest = _done(lines), index.newest()
     if lines and "time" in lines[-1]:
         logged = ago(lines[-1]["time"])
-        yield f"{done} of {run.steps} steps are done; the last line of metrics is {logged} old"
+        steps = "" if state == _EVALUATED else f"{done} of {run.steps} steps are done; "
+        yield f"{steps}the last line of metrics is {logged} old"
     if newest is None:
         yield "no rollout has been asked for yet"
         return
