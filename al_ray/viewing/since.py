@@ -66,7 +66,9 @@ def logprobs_since(folder: RunFolder, recipe: Recipe, rollout: Rollout) -> Mappi
 def _model(folder: Path) -> PreTrainedModel:
     """That of a checkpoint; the last one is kept."""
     with _reading(folder):
-        found = {file: file.stat() for file in _weights(folder)}
+        base = adapters.base_of(folder) if adapters.is_adapter(folder) else None
+        places = [folder] if base is None else [folder, base]
+        found = {file: file.stat() for place in places for file in sorted(place.glob("*.safetensors"))}
         key = tuple((file, stat.st_ino, stat.st_mtime_ns) for file, stat in found.items())
         if key not in _loaded:
             _require_memory(folder, sum(stat.st_size for stat in found.values()) * _BYTES // 2)
@@ -75,12 +77,18 @@ def _model(folder: Path) -> PreTrainedModel:
             from al_ray.actors.learner.model import load_model
 
             _loaded.clear()
-            _loaded[key] = load_model(str(folder), torch.device("cpu")).requires_grad_(False)
+            model = load_model(str(base or folder), torch.device("cpu"))
+            if base is not None:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+            _loaded[key] = model.requires_grad_(False)
         return _loaded[key]
 
 
 _Key = tuple[tuple[Path, int, int], ...]
-"""The files of its weights, and which they are: a run that is made anew writes to the same places."""
+"""The files of its weights (of an adapter's, those of its base too), and which they are: a run that is made
+anew writes to the same places."""
 _loaded: dict[_Key, PreTrainedModel] = {}
 
 
@@ -94,12 +102,6 @@ def _reading(folder: Path) -> Iterator[None]:
     except (OSError, ValueError, SafetensorError) as error:
         cure = f"cannot be loaded: {error}; where a newer one has taken its place, ask again"
         raise UserError(Problem("checkpoint", str(folder), cure)) from error
-
-
-def _weights(folder: Path) -> Sequence[Path]:
-    """The files of a checkpoint's weights; of an adapter's, those of the model it is added to as well."""
-    places = [folder, adapters.base_of(folder)] if adapters.is_adapter(folder) else [folder]
-    return [file for place in places for file in sorted(place.glob("*.safetensors"))]
 
 
 def _require_memory(folder: Path, needed: int) -> None:

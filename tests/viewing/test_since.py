@@ -57,6 +57,31 @@ def test_each_token_has_the_log_probability_that_the_newest_checkpoint_gives_it(
     assert anew.keys() == found.keys() and anew != found, "a run that goes on from before writes it anew"
 
 
+def test_an_adapters_checkpoint_is_computed_with_as_its_base_with_the_adapter_added(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """``alpha / rank * B A`` of a matrix, whose model is the next checkpoint."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from al_ray.actors.learner.holding import adapter
+
+    folder = write_run(tiny_model, tmp_path / "out")
+    recipe, rollout = folder.recipe(), Listing(folder.store_url).rollout("step-000003/0/1")
+    assert rollout is not None
+    shutil.copytree(tiny_model, folder.checkpoint(5), ignore=shutil.ignore_patterns("*.safetensors"))
+    section, layer = LoraSection(rank=4, targets=["q_proj"]), "model.layers.0.self_attn.q_proj"
+    a, b = torch.randn(4, 64), torch.randn(64, 4)
+    named = {f"base_model.model.{layer}.lora_{name}.weight": value for name, value in (("A", a), ("B", b))}
+    adapter.write(folder.checkpoint(5), named, section, str(tiny_model))
+    found = logprobs_since(folder, recipe, rollout)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model.get_submodule(layer).weight.data += section.alpha / section.rank * b @ a
+    model.save_pretrained(folder.checkpoint(6))
+    expected = logprobs_since(folder, recipe, rollout)
+    assert found == {call: pytest.approx(values, abs=1e-4) for call, values in expected.items()}
+
+
 def test_a_checkpoint_that_cannot_be_computed_with_is_said_to_be_so(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
