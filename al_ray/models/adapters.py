@@ -114,6 +114,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def base_of(folder: Path) -> Path:
+    """The folder of the model that an adapter is added to. Raises ``RecipeError`` where it is not told."""
+    return Path(str(read(folder / CONFIG, "model.path").get("base_model_name_or_path")))
+
+
 def merged_at(folder: Path) -> Path | None:
     """The merged model of an adapter, where it was made already."""
     return folder / _MERGED if (folder / _MERGED / "config.json").is_file() else None
@@ -126,7 +131,7 @@ def merged(folder: Path, tell: Callable[[str], None]) -> Path:
     with FileLock(folder / f".{_MERGED}.lock"):
         if (found := merged_at(folder)) is not None:
             return found
-        base = Path(str(read(folder / CONFIG, "model.path").get("base_model_name_or_path")))
+        base = base_of(folder)
         if not (base / "config.json").is_file():
             cure = f"is an adapter of {base}, which is not there: bring it back"
             raise RecipeError(Problem("model.path", str(folder), cure))

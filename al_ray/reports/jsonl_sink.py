@@ -67,12 +67,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of the run in ``folder``, none if there is no file.
 
     A last line without its newline was cut off when the run was killed, and is left out. Raises ``UserError``
-    at any other that is none of metrics: somebody has edited the file, or a disk was full or damaged.
+    at any other that is none of metrics: somebody has edited the file, or a disk was full or damaged; and
+    where the file cannot be read.
     """
     path = folder / FILE_NAME
-    if not path.exists():
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise UserError(Problem("metrics", str(path), f"cannot be read: {error.strerror}")) from error
     return [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 

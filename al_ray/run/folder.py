@@ -130,9 +130,11 @@ class RunFolder:
         one that was begun last is the last."""
         if cls.is_at(path):
             return [cls(path)]
-        files = [file for depth in _DEPTHS for file in path.glob(f"{depth}/{_RECIPE}")]
-        files.sort(key=lambda file: file.stat().st_mtime)
-        return [cls(file.parent) for file in files if cls.is_at(file.parent)]
+        begun: dict[Path, float] = {}
+        for file in (file for depth in _DEPTHS for file in path.glob(f"{depth}/{_RECIPE}")):
+            with suppress(OSError):  # a run that is being removed is none
+                begun[file.parent] = file.stat().st_mtime
+        return [cls(found) for found in sorted(begun, key=begun.__getitem__) if cls.is_at(found)]
 
     @staticmethod
     def is_at(path: Path) -> bool:

@@ -18,10 +18,14 @@ HEIGHT: Final = 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 20
 """Margins for the numbers."""
 _MOST: Final = 400
-"""Points of a line."""
+"""Points of a line, or dots."""
 _BARS: Final = 90
 _LEAST_ROOM: Final = 1e-9
 """Of the largest number: its axis tells no smaller differences."""
+_LARGEST: Final = 1e300
+"""What is larger is drawn as this: differences of such numbers would overflow."""
+_SMALLEST: Final = 1e-300
+"""Steps between ticks: powers of ten below would vanish."""
 COLOURS: Final = 8
 """How many the style sheet has; a series beyond begins again."""
 
@@ -125,7 +129,7 @@ def chart(
     title: str, unit: str, drawn: Sequence[Series], *, x_end: float = 1, limit: float | None = None
 ) -> Chart | None:
     """None where there is nothing to draw."""
-    drawn = [each if each.dots else _thinned(each) for each in drawn if each.points]
+    drawn = [_thinned(_capped(each)) for each in drawn if each.points]
     if not drawn:
         return None
     points = [point for each in drawn for point in each.points]
@@ -158,7 +162,7 @@ def stacked(title: str, unit: str, rows: Sequence[tuple[int, Mapping[str, float]
     every = math.ceil(len(rows) / _BARS)
     columns = [rows[start : start + every] for start in range(0, len(rows), every)]
     heights = [
-        {name: sum(parts.get(name, 0.0) for _, parts in column) / len(column) for name in names}
+        {name: fmean(_cap(parts.get(name, 0.0)) for _, parts in column) for name in names}
         for column in columns
     ]
     box = _Box(rows[0][0] - 0.5, rows[-1][0] + 0.5, 0.0, max(max(sum(h.values()) for h in heights), 1e-9))
@@ -187,7 +191,7 @@ def number(value: float | None) -> str:
     """As a reader takes it in."""
     if value is None or not math.isfinite(value):
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,15 @@ def _path(places: Sequence[tuple[float, ...]], part: int) -> str:
     return "M" + "L".join(f"{place[0]:.1f},{place[part]:.1f}" for place in places)
 
 
+def _cap(value: float) -> float:
+    return max(-_LARGEST, min(_LARGEST, value))
+
+
+def _capped(each: Series) -> Series:
+    points = [Point(p.x, _cap(p.y), _cap(p.low), _cap(p.high)) for p in each.points]
+    return Series(each.label, each.colour, points, each.dots)
+
+
 def _thinned(each: Series) -> Series:
     """With the mean of every few points in their place, where there are many."""
     every = math.ceil(len(each.points) / _MOST)
@@ -253,7 +266,7 @@ def _around(low: float, high: float) -> tuple[float, float]:
 
 def _round_numbers(low: float, high: float, about: int) -> Sequence[float]:
     """About so many, evenly apart."""
-    raw = (high - low) / about or 1.0
+    raw = max((high - low) / about, _SMALLEST)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= raw)
     first = math.ceil(low / step - 1e-9)

@@ -33,6 +33,8 @@ _CHOSEN: Final = (
 _BANDS: Final = {"reward/mean": "reward/std", "eval/accuracy": "eval/stderr"}
 _STEP: Final = "time/step"
 """A key of the lines that a step ends with."""
+_EVALUATED: Final = "evaluated"
+"""The state of an evaluation that ended."""
 _PHASES: Final = [metric.key for metric in TIMES if metric.key != _STEP]
 _IS_METRIC: Final[Mapping[str, Metric]] = {metric.key: metric for metric in METRICS}
 
@@ -52,6 +54,8 @@ class RunRow:
     reward: float | None = None
     accuracy: float | None = None
     stderr: float | None = None
+    failed: int = 0
+    """Rollouts without a score in the last evaluation."""
     logged_at: float | None = None
 
 
@@ -62,7 +66,8 @@ class Evaluation:
     name: str
     step: int
     batch: str
-    accuracy: float
+    accuracy: float | None
+    """None: nothing had a score."""
     stderr: float | None
     tasks: int
     failed: int
@@ -108,19 +113,20 @@ def run_row(run: ViewedRun) -> RunRow:
     except UserError as error:
         return RunRow(run.name, run.title, error=str(error))
     step = _done(lines)
-    evaluated = [line for line in lines if line.get("eval/accuracy") is not None]
+    evaluated = [line for line in lines if "eval/accuracy" in line]  # null where nothing had a score
     last = evaluated[-1] if evaluated else {}
     rewards = [line["reward/mean"] for line in lines if line.get("reward/mean") is not None]
     return RunRow(
         name=run.name,
         title=run.title,
         algorithms=", ".join(dict.fromkeys(stage.algorithm for stage in recipe.stages)),
-        state=_state(run, step),
+        state=_state(run, step, evaluated=bool(evaluated)),
         step=step,
         steps=run.steps,
         reward=rewards[-1] if rewards else None,
         accuracy=last.get("eval/accuracy"),
         stderr=last.get("eval/stderr"),
+        failed=int(last.get("eval/failed") or 0),
         logged_at=lines[-1].get("time") if lines else None,
     )
 
@@ -131,9 +137,10 @@ def overview(run: ViewedRun, *, everything: bool) -> Overview:
     index = run.index
     index.refresh()
     lines = run.metrics()
+    row = run_row(run)
     return Overview(
-        row=run_row(run),
-        doing=list(_doing(run)),
+        row=row,
+        doing=list(_doing(run, row.state)),
         charts=charts_of([run], everything=everything),
         times=stacked("Time of a step", "s", _times(lines)),
         evaluations=list(_evaluations(run)),
@@ -183,22 +190,25 @@ def _done(lines: Sequence[Mapping[str, Any]]) -> int:
     return max((int(line["step"]) for line in lines if _STEP in line), default=0)
 
 
-def _state(run: ViewedRun, step: int) -> str:
+def _state(run: ViewedRun, step: int, *, evaluated: bool) -> str:
     match run.is_under_way():
         case True:
             return "running"
+        case False if evaluated and not step:  # `al-ray eval`, which asks for no step
+            return _EVALUATED
         case False:
             return "ended" if step >= run.steps else "stopped"
     return ""
 
 
-def _doing(run: ViewedRun) -> Iterator[str]:
+def _doing(run: ViewedRun, state: str) -> Iterator[str]:
     """What is under way, as far as the run's files tell."""
     index, lines = run.index, run.metrics()
     done, newest = _done(lines), index.newest()
     if lines and "time" in lines[-1]:
         logged = ago(lines[-1]["time"])
-        yield f"{done} of {run.steps} steps are done; the last line of metrics is {logged} old"
+        steps = "" if state == _EVALUATED else f"{done} of {run.steps} steps are done; "
+        yield f"{steps}the last line of metrics is {logged} old"
     if newest is None:
         yield "no rollout has been asked for yet"
         return
@@ -237,7 +247,7 @@ def _times(lines: Sequence[Mapping[str, Any]]) -> Sequence[tuple[int, Mapping[st
 
 
 def _evaluations(run: ViewedRun) -> Iterator[Evaluation]:
-    last = {int(line["step"]): line for line in run.metrics() if line.get("eval/accuracy") is not None}
+    last = {int(line["step"]): line for line in run.metrics() if "eval/accuracy" in line}
     own = {"eval/accuracy", "eval/stderr", "eval/tasks", "eval/failed"}
     for step, line in sorted(last.items()):
         yield Evaluation(

@@ -31,6 +31,7 @@ class ViewedRun:
         self.folder = folder
         self._lines: Sequence[Mapping[str, Any]] = ()
         self._lines_of: tuple[int, ...] = ()
+        self._texts: Texts | None = None
 
     @property
     def title(self) -> str:
@@ -64,15 +65,17 @@ class ViewedRun:
         """Its rollouts. Raises ``UserError`` where the store cannot be read."""
         return Index(Listing(self.folder.store_url), self.recipe.transitions.reward)
 
-    @cached_property
+    @property
     def texts(self) -> Texts:
-        """Of its tokens."""
-        return Texts.of(self.folder, self.recipe)
+        """Of its tokens; a tokenizer is looked for until there is one."""
+        if self._texts is None or self._texts.tokenizer is None:
+            self._texts = Texts.of(self.folder, self.recipe)
+        return self._texts
 
     @cached_property
     def worths(self) -> Worths:
         """What its calls were worth."""
-        return Worths(self.recipe, self.index.listing)
+        return Worths(self.folder, self.recipe, self.index.listing)
 
     def is_under_way(self) -> bool | None:
         """Whether a process of this machine has it under way; None where that cannot be told. Its lock is not
@@ -99,20 +102,29 @@ class Runs:
         if not root.is_dir():
             raise UserError(Problem("RUN or FOLDER", str(root), "no such folder"))
         if not self.all():
-            cure = "there is no run in it: a run's folder has a recipe.yaml, as OUTPUT/RECIPE'S NAME/RUN"
+            cure = "there is no run in it: a run's folder, as OUTPUT/RECIPE'S NAME/RUN, has a recipe.yaml "
+            cure += "and a .rayignore, which a copy without hidden files lacks"
             raise UserError(Problem("RUN or FOLDER", str(root), cure))
 
     def all(self) -> Sequence[ViewedRun]:
         """The one that was started last first."""
         found = []
-        for folder in reversed(RunFolder.all_in(self.root)):
+        for folder in self._folders():
             alone = folder.path == self.root
             name = _NAME if alone else folder.path.relative_to(self.root).as_posix()
-            number = folder.recipe_file.stat().st_ino
+            try:
+                number = folder.recipe_file.stat().st_ino
+            except FileNotFoundError:  # it is being removed
+                continue
             if name not in self._known or self._known[name][0] != number:
                 self._known[name] = number, ViewedRun(name, folder)
             found.append(self._known[name][1])
         return found
+
+    def _folders(self) -> Sequence[RunFolder]:
+        """A folder that is named itself is a run by its recipe: a copy may lack what is hidden."""
+        alone = RunFolder(self.root)
+        return RunFolder.all_in(self.root)[::-1] or [alone] * alone.recipe_file.is_file()
 
     def one(self, name: str) -> ViewedRun:
         """That of this name. Raises ``UserError`` where there is none."""

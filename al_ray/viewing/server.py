@@ -36,15 +36,21 @@ _HEADERS: Final = {
 }
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _TOKEN: Final = web.AppKey("token", str)
+_ALONE: Final = web.AppKey("alone", bool)
+_HERE: Final = {LOOPBACK, "::1", "localhost"}
+"""What a browser of this machine calls it."""
 _NO_TOKEN: Final = "this address lacks the token: take the one that al-ray view printed"
+_NO_HOST: Final = "the header Host names no address"
+_OTHER_HOST: Final = "without a token this machine's pages are read at 127.0.0.1, [::1] or localhost alone"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(site: Site, token: str) -> web.Application:
-    """``token`` is empty where anybody may read."""
+def application(site: Site, token: str, host: str) -> web.Application:
+    """``token`` is empty where anybody may read who reaches the ``host`` that is listened at."""
     app = web.Application(middlewares=[_guarded])
     app[_TOKEN] = token
+    app[_ALONE] = not token and host in _HERE
     for path, page in site.pages.items():
         app.router.add_get(path, _page(site, page))
     app.router.add_get("/worth", _values(site.worth))
@@ -58,7 +64,7 @@ async def serve(root: Path, host: str, port: int, *, with_token: bool, tell: Cal
     """Until it is cancelled. Raises ``UserError`` where there is no run, or nothing can be served there."""
     site = Site(await asyncio.to_thread(Runs, root))
     token = secrets.token_urlsafe(18) if with_token else ""
-    runner = web.AppRunner(application(site, token), access_log=None)
+    runner = web.AppRunner(application(site, token, host), access_log=None)
     await runner.setup()
     try:
         try:
@@ -94,22 +100,33 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
 async def _admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What the handler answers to whoever has the token; it moves from the address to a cookie."""
     token = request.app[_TOKEN]
-    cookie = f"al_ray_view_{request.url.port}"  # a browser sends cookies to all ports of a host
+    try:
+        url = request.url
+    except ValueError:
+        return web.Response(status=400, text=_NO_HOST)
+    if request.app[_ALONE] and url.host not in _HERE:  # a page elsewhere whose name leads here by now
+        return web.Response(status=403, text=_OTHER_HOST)
+    cookie = f"al_ray_view_{url.port}"  # a browser sends cookies to all ports of a host
     try:
         if token:
             given = request.query.get("token")
-            if given is not None and hmac.compare_digest(given.encode(), token.encode()):
+            if given is not None and _is_same(given, token):
                 rest = [(name, value) for name, value in request.query.items() if name != "token"]
-                moved = web.HTTPFound(request.url.with_query(rest).relative())
+                moved = web.HTTPFound(url.with_query(rest).relative())
                 answer = web.Response(status=moved.status, headers={"Location": str(moved.location)})
                 answer.set_cookie(cookie, token, httponly=True, samesite="Lax", path="/")
                 return answer
             known = request.cookies.get(cookie, "")
-            if not hmac.compare_digest(known.encode(), token.encode()):
+            if not _is_same(known, token):
                 return web.Response(status=401, text=_NO_TOKEN)
         return await handler(request)
     except web.HTTPException as error:  # no such path, another method
         return web.Response(status=error.status, text=error.reason)
+
+
+def _is_same(given: str, token: str) -> bool:
+    """Whatever bytes a client has sent as text."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
 
 
 def _page(site: Site, page: Callable[[Query], str]) -> Handler:

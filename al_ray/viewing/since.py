@@ -7,14 +7,16 @@ torch and the memory of the model, so it is done when somebody asks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psutil
 
 from al_ray.algorithms.rows import build_rows
-from al_ray.errors import Problem, UserError
+from al_ray.errors import Problem, UnreadableError, UserError
+from al_ray.models import adapters
 from al_ray.recipe import Recipe
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
@@ -35,6 +37,9 @@ def logprobs_since(folder: RunFolder, recipe: Recipe, rollout: Rollout) -> Mappi
     if mode != "train" or temperature is None:
         cure = "tokens are compared of rollouts of mode train: others are sampled otherwise"
         raise UserError(Problem("rollout", f"{rollout.id} of mode {mode}", cure))
+    if recipe.policies:
+        cure = "tokens are compared where one policy answers: a checkpoint of several is no model"
+        raise UserError(Problem("policies", ", ".join(recipe.policies), cure))
     steps = folder.checkpoints()
     if not steps:
         cure = "no checkpoint is kept yet: checkpoint.every says when one is written"
@@ -43,7 +48,10 @@ def logprobs_since(folder: RunFolder, recipe: Recipe, rollout: Rollout) -> Mappi
     from al_ray.actors.learner.model import trained_logprobs
     from al_ray.algorithms.batching import in_order, pack
 
-    made = trajectory(rollout, recipe.transitions)
+    try:
+        made = trajectory(rollout, recipe.transitions)
+    except (UnreadableError, ValueError) as error:
+        raise UserError(Problem("rollout", rollout.id, f"cannot be compared: {error}")) from error
     rows = in_order(build_rows([made], [[0.0] * len(made.transitions)], "rollout_mean"))
     found: dict[str, list[float]] = {}
     with _lock:
@@ -57,19 +65,47 @@ def logprobs_since(folder: RunFolder, recipe: Recipe, rollout: Rollout) -> Mappi
 
 def _model(folder: Path) -> PreTrainedModel:
     """That of a checkpoint; the last one is kept."""
-    if folder not in _loaded:
-        needed = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * _BYTES // 2
-        free = psutil.virtual_memory().available
-        if needed > free:
-            gib = f"{needed / 2**30:.1f} GiB of memory needed, {free / 2**30:.1f} free"
-            raise UserError(Problem("checkpoint", str(folder), f"{gib}: look at the run on a larger machine"))
-        import torch
+    with _reading(folder):
+        base = adapters.base_of(folder) if adapters.is_adapter(folder) else None
+        places = [folder] if base is None else [folder, base]
+        found = {file: file.stat() for place in places for file in sorted(place.glob("*.safetensors"))}
+        key = tuple((file, stat.st_ino, stat.st_mtime_ns) for file, stat in found.items())
+        if key not in _loaded:
+            _require_memory(folder, sum(stat.st_size for stat in found.values()) * _BYTES // 2)
+            import torch
 
-        from al_ray.actors.learner.model import load_model
+            from al_ray.actors.learner.model import load_model
 
-        _loaded.clear()
-        _loaded[folder] = load_model(str(folder), torch.device("cpu")).requires_grad_(False)
-    return _loaded[folder]
+            _loaded.clear()
+            model = load_model(str(base or folder), torch.device("cpu"))
+            if base is not None:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+            _loaded[key] = model.requires_grad_(False)
+        return _loaded[key]
 
 
-_loaded: dict[Path, PreTrainedModel] = {}
+_Key = tuple[tuple[Path, int, int], ...]
+"""The files of its weights (of an adapter's, those of its base too), and which they are: a run that is made
+anew writes to the same places."""
+_loaded: dict[_Key, PreTrainedModel] = {}
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Raises ``UserError`` where the checkpoint is not what was written, or is no longer there."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        cure = f"cannot be loaded: {error}; where a newer one has taken its place, ask again"
+        raise UserError(Problem("checkpoint", str(folder), cure)) from error
+
+
+def _require_memory(folder: Path, needed: int) -> None:
+    free = psutil.virtual_memory().available
+    if needed > free:
+        gib = f"{needed / 2**30:.1f} GiB of memory needed, {free / 2**30:.1f} free"
+        raise UserError(Problem("checkpoint", str(folder), f"{gib}: look at the run on a larger machine"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -46,9 +45,10 @@ class Token:
 class Texts:
     """Of the tokens of one run."""
 
-    file: Path | None
+    tokenizer: Tokenizer | None
+    """In memory: the checkpoint that it comes from may be pruned."""
     looked: Sequence[Path]
-    """Where a tokenizer was looked for."""
+    """Where one was looked for."""
 
     @classmethod
     def of(cls, folder: RunFolder, recipe: Recipe) -> Texts:
@@ -56,13 +56,20 @@ class Texts:
         at_hand = folders.at_hand(recipe.model.path)
         checkpoints = [folder.checkpoint(step) for step in folder.checkpoints()[-1:]]
         looked = [*checkpoints, at_hand or Path(recipe.model.path)]
-        files = [place / "tokenizer.json" for place in looked]
-        return Texts(next((file for file in files if file.is_file()), None), looked)
+        for place in looked:
+            try:
+                content = (place / "tokenizer.json").read_bytes()
+            except OSError:  # there is none, or its checkpoint has just been pruned
+                continue
+            from tokenizers import Tokenizer
+
+            return Texts(Tokenizer.from_buffer(content), looked)
+        return Texts(None, looked)
 
     @property
     def missing(self) -> str:
         """Why there are no texts; empty where there are."""
-        if self.file is not None:
+        if self.tokenizer is not None:
             return ""
         places = ", ".join(map(str, self.looked))
         return f"ids are shown: there is no tokenizer.json in {places}"
@@ -80,9 +87,9 @@ class Texts:
 
     def texts(self, ids: Sequence[int]) -> Sequence[str]:
         """The text of each token among the others."""
-        if self.file is None:
+        decoder = self.tokenizer
+        if decoder is None:
             return [f" {id}" for id in ids]
-        decoder = _tokenizer(self.file)
         texts: list[str] = []
         begin = 0
         """Of the tokens whose text is not told yet."""
@@ -96,13 +103,6 @@ class Texts:
                 texts.append(told)
                 begin = end
         return texts
-
-
-@cache
-def _tokenizer(file: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(file))
 
 
 def _shade(logprob: float | None) -> int:

@@ -195,12 +195,25 @@ def _meaning(message: Message) -> str:
 
 
 def pretty(value: JSON) -> str:
-    """JSON as a person lays it out, also where it is told as text; other text as it is."""
+    """Objects and arrays as a person lays them out, also those in text, where that changes nothing that they
+    say; other text as it is."""
     try:
         parsed = json.loads(value) if isinstance(value, str) else value
-        return parsed if isinstance(parsed, str) else json.dumps(parsed, indent=1, ensure_ascii=False)
+        laid_out = json.dumps(parsed, indent=1, ensure_ascii=False)
+        if not isinstance(value, str):
+            return laid_out
+        same = isinstance(parsed, dict | list) and _as_written(laid_out) == _as_written(value)
+        return laid_out if same else value
     except (ValueError, RecursionError, TypeError):
         return as_text(value)
+
+
+def _as_written(text: str) -> object:
+    """What is in JSON, with the digits of its numbers and every key, also one that stands there twice."""
+    digits = "number {}".format
+    return json.loads(
+        text, object_pairs_hook=list, parse_float=digits, parse_int=digits, parse_constant=digits
+    )
 
 
 def _item(each: Told, begun: float, total: float, span: Span, texts: Texts) -> Item:

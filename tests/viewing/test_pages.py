@@ -70,6 +70,14 @@ def test_a_run_tells_curves_evaluations_health_and_who_is_where(reader: Reader) 
     expect(page.locator("#pointed")).to_contain_text("toy/first: 0.3 at 1")
 
 
+def test_what_is_pointed_at_is_told_in_four_digits_that_are_its_own(reader: Reader) -> None:
+    """The zeros of a whole number and of an exponent stand for something."""
+    page = reader.go(ROLLOUT)
+    page.wait_for_load_state()  # of the script
+    told = page.evaluate("[0, 12, 0.25, 1000, 2500, 1840.3, 99999, 1e30, 1.2e-10, -100].map(number)")
+    assert told == ["0", "12", "0.25", "1000", "2500", "1840", "100000", "1e+30", "1.2e-10", "-100"]
+
+
 def test_rollouts_are_filtered_searched_and_sorted(reader: Reader) -> None:
     page = reader.go("/rollouts?run=toy/first")
     expect(page.locator("h1")).to_contain_text("28 of 28")

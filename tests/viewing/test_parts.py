@@ -15,11 +15,13 @@ from al_ray.viewing.charts import HEIGHT, WIDTH, Point, Series, chart, series, s
 from al_ray.viewing.lanes import lanes
 from al_ray.viewing.tokens import Texts
 
-finite = st.floats(-1e12, 1e12)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(st.lists(st.tuples(finite, st.floats(0, 1e6)), min_size=1, max_size=1000))
+@given(st.lists(st.tuples(finite, st.floats(0, allow_infinity=False)), min_size=1, max_size=1000))
 @example([(11367258675.0, 6.103515625e-05)])
+@example([(1e308, 0.0), (-1e308, 1e308)])
+@example([(5e-324, 0.0), (3e-323, 0.0)])
 def test_whatever_numbers_are_drawn_lie_in_the_box(numbers: list[tuple[float, float]]) -> None:
     points = [Point(step, y, y - error, y + error) for step, (y, error) in enumerate(numbers)]
     made = chart("t", "", [Series("s", 0, points)])
@@ -36,6 +38,13 @@ def test_the_last_line_of_a_step_counts_and_what_is_no_number_is_left_out() -> N
     assert chart("t", "", [series(lines, "b", "s", 0)]) is None
 
 
+def test_of_many_dots_the_mean_of_each_few_is_drawn() -> None:
+    made = chart("t", "", [Series("s", 0, [Point(n, n, n, n) for n in range(20_000)], dots=True)])
+    assert made is not None
+    [line] = made.lines
+    assert len(line.dots) == 400 and made.data.count("[") < 500
+
+
 def test_columns_of_many_steps_are_means_and_stand_on_each_other() -> None:
     made = stacked("t", "s", [(step, {"a": 1.0, "b": 2.0}) for step in range(1000)])
     assert made is not None
@@ -43,6 +52,7 @@ def test_columns_of_many_steps_are_means_and_stand_on_each_other() -> None:
     assert len(made.bars) <= 180 and lower.title == "step 0 to 11: a 1 s"
     assert upper.y + upper.height == pytest.approx(lower.y, abs=0.2)
     assert upper.height == pytest.approx(2 * lower.height, abs=0.2)
+    assert stacked("t", "s", [(1, {"a": 1.7e308, "b": 1.7e308})]) is not None
 
 
 @given(text=st.text(max_size=40))
@@ -50,16 +60,18 @@ def test_the_texts_of_tokens_are_together_the_text(tiny_model: Path, text: str) 
     """Also where a character is made of several tokens: here each byte is one."""
     from tokenizers import Tokenizer
 
-    file = tiny_model / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    texts = Texts(file, []).texts(ids)
+    texts = Texts(tokenizer, []).texts(ids)
     assert len(texts) == len(ids) and "".join(texts) == tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def test_each_token_has_what_was_recorded_of_it(tiny_model: Path) -> None:
+    from tokenizers import Tokenizer
+
     versions = [VersionSpan(4, 0, 1), VersionSpan(5, 1, 2)]
-    first, second = Texts(tiny_model / "tokenizer.json", []).tokens([7, 8], [-0.01, -9.0], versions)
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    first, second = Texts(tokenizer, []).tokens([7, 8], [-0.01, -9.0], versions)
     assert (first.version, first.shade, second.version, second.shade) == (4, 0, 5, 6)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,18 @@ def test_a_run_is_found_alone_and_among_others(folder: RunFolder) -> None:
     for depth in (folder.path.parent, folder.path.parent.parent):
         [run] = Runs(depth).all()
         assert run.title == "toy/a" and Runs(depth).one(run.name).folder.path == folder.path
+
+
+def test_a_copy_without_what_is_hidden_is_a_run_where_it_is_named_itself(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    """Below a folder a recipe alone is none; then it is said what is missed."""
+    copy = tmp_path / "copies" / "copy"
+    copy.mkdir(parents=True)
+    shutil.copy(folder.recipe_file, copy)
+    assert [run.folder.path for run in Runs(copy).all()] == [copy]
+    with pytest.raises(UserError, match=r"there is no run in it: .* recipe\.yaml and a \.rayignore"):
+        Runs(copy.parent)
 
 
 def test_a_run_that_is_made_anew_is_another_one(folder: RunFolder) -> None:
@@ -77,7 +91,8 @@ def test_a_recipe_that_cannot_be_read_does_not_hide_the_other_runs(folder: RunFo
 
 def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolder, tmp_path: Path) -> None:
     """On the page of all; that of the run itself says what is wrong. A line without a time is one."""
-    other = RunFolder.create(folder.recipe(), "b")
+    other, third = (RunFolder.create(folder.recipe(), name) for name in "bc")
+    (third.path / "metrics.jsonl").mkdir()
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
     (other.path / "metrics.jsonl").write_text("half a li\n")
     Database(other.store_url).close()
@@ -85,9 +100,53 @@ def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolde
     rows = {row.name: row for row in map(run_row, runs.all())}
     assert (rows["toy/a"].error, rows["toy/a"].step) == ("", 0)
     assert "metrics.jsonl, line 1: 'half a li': no line of metrics" in rows["toy/b"].error
+    assert "metrics.jsonl': cannot be read: Is a directory" in rows["toy/c"].error
     assert "no line of metrics" in Site(runs).pages["/"]({})
     with pytest.raises(UserError, match="no line of metrics"):
         overview(runs.one("toy/b"), everything=False)
+
+
+def test_a_run_that_is_removed_while_runs_are_listed_does_not_hide_the_others(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it goes: its recipe is found, and then gone."""
+    other = RunFolder.create(folder.recipe(), "b")
+    runs, found = Runs(tmp_path / "out"), RunFolder.all_in(tmp_path / "out")
+    monkeypatch.setattr(Path, "glob", lambda path, _: [folder.recipe_file, path / "gone" / "recipe.yaml"])
+    assert [run.path for run in RunFolder.all_in(tmp_path / "out")] == [folder.path]
+    shutil.rmtree(other.path)
+    monkeypatch.setattr(RunFolder, "all_in", lambda path: found)
+    assert [run.title for run in runs.all()] == ["toy/a"]
+
+
+def test_an_evaluation_in_which_nothing_had_a_score_is_shown(folder: RunFolder) -> None:
+    """Not the figure of the one before."""
+    Database(folder.store_url).close()
+    sink = JsonlSink(folder.path, None)
+    sink.log(0, {"eval/accuracy": 0.5, "eval/stderr": 0.1, "eval/tasks": 4, "eval/failed": 0})
+    sink.log(2, {"eval/accuracy": math.nan, "eval/stderr": math.nan, "eval/tasks": 0, "eval/failed": 4})
+    sink.close(True)
+    runs = Runs(folder.path)
+    row, [first, second] = run_row(runs.one("run")), overview(runs.one("run"), everything=False).evaluations
+    assert (first.accuracy, first.failed) == (0.5, 0)
+    assert (second.accuracy, second.stderr, second.tasks, second.failed) == (None, None, 0, 4)
+    assert (row.accuracy, row.failed) == (None, 4)
+    assert "- <small>4 without a score</small>" in Site(runs).pages["/"]({})
+
+
+def test_an_evaluation_alone_is_said_to_be_one_and_not_a_run_that_stopped(folder: RunFolder) -> None:
+    """While it is under way it is called so; with a step it is a run."""
+    Database(folder.store_url).close()
+    runs = Runs(folder.path)
+    sink = JsonlSink(folder.path, None)
+    sink.log(0, {"eval/accuracy": 0.5, "eval/stderr": 0.1, "eval/tasks": 4, "eval/failed": 0})
+    assert run_row(runs.one("run")).state == "evaluated" and "0 / 5" not in Site(runs).pages["/"]({})
+    assert "of 5 steps" not in Site(runs).pages["/run"]({"run": ["run"]})
+    with folder.locked():
+        assert run_row(runs.one("run")).state == "running" and "0 / 5" in Site(runs).pages["/"]({})
+    sink.log(1, {"time/step": 1.0})
+    sink.close(True)
+    assert run_row(runs.one("run")).state == "stopped" and "1 / 5" in Site(runs).pages["/"]({})
 
 
 def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tried(
@@ -138,6 +197,21 @@ def test_a_search_for_a_text_counts_what_was_looked_at_and_says_so(
     assert heading("") == "450 of 450"
     monkeypatch.setattr(index_module, "_PATIENCE", 0.0)
     assert heading("?") == "at least 0 of 450"
+
+
+def test_a_tokenizer_is_looked_for_until_there_is_one_and_outlives_its_checkpoint(
+    folder: RunFolder, tiny_model: Path
+) -> None:
+    """The first checkpoint may come after the first look, and be pruned before the next."""
+    [run] = Runs(folder.path).all()
+    assert run.texts.texts([7]) == [" 7"] and "there is no tokenizer.json" in run.texts.missing
+    checkpoint = folder.checkpoint(2)
+    checkpoint.mkdir(parents=True)
+    shutil.copy(tiny_model / "tokenizer.json", checkpoint)
+    texts = run.texts
+    assert texts.missing == ""
+    shutil.rmtree(checkpoint)
+    assert run.texts is texts and texts.texts([7]) != [" 7"]
 
 
 def test_what_is_written_while_somebody_looks_is_seen(folder: RunFolder) -> None:

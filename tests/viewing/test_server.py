@@ -111,7 +111,10 @@ async def test_a_port_that_is_taken_is_said_with_the_cure(viewed_run: RunFolder)
         await serve(viewed_run.path, "192.0.2.1", 0, with_token=True, tell=print)
 
 
-async def test_without_a_token_anybody_may_read(viewed_run: RunFolder) -> None:
+async def test_without_a_token_anybody_may_read_who_calls_the_machine_by_its_own_name(
+    viewed_run: RunFolder,
+) -> None:
+    """Not a page elsewhere whose name was made to lead to loopback."""
     told: list[str] = []
     serving = asyncio.create_task(serve(viewed_run.path, LOOPBACK, 0, with_token=False, tell=told.append))
     while not told:
@@ -120,7 +123,26 @@ async def test_without_a_token_anybody_may_read(viewed_run: RunFolder) -> None:
     assert "token" not in address
     status, _, body = await asyncio.to_thread(get, opener(), address, "/run?run=run")
     assert status == 200 and "toy/first" in body, "the only run is called so"
+    for host, expected in (("localhost", 200), ("[::1]:80", 200), ("rebound.example", 403), ("a:b", 400)):
+        status, _, body = await asyncio.to_thread(get, opener(), address, "/run?run=run", Host=host)
+        assert status == expected and ("toy/first" in body) is (status == 200), host
     serving.cancel()
+
+
+@pytest.mark.parametrize(
+    "headers, expected",
+    [
+        ({"Host": "a:b"}, (400, "the header Host names no address")),
+        ({"Host": "localhost:99999"}, (400, "the header Host names no address")),
+        ({"Cookie": "al_ray_view_{port}=\xff\xfe"}, (401, "this address lacks the token")),
+    ],
+)
+def test_headers_that_no_browser_sends_are_refused(
+    address: str, headers: dict[str, str], expected: tuple[int, str]
+) -> None:
+    given = {name: value.format(port=urlsplit(address).port) for name, value in headers.items()}
+    status, _, body = get(opener(), address, "/", **given)
+    assert status == expected[0] and body.startswith(expected[1])
 
 
 async def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:

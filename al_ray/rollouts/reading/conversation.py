@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
@@ -23,12 +23,26 @@ def transcript(rollout: Rollout) -> str:
 
 def fresh_messages(calls: Sequence[Span]) -> Iterator[tuple[Span, Sequence[Message]]]:
     """Each call with those of its messages that do not continue an earlier call."""
-    histories: list[list[Message]] = []
+    begins: _Told = {}
     for call in calls:
-        sent = [_significant(message) for message in messages.sent(call)]
-        known = max((_shared(sent, history) for history in histories), default=0)
-        histories += [[*sent, _significant(answer)] for answer in messages.answers(call)]
+        sent = [_compared(message) for message in messages.sent(call)]
+        at, known = begins, 0
+        while known < len(sent) and sent[known] in at:
+            at, known = at[sent[known]], known + 1
+        for answer in messages.answers(call):
+            at = begins
+            for said in (*sent, _compared(answer)):
+                at = at.setdefault(said, {})
         yield call, messages.sent(call)[known:]
+
+
+_Told = dict[str, "_Told"]
+"""What was said after what, in any of several conversations."""
+
+
+def _compared(message: Message) -> str:
+    """The same for messages that are alike."""
+    return json.dumps(_significant(message), sort_keys=True)
 
 
 def body(message: Message) -> str:
@@ -52,11 +66,6 @@ def as_text(value: JSON) -> str:
 def _significant(message: Message) -> Message:
     """Without what clients add or leave out when they send an answer back."""
     return {key: value for key, value in message.items() if value not in (None, "", [])}
-
-
-def _shared(left: Sequence[Message], right: Sequence[Message]) -> int:
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))
-    return sum(1 for _ in same)
 
 
 def content_text(content: JSON) -> str:

@@ -5,7 +5,7 @@
 const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 const pointed = $("#pointed");
-const number = (value) => Number(value).toPrecision(4).replace(/\.?0+$/, "");
+const number = (value) => String(Number(Number(value).toPrecision(4)));
 
 function say(text) {
   pointed.textContent = text;
