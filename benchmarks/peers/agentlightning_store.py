@@ -105,6 +105,7 @@ def _span(rollout: AttemptedRollout, number: int) -> Span:
 
 async def measure(url: str, runners: int, rollouts: int, repeats: int) -> None:
     side = AgentLightning(url)
+    await rate(side, runners, runners)  # not counted
     for _ in range(repeats):
         print(await rate(side, runners, rollouts), flush=True)
     await side.close()

@@ -99,15 +99,20 @@ async def measure(runners: int, repeats: int) -> float:
         await store.ping.remote()
         side = AlRay(store, url)
         await rate(side, runners, runners)
-        rates = [await rate(side, runners, max(1000, 2 * runners)) for _ in range(repeats)]
+        rates = [await rate(side, runners, _rollouts(runners)) for _ in range(repeats)]
         ray.kill(store)
     return statistics.median(rates)
+
+
+def _rollouts(runners: int) -> int:
+    """In a round, of either side: each runner has several, so that how a round ends counts little."""
+    return max(1000, 4 * runners)
 
 
 def measure_agentlightning(runners: int, repeats: int) -> float:
     """The median rate of theirs, likewise."""
     command = [OTHER / "bin" / "python", "-m", "benchmarks.peers.agentlightning_store"]
-    arguments = [str(runners), str(max(100, runners)), str(repeats)]
+    arguments = [str(runners), str(_rollouts(runners)), str(repeats)]
     result = subprocess.run([*command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     return statistics.median(map(float, result.stdout.split()))
 
