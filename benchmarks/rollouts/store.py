@@ -106,7 +106,7 @@ async def measure(runners: int, repeats: int) -> float:
 
 def _rollouts(runners: int) -> int:
     """In a round, of either side: each runner has several, so that how a round ends counts little."""
-    return max(1000, 4 * runners)
+    return max(500, 2 * runners)
 
 
 def measure_agentlightning(runners: int, repeats: int) -> float:
