@@ -18,8 +18,7 @@ def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # or asyncio would not set up its own
 
     async def inside() -> _Result:
-        cancel: Any = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGTERM, lambda number, frame: cancel(number, frame))
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
         if of_interrupt is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return await coroutine

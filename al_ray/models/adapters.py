@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock
 
@@ -21,6 +21,9 @@ from al_ray.machines.whole import whole_folder
 from al_ray.models import tensors
 from al_ray.models.config import read
 from al_ray.recipe import LoraSection, Recipe
+
+if TYPE_CHECKING:  # which takes seconds
+    from transformers import PreTrainedModel
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -141,13 +144,20 @@ def merged(folder: Path, tell: Callable[[str], None]) -> Path:
     return folder / _MERGED
 
 
+def added(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model with the adapter in ``folder`` added to its weights."""
+    from peft import PeftModel
+
+    with_adapter: PreTrainedModel = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return with_adapter
+
+
 def _merge(base: Path, adapter: Path, into: Path) -> None:
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(into)
+    added(model, adapter).save_pretrained(into)
     for path in adapter.iterdir():
         ours = path.name in (WEIGHTS, CONFIG) or path.name.startswith(".")
         if path.is_file() and not ours and not (into / path.name).exists():

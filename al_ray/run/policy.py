@@ -48,8 +48,6 @@ _TRANSFERS: Final = 5
 _RENDERINGS: Final = 5
 """Engines that are asked to render a conversation, one after the loss of the other."""
 
-_log = logging.getLogger(__name__)
-
 
 class Policy:
     """``engines`` are running, and answer through ``gateways`` from the first ``serve`` on: a run that goes

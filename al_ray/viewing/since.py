@@ -79,9 +79,7 @@ def _model(folder: Path) -> PreTrainedModel:
             _loaded.clear()
             model = load_model(str(base or folder), torch.device("cpu"))
             if base is not None:
-                from peft import PeftModel
-
-                model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+                model = adapters.added(model, folder)
             _loaded[key] = model.requires_grad_(False)
         return _loaded[key]
 

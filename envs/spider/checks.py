@@ -26,7 +26,7 @@ def _examine(directory: Path) -> Examine:
         found = files.checked(row, Question)
         return Example(
             row.where,  # rows have no ids
-            content=f"{found['db_id']}: {' '.join(found['question'].split())}",
+            content=f"{found['db_id']}: {files.asked(found['question'])}",
             left_out=fault_of(database_of(folder, found["db_id"]), found["query"]),
             kinds={"hardness": hardness(found["query"])},
         )
