@@ -112,8 +112,8 @@ async def _admitted(request: web.Request, handler: Handler) -> web.StreamRespons
             given = request.query.get("token")
             if given is not None and _is_same(given, token):
                 rest = [(name, value) for name, value in request.query.items() if name != "token"]
-                moved = web.HTTPFound(url.with_query(rest).relative())
-                answer = web.Response(status=moved.status, headers={"Location": str(moved.location)})
+                here = str(url.with_query(rest).relative()).lstrip("/")  # after two it would name a host
+                answer = web.Response(status=302, headers={"Location": f"/{here}"})
                 answer.set_cookie(cookie, token, httponly=True, samesite="Lax", path="/")
                 return answer
             known = request.cookies.get(cookie, "")

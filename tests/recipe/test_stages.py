@@ -96,6 +96,15 @@ def test_a_potential_is_taken_where_signals_are_worth_something() -> None:
     assert problems(stage, intermediate={"tool_errors": -0.1}) == []
 
 
+@pytest.mark.parametrize("intermediate, said", [("added", 1), ("potential", 0)])
+def test_a_credit_of_ones_own_discounts_by_itself_and_the_potential_beside_it_by_the_recipe(
+    intermediate: str, said: int
+) -> None:
+    own = {"credit": "al_ray.algorithms.credit.final:final", "intermediate": intermediate}
+    found = problems({"algorithm": "grpo", "discount": 0.9, **own}, intermediate={"tool_errors": -0.1})
+    assert len([problem for problem in found if problem.startswith("stages.0.discount: 0.9: has no")]) == said
+
+
 def test_what_was_sampled_from_a_part_of_the_distribution_may_be_imitated() -> None:
     """Reinforcement may not learn from it: the learner computes the whole."""
     for algorithm, refused in (("rejection_sampling", False), ("grpo", True)):

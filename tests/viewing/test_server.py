@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import socket
 import urllib.error
@@ -49,6 +50,17 @@ def test_without_the_token_nothing_is_told(address: str, path: str) -> None:
     status, headers, body = get(opener(), address, path)
     assert (status, body) == (401, "this address lacks the token: take the one that al-ray view printed")
     assert "Set-Cookie" not in headers
+
+
+@pytest.mark.parametrize("path", ["//elsewhere.example/run", "///elsewhere.example", "/run"])
+def test_whoever_brings_the_token_is_sent_on_to_this_site_alone(address: str, path: str) -> None:
+    url = urlsplit(address)
+    assert url.hostname is not None
+    connection = http.client.HTTPConnection(url.hostname, url.port or 80)
+    connection.request("GET", f"{path}?{url.query}&run=a")
+    answer = connection.getresponse()
+    connection.close()
+    assert (answer.status, answer.headers["Location"]) == (302, f"/{path.lstrip('/')}?run=a")
 
 
 def test_a_browser_runs_our_script_alone_and_loads_nothing_from_elsewhere(address: str) -> None:

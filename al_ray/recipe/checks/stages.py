@@ -32,7 +32,9 @@ def stages(recipe: Recipe) -> Iterator[Problem]:
 _IDLE: Final[Sequence[tuple[tuple[str, ...], Callable[[ReinforcementStage], bool], str]]] = (
     (
         ("discount",),
-        lambda stage: stage.credit in ("identical", "final"),
+        lambda stage: (
+            stage.credit in ("identical", "final") or (":" in stage.credit and stage.intermediate == "added")
+        ),
         "on credit: {0.credit}; set credit to reward_to_go, or leave it out",
     ),
     (
