@@ -20,6 +20,8 @@ from al_ray.machines.whole import whole_file
 from al_ray.types import Rollout
 
 FILE_NAME: Final = "metrics.jsonl"
+_ALWAYS: Final = ("step", "time")
+"""Are numbers, never null."""
 _SHOWN: Final = 80
 """Bytes of a line that is none."""
 
@@ -83,13 +85,23 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def _read(line: bytes, where: str) -> dict[str, Any]:
     try:
         found = orjson.loads(line)
-        cure = 'it has no number "step"'
+        wrong = _wrong(found)
     except orjson.JSONDecodeError as error:
-        found, cure = None, str(error)
-    if isinstance(found, dict) and isinstance(found.get("step"), int | float):
+        wrong = str(error)
+    if wrong is None:
         return found
     text = line[:_SHOWN].decode("utf-8", "replace")
-    raise UserError(Problem(where, text, f"no line of metrics: {cure}; mend or remove it"))
+    raise UserError(Problem(where, text, f"no line of metrics: {wrong}; mend or remove it"))
+
+
+def _wrong(found: Any) -> str | None:
+    """Of what a line holds."""
+    if not isinstance(found, dict) or "step" not in found:
+        return 'it has no number "step"'
+    for name, value in found.items():
+        if not isinstance(value, int | float) and (value is not None or name in _ALWAYS):
+            return f'its "{name}" is no number'
+    return None
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

@@ -80,7 +80,9 @@ def test_a_run_that_has_logged_nothing_has_no_lines(tmp_path: Path) -> None:
         ('{"step": 2, "rew', "unexpected end of data"),
         ("[1]", "it has no number"),
         ('{"reward/mean": 1.0}', "it has no number"),
-        ('{"step": "two"}', 'it has no number "step"; mend or remove it'),
+        ('{"step": "two"}', 'its "step" is no number; mend or remove it'),
+        ('{"step": 2, "time": null}', 'its "time" is no number'),
+        ('{"step": 2, "time": 1.0, "reward/mean": "0.5"}', 'its "reward/mean" is no number'),
         ("x" * 300, f"'{'x' * 80}': no line of metrics"),
     ],
 )
