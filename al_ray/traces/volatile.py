@@ -17,7 +17,9 @@ from typing import Final
 
 from al_ray.types import JSON
 
-_BILLING: Final = r"x-[\w-]*billing[\w-]*\s*:[^\n]*"
+# Agents' texts are matched by these, so none may be read in several ways, which would be tried one after the
+# other: what is repeated gives nothing back (``*+``, ``{0,60}+``) where it could be read otherwise.
+_BILLING: Final = r"x-(?=[\w-]*billing)[\w-]*+\s*:[^\n]*"
 _LABEL: Final = r"[*_<]*(?:today|now\b|(?:the\s)?(?:current\s)?(?:local\s)?(?:date|time))"
 _TIME: Final = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
 _WEEKDAY: Final = r"\b(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\b"
@@ -69,7 +71,7 @@ def _mapped_part(part: JSON, replace: Callable[[str], str], day: date | None) ->
 @lru_cache(maxsize=8)
 def _pattern(today: date) -> re.Pattern[str]:
     day = _days(today)
-    clock = f"{_LABEL}(?:{_BEFORE}){{0,60}}{day}(?:(?:{_AFTER}){{0,9}}(?:{day}|{_TIME}|{_ZONE})){{0,9}}"
+    clock = f"{_LABEL}(?:{_BEFORE}){{0,60}}+{day}(?:(?:{_AFTER}){{0,9}}(?:{day}|{_TIME}|{_ZONE})){{0,9}}"
     return re.compile(f"^[ \\t]*(?:{_BILLING}|{clock})", re.IGNORECASE | re.MULTILINE)
 
 

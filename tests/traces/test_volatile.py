@@ -129,3 +129,41 @@ def test_a_date_is_the_clocks_on_the_day_that_it_was_said() -> None:
     said = [f"Be brief.\nToday's date: {day:%Y-%m-%d}\nEnd." for day in (then, now)]
     assert volatile.without(said[0], then) == volatile.without(said[1], now) != said[1]
     assert volatile.without(said[0], now) == said[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x-billing: 1",
+        "X-Anthropic-Billing-Header-Billing : cch=1; cch=2",
+        f"Current time: 12:30:11 {TODAY}",
+        f"Time: 12:30:11.25, {TODAY:%A}, {TODAY:%B} {TODAY.day}, {TODAY.year}",
+        f"Today's date is {TODAY:%A}, {TODAY:%B} {TODAY.day}, {TODAY.year}",
+        f"Today is {TODAY:%d.%m.%Y} 10:11",
+        f"Date and time: {TODAY}T12:00:00 Z",
+        f"Now: {TODAY:%b} {TODAY.day} 12:00 pm UTC",
+        f"The current local time is now 9:05, {TODAY.day} {TODAY:%b} {TODAY.year} at 9:05 -03:00",
+    ],
+)
+def test_a_line_that_tells_nothing_else_is_one_piece(line: str) -> None:
+    assert volatile.pieces(f"Be brief.\n{line}\nBe kind.") == [line]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Time: " + ":".join(["12"] * 500),
+        f"Today is {TODAY} " + "12:" * 20_000,
+        f"Today is {TODAY} " + "-10:00" * 20_000 + "!",
+        "Time: " + "12:12:12." + "1" * 100_000,
+        "x-" + "billing" * 20_000,
+        "x-billing" + " " * 100_000,
+        "x-billing" + "\n" * 100_000,
+        " " * 100_000 + "x",
+        "*" * 100_000,
+    ],
+    ids=lambda line: line[:14].strip() or "blank",
+)
+def test_no_line_of_an_agents_takes_more_time_than_its_length(line: str) -> None:
+    """Each of them is looked at in a moment; where it could be read in several ways, in hours."""
+    assert len(volatile.pieces(line)) == line.startswith("Today is")
