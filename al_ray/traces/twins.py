@@ -3,7 +3,8 @@ knows whose call it was. The telemetry's span is the call's *twin*; ``Nesting`` 
 
 A twin is known by the response's id; else by the call's ``traceparent``, which lies within it; else by
 time and content, if exactly one call within its time has its answer and it is the only such span. A twin is
-no call: only the gateway's spans have ``SpanKind.CALL``.
+no call: only the gateway's spans have ``SpanKind.CALL``. A reward that names a response is about the call and
+did not see it, unless it is told on the telemetry's span of that call.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def text(span: Span, name: str) -> str:
 
 
 def _saw_a_call(span: Span) -> bool:
-    asks = bool(_response(span)) or text(span, semconv.OPERATION) in _MODEL_OPERATIONS
-    return asks and not _is_call(span)
+    if span.kind is SpanKind.EVENT and _response(span):
+        return True
+    return text(span, semconv.OPERATION) in _MODEL_OPERATIONS and not _is_call(span)
 
 
 def _is_call(span: Span) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,6 +202,30 @@ def test_a_reward_in_an_agent_called_as_a_tool_is_its_own_and_before_it_its_call
     assert [t.reward for t in _trajectory(spans).transitions] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("named", ["as ours", "by its response", "on the telemetry's span"])
+def test_a_reward_that_names_an_earlier_answer_is_that_calls(named: str) -> None:
+    """In our own words; in OpenTelemetry's, where it saw nothing of the call, which stays where it is; and as
+    Agent Lightning writes it on the span of the call itself, which tells whose the call is."""
+    spans = [_agent("x", 0, "planner"), _agent("y", 1, "critic"), _call("a", 2), _call("b", 3)]
+    told: Mapping[str, JSON] = {
+        "as ours": {"REWARD_CALL": "a"},
+        "by its response": {"RESPONSE_ID": "a", "PARENT_ID": "y"},
+        "on the telemetry's span": {"RESPONSE_ID": "a", "OPERATION": "chat", "PARENT_ID": "x"},
+    }[named]
+    reward = _span("reward", 4, SpanKind.REWARD, REWARD=1.0, **told)
+    episode = _trajectory([*spans, reward])
+    assert [(t.id, t.reward) for t in episode.transitions] == [("a/0", 1.0), ("b/0", 0.0)]
+    assert (episode.reward, episode.terminal_reward) == (1.0, 0.0)
+    assert episode.transitions[0].agent == ("planner" if "telemetry" in named else "")
+
+
+def test_a_reward_on_a_span_around_the_call_that_it_saw_is_that_calls() -> None:
+    """Where it tells of no response: the call's ``traceparent`` lies within it."""
+    seen = _span("seen", 4, SpanKind.REWARD, REWARD=1.0, OPERATION="chat")
+    spans = [_call("a", 1, PARENT_ID="seen"), _call("b", 2), seen]
+    assert [t.reward for t in _trajectory(spans).transitions] == [1.0, 0.0]
+
+
 def test_calls_and_operations_enclose_and_noise_does_not() -> None:
     post, reward = _span("post", 2, PARENT_ID="call"), _span("reward", 3, SpanKind.REWARD, PARENT_ID="post")
     nesting = Nesting([_agent("x", 0, "planner"), _call("call", 1, PARENT_ID="x"), post, reward])
@@ -225,3 +250,44 @@ def test_a_reward_may_name_any_choice_of_a_call_and_its_telemetry_may_stand_for_
     for name in ("call/99999", "call/-1", "call/first"):
         reward = _span("r", 2, SpanKind.REWARD, REWARD=1.0, REWARD_CALL=name)
         assert Nesting([call, seen, reward]).linked(reward) == Earner(call)
+
+
+# --- depth -------------------------------------------------------------------------------------------
+
+
+def test_a_chain_of_parents_is_walked_once_however_many_ask_along_it() -> None:
+    """An exception recorded by each of many operations, and by each of many requests, on its way out: done at
+    once; walked anew for each of them, it would take minutes."""
+    for told in ({"OPERATION": "operation"}, {}):
+        chain = [
+            _span(f"s{i}", i + 1, PARENT_ID=f"s{i - 1}", EXCEPTION_TYPE=f"E{i}", **told)
+            for i in range(20_000)
+        ]
+        [only] = _trajectory([_call("a", 0), *chain]).transitions
+        assert only.signals.exceptions == len(chain)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 7), st.sampled_from(["call", "operation", "execute_tool", "request"])),
+        max_size=8,
+    )
+)
+def test_what_encloses_is_what_is_around_without_noise(told: Sequence[tuple[int, str]]) -> None:
+    """In circles too, and where a parent never came."""
+    spans = [
+        _call(f"s{i}", i, PARENT_ID=f"s{parent}")
+        if what == "call"
+        else _span(f"s{i}", i, OPERATION=what, PARENT_ID=f"s{parent}")
+        for i, (parent, what) in enumerate(told)
+    ]
+    nesting = Nesting(spans)
+
+    def is_noise(span: Span) -> bool:
+        return span.attributes.get(semconv.OPERATION) == "request"
+
+    for span in spans:
+        around = [
+            outer for outer in nesting.around(span) if outer.attributes.get(semconv.OPERATION) != "request"
+        ]
+        assert [*nesting.enclosing(span)] == around == [*nesting.enclosing(span)]
