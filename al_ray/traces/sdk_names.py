@@ -7,6 +7,7 @@ stays as it is.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -125,7 +126,7 @@ def _name_tool(name: str, attributes: dict[str, JSON]) -> None:
 
 
 def _rewards(name: str, told: Mapping[str, JSON]) -> dict[str, float]:
-    """By name, the primary one first."""
+    """By name, the primary one first; what is given several times under one name is added up."""
     rewards: list[tuple[str, JSON]] = []
     if semconv.REWARD in told:
         dimensions = told.get(semconv.REWARD_DIMENSIONS)
@@ -141,7 +142,10 @@ def _rewards(name: str, told: Mapping[str, JSON]) -> dict[str, float]:
             output = _object(told.get(source)) or {}
             if output.get("type") == "reward" and output.get("value") is not None:
                 rewards = [(PRIMARY, output["value"])]
-    return {key: _number(key, value) for key, value in rewards}
+    given: dict[str, list[float]] = {}
+    for key, value in rewards:
+        given.setdefault(key, []).append(_number(key, value))
+    return {key: _number(key, math.fsum(values)) for key, values in given.items()}
 
 
 def _number(name: str, value: JSON) -> float:
@@ -159,10 +163,11 @@ def _numbered(told: Mapping[str, JSON], prefix: str, key: str, value: str) -> It
 
 
 def _object(value: JSON) -> Mapping[str, JSON] | None:
-    """A mapping, or the text of one."""
+    """A mapping, or the text of one; none that is nested deeper than can be written."""
     if isinstance(value, str) and value.startswith("{"):
         try:
             value = orjson.loads(value)
-        except orjson.JSONDecodeError:
+            orjson.dumps(value)
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):
             return None
     return value if isinstance(value, Mapping) else None

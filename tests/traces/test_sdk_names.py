@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from al_ray.errors import BadRequestError
@@ -31,6 +32,18 @@ from al_ray.traces.sdk_names import understood
             },
             {"task": 0.75, "speed": 1.0},
         ),
+        (
+            "agentlightning.annotation",
+            {
+                "agentlightning.reward.0.name": "task",
+                "agentlightning.reward.0.value": 1.0,
+                "agentlightning.reward.1.name": "speed",
+                "agentlightning.reward.1.value": 2,
+                "agentlightning.reward.2.name": "task",
+                "agentlightning.reward.2.value": 0.25,
+            },
+            {"task": 1.25, "speed": 2.0},
+        ),
         ("agentlightning.annotation", {"reward": 0.5}, {"reward": 0.5}),
         ("any", {"agentops.task.output": '{"type": "reward", "value": 0.5}'}, {"reward": 0.5}),
     ],
@@ -38,6 +51,7 @@ from al_ray.traces.sdk_names import understood
 def test_rewards_are_understood_with_their_dimensions_the_first_is_the_primary(
     name: str, told: dict[str, Any], dimensions: dict[str, float]
 ) -> None:
+    """Those of one name are added up, as those of several spans are."""
     attributes = understood(name, told)
     assert attributes[semconv.REWARD_DIMENSIONS] == dimensions
     assert attributes[semconv.REWARD] == next(iter(dimensions.values()))
@@ -47,6 +61,21 @@ def test_rewards_are_understood_with_their_dimensions_the_first_is_the_primary(
 def test_a_reward_that_is_no_finite_number_or_a_huge_one_is_refused(value: Any) -> None:
     with pytest.raises(BadRequestError, match="finite number"):
         understood("agentlightning.annotation", {"agentlightning.reward.0.value": value})
+
+
+def test_the_sum_of_several_under_one_name_is_held_to_the_same_limit() -> None:
+    with pytest.raises(BadRequestError, match="finite number"):
+        understood("any", {f"agentlightning.reward.{n}.value": 0.9e30 for n in range(2)})
+
+
+@pytest.mark.parametrize("depth", [10, 251, 252, 253, 254, 255, 300, 1000])
+def test_a_tools_result_can_be_stored_however_deep_it_is_nested(depth: int) -> None:
+    """What is nested too deep to be written as JSON stays the text that it was."""
+    deep = "[" * depth + "]" * depth
+    output = f'{{"output": {{"data": {{"content": {deep}, "tool_call_id": "c1"}}}}}}'
+    attributes = understood("look", {"openinference.span.kind": "TOOL", "output.value": output})
+    assert json.loads(orjson.dumps(attributes))["output.value"] == output
+    assert (attributes[semconv.TOOL_CALL_RESULT] == output) is (depth > 251)
 
 
 def test_a_reward_linked_to_a_response_is_that_calls() -> None:
