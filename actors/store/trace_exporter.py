@@ -90,14 +90,18 @@ class TraceExporter:
                 batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
                 self._under_way = len(batch)
                 try:
-                    body = await asyncio.to_thread(_encoded, batch)
-                    problem = await self._post(session, body)
+                    spans, refused = await asyncio.to_thread(_wire_spans, batch)
+                    self._under_way = len(spans)
+                    if refused:
+                        _log.error("spans could not be encoded", exc_info=refused[0])
+                        self._drop(len(refused), repr(refused[0]))
+                    problem = await self._post(session, await asyncio.to_thread(_body, spans))
                 except Exception as error:  # an export that fails is no reason for anything else to
-                    _log.error("traces could not be encoded", exc_info=error)
+                    _log.error("traces could not be exported", exc_info=error)
                     problem = repr(error)
-                self._under_way = 0
                 if problem:
-                    self._drop(len(batch), problem)
+                    self._drop(self._under_way, problem)
+                self._under_way = 0
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> str | None:
         """What went wrong, if it did."""
@@ -130,8 +134,17 @@ class TraceExporter:
             )
 
 
-def _encoded(batch: Iterable[Span | Attempt]) -> bytes:
-    spans: list[WireSpan] = [
-        attempt_span(each) if isinstance(each, Attempt) else wire_span(each) for each in batch
-    ]
+def _wire_spans(batch: Iterable[Span | Attempt]) -> tuple[list[WireSpan], list[Exception]]:
+    """Those that can be encoded, and why each of the others cannot, which is no reason to drop its batch."""
+    made: list[WireSpan] = []
+    refused: list[Exception] = []
+    for each in batch:
+        try:
+            made.append(attempt_span(each) if isinstance(each, Attempt) else wire_span(each))
+        except Exception as error:
+            refused.append(error)
+    return made, refused
+
+
+def _body(spans: Iterable[WireSpan]) -> bytes:
     return gzip.compress(export_of(spans).SerializeToString(), compresslevel=1)

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ MAX_VALUE_BYTES: Final = 64 * 2**10
 MAX_SPAN_BYTES: Final = 256 * 2**10
 MAX_NAME: Final = 256
 MAX_EVENTS: Final = 32
+_LEAST_BYTES: Final = 64
+"""A number takes less, and a text that is cut to less says nothing."""
+_EXCEPTION: Final = "exception"
 _EARLIEST: Final = 946_684_800.0
 """The year 2000: a clock that says less is not set."""
 _AHEAD_SECONDS: Final = 86_400.0
@@ -137,41 +140,67 @@ def _bounded(told: trace_pb2.Span) -> dict[str, JSON]:
     """What was recorded with the span, as far as a span has room for it; of an exception within it, the
     attributes too."""
     kept: dict[str, JSON] = {}
-    room, dropped = MAX_SPAN_BYTES, told.dropped_attributes_count
-    events = [_event(event) for event in told.events[:MAX_EVENTS]]
+    events, exceptions, dropped = _events(told)
+    room, dropped = MAX_SPAN_BYTES, dropped + told.dropped_attributes_count
+    own = [(_text(pair.key)[:MAX_NAME], _value(pair.value)) for pair in told.attributes]
     within = [(semconv.EVENTS, events)] if events else []
-    for event in events:
-        if event["name"] == "exception":
-            within += event["attributes"].items()
-    for key, told_value in (*((pair.key, _value(pair.value)) for pair in told.attributes), *within):
-        if not key or (key.startswith(semconv.OURS) and key not in _TOLD_BY_AGENTS and key != semconv.EVENTS):
-            continue
-        value, size = _sized(told_value)
+    for key, told_value in (*_of_agents(own), *within, *_of_agents(exceptions)):
+        value, size = _sized(told_value, MAX_VALUE_BYTES)
         if len(kept) >= MAX_ATTRIBUTES or size > room:
             dropped += 1
             continue
         room -= size
-        kept[_text(key)[:MAX_NAME]] = value
+        kept[key] = value
     if dropped:
         kept[semconv.DROPPED_ATTRIBUTES] = dropped
     return kept
 
 
-def _event(event: trace_pb2.Span.Event) -> dict[str, Any]:
-    return {
-        "name": _text(event.name)[:MAX_NAME],
-        "time": event.time_unix_nano / 1e9,
-        "attributes": attributes_of(event.attributes[:MAX_EVENTS]),
-    }
+def _of_agents(attributes: Iterable[tuple[str, JSON]]) -> Iterator[tuple[str, JSON]]:
+    """Those of them that an agent may tell."""
+    for key, value in attributes:
+        if key and (not key.startswith(semconv.OURS) or key in _TOLD_BY_AGENTS):
+            yield key, value
 
 
-def _sized(value: JSON) -> tuple[JSON, int]:
-    """The value, cut to its limit (as text if it has parts), and how much it takes."""
+def _events(told: trace_pb2.Span) -> tuple[list[dict[str, Any]], list[tuple[str, JSON]], int]:
+    """The events that there is room for in one attribute, in their order; what the exceptions among them say;
+    how many events and attributes there is no room for. Exceptions, which come last, have it first."""
+    places = sorted(range(len(told.events)), key=lambda place: told.events[place].name != _EXCEPTION)
+    chosen = {place: told.events[place] for place in places[:MAX_EVENTS]}
+    kept = {place: _without_attributes(event) for place, event in chosen.items()}
+    dropped = told.dropped_events_count + len(told.events) - len(chosen)
+    exceptions: list[tuple[str, JSON]] = []
+    room = MAX_VALUE_BYTES - len(orjson.dumps([*kept.values()]))
+    for place, event in chosen.items():
+        attributes = attributes_of(event.attributes[:MAX_EVENTS])
+        dropped += event.dropped_attributes_count + max(0, len(event.attributes) - MAX_EVENTS)
+        if event.name == _EXCEPTION:
+            exceptions += attributes.items()
+        for key, told_value in attributes.items():
+            left = room - len(orjson.dumps({key: ""}))
+            if left < _LEAST_BYTES:
+                dropped += 1
+                continue
+            kept[place]["attributes"][key], size = _sized(told_value, left)
+            room = left - size
+    return [kept[place] for place in sorted(kept)], exceptions, dropped
+
+
+def _without_attributes(event: trace_pb2.Span.Event) -> dict[str, Any]:
+    return {"name": _text(event.name)[:MAX_NAME], "time": event.time_unix_nano / 1e9, "attributes": {}}
+
+
+def _sized(value: JSON, limit: int) -> tuple[JSON, int]:
+    """The value, cut to the limit (as text if it has parts), and how much it takes."""
     raw = orjson.dumps(value)
-    if len(raw) <= MAX_VALUE_BYTES:
+    if len(raw) <= limit:
         return value, len(raw)
     text = value if isinstance(value, str) else raw.decode()
-    return text.encode()[:MAX_VALUE_BYTES].decode(errors="ignore"), MAX_VALUE_BYTES
+    cut = text.encode()[: limit - 2].decode(errors="ignore")
+    while (size := len(orjson.dumps(cut))) > limit:  # what is escaped takes up to six times as much
+        cut = cut[: len(cut) * limit // size]
+    return cut, size
 
 
 def _status(told: trace_pb2.Span) -> dict[str, JSON]:

@@ -53,7 +53,7 @@ def export_of(spans: Iterable[WireSpan]) -> ExportTraceServiceRequest:
 def without_tokens(span: Span) -> Span:
     """The span as it may wait for its export: of its tokens, the policy version is left."""
     told = {name: value for name, value in span.attributes.items() if name not in call_span.TOKENS}
-    if versions := call_span.versions(span):
+    if span.kind is SpanKind.CALL and (versions := call_span.versions(span)):
         told[semconv.POLICY_VERSION] = versions[0]
     return replace(span, attributes=told)
 
@@ -104,12 +104,12 @@ def attempt_span(attempt: Attempt) -> WireSpan:
 def _exported(span: Span) -> dict[str, JSON]:
     kept = {name: value for name, value in span.attributes.items() if name not in _STAYS}
     told = {name: value for name, value in kept.items() if value is not None}
-    for name in _MESSAGES:
-        if isinstance(told.get(name), list):
-            told[name] = orjson.dumps([_message(each) for each in told[name]]).decode()
-    if isinstance(told.get(semconv.TOOL_DEFINITIONS), list):
-        told[semconv.TOOL_DEFINITIONS] = orjson.dumps(told[semconv.TOOL_DEFINITIONS]).decode()
-    if span.kind is SpanKind.CALL:
+    if span.kind is SpanKind.CALL:  # what an agent's own telemetry tells has whatever shape its SDK gave it
+        for name in _MESSAGES:
+            if isinstance(told.get(name), list):
+                told[name] = orjson.dumps([_message(each) for each in told[name]]).decode()
+        if isinstance(told.get(semconv.TOOL_DEFINITIONS), list):
+            told[semconv.TOOL_DEFINITIONS] = orjson.dumps(told[semconv.TOOL_DEFINITIONS]).decode()
         told |= {"gen_ai.provider.name": "al_ray", semconv.RESPONSE_ID: span.id}
     if span.kind is SpanKind.REWARD:
         told |= {_SCORE_NAME: span.name, _SCORE: told[semconv.REWARD]}

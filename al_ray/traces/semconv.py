@@ -66,7 +66,7 @@ SERVICE_NAME: Final = "service.name"
 STATUS_CODE: Final = "otel.status_code"
 STATUS_DESCRIPTION: Final = "otel.status_description"
 DROPPED_ATTRIBUTES: Final = "al_ray.dropped_attributes"
-"""How many attributes of the span were beyond what a span may have."""
+"""How many attributes and events of the span were beyond what a span may have."""
 UNTRUSTED_TIME: Final = "al_ray.untrusted_time"
 """True where the span's own times cannot be; those of its arrival stand in for them."""
 

@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from al_ray.errors import BadRequestError
 from al_ray.traces import otlp_in, semconv
 from al_ray.traces.otlp_in import Owner
-from al_ray.traces.otlp_out import export_of
+from al_ray.traces.otlp_out import export_of, wire_span
 from al_ray.types import Span, SpanKind
 
 OWNER = Owner("step-1/0/0", 1)
@@ -114,8 +114,12 @@ def test_a_span_is_never_larger_than_a_span_may_be() -> None:
 
 def test_an_agent_cannot_claim_what_only_the_gateway_knows() -> None:
     told = wire()
+    exception = told.events.add(name="exception")
     for key in (semconv.CHOICES, semconv.PROMPT_IDS, semconv.PARENT_ID, semconv.KEY, "al_ray.limit"):
-        told.attributes.add(key=key).value.string_value = "forged"
+        for written in (key, f"\x00{key}", f"{key[:2]}\x00{key[2:]}"):
+            told.attributes.add(key=written).value.string_value = "forged"
+            exception.attributes.add(key=written).value.string_value = "forged"
+    told.attributes.add(key=semconv.EVENTS).value.string_value = "forged"
     span = ours(told)
     assert "forged" not in span.attributes.values()
     assert span.kind is SpanKind.EVENT
@@ -129,6 +133,57 @@ def test_an_exception_and_a_status_are_the_spans_own() -> None:
     assert attributes[semconv.EXCEPTION_TYPE] == attributes[semconv.ERROR_TYPE] == "TimeoutError"
     assert (attributes[semconv.STATUS_CODE], attributes[semconv.STATUS_DESCRIPTION]) == ("ERROR", "broke")
     assert attributes[semconv.EVENTS][0]["name"] == "exception"
+
+
+def test_the_exception_that_ends_many_events_is_kept_and_what_is_left_out_is_counted() -> None:
+    """In the order in which they were recorded, whatever their clocks say."""
+    told = wire(dropped_events_count=3, dropped_attributes_count=2)
+    for number in range(40):
+        told.events.add(name=f"chunk {number}", time_unix_nano=int((NOW - number) * 1e9))
+    event = told.events.add(name="exception", dropped_attributes_count=1)
+    event.attributes.add(key="exception.type").value.string_value = "TimeoutError"
+    told.events.add(name="chunk 41")
+    attributes = ours(told).attributes
+    names = [f"chunk {number}" for number in range(otlp_in.MAX_EVENTS - 1)]
+    assert [event["name"] for event in attributes[semconv.EVENTS]] == [*names, "exception"]
+    assert attributes[semconv.EXCEPTION_TYPE] == "TimeoutError"
+    assert attributes[semconv.DROPPED_ATTRIBUTES] == 42 - otlp_in.MAX_EVENTS + 3 + 2 + 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["exception", "chunk", "\x01" * 300]),
+            st.lists(st.sampled_from([1, 1_000, 30_000, 70_000]), max_size=40),
+        ),
+        max_size=50,
+    ),
+    st.sampled_from(["x", "é", '"', "\x01"]),
+)
+def test_events_are_cut_one_by_one_to_what_an_attribute_may_have(
+    events: list[tuple[str, list[int]]], character: str
+) -> None:
+    """They stay events, which can go on to somebody else's backend; nothing is left out uncounted."""
+    told = wire()
+    for name, lengths in events:
+        event = told.events.add(name=name)
+        for number, length in enumerate(lengths):
+            event.attributes.add(key=f"k{number}").value.string_value = character * length
+    span = ours(told)
+    kept = span.attributes.get(semconv.EVENTS, [])
+    assert len(orjson.dumps(kept)) <= otlp_in.MAX_VALUE_BYTES
+    assert len(orjson.dumps(dict(span.attributes))) <= otlp_in.MAX_SPAN_BYTES + 4096
+    assert len(kept) == min(len(events), otlp_in.MAX_EVENTS)
+    left_out = len(events) - len(kept)
+    left_out += sum(len(lengths) for _, lengths in events) - sum(len(event["attributes"]) for event in kept)
+    if len(events) <= otlp_in.MAX_EVENTS:
+        assert span.attributes.get(semconv.DROPPED_ATTRIBUTES, 0) >= left_out
+    sent_on = wire_span(span)
+    assert [event.name for event in sent_on.events] == [event["name"] for event in kept]
+    assert [otlp_in.attributes_of(event.attributes) for event in sent_on.events] == [
+        event["attributes"] for event in kept
+    ]
 
 
 # --- garbage ---------------------------------------------------------------------------------------

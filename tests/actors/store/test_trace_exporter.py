@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.actors.store.trace_exporter import ExportTarget, TraceExporter, export_target
@@ -20,7 +21,7 @@ from al_ray.errors import AttemptEndedError
 from al_ray.traces import otlp_in, semconv
 from al_ray.traces.otlp_in import Owner
 from al_ray.traces.otlp_out import wire_span
-from al_ray.types import Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
+from al_ray.types import JSON, Attempt, AttemptStatus, RolloutRequest, Span, SpanKind, Task
 from tests.support.houses.beside_the_store import finished
 
 CALL = Span(
@@ -120,6 +121,41 @@ def test_an_agents_own_span_leaves_with_the_ids_it_came_with() -> None:
     for field in ("trace_id", "span_id", "parent_span_id", "name"):
         assert getattr(again, field) == getattr(told, field)
     assert again.events == told.events
+
+
+def structured(value: JSON) -> AnyValue:
+    """As OTLP tells it."""
+    span = wire_span(replace(REWARD, kind=SpanKind.EVENT, attributes={"k": value}))
+    return next(pair.value for pair in span.attributes if pair.key == "k")
+
+
+@pytest.mark.parametrize("name", [semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES, semconv.TOOL_DEFINITIONS])
+@pytest.mark.parametrize(
+    "value",
+    [
+        ['{"role": "user", "content": "hi"}'],
+        5,
+        [None, 1],
+        [{"role": "user", "parts": [{"type": "text", "content": "hi"}]}],
+        '[{"role": "user", "parts": []}]',
+    ],
+)
+async def test_an_agents_own_messages_leave_as_they_came_whatever_their_shape(
+    backend: Backend, name: str, value: JSON
+) -> None:
+    told = wire_span(replace(CALL, attributes={}))
+    told.attributes.add(key=name).value.CopyFrom(structured(value))
+    exporter = TraceExporter(ExportTarget(backend.url + "/v1/traces"))
+    exporter.offer([otlp_in.span_of(told, {}, Owner("r", 1), 1_790_000_009.0)])
+    assert await exporter.flush(10) == 0
+    assert otlp_in.attributes_of(backend.spans["chat toy"].attributes)[name] == value
+
+
+async def test_a_span_that_cannot_be_encoded_is_dropped_alone_and_counted(backend: Backend) -> None:
+    exporter = TraceExporter(ExportTarget(backend.url + "/v1/traces"))
+    exporter.offer([CALL, replace(REWARD, name="half a pair \ud800"), REWARD])
+    assert await exporter.flush(10) == 1
+    assert set(backend.spans) == {"chat toy", "reward"}
 
 
 async def test_a_backend_that_hangs_holds_nobody_up_and_what_it_misses_is_counted(
