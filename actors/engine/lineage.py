@@ -2,12 +2,11 @@
 
 ``LineageMemory`` keeps what the model said and the tokens that it was said with. ``place`` finds, in the
 messages that an agent sends, the last turn that the model said at this very point of this very
-conversation. Agents send our messages back in many shapes, so what is compared is what a message
-*says*: its text without the white space around it, and its tool calls by name and arguments. Ids,
-the layout of JSON and fields that nobody reads make no difference, nor does reasoning that was left
-out, since most agents do not know the field; reasoning that was *changed* is a rewrite. Every turn
-that is found is put back as the model said it, so templates render it as they would have. Of several
-answers that say the same in the same place, it is the last: the agent was shown nothing to tell them by.
+conversation. Agents send our messages back in many shapes, so what is compared is what a message *says*
+(``messages.canonical``). Reasoning that was left out makes no difference, since most agents do not know
+the field; reasoning that was *changed* is a rewrite. Every turn that is found is put back as the model
+said it, so templates render it as they would have. Of several answers that say the same in the same
+place, it is the last: the agent was shown nothing to tell them by.
 
 The memory is bounded and may be lost: a turn that it has forgotten is rendered from its text, which
 opens a new branch, counted as ``other``.
@@ -17,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
@@ -26,12 +25,11 @@ import numpy as np
 
 from al_ray.errors import BadRequestError
 from al_ray.traces import volatile
-from al_ray.traces.messages import Message, thought
-from al_ray.types import JSON, ChatRequest, LineageOutcome
+from al_ray.traces.messages import SYSTEM, Message, canonical, put_back
+from al_ray.types import ChatRequest, LineageOutcome
 
 MEMORY_TOKENS: Final = 2**25
 """128 MiB of token ids in an engine."""
-_SYSTEM: Final = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +111,19 @@ class LineageMemory:
         pieces: list[str] = []
         last, outcome = None, LineageOutcome.NEW
         for message in request.messages:
-            said = message
-            if message.get("role") in _SYSTEM:
+            if message.get("role") in SYSTEM:
                 pieces += volatile.pieces(message.get("content"))
-                said = {**message, "content": volatile.without(message.get("content"))}
             if message.get("role") == "assistant":
                 found = self._find(state, message)
                 if found is not None:
-                    said = message = _put_back(message, found.turn.message)
+                    message = put_back(found.turn.message, message)
                     last, outcome = found, LineageOutcome.CONTINUED
                 elif self._was_rewritten(attempt, state, message):
                     outcome = LineageOutcome.REWRITTEN
                 elif outcome is not LineageOutcome.REWRITTEN:
                     outcome = LineageOutcome.OTHER
             messages.append(message)
-            state = _digest(state, canonical(said))
+            state = _digest(state, canonical(message))
         if last is not None and list(last.pieces) != pieces[: len(last.pieces)]:
             pieces[: len(last.pieces)] = last.pieces
             messages = _with_pieces(messages, pieces)
@@ -185,23 +181,10 @@ def _with_pieces(messages: Sequence[Message], pieces: Sequence[str]) -> list[Mes
     known = iter(pieces)
     return [
         {**message, "content": volatile.with_pieces(message.get("content"), known)}
-        if message.get("role") in _SYSTEM
+        if message.get("role") in SYSTEM
         else message
         for message in messages
     ]
-
-
-def canonical(message: Message) -> dict[str, JSON]:
-    """What ``message`` says; two messages that say the same may differ in all else."""
-    content = _text(message.get("content"))
-    if message.get("role") != "assistant":
-        return {"role": message.get("role"), "content": content, "name": message.get("name")}
-    return {
-        "role": "assistant",
-        "content": _stripped(content),
-        "reasoning": _stripped(_text(thought(message))),
-        "tool_calls": _calls(message.get("tool_calls")),
-    }
 
 
 def same(one: Message, other: Message) -> bool:
@@ -209,63 +192,8 @@ def same(one: Message, other: Message) -> bool:
     return _digest(b"", canonical(one)) == _digest(b"", canonical(other))
 
 
-def _text(content: JSON) -> JSON:
-    """A string where there is nothing but text, however it is wrapped."""
-    if not isinstance(content, list):
-        return content or ""
-    parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "\n".join(texts) if len(texts) == len(parts) else content
-
-
-def _stripped(content: JSON) -> JSON:
-    return content.strip() if isinstance(content, str) else content
-
-
-def _calls(calls: JSON) -> JSON:
-    if not isinstance(calls, list) or not all(
-        isinstance(call, Mapping) and isinstance(call.get("function"), Mapping) for call in calls
-    ):
-        return {"no calls": calls} if calls else []
-    functions = [call["function"] for call in calls]
-    return [[function.get("name"), _arguments(function.get("arguments"))] for function in functions]
-
-
-def _arguments(arguments: JSON) -> JSON:
-    """A tool that takes free text is a function of one string, ``input``. What else the model gives it, the
-    agent is told as the text, and sends back within such an object: either is what stands in it."""
-    try:
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        value = json.loads(text or "{}", parse_float=_number)
-        match value:
-            case {"input": str(inner), **others} if not others:
-                return _arguments(inner)
-        return value
-    except (ValueError, RecursionError):
-        return arguments
-
-
-def _number(text: str) -> float | int:
-    """JavaScript writes 1.0 as 1."""
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-def _put_back(sent: Message, said: Message) -> Message:
-    """What the model said, under the names and ids that the agent gives."""
-    message = dict(said)
-    if sent.get("name"):
-        message["name"] = sent["name"]
-    if said.get("tool_calls"):
-        message["tool_calls"] = [
-            {**ours, "id": theirs.get("id") or ours["id"], "function": dict(ours["function"])}
-            for ours, theirs in zip(said["tool_calls"], sent["tool_calls"], strict=True)
-        ]
-    return message
-
-
 def _said(state: bytes, message: Message) -> bytes:
-    return _digest(state, canonical(message) | {"reasoning": ""})
+    return _digest(state, canonical(message, reasoning=False))
 
 
 def _digest(state: bytes, value: Any) -> bytes:

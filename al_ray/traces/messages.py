@@ -1,16 +1,21 @@
-"""The chat messages of a call's span, in the OpenAI shape. What has another shape is passed over: a
-call that only the agent's own telemetry saw may carry anything there."""
+"""The chat messages of a call's span, in the OpenAI shape, and when two of them say the same. What has
+another shape is passed over: a call that only the agent's own telemetry saw may carry anything there."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence, Set
+from datetime import date
+from typing import Final
 
 import orjson
 
-from al_ray.traces import semconv
+from al_ray.traces import semconv, volatile
 from al_ray.types import JSON, Span
 
 Message = Mapping[str, JSON]
+SYSTEM: Final = ("system", "developer")
+"""The roles whose messages tell the model what it is."""
 
 
 def sent(call: Span) -> Sequence[Message]:
@@ -56,6 +61,42 @@ def thought(message: Message) -> JSON:
     return message.get("reasoning") or message.get("reasoning_content")
 
 
+def canonical(message: Message, day: date | None = None, *, reasoning: bool = True) -> dict[str, JSON]:
+    """What ``message``, sent on that day (None: today), says; two messages that say the same may differ in
+    all else. It is the text, in one piece or in parts, and the tool calls by name and arguments: without ids,
+    layout of JSON, white space around an answer, and the clock in what the system says (``volatile``). Most
+    agents send no ``reasoning`` back: without it, answers are the same whatever was thought before them."""
+    content = message.get("content")
+    content = _whole(volatile.without(content, day) if message.get("role") in SYSTEM else content)
+    if message.get("role") != "assistant":
+        return {"role": message.get("role"), "content": content, "name": message.get("name")}
+    return {
+        "role": "assistant",
+        "content": _stripped(content),
+        "reasoning": _stripped(_whole(thought(message))) if reasoning else "",
+        "tool_calls": _calls(message.get("tool_calls")),
+    }
+
+
+def said(message: Message, call: Span, *, reasoning: bool = False) -> str:
+    """The same text for messages that say the same, each told by its call."""
+    told = canonical(message, date.fromtimestamp(call.start), reasoning=reasoning)
+    return json.dumps(told, sort_keys=True)
+
+
+def put_back(ours: Message, theirs: Message) -> Message:
+    """An answer as the model said it, under the names and ids of an agent that sends the same."""
+    message = dict(ours)
+    if theirs.get("name"):
+        message["name"] = theirs["name"]
+    if ours.get("tool_calls"):
+        message["tool_calls"] = [
+            {**asked, "id": sent.get("id") or asked["id"], "function": dict(asked["function"])}
+            for asked, sent in zip(ours["tool_calls"], theirs["tool_calls"], strict=True)
+        ]
+    return message
+
+
 def canonical_arguments(arguments: JSON) -> str | None:
     """The same text for the same arguments of a tool call, told as JSON or as a value. None: they are no
     JSON, or nested deeper than anybody reads."""
@@ -73,6 +114,48 @@ def without_ids(value: JSON) -> JSON:
     if isinstance(value, list | tuple):
         return [without_ids(item) for item in value]
     return value
+
+
+def _whole(content: JSON) -> JSON:
+    """A string where there is nothing but text, however it is wrapped."""
+    if not isinstance(content, list):
+        return content or ""
+    parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    texts = [part for part in parts if isinstance(part, str)]
+    return "\n".join(texts) if len(texts) == len(parts) else content
+
+
+def _stripped(content: JSON) -> JSON:
+    return content.strip() if isinstance(content, str) else content
+
+
+def _calls(calls: JSON) -> JSON:
+    if not isinstance(calls, list) or not all(
+        isinstance(call, Mapping) and isinstance(call.get("function"), Mapping) for call in calls
+    ):
+        return {"no calls": calls} if calls else []
+    functions = [call["function"] for call in calls]
+    return [[function.get("name"), _arguments(function.get("arguments"))] for function in functions]
+
+
+def _arguments(arguments: JSON) -> JSON:
+    """A tool that takes free text is a function of one string, ``input``. What else the model gives it, the
+    agent is told as the text, and sends back within such an object: either is what stands in it."""
+    try:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        value = json.loads(text or "{}", parse_float=_number)
+        match value:
+            case {"input": str(inner), **others} if not others:
+                return _arguments(inner)
+        return value
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _number(text: str) -> float | int:
+    """JavaScript writes 1.0 as 1."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _mappings(found: JSON) -> Sequence[Message]:

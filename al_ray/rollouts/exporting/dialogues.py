@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Final
 
 from al_ray.rollouts.rewards import rewards
-from al_ray.traces import messages, semconv
+from al_ray.traces import call_span, messages, semconv
 from al_ray.traces.messages import Message
 from al_ray.traces.nesting import Nesting
 from al_ray.types import JSON, Rollout, Span
@@ -29,6 +29,8 @@ class Dialogue:
     agent: str
     """Who made its last call; empty where nobody told."""
     messages: Sequence[Message]
+    said: Sequence[str]
+    """What each of them says, as ``messages.said`` compares it."""
     tools: Sequence[JSON]
     """The definitions that its last call offered."""
 
@@ -47,21 +49,22 @@ class Preference:
 
 
 def dialogues(rollout: Rollout) -> Sequence[Dialogue]:
-    """In the order in which they began. Of a call with several choices, the first."""
+    """In the order in which they began. Of a call with several choices, the first; of one whose agent hung
+    up, nothing."""
     nesting = Nesting(rollout.spans)
     found: list[Dialogue] = []
-    for call in nesting.calls:
+    for call in call_span.answered(nesting.calls):
         answers = messages.answers(call)
         if not answers:
             continue
-        said = [plain(message) for message in (*messages.sent(call), answers[0])]
-        dialogue = Dialogue(nesting.agent(call), said, _tools(call))
-        earlier = next((i for i, each in enumerate(found) if _goes_on(each.messages, said)), None)
+        told = [*messages.sent(call), answers[0]]
+        said = [messages.said(message, call) for message in told]
+        dialogue = Dialogue(nesting.agent(call), [plain(message) for message in told], said, _tools(call))
+        earlier = next((i for i, each in enumerate(found) if _goes_on(each.said, said)), None)
         if earlier is None:
             found.append(dialogue)
         else:
-            before = found[earlier].messages
-            found[earlier] = replace(dialogue, messages=[*before, *said[len(before) :]])
+            found[earlier] = replace(dialogue, messages=_gone_on(found[earlier].messages, dialogue.messages))
     return found
 
 
@@ -73,8 +76,10 @@ def preference(rollouts: Sequence[Rollout], dimension: str) -> Preference | None
     if not scored or rewards(scored[0])[dimension] == rewards(scored[-1])[dimension]:
         return None
     worse, better = scored[0], scored[-1]
-    good, bad = dialogues(better)[0].messages, dialogues(worse)[0].messages
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(good, bad, strict=False)))
+    first, other = dialogues(better)[0], dialogues(worse)[0]
+    good, bad = first.messages, other.messages
+    pairs = zip(_told(first), _told(other), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     shared = min(shared, len(good) - 1, len(bad) - 1)
     while shared and not good[shared]["role"] == bad[shared]["role"] == _ASSISTANT:
         shared -= 1
@@ -107,12 +112,24 @@ def _tool_calls(message: Message) -> Iterator[JSON]:
         yield {"id": str(call.get("id") or ""), "type": "function", "function": named}
 
 
-def _goes_on(earlier: Sequence[Message], later: Sequence[Message]) -> bool:
-    """What the model thought does not count: most agents do not send it again."""
-    return len(later) > len(earlier) and all(
-        {**one, _REASONING: ""} == {**other, _REASONING: ""}
-        for one, other in zip(earlier, later, strict=False)
-    )
+def _goes_on(earlier: Sequence[str], later: Sequence[str]) -> bool:
+    return len(later) > len(earlier) and later[: len(earlier)] == earlier
+
+
+def _gone_on(earlier: Sequence[Message], later: Sequence[Message]) -> Sequence[Message]:
+    """What was said, as it was told first: with all that the model thought, and one clock. The ids are those
+    that it was sent back with, by which the later messages know it."""
+    known = []
+    for ours, theirs in zip(earlier, later, strict=False):
+        ids = {"tool_call_id": theirs["tool_call_id"]} if "tool_call_id" in theirs else {}
+        known.append({**messages.put_back(ours, theirs), **ids})
+    return [*known, *later[len(earlier) :]]
+
+
+def _told(dialogue: Dialogue) -> Iterator[JSON]:
+    """What is the same in two rollouts: what the model thought, too."""
+    for message, said in zip(dialogue.messages, dialogue.said, strict=True):
+        yield said, message.get(_REASONING)
 
 
 def _tools(call: Span) -> Sequence[JSON]:

@@ -148,8 +148,10 @@ _MESSAGES: Final = pa.list_(
 
 
 def _conversations(source: Export) -> Iterator[Row]:
-    """Of each rollout's last attempt."""
+    """Of each rollout's last attempt; without those of judges, which are nobody's to learn from."""
     for rollout in matching(source.records, source.search, with_calls=True):
+        if rollout.request.mode == "judge":
+            continue
         given = rewards(rollout)
         for dialogue in dialogues(rollout):
             yield {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
@@ -22,27 +21,23 @@ def transcript(rollout: Rollout) -> str:
 
 
 def fresh_messages(calls: Sequence[Span]) -> Iterator[tuple[Span, Sequence[Message]]]:
-    """Each call with those of its messages that do not continue an earlier call."""
+    """Each call with those of its messages that do not continue an earlier call: that say something else than
+    what was told there, which agents send back in many shapes."""
     begins: _Told = {}
     for call in calls:
-        sent = [_compared(message) for message in messages.sent(call)]
+        sent = [messages.said(message, call) for message in messages.sent(call)]
         at, known = begins, 0
         while known < len(sent) and sent[known] in at:
             at, known = at[sent[known]], known + 1
         for answer in messages.answers(call):
             at = begins
-            for said in (*sent, _compared(answer)):
+            for said in (*sent, messages.said(answer, call)):
                 at = at.setdefault(said, {})
         yield call, messages.sent(call)[known:]
 
 
 _Told = dict[str, "_Told"]
 """What was said after what, in any of several conversations."""
-
-
-def _compared(message: Message) -> str:
-    """The same for messages that are alike."""
-    return json.dumps(_significant(message), sort_keys=True)
 
 
 def body(message: Message) -> str:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Literal
 
 from al_ray.rollouts.reading.story import ToldCall, story
-from al_ray.traces.messages import Message, answers, sent, without_ids
+from al_ray.traces.messages import answers, said, sent
 from al_ray.traces.nesting import Nesting
 from al_ray.types import Rollout, Span
 
@@ -29,7 +29,8 @@ class Parting:
 
 
 def parting(first: Rollout, second: Rollout) -> Parting | None:
-    """None where the calls of both say the same. Ids, which are others in every run, do not count."""
+    """None where the calls of both say the same (``messages.canonical``): ids, which are others in every run,
+    do not count, nor does the clock, nor what agents send back of the model's reasoning."""
     pairs = zip_longest(Nesting(first.spans).calls, Nesting(second.spans).calls)
     for number, (one, other) in enumerate(pairs, 1):
         if how := _difference(one, other):
@@ -40,13 +41,14 @@ def parting(first: Rollout, second: Rollout) -> Parting | None:
 def _difference(one: Span | None, other: Span | None) -> How | None:
     if one is None or other is None:
         return "missing"
-    if _plain(sent(one)) != _plain(sent(other)):
+    if [said(each, one) for each in sent(one)] != [said(each, other) for each in sent(other)]:
         return "asked"
-    return "answered" if _plain(answers(one)) != _plain(answers(other)) else None
+    return "answered" if _answered(one) != _answered(other) else None
 
 
-def _plain(messages: Sequence[Message]) -> object:
-    return without_ids([dict(message) for message in messages])
+def _answered(call: Span) -> Sequence[str]:
+    """With what was thought before it."""
+    return [said(answer, call, reasoning=True) for answer in answers(call)]
 
 
 def _told(rollout: Rollout, number: int) -> ToldCall | None:

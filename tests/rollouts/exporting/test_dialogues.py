@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from unittest.mock import Mock
 
 import datasets
 import orjson
@@ -10,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from al_ray.database.backends import sqlite_url
+from al_ray.database.query import Page
 from al_ray.database.writer import Database
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.exporting.dialogues import dialogues, preference
 from al_ray.rollouts.exporting.files import export
-from al_ray.rollouts.exporting.tables import Export
+from al_ray.rollouts.exporting.tables import TABLES, Export
 from al_ray.rollouts.reading.search import Search
 from al_ray.traces import semconv
 from al_ray.types import JSON, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
@@ -76,6 +80,81 @@ def test_what_the_model_thought_is_told_also_where_the_agent_does_not_send_it_ag
     asked = {"role": "user", "content": "1 + 1?"}
     first = said("2") | {"reasoning_content": "one and one"}
     assert only.messages == [asked, first, asked, said("still 2") | {"reasoning_content": "as before"}]
+
+
+def clocked(place: int, seconds: int) -> JSON:
+    """The system's message of a call that was made at ``call``'s place of its day."""
+    return {
+        "role": "system",
+        "content": f"Add.\nCurrent time: {date.fromtimestamp(place)} 09:00:{seconds:02}",
+    }
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        {"tool_calls": [{**CALLS["tool_calls"][0], "function": {"name": "add", "arguments": "[1,1.0]"}}]},
+        {"tool_calls": [{**CALLS["tool_calls"][0], "id": "other"}]},
+        {"content": " \n"},
+        {"reasoning": None, "reasoning_content": ""},
+    ],
+    ids=["layout", "ids", "white space", "reasoning"],
+)
+def test_a_conversation_goes_on_however_the_agent_sends_it_back(back: JSON) -> None:
+    """As it goes on in the engine: its messages are as they were said, under the ids that it went on with."""
+    answer = CALLS | {"reasoning": "one and one"}
+    sent_back = CALLS | back
+    result = RESULT | {"tool_call_id": sent_back["tool_calls"][0]["id"]}
+    history = [ASKED, sent_back, result]
+    begun = call(0, [clocked(0, 1), ASKED], answer)
+    gone_on = call(1, [clocked(1, 2), *history], said("2\n"))
+    ended = call(2, [clocked(2, 3), *history, said("2"), ASKED], said("still 2"))
+    [only] = dialogues(rollout(begun, gone_on, ended))
+    assert [message["role"] for message in only.messages] == [
+        *("system", "user", "assistant", "tool", "assistant", "user", "assistant")
+    ]
+    assert only.messages[0] == clocked(0, 1)
+    [told] = only.messages[2]["tool_calls"]
+    assert told == CALLS["tool_calls"][0] | {"id": result["tool_call_id"]}
+    assert only.messages[2]["reasoning_content"] == "one and one"
+    assert only.messages[3]["tool_call_id"] == told["id"]
+
+
+def test_what_an_agent_did_not_wait_for_is_no_answer() -> None:
+    cut = call(0, [ASKED], said("tw"))
+    cut = replace(cut, attributes={**cut.attributes, semconv.FINISH_REASONS: [semconv.ABORTED]})
+    [only] = dialogues(rollout(cut, call(1, [ASKED], said("two"))))
+    assert only.messages[-1] == said("two")
+
+
+def test_a_judges_calls_are_no_conversation_of_the_models() -> None:
+    answered = rollout(call(0, [ASKED], said("two")))
+    for mode, count in (("train", 1), ("judge", 0)):
+        told = replace(answered, request=replace(answered.request, mode=mode))
+        records = Mock(find_rollouts=Mock(return_value=Page([told], None)))
+        source = Export(records, Search(), TransitionsSection())
+        assert len([*TABLES["conversations"][1](source)]) == count
+
+
+def test_two_rollouts_part_where_they_say_something_else_and_not_by_ids_or_the_clock() -> None:
+    """What the model thought is a part of what it is preferred for."""
+    other = CALLS | {"tool_calls": [{**CALLS["tool_calls"][0], "id": "c2"}]}
+    history = [ASKED, other, RESULT | {"tool_call_id": "c2"}]
+    good = rollout(
+        call(0, [clocked(0, 1), ASKED], CALLS),
+        call(1, [clocked(1, 2), ASKED, CALLS, RESULT], said("2")),
+        reward=1.0,
+    )
+    bad = rollout(call(0, [clocked(0, 5), ASKED], other), call(1, [clocked(1, 6), *history], said("3")))
+    found = preference([bad, good], "reward")
+    assert found is not None and len(found.prompt) == 4
+    assert (found.chosen, found.rejected) == ([said("2")], [said("3")])
+    thought = rollout(
+        call(0, [clocked(0, 5), ASKED], other | {"reasoning": "hm"}),
+        call(1, [clocked(1, 6), *history], said("3")),
+    )
+    found = preference([thought, good], "reward")
+    assert found is not None and len(found.prompt) == 2
 
 
 def test_the_best_of_a_group_is_preferred_to_the_worst_from_where_they_part() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
 
 import pytest
 
@@ -46,3 +48,20 @@ def test_the_first_call_that_differs_is_found(
 
 def test_ids_are_no_difference() -> None:
     assert parting(rollout(("a", "1"), ids="x"), rollout(("a", "1"), ids="y")) is None
+
+
+def test_the_clock_and_the_layout_of_arguments_are_no_difference_what_was_thought_is_one() -> None:
+    def at(second: int, arguments: str, thought: str | None = None) -> Rollout:
+        [call] = rollout(("a", arguments)).spans
+        system = {"role": "system", "content": f"Time: {date.fromtimestamp(call.start)} 09:00:{second:02}"}
+        said = {**call.attributes[semconv.OUTPUT_MESSAGES][0], "reasoning": thought}
+        attributes = {
+            **call.attributes,
+            semconv.INPUT_MESSAGES: [system, *call.attributes[semconv.INPUT_MESSAGES]],
+            semconv.OUTPUT_MESSAGES: [said],
+        }
+        return replace(rollout(), spans=[replace(call, attributes=attributes)])
+
+    assert parting(at(1, '{"a": 1}'), at(2, '{"a":1}')) is None
+    found = parting(at(1, '{"a": 1}', "hm"), at(2, '{"a": 1}', "so"))
+    assert found is not None and found.how == "answered"

@@ -26,7 +26,7 @@ from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError, DivergedError
 from al_ray.traces import call_span, semconv, volatile
 from al_ray.traces.divergence import Divergence, divergence_of, divergence_span
-from al_ray.traces.messages import Message, sent, without_ids
+from al_ray.traces.messages import SYSTEM, Message, sent, without_ids
 from al_ray.types import JSON, Attempt, ChatDelta, ChatReply, Claim, Replay, Span, SpanKind
 
 _QUESTION: Final[Mapping[str, str]] = {
@@ -181,7 +181,7 @@ def _of_attributes(attributes: Mapping[str, JSON], day: date) -> dict[str, JSON]
 
 
 def _plain(message: Message, day: date) -> Message:
-    if message.get("role") not in ("system", "developer"):
+    if message.get("role") not in SYSTEM:
         return message
     return {**message, "content": volatile.without(message.get("content"), day)}
 
