@@ -75,12 +75,7 @@ class Plan:
 
 def this_machine() -> list[NodeShape]:
     """What this process may use of the machine that it runs on, as a cluster of one node."""
-    devices = nvidia_gpus()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        listed = visible.split(",") if visible not in ("", "-1", "NoDevFiles") else []
-        devices = min(devices, len(listed))
-    return [NodeShape(cpus=usable_cores(), gpus=devices)]
+    return [NodeShape(cpus=usable_cores(), gpus=nvidia_gpus())]
 
 
 def usable_cores(groups: Path = _CONTROL_GROUPS) -> int:
