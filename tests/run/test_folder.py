@@ -295,6 +295,7 @@ def test_a_place_that_cannot_be_looked_at_is_told_as_such(
 
 
 def test_a_name_that_the_disk_does_not_take_is_refused(recipe: Recipe) -> None:
+    RunFolder.create(recipe, "a")
     with pytest.raises(UserError, match="cannot be looked at: File name too long"):
         RunFolder.create(recipe, "a" * 300)
 
