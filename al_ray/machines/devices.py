@@ -42,7 +42,8 @@ def _visible() -> list[Gpu | None]:
     if not devices:
         return []
     cards = _cards()
-    there = [*cards.values()] or [None] * devices
+    there: list[Gpu | None] = [*cards.values()]
+    there = there or [None] * devices
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     if names is None:
         return there
@@ -51,7 +52,7 @@ def _visible() -> list[Gpu | None]:
         return [None] * min(devices, len(names.split(",")))
     found = listed(names, [*cards] or [""] * devices)
     by_bus = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-    if cards and names[:1].isdecimal() and not by_bus:
+    if cards and not (by_bus or names.startswith("GPU-")):
         # CUDA's own numbers begin with the GPU that it takes for the fastest: any of them may be meant.
         least = Gpu(min(gpu.capability for gpu in cards.values()), min(gpu.memory for gpu in cards.values()))
         return [least] * len(found)
