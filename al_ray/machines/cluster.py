@@ -52,7 +52,7 @@ def joined(address: str) -> Iterator[None]:
         try:
             _knock(address)
             stack.enter_context(_initialised(_init))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # no host has a name with an empty part
             cure = f"no cluster answers there (where it needs a token, set RAY_AUTH_MODE=token): {error}"
             raise UserError(Problem("RAY_ADDRESS", address, cure)) from error
         yield

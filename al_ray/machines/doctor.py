@@ -6,6 +6,7 @@ of the heavy packages that it judges.
 
 from __future__ import annotations
 
+import http.client
 import os
 import resource
 import shutil
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from al_ray.machines.devices import cpu_flags, gpus, nvidia_gpus
+from al_ray.machines.devices import cpu_flags, gpus, memory, nvidia_gpus
 from al_ray.machines.home import home
+from al_ray.machines.plan import usable_cores
 from al_ray.machines.precision import natural_dtype
+from al_ray.machines.whole import is_partial
 
 _GIB = 2**30
 _PATIENCE = 2.0
@@ -117,7 +120,7 @@ def _torch_companions() -> Check:
 
 
 def _cores() -> Check:
-    found = len(os.sched_getaffinity(0))
+    found = usable_cores()
     return needed("cores", found >= 2, str(found), "a run needs two or more")
 
 
@@ -130,7 +133,7 @@ def _precision() -> Check:
 def _memory() -> Check:
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    gib = kibibytes / 2**20
+    gib = min(kibibytes * 2**10, memory()) / _GIB
     return needed("memory", gib >= 6, f"{gib:.1f} GiB available", "6 GiB are needed for the smallest recipe")
 
 
@@ -153,7 +156,7 @@ def _hub() -> Check:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PATIENCE):
             return Check("model hub", True, f"{address} answers")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         answered = isinstance(error, urllib.error.HTTPError) and error.code < 500
         found = "answers" if answered else f"does not answer ({error})"
         return Check("model hub", True, f"{address} {found}", "" if answered else cure)
@@ -161,7 +164,8 @@ def _hub() -> Check:
 
 def _models() -> Check:
     folder = home() / "models"
-    names = sorted(config.parent.name.replace("--", "/", 1) for config in folder.glob("*/config.json"))
+    there = [config.parent for config in folder.glob("*/config.json") if not is_partial(config.parent)]
+    names = sorted(model.name.replace("--", "/", 1) for model in there)
     return Check(
         "prepared models", True, ", ".join(names) or f"none in {folder}", "" if names else "al-ray model NAME"
     )
@@ -180,7 +184,7 @@ def _wandb() -> Check:
     mode = os.environ.get("WANDB_MODE")
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     known = "WANDB_API_KEY" in os.environ or (
-        netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8")
+        netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")
     )
     found = f"{'a key' if known else 'no key'}, WANDB_MODE {mode or 'not set'}"
     return Check("wandb", True, found, "" if known else "wandb login, or WANDB_MODE=offline")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from platform import python_version
@@ -54,13 +54,16 @@ def checks(needs: Needs) -> dict[str, list[Check]]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     nodes.sort(key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"], node["NodeID"]))
     with _listening() as door, _written(needs.output) as written:
-        question = _Question(needs, _versions(), door, written)
+        question = _Question(needs, _versions(), door, written if isinstance(written, Path) else None)
         asked = [_on(node["NodeID"]).remote(question) for node in nodes]
         ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
-        return {
+        found = {
             f"{node['NodeManagerAddress']}, {node['NodeID'][:6]}": _answer(each)
             for node, each in zip(nodes, asked, strict=True)
         }
+    if isinstance(written, Check):
+        next(iter(found.values())).append(written)
+    return found
 
 
 def _on(node: str) -> Any:
@@ -147,11 +150,18 @@ def _listening() -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _written(folder: Path | None) -> Iterator[Path | None]:
-    """Inside, a file in the folder, which is made where it is not there."""
+def _written(folder: Path | None) -> Iterator[Path | Check | None]:
+    """Inside, a file in the folder, which is made where it is not there; or why there is none."""
     if folder is None:
         yield None
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=folder, prefix=".al_ray-doctor-") as file:
-        yield Path(file.name)
+    with ExitStack() as stack:
+        written: Path | Check
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(NamedTemporaryFile(dir=folder, prefix=".al_ray-doctor-"))
+            written = Path(file.name)
+        except OSError as error:
+            cure = "set `output` in the recipe to a folder elsewhere"
+            written = Check("output", False, f"{folder} cannot be written: {error.strerror}", cure)
+        yield written

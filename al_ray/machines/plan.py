@@ -75,12 +75,7 @@ class Plan:
 
 def this_machine() -> list[NodeShape]:
     """What this process may use of the machine that it runs on, as a cluster of one node."""
-    devices = nvidia_gpus()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        listed = visible.split(",") if visible not in ("", "-1", "NoDevFiles") else []
-        devices = min(devices, len(listed))
-    return [NodeShape(cpus=usable_cores(), gpus=devices)]
+    return [NodeShape(cpus=usable_cores(), gpus=nvidia_gpus())]
 
 
 def usable_cores(groups: Path = _CONTROL_GROUPS) -> int:
@@ -227,13 +222,26 @@ def _counted(things: Iterable[str]) -> str:
 def _fit(
     homes: Sequence[tuple[str, ...]], cpus: int, gpus: Sequence[int], nodes: Sequence[tuple[int, int]]
 ) -> list[Bundle] | None:
-    """First fit, the widest bundles first; None if one does not fit."""
+    """The widest bundles first, each on the first of the nodes on which it leaves the most of its room to
+    others. None if they do not fit.
+
+    There are but two widths, engines' and 1. What a node has room for beside its engines falls the faster the
+    more they are, so taking the cheapest place each time leaves as much as any choice does.
+    """
     free = [list(node) for node in nodes]
     placed: dict[int, Bundle] = {}
+    least = min(gpus)
+
+    def room(cores: int, devices: int) -> int:
+        """How many of the narrowest bundles."""
+        return min(cores // cpus, devices // least) if least else cores // cpus
+
     for index in sorted(range(len(homes)), key=lambda i: -gpus[i]):
-        node = next((n for n, (c, g) in enumerate(free) if c >= cpus and g >= gpus[index]), None)
-        if node is None:
+        fitting = (n for n, (c, g) in enumerate(free) if c >= cpus and g >= gpus[index])
+        cost = {n: room(*free[n]) - room(free[n][0] - cpus, free[n][1] - gpus[index]) for n in fitting}
+        if not cost:
             return None
+        node = min(cost, key=cost.__getitem__)
         free[node][0] -= cpus
         free[node][1] -= gpus[index]
         placed[index] = Bundle(homes[index], cpus, gpus[index], node)

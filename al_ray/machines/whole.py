@@ -7,6 +7,7 @@ stays until then, and for good where the writing fails.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _PARTIAL: Final = ".partial"
+_REPLACED: Final = ".replaced"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Yields an empty file to fill; it takes the place of ``path`` at the end."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+    # Others may write it too: on a shared disk also processes of other machines, with the same numbers.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
     try:
         with partial.open("wb") as file:
             yield file
@@ -32,18 +35,20 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether it is what whoever was killed as they wrote a file left of it."""
-    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+    """Whether it is what whoever was killed as they wrote a file or a folder left of it."""
+    return path.name.startswith(".") and path.name.endswith((_PARTIAL, _REPLACED))
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill; it takes the place of ``path`` at the end.
+    """Yields an empty folder to fill; it takes the place of ``path`` at the end, or of what that links to.
 
     One writer at a time: what one that was killed left behind is removed by the next.
     """
+    path = path.resolve()
     partial = path.with_name(f".{path.name}{_PARTIAL}")
-    replaced = path.with_name(f".{path.name}.replaced")
+    replaced = path.with_name(f".{path.name}{_REPLACED}")
+    _put_back(replaced, path)
     for leftover in (partial, replaced):
         _remove(leftover)
     partial.mkdir(parents=True)
@@ -56,8 +61,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         partial.rename(path)
         _sync(path.parent)
     finally:
+        _put_back(replaced, path)
         _remove(partial)
     _remove(replaced)
+
+
+def _put_back(replaced: Path, path: Path) -> None:
+    """Where nothing has taken the place of what was there."""
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)
 
 
 def _remove(folder: Path) -> None:

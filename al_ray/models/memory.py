@@ -137,7 +137,7 @@ def _engine_and_room(recipe: Recipe, plan: Plan, model: Sizes, dtype: Dtype, mem
     cache = int(recipe.engines.kv_cache_gib * GIB)
     engine = model.parameters * _WIDTH[dtype] + cache + _ENGINE
     others = _DRIVER + recipe.engines.replicas * engine
-    return engine, max(memory - others, 1) // recipe.learners.replicas if memory else 0
+    return engine, max((memory - others) // recipe.learners.replicas, 1) if memory else 0
 
 
 def _fixed(recipe: Recipe, device: Literal["cpu", "gpu"], model: Sizes, dtype: Dtype) -> dict[str, int]:

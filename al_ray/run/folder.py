@@ -45,12 +45,12 @@ class RunFolder:
         """A new folder ``output/recipe name/name``, or the place of one whose driver was killed before it had
         begun the run. Raises ``UserError`` if it is there already, or cannot be made."""
         folder = cls(_place(recipe, name))
-        if folder._is_free():
+        if folder.is_free():
             try:
                 folder.path.mkdir(parents=True, exist_ok=True)
                 folder.path.chmod(0o700)  # its store holds live keys, and what agents were told
                 with folder.locked():
-                    if folder._is_free():  # nobody was faster
+                    if folder.is_free():  # nobody was faster
                         return folder._begun_or_gone(recipe)
             except OSError as error:
                 with suppress(OSError):  # also with a run in it, by whoever was faster
@@ -60,13 +60,15 @@ class RunFolder:
         cure = "this run exists; give another --run, or --resume to go on with it"
         raise UserError(Problem("run", str(folder.path), cure))
 
-    def _is_free(self) -> bool:
-        """Whether there is nothing but what a driver leaves that was killed before it wrote the recipe."""
+    def is_free(self) -> bool:
+        """Whether there is nothing but what a driver leaves that was killed before it wrote the recipe.
+        Raises ``UserError`` where nobody here may look."""
         left = {_NOT_UPLOADED, _TEMPLATE, _SCHEMA, _LOCK}
-        try:
-            return all(file.name in left or is_partial(file) for file in self.path.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return not self.path.exists()
+        with _looking_at(self.path):
+            try:
+                return all(file.name in left or is_partial(file) for file in self.path.iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                return not self.path.exists()
 
     def _begun_or_gone(self, recipe: Recipe) -> RunFolder:
         """Whoever calls has the lock: what is removed is nobody else's."""
@@ -93,25 +95,26 @@ class RunFolder:
     @classmethod
     def resume(cls, recipe: Recipe, name: str | None) -> RunFolder:
         """The run called ``name``, or the one of the recipe that was started last; refused if the recipe
-        asks for another run by now."""
+        asks for another run by now, or the run cannot be looked at."""
         runs = Path(recipe.output) / recipe.name
         candidates = runs.glob(f"*/{_RECIPE}") if name is None else [_place(recipe, name) / _RECIPE]
-        found = sorted((file for file in candidates if file.is_file()), key=lambda file: file.stat().st_mtime)
+        with _looking_at(runs):
+            there = [file for file in candidates if file.is_file()]
+            found = sorted(there, key=lambda file: file.stat().st_mtime)
         if not found:
             raise UserError(Problem("--resume", str(runs / (name or "*")), "there is no such run"))
         folder = cls(found[-1].parent)
-        started = folder.recipe()
-        if _template(started) == _template(recipe):
-            started = _with_template(started, recipe.model.chat_template)
-        changed = loading.differences(recipe, started)
+        changed = loading.differences(recipe, folder.recipe_beside(recipe))
         if changed:
             raise UserError(*changed)
         return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The run at ``path``. Raises ``UserError`` if that is no run folder."""
-        if not (path / _RECIPE).is_file():
+        """The run at ``path``. Raises ``UserError`` if that is no run folder, or cannot be looked at."""
+        with _looking_at(path):
+            there = (path / _RECIPE).is_file()
+        if not there:
             raise UserError(Problem("run", str(path), f"no run folder: it has no {_RECIPE}"))
         return cls(path)
 
@@ -127,9 +130,10 @@ class RunFolder:
     @classmethod
     def all_in(cls, path: Path) -> Sequence[RunFolder]:
         """The run at ``path``, or all that are at most three folders below it, as ``outputs`` has them; the
-        one that was begun last is the last."""
-        if cls.is_at(path):
-            return [cls(path)]
+        one that was begun last is the last. Raises ``UserError`` where ``path`` cannot be looked at."""
+        with _looking_at(path):
+            if cls.is_at(path):
+                return [cls(path)]
         begun: dict[Path, float] = {}
         for file in (file for depth in _DEPTHS for file in path.glob(f"{depth}/{_RECIPE}")):
             with suppress(OSError):  # a run that is being removed is none
@@ -144,6 +148,14 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The recipe that the run was started with, every default written out."""
         return loading.reload(self.recipe_file)
+
+    def recipe_beside(self, other: Recipe) -> Recipe:
+        """``recipe()``, to be compared with ``other``: the run's copy of the chat template is named as the
+        other's, if that is the same one. Raises ``UserError`` where one of both cannot be read."""
+        started = self.recipe()
+        with _looking_at(self.path):
+            same = _template(started) == _template(other)
+        return _with_template(started, other.model.chat_template) if same else started
 
     @property
     def recipe_file(self) -> Path:
@@ -251,6 +263,16 @@ def _place(recipe: Recipe, name: str) -> Path:
         cure = "letters, digits and _.- are allowed, the first a letter or digit"
         raise UserError(Problem("--run", name, cure))
     return Path(recipe.output) / recipe.name / name
+
+
+@contextmanager
+def _looking_at(place: Path) -> Iterator[None]:
+    """Raises ``UserError`` where what is read inside, at ``place``, cannot be."""
+    try:
+        yield
+    except OSError as error:
+        cure = f"cannot be looked at: {error.strerror}; name another place, or have its owner let you in"
+        raise UserError(Problem("run", str(error.filename or place), cure)) from error
 
 
 def _write(file: Path, text: str) -> None:

@@ -88,7 +88,7 @@ def of_earlier_run(recipe: Recipe, gpus: int) -> str | None:
     there is none."""
     for run in reversed(RunFolder.all_in(Path(recipe.output) / recipe.name)):
         try:
-            same = run.recipe().model_copy(update={"seed": recipe.seed}) == recipe
+            same = run.recipe_beside(recipe).model_copy(update={"seed": recipe.seed}) == recipe
             lines, spans = jsonl_sink.read(run.path), stage_spans(recipe)
         except UserError:  # of another version, or damaged: this run is another
             continue

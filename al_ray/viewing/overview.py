@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from al_ray.errors import UserError
+from al_ray.evaluation.report import FILE_NAME
 from al_ray.recipe.schedule import evaluation_name
 from al_ray.reports.health import RULES
 from al_ray.reports.names import METRICS, TIMES, Metric
@@ -120,7 +121,7 @@ def run_row(run: ViewedRun) -> RunRow:
         name=run.name,
         title=run.title,
         algorithms=", ".join(dict.fromkeys(stage.algorithm for stage in recipe.stages)),
-        state=_state(run, step, evaluated=bool(evaluated)),
+        state=_state(run, step),
         step=step,
         steps=run.steps,
         reward=rewards[-1] if rewards else None,
@@ -190,11 +191,11 @@ def _done(lines: Sequence[Mapping[str, Any]]) -> int:
     return max((int(line["step"]) for line in lines if _STEP in line), default=0)
 
 
-def _state(run: ViewedRun, step: int, *, evaluated: bool) -> str:
+def _state(run: ViewedRun, step: int) -> str:
     match run.is_under_way():
         case True:
             return "running"
-        case False if evaluated and not step:  # `al-ray eval`, which asks for no step
+        case False if (run.folder.path / FILE_NAME).is_file():  # `al-ray eval`, which asks for no step
             return _EVALUATED
         case False:
             return "ended" if step >= run.steps else "stopped"

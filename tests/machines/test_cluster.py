@@ -55,6 +55,14 @@ print(len(GcsClient(sys.argv[1]).get_all_node_info()))
 TOKEN = "f" * 64
 
 
+def test_an_address_that_can_be_nobodys_is_refused() -> None:
+    """Its host has an empty part, or its port is none."""
+    for address in ("head..cluster:6379", "127.0.0.1:637900"):
+        told = rf"RAY_ADDRESS: '{address}': no cluster answers there"
+        with pytest.raises(UserError, match=told), joined(address):
+            raise AssertionError("never reached")
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Command, str]]:
     """A process that runs a cluster of its own, and the cluster's address."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -116,8 +120,51 @@ def test_a_left_over_token_is_a_trap_only_beside_a_cluster(
 
 
 def test_prepared_models_are_listed_by_their_hub_names(bare_machine: Path) -> None:
-    """From the folders in AL_RAY_HOME that hold a config."""
-    folder = bare_machine / ".cache" / "al_ray" / "models" / "owner--some--model"
-    folder.mkdir(parents=True)
-    (folder / "config.json").touch()
+    """From the folders in AL_RAY_HOME that hold a config; not what a conversion that was killed left."""
+    for name in ("owner--some--model", ".owner--other.partial", ".owner--some--model.replaced"):
+        folder = bare_machine / ".cache" / "al_ray" / "models" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
     assert found("prepared models").found == "owner/some--model"
+
+
+def test_cores_and_memory_are_those_that_a_plan_and_an_estimate_reckon_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a container, its share."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 1)
+    monkeypatch.setattr(doctor, "memory", lambda: 2**29)
+    cores, memory = found("cores"), found("memory")
+    assert (cores.found, cores.ok, memory.found, memory.ok) == ("1", False, "0.5 GiB available", False)
+
+
+@contextmanager
+def speaking(words: bytes) -> Iterator[str]:
+    """The URL of somebody who says this to whoever comes first, whatever they ask."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(words)
+
+        Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_hub_that_speaks_no_http_or_has_no_address_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with speaking(b"SSH-2.0-OpenSSH_9\r\n\r\n") as address:
+        for endpoint in (address, "http://hub.example .com"):
+            monkeypatch.setenv("HF_ENDPOINT", endpoint)
+            check = doctor._hub()
+            assert check.found.startswith(f"{endpoint} does not answer (") and check.cure
+
+
+def test_a_netrc_may_hold_any_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(netrc))
+    for host, known in (("x", "no key"), ("api.wandb.ai", "a key")):
+        netrc.write_bytes(f"machine {host} login j\xf6rg password y\n".encode("latin-1"))
+        assert found("wandb").found.startswith(known)

@@ -72,6 +72,23 @@ def test_what_a_run_needs_and_no_node_has_is_told_with_its_place(ray_cluster: No
     assert "no_such_module" in lacking["agent"].found
 
 
+def test_an_output_that_the_driver_cannot_write_is_told_as_its_nodes(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    [checks] = node_doctor.checks(Needs(output=tmp_path / "file" / "out")).values()
+    output = by_name(checks)["output"]
+    assert not output.ok and output.found.endswith("out cannot be written: Not a directory")
+
+
+def test_what_cannot_be_written_is_a_check(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with node_doctor._written(tmp_path / "file" / "out") as written:
+        assert isinstance(written, Check) and "set `output`" in written.cure
+    with node_doctor._written(tmp_path / "out") as written:
+        assert isinstance(written, Path) and written.is_file()
+
+
 def test_another_version_than_the_drivers_is_told_beside_it() -> None:
     assert node_doctor._same("torch", "2.12.0", "2.13.0") == Check(
         "torch", False, "2.12.0", "the driver has 2.13.0: install the same on all nodes"

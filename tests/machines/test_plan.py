@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,36 @@ def test_what_a_refusal_says_that_there_is_room_for_is_granted_and_one_more_is_n
         )
         with pytest.raises(PlacementError):
             plan(asked.model_copy(update=changed), cluster)
+
+
+def room_for_learners(cores: int, gpus: int, engines: int, width: int) -> int:
+    """On a node that holds so many engines too, a core each; below 0: it does not."""
+    return min(cores - engines, gpus - width * engines)
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 6), st.integers(2, 4),
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 8)), min_size=1, max_size=3),
+)  # fmt: skip
+@example(1, 2, 2, [(1, 2), (8, 2)])  # the engine belongs where one core is enough
+@example(1, 2, 2, [(8, 2), (1, 2)])
+@example(1, 8, 2, [(4, 4), (5, 8)])  # where it takes a learner's place once, not twice
+def test_what_fits_in_any_way_is_placed_in_whatever_order_the_nodes_are(
+    engines: int, learners: int, width: int, shapes: list[tuple[int, int]]
+) -> None:
+    """Every way to share the engines out is tried here."""
+    asked = recipe(engines, learners, width, device="gpu")
+    shares = product(range(engines + 1), repeat=len(shapes))
+    rooms = (
+        [room_for_learners(*node, here, width) for node, here in zip(shapes, share, strict=True)]
+        for share in shares
+        if sum(share) == engines
+    )
+    if any(min(room) >= 0 and sum(room) >= learners for room in rooms):
+        plan(asked, nodes(*shapes))
+    else:
+        with pytest.raises(PlacementError, match="is needed"):
+            plan(asked, nodes(*shapes))
 
 
 def shape(made: Plan) -> list[tuple[tuple[str, ...], int, int, int]]:

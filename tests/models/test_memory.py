@@ -108,6 +108,15 @@ def test_what_is_likely_not_to_fit_is_warned_of_and_what_cannot_is_refused() -> 
         estimate(told, placed(told), QWEN, "float32", 16 * GIB)
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_learners_for_which_the_engines_leave_nothing_are_refused_however_many_they_are(
+    replicas: int,
+) -> None:
+    told = recipe(replicas=replicas)
+    with pytest.raises(PlacementError, match="is what a learner of this model holds at least"):
+        estimate(told, placed(told, [NodeShape(cpus=8)]), QWEN, "float32", 4 * GIB)
+
+
 def test_a_reference_is_counted_where_a_stage_keeps_one() -> None:
     """The toy's does."""
     told = recipe()

@@ -156,12 +156,12 @@ def test_a_driver_that_cannot_make_its_folder_leaves_the_run_that_another_has_be
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     """Both take the same name, as those do that start within a second."""
-    looked = RunFolder._is_free
+    looked = RunFolder.is_free
     under_way: list[RunFolder] = []
 
     def other_is_faster(folder: RunFolder) -> bool:
         free = looked(folder)
-        monkeypatch.setattr(RunFolder, "_is_free", looked)
+        monkeypatch.setattr(RunFolder, "is_free", looked)
         under_way.append(RunFolder.create(recipe, "a"))
         (folder.path / "store.sqlite").touch()
         monkeypatch.setattr(Path if failing == "chmod" else RunFolder, failing, stale)
@@ -170,7 +170,7 @@ def test_a_driver_that_cannot_make_its_folder_leaves_the_run_that_another_has_be
     def stale(*_: Any) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr(RunFolder, "_is_free", other_is_faster)
+    monkeypatch.setattr(RunFolder, "is_free", other_is_faster)
     with pytest.raises(UserError, match="cannot be written: Stale file handle"):
         RunFolder.create(recipe, "a")
     assert (under_way[0].path / "store.sqlite").exists() and under_way[0].recipe().name == recipe.name
@@ -269,6 +269,35 @@ def test_a_run_is_under_way_in_one_process_at_a_time(recipe: Recipe) -> None:
 def test_an_error_inside_the_lock_stays_itself(recipe: Recipe) -> None:
     with pytest.raises(ZeroDivisionError), RunFolder.create(recipe, "a").locked():
         _ = 1 / 0
+
+
+def test_a_place_that_cannot_be_looked_at_is_told_as_such(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one below somebody else's folder. Root may look anywhere, so it is the system here that refuses."""
+    theirs = changed(recipe, output=str(tmp_path / "theirs"))
+    there = RunFolder.create(theirs, "a").path
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(there))
+
+    for function in ("listdir", "scandir", "stat"):
+        monkeypatch.setattr(os, function, refused)
+    looks: tuple[Callable[[], object], ...] = (
+        lambda: RunFolder.create(theirs, "a"),
+        lambda: RunFolder.resume(theirs, "a"),
+        lambda: RunFolder.open(there),
+        lambda: RunFolder.newest(there),
+    )
+    for look in looks:
+        with pytest.raises(UserError, match=r"theirs/toy/a': cannot be looked at: Permission denied; name "):
+            look()
+
+
+def test_a_name_that_the_disk_does_not_take_is_refused(recipe: Recipe) -> None:
+    RunFolder.create(recipe, "a")
+    with pytest.raises(UserError, match="cannot be looked at: File name too long"):
+        RunFolder.create(recipe, "a" * 300)
 
 
 def test_what_has_no_recipe_is_no_run(tmp_path: Path) -> None:

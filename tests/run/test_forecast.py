@@ -110,6 +110,19 @@ def test_before_a_run_starts_an_earlier_one_of_the_same_recipe_tells(
     )
 
 
+def test_an_earlier_run_of_the_recipe_has_a_copy_of_its_chat_template(
+    tmp_path: Path, ended: Callable[..., None]
+) -> None:
+    """Under another path; a run that had another template, or has lost it, is another."""
+    (tmp_path / "x.jinja").write_text("{{ messages }}")
+    recipe = recipe_in(tmp_path, model={"path": "model", "chat_template": str(tmp_path / "x.jinja")})
+    for name, template in (("first", "{{ messages }}"), ("other", "{{ other }}"), ("lost", None)):
+        ended(name, STEPS, 6.0, model={"path": "model", "chat_template": "chat_template.jinja"})
+        if template is not None:
+            (tmp_path / "out" / "toy" / name / "chat_template.jinja").write_text(template)
+    assert str(of_earlier_run(recipe, 0)).startswith("as first of the same recipe: grpo 6 (6 to 6) s")
+
+
 def test_an_earlier_run_that_cannot_be_read_keeps_no_other_from_its_start(
     tmp_path: Path, ended: Callable[..., None]
 ) -> None:

@@ -135,18 +135,18 @@ def test_an_evaluation_in_which_nothing_had_a_score_is_shown(folder: RunFolder) 
 
 
 def test_an_evaluation_alone_is_said_to_be_one_and_not_a_run_that_stopped(folder: RunFolder) -> None:
-    """While it is under way it is called so; with a step it is a run."""
+    """While it is under way it is called so. A run that was stopped after its first evaluation is none."""
     Database(folder.store_url).close()
     runs = Runs(folder.path)
     sink = JsonlSink(folder.path, None)
     sink.log(0, {"eval/accuracy": 0.5, "eval/stderr": 0.1, "eval/tasks": 4, "eval/failed": 0})
+    sink.close(True)
+    assert run_row(runs.one("run")).state == "stopped" and "0 / 5" in Site(runs).pages["/"]({})
+    (folder.path / "evaluation.json").write_text("{}")
     assert run_row(runs.one("run")).state == "evaluated" and "0 / 5" not in Site(runs).pages["/"]({})
     assert "of 5 steps" not in Site(runs).pages["/run"]({"run": ["run"]})
     with folder.locked():
         assert run_row(runs.one("run")).state == "running" and "0 / 5" in Site(runs).pages["/"]({})
-    sink.log(1, {"time/step": 1.0})
-    sink.close(True)
-    assert run_row(runs.one("run")).state == "stopped" and "1 / 5" in Site(runs).pages["/"]({})
 
 
 def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tried(

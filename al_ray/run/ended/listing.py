@@ -42,18 +42,23 @@ class RunLine:
 
 def listing(folder: Path) -> Sequence[RunLine]:
     """Every run at or below ``folder``, the newest last."""
-    return [_line(run) for run in RunFolder.all_in(folder)]
+    return [line for run in RunFolder.all_in(folder) if (line := _line(run)) is not None]
 
 
-def _line(run: RunFolder) -> RunLine:
+def _line(run: RunFolder) -> RunLine | None:
+    """None where it is being removed."""
     path = run.path
+    try:
+        begun = run.recipe_file.stat().st_mtime
+    except FileNotFoundError:
+        return None
     try:
         wanted = stage_spans(run.recipe())[-1].end
     except RecipeError:
         wanted = None
     line = RunLine(
         path=path,
-        begun=run.recipe_file.stat().st_mtime,
+        begun=begun,
         steps=None,
         wanted=wanted,
         first=None,

@@ -16,7 +16,7 @@ from al_ray.evaluation.estimates import Estimate, over_seeds
 from al_ray.recipe import Recipe
 from al_ray.reports import jsonl_sink
 from al_ray.reports.names import EVALUATION
-from al_ray.run.folder import RunChoice
+from al_ray.run.folder import RunChoice, RunFolder
 
 ACCURACY: Final = "eval/accuracy"
 _NO_SCORES: Final = {metric.key for metric in EVALUATION} - {ACCURACY}
@@ -62,14 +62,14 @@ def runs(recipe: Recipe, seeds: int, choice: RunChoice) -> Sequence[SeedRun]:
     found = []
     for seed in range(recipe.seed, recipe.seed + seeds):
         path = Path(recipe.output) / recipe.name / f"{name}-seed{seed}"
-        resumed = choice.resume and path.is_dir()
+        resumed = choice.resume and not RunFolder(path).is_free()
         of_seed = recipe.model_copy(update={"seed": seed})
         found.append(SeedRun(of_seed, RunChoice(path.name, resumed), path))
     if choice.resume and not any(run.choice.resume for run in found):
         raise UserError(
             Problem("--resume", f"{name}-seed{recipe.seed}", "there is no such run, nor another seed's")
         )
-    if not choice.resume and (there := [run.path for run in found if run.path.exists()]):
+    if not choice.resume and (there := [run.path for run in found if not RunFolder(run.path).is_free()]):
         cure = "this run exists; give another --run, or --resume to go on with it"
         raise UserError(Problem("run", str(there[0]), cure))
     return found

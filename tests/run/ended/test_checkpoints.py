@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def test_files_may_go_while_the_runs_are_listed(
     monkeypatch.setattr(os, "stat", look)
     monkeypatch.setattr(os, "lstat", lambda path: (look(path), stat(path, follow_symlinks=False))[1])
     assert listing(run)[0].bytes == whole
+
+
+def test_a_run_that_is_removed_while_runs_are_listed_is_left_out(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, left = make_run("going"), make_run("left")
+    found = RunFolder.all_in(tmp_path / "out")
+    monkeypatch.setattr(RunFolder, "all_in", lambda folder: found)
+    shutil.rmtree(going)
+    assert [line.path for line in listing(tmp_path / "out")] == [left]
 
 
 def test_a_run_whose_metrics_cannot_be_read_is_listed_beside_the_others_with_the_reason(

@@ -93,6 +93,18 @@ def test_runs_that_are_there_are_resumed_where_that_is_asked_for(recipe: Recipe)
         runs(recipe, 2, RunChoice("y", resume=True))
 
 
+def test_runs_that_were_killed_before_they_had_begun_are_begun(recipe: Recipe) -> None:
+    """They left folders that hold no recipe yet."""
+    for run in runs(recipe, 2, RunChoice("x", resume=False)):
+        run.path.mkdir(parents=True)
+        (run.path / ".rayignore").write_text("*")
+    wanted = runs(recipe, 2, RunChoice("x", resume=False))
+    wanted[0].choice.open(wanted[0].recipe)
+    again = runs(recipe, 2, RunChoice("x", resume=True))
+    assert [run.choice.resume for run in again] == [True, False]
+    assert [run.choice.open(run.recipe).path.name for run in again] == ["x-seed5", "x-seed6"]
+
+
 def test_a_name_that_is_empty_is_none(recipe: Recipe) -> None:
     """Of several runs as of one: it is not taken for one that was not given."""
     for run in (*runs(recipe, 2, RunChoice("", resume=False)), SeedRun(recipe, RunChoice("", False), Path())):
