@@ -85,9 +85,10 @@ _SPAN: Final = {
 
 def _spans(source: Export) -> Iterator[Row]:
     """Of every attempt."""
-    query = Query(source.search.conditions(), limit=SPANS_READ)
-    for span in every(source.records.find_spans, query):
-        yield {name: getattr(span, name) for name in _SPAN} | {"attributes": json_text(span.attributes)}
+    for rollout in matching(source.records, source.search):
+        query = Query([Condition("rollout_id", "=", rollout.id)], limit=SPANS_READ)
+        for span in every(source.records.find_spans, query):
+            yield {name: getattr(span, name) for name in _SPAN} | {"attributes": json_text(span.attributes)}
 
 
 # --- transitions ---------------------------------------------------------------------------------
