@@ -96,8 +96,8 @@ class Health:
     """By stage."""
 
     def entropy_fall(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """What is logged of it; nothing in a step without rollouts, as imitation is meant to lower it. To be
-        told of a run's steps in order."""
+        """What is logged of it; nothing in a step without trained calls, or without rollouts, as imitation is
+        meant to lower it. To be told of a run's steps in order."""
         if (entropy := values.get(_ENTROPY)) is None:
             return {}
         first = self._first_entropy.setdefault(values["stage"], entropy)
