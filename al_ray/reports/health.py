@@ -22,7 +22,7 @@ _FALL: Final = "health/entropy_fall"
 _ASK_THE_ENDPOINT: Final = (
     "the agent must ask the endpoint that it is given, llm.base_url with llm.api_key (a process finds them "
     "in OPENAI_BASE_URL and OPENAI_API_KEY), for llm.model; a call that is refused, as one longer than "
-    "model.max_length, does not count"
+    "model.max_length, does not count, nor does one that its client gave up before it was answered"
 )
 
 
