@@ -15,6 +15,7 @@ from pathlib import Path
 
 _LIBRARY = re.compile(r"(?:^|/)(?:site|dist)-packages/|/lib(?:64)?/python3[.\d]*/|^<")
 """In the path of a file that came with an interpreter or a package."""
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class AlRayError(Exception):
@@ -182,3 +183,8 @@ def in_a_line(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         file, line = error.filename or "", error.lineno
     return f"{said} ({file}, line {line})" if file else said
+
+
+def visible(text: str) -> str:
+    """With what would steer the terminal, or cannot be written to it, as escapes."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

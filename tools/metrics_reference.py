@@ -27,8 +27,8 @@ SECTIONS = (
     ("An evaluation", "What it found on the held-out tasks ([evaluation.md](evaluation.md)).", EVALUATION),
     (
         "What a step learns from",
-        "Means, and what is left out, are of the rollouts that are learnt from. What becomes of calls and\n"
-        "rewards: [architecture.md](architecture.md); signals and their worth: [agents.md](agents.md).",
+        "Means are of the rollouts that are learnt from, counts of all. What becomes of calls and rewards:\n"
+        "[architecture.md](architecture.md); signals and their worth: [agents.md](agents.md).",
         BATCH,
     ),
     ("What a step learns from, by its stage", "Where the recipe has such a stage, or asks for it.", FURTHER),

@@ -55,6 +55,7 @@ def main() -> None:
         UnresponsiveError,
         UselessRunError,
         UserError,
+        visible,
     )
 
     sys.path.insert(0, "")  # an agent beside the recipe is importable, as with ``python -m``
@@ -62,10 +63,10 @@ def main() -> None:
         app()
     except UserError as error:
         for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+            typer.echo(visible(f"error: {problem}"), err=True)
         sys.exit(2)
     except UselessRunError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(visible(f"error: {error}"), err=True)
         sys.exit(1)
     except (
         CheckpointError,
@@ -76,5 +77,6 @@ def main() -> None:
         StoreError,
         UnresponsiveError,
     ) as error:
-        typer.echo(f"error: {error}\nwhat is recorded stays: --resume goes on from there", err=True)
+        told = f"error: {error}\nwhat is recorded stays: --resume goes on from there"
+        typer.echo(visible(told), err=True)
         sys.exit(1)

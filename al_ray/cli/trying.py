@@ -17,11 +17,11 @@ from al_ray.actors.agent.inherited import shed
 from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import load_tasks
 from al_ray.database.backends import sqlite_url
-from al_ray.errors import RewardError, ToldError, UserError, is_library
+from al_ray.errors import RewardError, ToldError, UserError, is_library, visible
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
 from al_ray.rollouts.agent_error import folded
-from al_ray.rollouts.reading.terminal import show, visible
+from al_ray.rollouts.reading.terminal import show
 from al_ray.types import AttemptStatus
 
 _KEPT = ("PYTHONBREAKPOINT",)

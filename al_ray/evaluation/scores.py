@@ -63,7 +63,7 @@ def result_of(rollout: Rollout, settings: TransitionsSection, model: str) -> Res
     """What counts of an ended rollout; ``model`` is the name of the one that is evaluated."""
     task, group, outcome = rollout.request.task, rollout.request.group, outcome_of(rollout, model)
     if rollout.status is not RolloutStatus.SUCCEEDED:
-        worth = (settings.failed_reward or 0.0) if is_the_models_doing(rollout) else None
+        worth = (settings.failed_reward or 0.0) if is_the_models_doing(rollout, model) else None
         reason = _reason(rollout.status, rollout.attempts)
         return Result(task, group, None, outcome, failure=reason, failed_reward=worth)
     try:

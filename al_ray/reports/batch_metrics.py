@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -76,43 +76,50 @@ def health_metrics(
     rows: Sequence[Row],
     trains: Callable[[Row], bool],
 ) -> dict[str, float]:
-    """Shares: ``kept`` are the groups that can be compared, ``unequal`` the ids of those that are no equals,
-    ``rows`` what is made of them, each of which has a gradient if it ``trains``."""
+    """Shares, and the tokens of which one is: ``kept`` are the groups that can be compared, ``unequal`` the
+    ids of those that are no equals, ``rows`` what is made of them, each of which has a gradient if it
+    ``trains``."""
     learning = {row.rollout_id for row in rows if trains(row)}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     sampled = {
         rollout.id: sum(call_span.sampled_tokens(s) for s in rollout.spans if s.kind is SpanKind.CALL)
         for rollout in rollouts
     }
+    total = sum(sampled.values())
     wasted = sum(tokens for rollout, tokens in sampled.items() if rollout not in learning)
     lineage = lineage_metrics(rollouts)
     branches = sum(count for key, count in lineage.items() if key.startswith("lineage/branch_"))
     return {
+        "rollout/sampled_tokens": total,
         "health/failed": _mean([outcome.error is not None for outcome in outcomes]),
         "health/without_calls": _mean([not outcome.called for outcome in outcomes]),
         "health/equal_groups": _mean([group[0].group not in unequal for group in kept]),
         "health/dropped_groups": 1 - len(kept) / len(groups) if groups else 0.0,
         "health/branches": branches / max(branches + lineage["lineage/continued"], 1),
-        "health/wasted_tokens": wasted / max(sum(sampled.values()), 1),
+        "health/wasted_tokens": wasted / max(total, 1),
     }
 
 
 def call_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Signals, the mean over trained calls, and how surprising their tokens were; responses that gave no
-    transition, by reason."""
+    """Signals, the mean over trained calls, and how surprising their tokens were, if there are any."""
     calls = [call for trajectory in trajectories for call in trajectory.transitions if call.trained]
-    left_out = Counter[str]()
-    for trajectory in trajectories:
-        left_out.update(trajectory.left_out)
     tokens = sum(len(call.logprobs) for call in calls)
+    surprise = math.fsum(-p for call in calls for p in call.logprobs)
     return {
-        "rollout/surprise": -math.fsum(p for call in calls for p in call.logprobs) / max(tokens, 1),
+        **({"rollout/surprise": surprise / tokens} if tokens else {}),
         **{
             f"signals/{f.name}": _mean([getattr(call.signals, f.name) for call in calls])
             for f in fields(Signals)
         },
-        **{f"rollout/left_out_{reason}": count for reason, count in sorted(left_out.items())},
     }
+
+
+def left_out_metrics(trajectories: Iterable[Trajectory]) -> dict[str, float]:
+    """Responses that gave no transition, by reason."""
+    left_out = Counter[str]()
+    for trajectory in trajectories:
+        left_out.update(trajectory.left_out)
+    return {f"rollout/left_out_{reason}": count for reason, count in sorted(left_out.items())}
 
 
 def intermediate_metrics(

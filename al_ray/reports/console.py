@@ -21,6 +21,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.errors import visible
 from al_ray.reports.names import METRICS
 
 PROGRESS_SECONDS: Final = 30.0
@@ -43,8 +44,8 @@ _COLUMNS: Final[Sequence[tuple[str, int]]] = (
 
 
 class Console:
-    """Speaks to ``file`` (standard output). Once it has been told of a phase it must be closed, or the
-    terminal keeps a status line and no cursor."""
+    """Speaks to ``file`` (standard output), and lets nothing that agents wrote steer the terminal. Once it
+    has been told of a phase it must be closed, or the terminal keeps a status line and no cursor."""
 
     def __init__(self, file: TextIO | None = None) -> None:
         self._out = terminal(file)
@@ -62,11 +63,11 @@ class Console:
             self.note(line)
 
     def note(self, text: str) -> None:
-        self._out.print(Text(text))
+        self._out.print(Text(visible(text)))
 
     def warning(self, text: str) -> None:
         """Something is not well, and what to do about it."""
-        self._out.print(Text(f"warning: {text}", "yellow"))
+        self._out.print(Text(visible(f"warning: {text}"), "yellow"))
 
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
         """What is being done now, and how far it is; cheap enough to be called for every rollout."""
@@ -244,5 +245,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
         numeric = all(isinstance(row[index], int | float) for row in rows)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(compact(cell) if isinstance(cell, float) else str(cell)) for cell in row))
+        told = (compact(cell) if isinstance(cell, float) else visible(str(cell)) for cell in row)
+        table.add_row(*map(Text, told))
     return table

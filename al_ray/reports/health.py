@@ -22,7 +22,7 @@ _FALL: Final = "health/entropy_fall"
 _ASK_THE_ENDPOINT: Final = (
     "the agent must ask the endpoint that it is given, llm.base_url with llm.api_key (a process finds them "
     "in OPENAI_BASE_URL and OPENAI_API_KEY), for llm.model; a call that is refused, as one longer than "
-    "model.max_length, does not count"
+    "model.max_length, does not count, nor does one that its client gave up before it was answered"
 )
 
 
@@ -96,8 +96,8 @@ class Health:
     """By stage."""
 
     def entropy_fall(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """What is logged of it; nothing in a step without rollouts, as imitation is meant to lower it. To be
-        told of a run's steps in order."""
+        """What is logged of it; nothing in a step without trained calls, or without rollouts, as imitation is
+        meant to lower it. To be told of a run's steps in order."""
         if (entropy := values.get(_ENTROPY)) is None:
             return {}
         first = self._first_entropy.setdefault(values["stage"], entropy)

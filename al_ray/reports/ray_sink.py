@@ -26,15 +26,20 @@ class RaySink:
         self._counters = {m.key: Counter(m.counter, m.meaning, tags) for m in names.METRICS if m.counter}
         self._seconds = Gauge("al_ray_phase_seconds", "Seconds that a phase last took", (*tags, "phase"))
         self._phases = {m.key: m.key.removeprefix(names.TIME) for m in names.TIMES}
+        self._counted = 0
+        """The last step that counters hold."""
         self.log(0, dict.fromkeys((*self._gauges, *self._phases), 0.0))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._step.set(step, self._tags)
+        is_new = step > self._counted
         for key, value in values.items():
             if key in self._gauges:
                 self._gauges[key].set(float(value), self._tags)
-            elif key in self._counters and value > 0:
-                self._counters[key].inc(float(value), self._tags)
+            elif key in self._counters:
+                self._counted = max(self._counted, step)
+                if is_new and value > 0:
+                    self._counters[key].inc(float(value), self._tags)
             elif key in self._phases:
                 self._seconds.set(float(value), {**self._tags, "phase": self._phases[key]})
 
@@ -42,7 +47,7 @@ class RaySink:
         """Nothing: metrics are numbers."""
 
     def rewind(self, step: int) -> None:
-        """Nothing: gauges show the last step alone."""
+        """Nothing: gauges show the last step alone, and counters take each step once."""
 
     def close(self, ok: bool) -> None:
         """Nothing: Ray drops a process's metrics when it ends."""

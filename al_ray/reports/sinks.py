@@ -6,6 +6,7 @@ Keys are those of the table in ``names``; a step is the global step, counted ove
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -46,9 +47,10 @@ class Sinks:
             sink.rewind(step)
 
     def close(self, ok: bool) -> None:
-        """``ok`` is whether the run reached its end."""
-        for sink in self._sinks:
-            sink.close(ok)
+        """``ok`` is whether the run reached its end. One that cannot be closed keeps no other from it."""
+        with ExitStack() as stack:
+            for sink in reversed(self._sinks):  # the last one is called first
+                stack.callback(sink.close, ok)
 
 
 def open_sinks(run_name: str, folder: Path, recipe: Recipe, resume_from: int | None) -> Sinks:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from al_ray.traces import call_span
-from al_ray.types import AttemptStatus, Rollout, RolloutStatus, SpanKind
+from al_ray.traces import call_span, semconv
+from al_ray.types import AttemptStatus, Rollout, RolloutStatus, Span
 
 AROUND_THE_AGENT: Final = (
     "APIConnectionError",
@@ -49,9 +49,10 @@ AROUND_THE_AGENT: Final = (
 openai, anthropic, httpx, requests and aiohttp packages, Python's and ours."""
 
 
-def is_the_models_doing(rollout: Rollout) -> bool:
+def is_the_models_doing(rollout: Rollout, model: str | None = None) -> bool:
     """Whether it failed by what the model answered: its agent broke or ran out of time, context or calls
-    after an answer, by none of the errors of what is around it."""
+    after an answer, by none of the errors of what is around it. ``model`` is the name of the one that is
+    evaluated: where that is a hosted one, its answers count. Those of one beside it never do."""
     if rollout.status is not RolloutStatus.FAILED or not rollout.attempts:
         return False
     last = rollout.attempts[-1]
@@ -59,5 +60,10 @@ def is_the_models_doing(rollout: Rollout) -> bool:
         return False
     if (last.error_class or "").rpartition(".")[2] in AROUND_THE_AGENT:
         return False
-    calls = (span for span in rollout.spans if span.kind is SpanKind.CALL)
-    return any(call_span.sampled_tokens(call) or call_span.is_replayed(call) for call in calls)
+    return any(_is_the_models(call, model) for call in call_span.answered(rollout.spans))
+
+
+def _is_the_models(call: Span, model: str | None) -> bool:
+    if semconv.HOSTED in call.attributes:
+        return call.attributes.get(semconv.REQUEST_MODEL) == model
+    return call_span.sampled_tokens(call) > 0 or call_span.is_replayed(call)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from al_ray.rollouts.agent_error import AgentError, agent_error
-from al_ray.traces import semconv
-from al_ray.types import Rollout, RolloutStatus, SpanKind
+from al_ray.traces import call_span, semconv
+from al_ray.types import Rollout, RolloutStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def outcome_of(rollout: Rollout, model: str) -> Outcome:
     error = None
     if failed:
         error = agent_error(rollout.attempts[-1]) if rollout.attempts else AgentError(str(rollout.status))
-    calls = (span for span in rollout.spans if span.kind is SpanKind.CALL)
+    calls = call_span.answered(rollout.spans)
     called = any(call.attributes.get(semconv.REQUEST_MODEL) == model for call in calls)
     return Outcome(rollout.id, error, called)
 

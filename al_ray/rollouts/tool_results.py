@@ -15,6 +15,8 @@ from al_ray.types import JSON, Span
 
 _EXIT_CODES: Final = ("exit_code", "exitCode", "returncode", "return_code")
 _ERRORS: Final = ("error", "errors", "isError", "is_error")
+_NOTHING: Final = ("", "false", "none", "null")
+"""Of an error or an exit code, as text in whatever case. So is zero."""
 _FAILED: Final = ("error", "fail")
 """As servers word the status of an answer. That a job or a match has failed is what an answer may tell."""
 _TOLD: Final = 500
@@ -108,8 +110,18 @@ def of_text(answer: str) -> ToolStatus:
         fields = orjson.loads(answer)
     except orjson.JSONDecodeError:
         return ToolStatus.OK
-    if error := next((fields[name] for name in _ERRORS if fields.get(name)), None):
+    if error := next((fields[name] for name in _ERRORS if _is_told(fields.get(name))), None):
         return of_error(str(error))
     if fields.get("status") in _FAILED or any(fields.get(name) is False for name in ("success", "ok")):
         return max(ToolStatus.ERROR, of_error(answer[:_TOLD]))
-    return ToolStatus.ERROR if any(fields.get(name) for name in _EXIT_CODES) else ToolStatus.OK
+    return ToolStatus.ERROR if any(_is_told(fields.get(name)) for name in _EXIT_CODES) else ToolStatus.OK
+
+
+def _is_told(value: JSON) -> bool:
+    """Whether this, of an error or an exit code, says that there was one."""
+    if not isinstance(value, str):
+        return bool(value)
+    try:
+        return float(value) != 0
+    except ValueError:
+        return value.strip().casefold() not in _NOTHING

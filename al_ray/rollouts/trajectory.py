@@ -16,6 +16,7 @@ from typing import Final
 
 from al_ray.errors import Problem, UnreadableError, UserError
 from al_ray.recipe import TransitionsSection
+from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.intermediate import intermediate_rewards
 from al_ray.rollouts.rewards import by_dimension
 from al_ray.rollouts.signals import signals
@@ -26,7 +27,6 @@ from al_ray.types import (
     REWARD_PLACES,
     Choice,
     Rollout,
-    RolloutStatus,
     Signals,
     Span,
     SpanKind,
@@ -43,8 +43,8 @@ _Position = tuple[int, float]
 
 def trajectory(rollout: Rollout, settings: TransitionsSection = _DEFAULTS) -> Trajectory:
     """The transitions of the rollout's deciding attempt, each with the rewards that it earned; of a rollout
-    that failed, ``failed_reward`` in their place. Raises ``UnreadableError`` if its spans hold what nobody
-    expected there."""
+    that failed by the model's doing, ``failed_reward`` in their place. Raises ``UnreadableError`` if its
+    spans hold what nobody expected there."""
     try:
         return _trajectory(rollout, settings)
     except Exception as error:  # agents write spans: whatever they hold is the fault of their rollout alone
@@ -69,7 +69,7 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
             (together if place[1] == math.inf else earned).setdefault(place, []).append(primary)
         if nesting.is_terminal(span):
             terminal.append(primary)
-    if rollout.status is RolloutStatus.FAILED and settings.failed_reward is not None:
+    if settings.failed_reward is not None and is_the_models_doing(rollout):
         terminal = [settings.failed_reward]
         earned = together = {_as_a_call(places, len(places)): terminal} if places else {}
         dimensions = {settings.reward: terminal}

@@ -29,11 +29,10 @@ def step_values(
     }
     if report.metrics.get("learner/computed_tokens"):
         values["perf/trained_tokens_per_s"] = report.metrics["learner/computed_tokens"] / times["update"]
-    if "rollout/count" in batch.metrics:
-        generated = batch.metrics["rollout/response_tokens"] * batch.metrics["rollout/count"]
+    if "rollout/sampled_tokens" in batch.metrics:
         # What was asked for ahead was sampled while learners worked too.
         seconds = times["step" if Admission(span).staleness else "rollouts"]
-        values["perf/generated_tokens_per_s"] = generated / seconds
+        values["perf/generated_tokens_per_s"] = batch.metrics["rollout/sampled_tokens"] / seconds
     return values
 
 

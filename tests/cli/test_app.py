@@ -20,6 +20,7 @@ import pytest
 from al_ray.cli import app
 from al_ray.database.backends import close_log
 from al_ray.database.writer import Database
+from al_ray.errors import UselessRunError
 from al_ray.machines import devices
 from al_ray.recipe import Recipe
 from al_ray.run.folder import RunFolder
@@ -434,6 +435,21 @@ def test_a_fault_of_the_system_keeps_its_traceback_and_is_exit_code_1(folder: Pa
     )
     exit_code, output = run(["faulty", "validate", "toy.yaml"], folder)
     assert exit_code == 1 and "Traceback" in output and "RuntimeError: why" in output
+
+
+def test_the_error_that_ends_a_command_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may tell what an agent raised."""
+
+    def useless() -> None:
+        raise UselessRunError("all 4 rollouts failed:\n  ValueError: \x1b[2J")
+
+    monkeypatch.setattr(app, "app", useless)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit, match="1"):
+        app.main()
+    assert capsys.readouterr().err == "error: all 4 rollouts failed:\n  ValueError: \\x1b[2J\n"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "http://127.0.0.1:8265", "somewhere"])

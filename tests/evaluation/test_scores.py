@@ -159,6 +159,15 @@ def test_a_failure_is_named_by_the_error_of_the_last_attempt(
     assert (found.failure, found.rewards) == (reason, {})
 
 
+def test_a_failure_by_what_the_evaluated_model_answered_has_a_worth_also_where_it_is_hosted() -> None:
+    attempt = Attempt("r", 1, "", AttemptStatus.FAILED, error_class="builtins.ValueError")
+    told = {semconv.HOSTED: True, semconv.REQUEST_MODEL: "gpt", semconv.FINISH_REASONS: ["stop"]}
+    call = Span("c", "r", 1, SpanKind.CALL, "chat", 0.0, 0.0, told, 0)
+    rollout = replace(_rollout(RolloutStatus.FAILED, attempt), spans=[call])
+    worth = [result_of(rollout, TransitionsSection(), model).failed_reward for model in ("gpt", "toy")]
+    assert worth == [0.0, None]
+
+
 def test_a_rollout_without_the_primary_reward_has_no_score_but_an_output() -> None:
     attempt = Attempt("r", 1, "", AttemptStatus.SUCCEEDED, output="42")
     rollout = _rollout(RolloutStatus.SUCCEEDED, attempt, rewards={"style": 1.0})

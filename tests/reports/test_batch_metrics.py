@@ -7,7 +7,7 @@ from pathlib import Path
 
 from al_ray.recipe import HealthSection
 from al_ray.reports.batch_metrics import call_metrics, policy_metrics
-from al_ray.reports.health import warnings
+from al_ray.reports.health import Health, warnings
 from al_ray.types import Trajectory, Transition
 
 
@@ -46,4 +46,23 @@ def test_surprise_is_of_every_token_that_is_trained_whatever_its_rollout_is_wort
         == call_metrics([Trajectory("r", "g", "t", calls, 1.0)])["rollout/surprise"]
         == 3.0
     )
-    assert call_metrics([])["rollout/surprise"] == 0.0
+    certain = call_metrics([Trajectory("r", "g", "t", [call("4", 0.0)], 1.0)])
+    assert str(certain["rollout/surprise"]) == "0.0"
+
+
+def test_in_a_step_without_trained_calls_entropy_has_not_fallen() -> None:
+    """Nothing is known of it there; nor is the next step's measured against that."""
+    told = {
+        entropy: call_metrics(
+            [Trajectory("r", "g", "t", [Transition("1", "a", (1,), (2,), (-entropy,), 0)], 1.0)]
+        )
+        for entropy in (2.0, 0.5)
+    }
+    without = call_metrics([])
+    for steps, falls in [
+        ((told[2.0], without, told[0.5]), (0.0, None, 0.75)),
+        ((without, told[2.0], told[0.5]), (None, 0.0, 0.75)),
+    ]:
+        health = Health(HealthSection(), Path("run"))
+        found = [health.entropy_fall({"stage": 0.0, **step}).get("health/entropy_fall") for step in steps]
+        assert found == list(falls)

@@ -187,6 +187,24 @@ def test_a_terminal_shows_the_same_rows_within_its_width_and_gets_its_cursor_bac
     assert "rollouts 1/4" in plain and "grpo" in plain
 
 
+@pytest.mark.parametrize("kind", [io.StringIO, _Terminal])
+def test_what_agents_wrote_does_not_steer_the_terminal(
+    kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their errors are told in warnings, the names and values of their metrics in tables."""
+    monkeypatch.setenv("COLUMNS", "200")
+    file = kind()
+    said = Console(file)
+    hostile = "ValueError: \x1b[2J\x1b]0;owned\x07\r \ud800"
+    said.note(hostile)
+    said.warning(hostile)
+    said.table("Metrics", ("metric",), [(hostile,)])
+    said.close()
+    text = file.getvalue()
+    assert text.count(r"ValueError: \x1b[2J\x1b]0;owned\x07\r \ud800") == 3
+    assert not [code for code in ("\x1b[2J", "\x1b]", "\x07", "\r", "\ud800") if code in text]
+
+
 def test_numbers_are_compact() -> None:
     values = [None, 0.0, 64, 0.5, 12.34, 999.9, 999_999, 45_600.0, 1e-5, math.nan, 1234]
     told = ["-", "0", "64", "0.500", "12.3", "1.00k", "1.00M", "45.6k", "1.00e-05", "nan", "1234"]

@@ -33,11 +33,15 @@ def _exported(port: int) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_what_is_logged_is_exported_with_the_names_of_recipe_and_run(port: int) -> None:
+    """A step that is repeated, as a learner was lost, is counted once."""
     sink = RaySink("toy", "run-1")
     sink.log(
         3, {"reward/mean": 0.5, "rollout/count": 60.0, "rollout/failed": 0.0, "time/update": 1.5, "x": 1.0}
     )
-    sink.log(4, {"rollout/count": 4.0})
+    for _ in range(2):
+        sink.log(4, {"eval/accuracy": 0.25})
+        sink.log(4, {"rollout/count": 4.0})
+        sink.rewind(3)
     expected = {
         "al_ray_step{toy, run-1}": 4.0,
         "al_ray_reward_mean{toy, run-1}": 0.5,

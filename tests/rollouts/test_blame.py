@@ -69,6 +69,33 @@ def test_a_failure_is_the_models_doing_if_it_had_answered_and_nothing_around_it_
     assert is_the_models_doing(rollout) is its_doing
 
 
+def hosted(name: str, reason: str = "stop", **more: str) -> Span:
+    """An answer of a hosted model, of which there are no tokens."""
+    told = {semconv.HOSTED: True, semconv.REQUEST_MODEL: name, semconv.FINISH_REASONS: [reason], **more}
+    return replace(call(0, []), attributes=told)
+
+
+@pytest.mark.parametrize(
+    ("calls", "evaluated", "its_doing"),
+    [
+        ([hosted("gpt")], "gpt", True),
+        ([hosted("judge"), hosted("gpt")], "gpt", True),
+        ([hosted("judge")], "gpt", False),
+        ([hosted("gpt", "aborted")], "gpt", False),
+        ([hosted("judge")], None, False),
+        ([hosted("judge", **{semconv.REPLAYED: "recorded"})], None, False),
+        ([hosted("judge"), ANSWERED], None, True),
+    ],
+)
+def test_what_a_hosted_model_answered_counts_where_it_is_the_one_that_is_evaluated(
+    calls: list[Span], evaluated: str | None, its_doing: bool
+) -> None:
+    """As in ``al-ray eval --url``. Beside the model that is trained or evaluated, it is something else that
+    the agent uses."""
+    rollout = ended(AttemptStatus.FAILED, "builtins.ValueError", *calls)
+    assert is_the_models_doing(rollout, evaluated) is its_doing
+
+
 def test_nothing_by_which_aiohttp_tells_of_a_broken_connection_is_the_models_doing() -> None:
     """It raises the particular class, and only names are known of what an agent raised."""
     connection = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from al_ray.rollouts.outcome import errors, outcome_of
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from al_ray.types import Attempt, AttemptStatus, Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 
 
@@ -19,6 +21,15 @@ def test_an_answer_of_another_model_is_none_of_the_model() -> None:
     """An agent that asks only a hosted model, a judge say, gives nothing to learn."""
     called = [outcome_of(rollout("r", asked=asked), "toy").called for asked in ("toy", "judge", None)]
     assert called == [True, False, False]
+
+
+def test_a_call_whose_client_gave_it_up_is_not_answered() -> None:
+    """An agent whose client is out of time at every call gives nothing to learn."""
+    waited = rollout("r")
+    [call] = waited.spans
+    told = {**call.attributes, **call_span.aborted_attributes([{"role": "assistant", "content": "4"}], 1)}
+    assert not outcome_of(replace(waited, spans=[replace(call, attributes=told)]), "toy").called
+    assert outcome_of(replace(waited, spans=[replace(call, attributes=told), call]), "toy").called
 
 
 def test_errors_that_differ_in_their_task_alone_are_one_and_the_commonest_is_first() -> None:

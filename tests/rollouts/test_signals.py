@@ -176,6 +176,10 @@ def test_an_exception_inside_a_tool_is_the_tools_error() -> None:
         '{"error": "x"}',
         '{"isError": true, "content": []}',
         '{"returncode": 2, "stdout": ""}',
+        '{"exit_code": "1"}',
+        '{"exit_code": "killed"}',
+        '{"isError": "true"}',
+        '{"error": "none", "exit_code": -9}',
         "Unknown tool: serach",
         "Unknown tool 'serach'",
         "Invalid arguments for tool: a is missing",
@@ -238,7 +242,9 @@ def test_a_tool_that_returned_an_empty_list_gave_an_empty_result() -> None:
      "Tool use in crows was not found before 1996.", "Permission denied by the council, they left.",
      "404 people were not found.", "Exit codes are listed below.", "Function of the heart",
      '{"success": true}', '{"ok": true}', '{"status": "ok"}', '{"status": "failed", "job": 7}',
-     '{"success": 0.4}', '{"errors": []}', '{"errors": 0}'],
+     '{"success": 0.4}', '{"errors": []}', '{"errors": 0}', '{"exit_code": "0", "stdout": "hi"}',
+     '{"returncode": " 0.0 "}', '{"isError": "false", "content": "x"}', '{"error": "None", "value": 3}',
+     '{"error": "null"}', '{"error": " "}', '{"errors": "0"}', '{"exit_code": "none"}'],
 )  # fmt: skip
 def test_ordinary_answers_are_no_errors(answer: str) -> None:
     assert of_text(answer) is ToolStatus.OK

@@ -28,7 +28,7 @@ SPAN = stage_spans(Recipe.model_validate(toy.recipe(Path("model"), Path("out")))
 
 
 def test_a_step_is_logged_with_what_batch_and_learners_told_its_times_and_its_speed() -> None:
-    batch = Batch((), CrossEntropy(), metrics={"rollout/count": 4, "rollout/response_tokens": 5.0})
+    batch = Batch((), CrossEntropy(), metrics={"rollout/count": 4, "rollout/sampled_tokens": 20})
     report = UpdateReport(3, {"optim/loss": 0.5, "learner/computed_tokens": 100.0})
     times = {"rollouts": 2.0, "update": 4.0, "step": 6.0}
     values = step_values(SPAN, batch, report, times)

@@ -9,21 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import groupby
 from typing import Final
 
 import pyarrow as pa
 
-from al_ray.database.query import Query
+from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
 from al_ray.errors import UnreadableError
 from al_ray.recipe import TransitionsSection
 from al_ray.rollouts.exporting.dialogues import dialogues, preference
 from al_ray.rollouts.exporting.row import head, json_text, rollout_row
-from al_ray.rollouts.reading.search import Search, every, matching
+from al_ray.rollouts.reading.search import READ, Search, every, matching
 from al_ray.rollouts.rewards import rewards
 from al_ray.rollouts.trajectory import trajectory
-from al_ray.types import JSON, Signals
+from al_ray.types import JSON, Signals, SpanKind
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +85,10 @@ _SPAN: Final = {
 
 def _spans(source: Export) -> Iterator[Row]:
     """Of every attempt."""
-    query = Query(source.search.conditions(), limit=SPANS_READ)
-    for span in every(source.records.find_spans, query):
-        yield {name: getattr(span, name) for name in _SPAN} | {"attributes": json_text(span.attributes)}
+    for rollout in matching(source.records, source.search):
+        query = Query([Condition("rollout_id", "=", rollout.id)], limit=SPANS_READ)
+        for span in every(source.records.find_spans, query):
+            yield {name: getattr(span, name) for name in _SPAN} | {"attributes": json_text(span.attributes)}
 
 
 # --- transitions ---------------------------------------------------------------------------------
@@ -164,10 +164,14 @@ def _conversations(source: Export) -> Iterator[Row]:
 
 
 def _preferences(source: Export) -> Iterator[Row]:
-    """One of each group in which a rollout is better than another; those of one were asked for together."""
-    rollouts = matching(source.records, source.search, with_calls=True)
-    for (batch, group), members in groupby(rollouts, lambda each: (each.request.batch, each.request.group)):
-        found = preference([*members], source.settings.reward)
+    """One of each group in which a rollout is better than another. A run that goes on asks anew for what had
+    not ended, so that a group's rollouts may lie far apart: each group is read by its name."""
+    search, find = source.search, source.records.find_rollouts
+    asked = every(find, Query(search.conditions(), limit=READ))
+    for batch, group in dict.fromkeys((each.request.batch, each.request.group) for each in asked):
+        of_group = [Condition("batch", "=", batch), Condition("group", "=", group)]
+        members = find(Query([*search.conditions(), *of_group]), tuple(SpanKind)).items
+        found = preference([each for each in members if search.fits(each)], source.settings.reward)
         if found is None:
             continue
         scores = [rewards(each)[source.settings.reward] for each in (found.better, found.worse)]

@@ -7,7 +7,6 @@ are shown, and each error once; `al-ray export` has them whole.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -19,6 +18,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.errors import visible
 from al_ray.rollouts.agent_error import folded
 from al_ray.rollouts.reading.conversation import as_text, body
 from al_ray.rollouts.reading.search import seconds
@@ -30,7 +30,6 @@ from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus
 EXCERPT: Final = 60
 """Characters of the task that the table shows."""
 _DEEPEST: Final = 12
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _STYLES: Final[Mapping[str, str]] = {
     RolloutStatus.SUCCEEDED: "green",
     RolloutStatus.FAILED: "red",
@@ -188,8 +187,3 @@ def _indented(text: str, style: str = "", levels: int = 1) -> Text:
 
 def _text(text: str, style: str = "") -> Text:
     return Text(visible(text), style)
-
-
-def visible(text: str) -> str:
-    """With what would steer the terminal, or cannot be written to it, as escapes."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -26,6 +26,7 @@ from al_ray.reports.batch_metrics import (
     dimension_metrics,
     health_metrics,
     intermediate_metrics,
+    left_out_metrics,
     policy_metrics,
     rollout_metrics,
     source_metrics,
@@ -257,6 +258,7 @@ class Grouped(ABC):
         return {
             **rollout_metrics(groups, episodes, policy_version, transitions.reward),
             **call_metrics(episodes),
+            **left_out_metrics(episode for group in learnt.readable for episode in group),
             **dimension_metrics(episodes, transitions.reward),
             **intermediate_metrics(episodes, transitions),
             **(source_metrics(groups, episodes, transitions.reward) if self.recipe.data.sources else {}),

@@ -260,6 +260,19 @@ def test_a_group_with_nothing_to_compare_is_dropped_and_counted() -> None:
     assert (batch.metrics["rollout/dropped_groups"], batch.metrics["rollout/equal_groups"]) == (2, 1)
 
 
+def test_why_a_group_was_dropped_is_told_and_its_tokens_count_as_sampled() -> None:
+    """Of three groups one has answers whose tokens are not known, and one a rollout that failed."""
+
+    def untold(span: Span) -> Span:
+        return replace(span, attributes={**span.attributes, semconv.PROMPT_IDS: []})
+
+    ended = groups([0.0, 1.0], [0.0, 1.0], [0.0, None])
+    ended[1] = with_spans(ended[1], untold)
+    metrics = made(stage(), ended, 5).metrics
+    assert metrics["rollout/dropped_groups"] == metrics["rollout/left_out_no_token_ids"] == 2
+    assert (metrics["rollout/response_tokens"], metrics["rollout/sampled_tokens"]) == (2, 12)
+
+
 def test_a_batch_tells_the_shares_of_what_taught_nothing() -> None:
     """Of nine rollouts with two sampled tokens each, four have a gradient: failed ones have none, nor has a
     group with one reward, nor one with nothing to compare."""
