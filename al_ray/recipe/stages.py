@@ -161,8 +161,8 @@ class ReinforcementStage(GroupedStage):
     earned beyond what a critic expected. Or a function of your own, written as package.module:attribute
     (`al_ray.protocols.Credit`)."""
     discount: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """With reward_to_go, group_in_group and gae, what a reward one call later counts; with a credit of your own,
-    the discount of intermediate: potential."""
+    """With reward_to_go, group_in_group and gae, what a reward one call later counts; with a credit of your
+    own, the discount of intermediate: potential."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     """With gae, what a surprise one call later counts: 1 trusts the rewards alone, 0 the critic."""
     critic: CriticSection = CriticSection()

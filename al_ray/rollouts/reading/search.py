@@ -167,10 +167,10 @@ def find(records: Records, prefix: str) -> Rollout:
     ids = records.rollout_ids()
     found = [prefix] if prefix in ids else [name for name in ids if name.startswith(prefix)]
     if len(found) == 1:
-        rollout = records.rollout(found[0])
-        assert rollout is not None
-        return rollout
-    if found:
+        if (rollout := records.rollout(found[0])) is not None:
+            return rollout
+        cure = "its run, which goes on, has just withdrawn it"
+    elif found:
         cure = f"{len(found)} rollouts start so, write more of the id: {_some(found)}"
     elif ids:
         similar = get_close_matches(prefix, ids, _CANDIDATES, cutoff=0.3) or ids
