@@ -454,8 +454,8 @@ def _body(error: urllib.error.HTTPError) -> str:
 
 
 def _flush_as_a_child_ends() -> None:
-    """Where this process is one of ``multiprocessing``, for it may end without ``atexit``. Not as it is forked:
-    after that ``multiprocessing`` forgets what is to be done at the end."""
+    """Where this process is one of ``multiprocessing``, for it may end without ``atexit``. Not as it is
+    forked: after that ``multiprocessing`` forgets what is to be done at the end."""
     process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
     if process is not None and util is not None and process.parent_process() is not None:
         util.Finalize(None, flush, exitpriority=10)
