@@ -22,6 +22,7 @@ import ray
 
 from al_ray.actors.agent.guarded_process import allow_open_files
 from al_ray.actors.agent.inherited import shed
+from al_ray.actors.agent.interpreter import interpreter
 from al_ray.actors.agent.isolation import ISOLATIONS
 from al_ray.actors.agent.job import MAX_RESULT_BYTES, Job, ReadyAgent, Running, too_large
 from al_ray.actors.agent.printed import Printed, ends_of, route_prints
@@ -124,6 +125,8 @@ class Runner:
         allow_open_files()
         route_prints()
         agent = self._spec.agent
+        if agent.isolation == "process":
+            interpreter(agent)  # while the variables are here that pip or uv is configured by
         shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])
         self._agent = ISOLATIONS[agent.isolation](agent)
         self._scoring = Scoring(agent, self._store.rewarded.remote, self._user_code)
