@@ -390,10 +390,6 @@ OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
         {"isolation": "process", "run": "toy_agent:agent", "requirements": "absent"},
         "agent.requirements: ",
     ),
-    (
-        {"isolation": "process", "run": "toy_agent:Agent"},
-        "agent.run: 'toy_agent:Agent': cannot be called with",
-    ),
 ]
 
 
