@@ -149,7 +149,7 @@ def test_an_agent_may_read_its_endpoint_where_it_is_imported(
     (tmp_path / "reading_agent.py").write_text(READS)
     monkeypatch.syspath_prepend(tmp_path)
     imported(section(None, "reading_agent:solve", python))
-    with pytest.raises(RecipeError, match="missing a required argument: 'these'"):
+    with pytest.raises(RecipeError, match="missing a required argument: 'than'"):
         imported(section(None, "reading_agent:needs", python))
 
 
