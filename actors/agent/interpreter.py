@@ -88,7 +88,8 @@ def check(agent: AgentSection, model: str, services: Iterable[str]) -> None:
     if "output" not in told:
         said = told.get("error") or done.stderr.decode(errors="replace") or f"exit code {done.returncode}"
         cure = f"{python} cannot import it: {_in_a_line(said)}"
-        raise RecipeError(Problem("agent.run", agent.run, cure)) from ToldError(said, "")
+        traceback = ToldError(said, told.get("error_class", ""))
+        raise RecipeError(Problem("agent.run", agent.run, cure)) from traceback
 
 
 def _in_a_line(told: str) -> str:
