@@ -105,7 +105,8 @@ def python_variables(agent: AgentSection) -> dict[str, str]:
     al_ray alone, without what al_ray needs: an environment's agent has its tools beside it."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = [Path(sysconfig.get_path(kind)) for kind in kinds]
-    own = [path for path in sys.path if os.path.isdir(path) and not _is_installed(Path(path), installed)]
+    here = [path or os.curdir for path in sys.path]  # the command puts "" there
+    own = [path for path in here if os.path.isdir(path) and not _is_installed(Path(path), installed)]
     paths = os.pathsep.join(dict.fromkeys(map(os.path.abspath, [*own, str(_folder_of_al_ray_alone())])))
     return inherited(agent, os.environ) | {"PYTHONPATH": paths}
 
