@@ -36,7 +36,8 @@ class Evaluator(Protocol):
     """Turns what the agent returned into the terminal reward of the rollout: a number, or numbers by name
     of which ``reward`` is learnt from and the others are the task's metrics.
 
-    Of a command that is the JSON object on the last line of its standard output, else all of that.
+    Plain (it then runs in a thread, beside those of other attempts) or async. The output of a command is the
+    JSON object on the last line of its standard output, else all of that.
     """
 
     def __call__(self, task: Mapping[str, JSON], output: Any, /) -> float | Mapping[str, float]: ...

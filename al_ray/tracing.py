@@ -1,6 +1,6 @@
 """The embedded tracer: what an agent does besides calling the model, told to its gateway.
 
-This one file needs Python's standard library alone; copy it beside an agent that cannot have al_ray.
+This one file needs Python 3.10 and its standard library; copy it beside an agent that cannot have al_ray.
 It sends OTLP in JSON to the endpoint that OpenTelemetry's variables name, which the runner sets for
 agents that are processes, or to that of an ``Endpoint``::
 
@@ -27,12 +27,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import http.client
 import inspect
 import json
 import logging
 import math
 import os
 import secrets
+import sys
 import threading
 import time
 import traceback
@@ -285,8 +287,8 @@ def _described(error: BaseException) -> dict[str, Any]:
     return {
         "error.type": name,
         "exception.type": name,
-        "exception.message": str(error),
-        "exception.stacktrace": "".join(traceback.format_exception(error)),
+        "exception.message": _text(error, str),
+        "exception.stacktrace": _text(error, lambda error: "".join(traceback.format_exception(error))),
     }
 
 
@@ -317,17 +319,17 @@ def _value(value: Any, depth: int = 0) -> dict[str, Any]:
     if isinstance(value, float) and math.isfinite(value):
         return {"doubleValue": value}
     if isinstance(value, Mapping) and depth < _DEPTH:
-        pairs = [{"key": str(key), "value": _value(each, depth + 1)} for key, each in value.items()]
+        pairs = [{"key": _text(key, str), "value": _value(each, depth + 1)} for key, each in value.items()]
         return {"kvlistValue": {"values": pairs}}
     if isinstance(value, list | tuple) and depth < _DEPTH:
         return {"arrayValue": {"values": [_value(each, depth + 1) for each in value]}}
     return {"stringValue": _text(value)}
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, printed: Callable[[Any], str] = repr) -> str:
     """How the value prints; that it cannot be printed is nothing that the agent should die of."""
     try:
-        text = value if isinstance(value, str) else repr(value)
+        text = value if isinstance(value, str) else printed(value)
     except Exception as error:
         text = f"<{type(value).__name__} that cannot be printed: {type(error).__name__}>"
     return text[:MAX_TEXT].encode("utf-8", "backslashreplace").decode()
@@ -336,7 +338,7 @@ def _text(value: Any) -> str:
 def _json(value: Any) -> str:
     try:
         return value if isinstance(value, str) else json.dumps(value, default=_text)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # it holds itself, say, or another thread changes it
         return _text(value)
 
 
@@ -383,6 +385,7 @@ class _Sender:
             self._queue.append((target, span))
             self._added += 1
             if self._thread is None:
+                _flush_as_a_child_ends()
                 self._thread = threading.Thread(target=self._run, name="al_ray-tracing", daemon=True)
                 self._thread.start()
             if len(self._queue) == _BATCH:
@@ -405,7 +408,10 @@ class _Sender:
             for target, span in batch:
                 by_target.setdefault(target, []).append(span)
             for target, spans in by_target.items():
-                self._send(target, spans)
+                try:
+                    self._send(target, spans)
+                except Exception as error:  # these spans' misfortune alone: the thread has others to send
+                    self._drop(len(spans), _text(error))
             with self._changed:
                 self._done += len(batch)
                 self._changed.notify_all()
@@ -418,16 +424,17 @@ class _Sender:
             try:
                 request = urllib.request.Request(target.url, body, headers)
                 with _opener.open(request, timeout=_TIMEOUT) as response:
-                    partial = json.loads(response.read() or b"{}").get("partialSuccess", {})
-                if partial.get("rejectedSpans"):
+                    answer = json.loads(response.read() or b"{}")
+                partial = answer.get("partialSuccess") if isinstance(answer, dict) else None
+                if isinstance(partial, dict) and partial.get("rejectedSpans"):
                     self._drop(int(partial["rejectedSpans"]), partial.get("errorMessage", "rejected"))
                 self._away = None if self._away == target else self._away
                 return
             except urllib.error.HTTPError as error:
-                problem = f"{error.code} {error.read(500).decode(errors='replace')}"
+                problem = f"{error.code} {_body(error)}"
                 if error.code not in (429, 502, 503, 504):
                     break
-            except (OSError, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 problem = str(error)
             time.sleep(0.2 * 2**tried)
         self._away = target
@@ -436,6 +443,22 @@ class _Sender:
     def _drop(self, count: int, why: str) -> None:
         self.dropped += count
         _log.warning("%d spans were not kept (%d so far): %s", count, self.dropped, why)
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """Its beginning, as far as it came."""
+    try:
+        return error.read(500).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return error.reason
+
+
+def _flush_as_a_child_ends() -> None:
+    """Where this process is one of ``multiprocessing``, for it may end without ``atexit``. Not as it is
+    forked: after that ``multiprocessing`` forgets what is to be done at the end."""
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, flush, exitpriority=10)
 
 
 # Without proxies: the gateway is where the agent's model is.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.cli_agent import agent as cli_agent
 from tests.support.machines.bubblewrap import NOT_HERE, builds_walls
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +20,15 @@ EXAMPLE = ROOT / "examples" / "own_agent"
 def test_the_agent_in_the_readme_is_the_agent_of_the_example() -> None:
     code = (EXAMPLE / "my_agent.py").read_text(encoding="utf-8").split("\n", 2)[2]
     assert f"```python\n{code}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_program_that_a_coding_agent_mends_may_print_what_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the model's own."""
+    monkeypatch.setattr(cli_agent, "PLACE", tmp_path)
+    (tmp_path / "program.py").write_text("import os\nos.write(1, b'\\xff\\n')\nf = abs\n")
+    assert cli_agent.passed([([1], 1), ([2], 3)]) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,18 @@ class Collector:
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.keys: set[str | None] = set()
-        self.answers: list[int] = []
-        """Statuses of the next answers; then 200."""
+        self.answers: list[int | bytes] = []
+        """Of the next: statuses, or all that is written to the socket, which is then closed; then 200."""
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status = collector.answers.pop(0) if collector.answers else 200
+                if isinstance(status, bytes):
+                    self.wfile.write(status)
+                    self.close_connection = True
+                    return
                 if status == 200:
                     collector.keep(body)
                     collector.keys.add(self.headers["Authorization"])
@@ -191,10 +195,24 @@ def test_what_cannot_be_told_is_no_reason_to_fail(collector: Collector) -> None:
         def __repr__(self) -> str:
             raise RuntimeError
 
+    class Untold(Exception):
+        def __str__(self) -> str:
+            return self.args[0]  # type: ignore[no-any-return]
+
+    class Changing(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("dictionary changed size during iteration")
+
     circle: list[Any] = []
     circle.append(circle)
     with tracing.attempt(collector.llm):
         tracing.annotate("odd", a=Unprintable(), b=float("nan"), c=2**70, d=circle, e="\ud800", f="x" * 10**6)
+        tracing.annotate("keys", of={Unprintable(): 1})
+        with pytest.raises(Untold), tracing.operation("fails"):
+            raise Untold({"code": 7})
+        assert tracing.tool(lambda changing: len(changing))(Changing(a=1)) == 1
+    assert "cannot be printed" in collector.named("fails").attributes["exception.message"]
+    assert "Untold" in collector.named("fails").attributes["exception.stacktrace"]
     told = collector.named("odd").attributes
     assert "cannot be printed" in told["a"]
     assert (told["b"], told["c"], told["e"]) == ("nan", str(2**70), "\\ud800")
@@ -211,6 +229,79 @@ def test_a_busy_gateway_is_asked_again_and_a_refusal_is_counted(collector: Colle
     with tracing.attempt(collector.llm):
         tracing.annotate("late")
     assert tracing.dropped() == before + 1
+
+
+TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        TAKEN % (21, b'{"part'),  # it was killed meanwhile
+        b"no HTTP at all\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\nbu",
+    ],
+)
+def test_an_answer_that_is_cut_off_is_asked_for_again(collector: Collector, answer: bytes) -> None:
+    before = tracing.dropped()
+    collector.answers = [answer]
+    with tracing.attempt(collector.llm):
+        tracing.annotate("first")
+    with tracing.attempt(collector.llm):
+        tracing.annotate("second")
+    assert [span.name for span in collector.spans] == ["first", "second"]
+    assert tracing.dropped() == before
+
+
+@pytest.mark.parametrize("body", [b'{"partialSuccess": null}', b"[]", b'{"partialSuccess": []}', b"null"])
+def test_an_answer_that_rejects_nothing_may_have_any_shape(collector: Collector, body: bytes) -> None:
+    before = tracing.dropped()
+    collector.answers = [TAKEN % (len(body), body)]
+    with tracing.attempt(collector.llm):
+        tracing.annotate("first")
+    with tracing.attempt(collector.llm):
+        tracing.annotate("second")
+    assert [span.name for span in collector.spans] == ["second"]
+    assert tracing.dropped() == before
+
+
+def test_whatever_befalls_one_batch_later_ones_are_sent(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is dropped, counted and said."""
+    before = tracing.dropped()
+    odd = b'{"partialSuccess": {"rejectedSpans": [1]}}'
+    collector.answers = [TAKEN % (len(odd), odd)]
+    with tracing.attempt(collector.llm):
+        tracing.annotate("first")
+    assert tracing.dropped() == before + 1
+    assert "TypeError" in caplog.text
+    with tracing.attempt(collector.llm):
+        tracing.annotate("second")
+    assert collector.named("second")
+
+
+CHILDREN = """
+import multiprocessing, sys, tracing
+def work(): tracing.annotate("in a child")
+if __name__ == "__main__":
+    child = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+    child.start()
+    child.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_what_a_child_of_multiprocessing_records_last_is_sent_as_it_ends(
+    collector: Collector, tmp_path: Path, method: str
+) -> None:
+    """Those that are forked end without ``atexit``."""
+    (tmp_path / "tracing.py").write_bytes(Path(tracing.__file__).read_bytes())
+    (tmp_path / "agent.py").write_text(CHILDREN)
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.llm.base_url.removesuffix("/v1")}
+    command = [sys.executable, "-S", str(tmp_path / "agent.py"), method]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert collector.named("in a child")
 
 
 def test_a_gateway_that_is_away_costs_neither_time_nor_memory(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,6 @@ Any OpenAI, Anthropic or OpenTelemetry SDK finds its endpoint and its key here b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -17,6 +16,8 @@ from al_ray.actors.agent.inherited import past_proxies
 from al_ray.actors.agent.job import Job
 from al_ray.errors import DataError, Problem
 from al_ray.recipe import AgentSection
+from al_ray.recipe.section import variable_part
+from al_ray.recipe.system import service_variable
 from al_ray.traces import semconv
 from al_ray.types import JSON, Task
 
@@ -31,7 +32,7 @@ def variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
     """What is inherited (``al_ray.actors.agent.inherited``) and those of the attempt."""
     endpoint, attempt = job.endpoint, job.attempt
     root = endpoint.base_url.removesuffix("/v1")
-    services = {f"AL_RAY_SERVICE_{_upper(name)}_URL": url for name, url in endpoint.services.items()}
+    services = {service_variable(name): url for name, url in endpoint.services.items()}
     resource = {semconv.ROLLOUT_ID: attempt.rollout_id, semconv.ATTEMPT: str(attempt.number)}
     return (
         dict(inherited)
@@ -59,11 +60,14 @@ def variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
 
 def task_variables(task: Mapping[str, JSON]) -> dict[str, str]:
     """``AL_RAY_TASK_QUESTION`` and so on: texts as they are, everything else as JSON. Raises ``DataError``
-    for a value that no variable can hold."""
-    variables = {}
+    for a value that no variable can hold, and for two keys that would share one."""
+    variables: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for name, value in task.items():
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        variable = f"AL_RAY_TASK_{_upper(name)}"
+        variable = f"AL_RAY_TASK_{variable_part(name)}"
+        if (other := keys.setdefault(variable, name)) != name:
+            raise DataError(_for_no_variable(name, text, f"{variable} already holds its {other!r}"))
         size = len(f"{variable}={text}".encode())
         if size > _MAX_BYTES:
             why = f"{variable} would have {size} bytes, and Linux allows {_MAX_BYTES}"
@@ -95,7 +99,3 @@ def check_tasks(agent: AgentSection, tasks: Iterable[Task]) -> None:
 
 def _for_no_variable(name: str, text: str, why: str) -> Problem:
     return Problem(f"the task's {name!r}", text[:40], f"{why}; set agent.task to stdin or file")
-
-
-def _upper(name: str) -> str:
-    return re.sub(r"\W", "_", name).upper()

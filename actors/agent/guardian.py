@@ -2,9 +2,9 @@
 
 A script that needs only the standard library: ``python -I -S guardian.py GRACE CONTROL COMMAND...``.
 CONTROL is the number of an inherited socket whose other end the runner alone holds. Once that end is
-shut down, because the runner wants so or because it was killed, the program gets SIGTERM and, after
-GRACE seconds, SIGKILL. The guardian ends when no process that descends from the program is left, and
-has then written the program's wait status to CONTROL.
+shut down, because the runner wants so or because it was killed, the program and all that it leaves get
+SIGTERM and, after GRACE seconds, SIGKILL. The guardian ends when no process that descends from the
+program is left, and has then written the program's wait status to CONTROL.
 
 It is the subreaper of its descendants (prctl(2)): those whose parents die become its own children, in
 whatever session or group they are. So where ``waitpid`` finds no child, nobody is left.
@@ -27,7 +27,7 @@ _NOT_STARTED = 127
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """By which the guardian is told to end the program; and the program, to end."""
 _ROUND = 0.05
-"""Seconds between two rounds of SIGKILL: each round's orphans are the children of the next."""
+"""Seconds between two rounds of signals: each round's orphans are the children of the next."""
 
 
 class _Family:
@@ -59,13 +59,13 @@ class _Family:
     def end(self, grace: float) -> None:
         """Returns when nobody is left."""
         deadline = time.monotonic() + grace
-        if self.reap():
-            self._signal(signal.SIGTERM)
+        asked: set[int] = set()
         while self.reap() and (left := deadline - time.monotonic()) > 0:
-            _readable(left, self._woken)
+            self._signal(signal.SIGTERM, asked)
+            _readable(min(left, _ROUND), self._woken)
             self._signals()
         while self.reap():
-            self._signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL, set())
             _readable(_ROUND, self._woken)
             self._signals()
 
@@ -81,13 +81,18 @@ class _Family:
             if pid == self._program:
                 self.status = status
 
-    def _signal(self, number: int) -> None:
-        """To all children, and to the groups that they are in."""
+    def _signal(self, number: int, sent: set[int]) -> None:
+        """To all children, and to the groups that they are in, which join ``sent``; to none of those again: a
+        second SIGTERM may end what the first has them do."""
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             for pid in map(int, file.read().split()):
                 group = os.getpgid(pid)
+                if sent & {pid, group}:
+                    continue
+                sent.add(pid)
                 try:
                     if group != os.getpgrp():  # as it is until the program has a session of its own
+                        sent.add(group)
                         os.killpg(group, number)
                     os.kill(pid, number)
                 except PermissionError:  # by setuid it has become another user's

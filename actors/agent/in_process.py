@@ -18,7 +18,6 @@ from typing import Any
 from al_ray import tracing
 from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.outcome import Outcome
-from al_ray.actors.agent.printed import route_prints
 from al_ray.recipe import AgentSection, dotted
 
 
@@ -111,5 +110,4 @@ class InThread:
 
 def _load(section: AgentSection) -> Callable[..., Any]:
     assert section.run is not None
-    route_prints()
     return dotted.load(section.run, "agent.run")

@@ -53,8 +53,8 @@ _NEEDED: Final = frozenset(
 )
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 _NO_PROXY: Final = ("no_proxy", "NO_PROXY")
-_RAYS_SECRETS: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""Read when a process of Ray's starts, and not needed any more."""
+_RAYS_SECRETS: Final = ("_TOKEN", "_TOKEN_PATH", "_PASSWORD")
+"""How Ray's variables end that are read when a process of its starts, and not needed any more."""
 
 
 def inherited(agent: AgentSection, environment: Mapping[str, str]) -> dict[str, str]:
@@ -66,7 +66,7 @@ def inherited(agent: AgentSection, environment: Mapping[str, str]) -> dict[str, 
         or name in agent.environment
         or name.startswith("LC_")
         or name in _NO_PROXY
-        or (name.lower() in _PROXIES and urlsplit(value).username is None)
+        or (name.lower() in _PROXIES and "@" not in value)  # with or without a scheme: bob:password@host
     }
 
 
@@ -83,7 +83,7 @@ def shed(agent: AgentSection, given: Mapping[str, str], urls: Sequence[str]) -> 
     kept = inherited(agent, os.environ) | dict(given)
     kept |= past_proxies(kept, urls)
     for name in set(os.environ) - set(kept):
-        if not name.startswith("RAY_") or name in _RAYS_SECRETS:
+        if not name.startswith("RAY_") or name.endswith(_RAYS_SECRETS):
             del os.environ[name]
     os.environ.update(kept)
 

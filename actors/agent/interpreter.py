@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -23,13 +24,21 @@ from filelock import FileLock
 
 import al_ray
 from al_ray.actors.agent import child
+from al_ray.actors.agent.environment import variables
 from al_ray.actors.agent.inherited import inherited
-from al_ray.errors import Problem, RecipeError
+from al_ray.actors.agent.job import Job
+from al_ray.actors.agent.printed import Printed
+from al_ray.errors import Problem, RecipeError, ToldError, is_library
 from al_ray.machines.home import home
 from al_ray.recipe import AgentSection
+from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
 
 _SAID: Final = 1000
 """Characters of an installer's complaint that are told: the last."""
+_CHECK: Final = "check"
+_NOBODY: Final = "http://127.0.0.1:9"
+"""Nobody listens there."""
+_FRAME: Final = re.compile(r'File "(.+)", line (\d+)')
 _IDENTITY: Final = "import os, sys; print(sys.version, os.path.realpath(sys.executable))"
 
 
@@ -52,16 +61,24 @@ def interpreter(agent: AgentSection) -> str:
     return str(folder / "bin" / "python")
 
 
-def check(agent: AgentSection) -> None:
-    """If the agent has an interpreter of its own, import it there. Raises ``RecipeError``."""
-    if agent.python is None and agent.requirements is None:
+def check(agent: AgentSection, model: str, services: Iterable[str]) -> None:
+    """If the agent is to run in processes, import it in one: in its own interpreter, and with the variables
+    that it will find, for it may read them where it is imported. Raises ``RecipeError``."""
+    if agent.isolation != "process":
         return
     python = interpreter(agent)
+    endpoint = Endpoint(f"{_NOBODY}/v1", "key", model, dict.fromkeys(services, _NOBODY))
+    job = Job(
+        RolloutRequest(_CHECK, _CHECK, _CHECK, Task(_CHECK, {})),
+        Attempt(_CHECK, 1, "key"),
+        endpoint,
+        Printed(),
+    )
     with tempfile.TemporaryFile() as result:
         done = subprocess.run(
             [python, child.SCRIPT, str(result.fileno())],
             input=json.dumps({"run": agent.run}).encode(),
-            env=python_variables(agent),
+            env=variables(job, python_variables(agent)),
             pass_fds=[result.fileno()],
             capture_output=True,
             check=False,
@@ -70,8 +87,16 @@ def check(agent: AgentSection) -> None:
         told = json.loads(result.read() or b"{}")
     if "output" not in told:
         said = told.get("error") or done.stderr.decode(errors="replace") or f"exit code {done.returncode}"
-        last = said.strip().rsplit("\n", 1)[-1]
-        raise RecipeError(Problem("agent.run", agent.run, f"{python} cannot import it: {last}"))
+        cure = f"{python} cannot import it: {_in_a_line(said)}"
+        traceback = ToldError(said, told.get("error_class", ""))
+        raise RecipeError(Problem("agent.run", agent.run, cure)) from traceback
+
+
+def _in_a_line(told: str) -> str:
+    """The last line of a traceback, and the last place in it that is the agent's."""
+    frames = [(file, line) for file, line in _FRAME.findall(told) if not is_library(file)]
+    own = [f" ({file}, line {line})" for file, line in frames if not file.startswith(child.SCRIPT)]
+    return told.strip().rsplit("\n", 1)[-1] + (own[-1] if own else "")
 
 
 def python_variables(agent: AgentSection) -> dict[str, str]:
@@ -80,7 +105,8 @@ def python_variables(agent: AgentSection) -> dict[str, str]:
     al_ray alone, without what al_ray needs: an environment's agent has its tools beside it."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = [Path(sysconfig.get_path(kind)) for kind in kinds]
-    own = [path for path in sys.path if os.path.isdir(path) and not _is_installed(Path(path), installed)]
+    here = [path or os.curdir for path in sys.path]  # the command puts "" there
+    own = [path for path in here if os.path.isdir(path) and not _is_installed(Path(path), installed)]
     paths = os.pathsep.join(dict.fromkeys(map(os.path.abspath, [*own, str(_folder_of_al_ray_alone())])))
     return inherited(agent, os.environ) | {"PYTHONPATH": paths}
 

@@ -156,8 +156,8 @@ class _Routed:
 
 
 def route_prints() -> None:
-    """From now on, what is printed in an attempt's context is kept with it. Before agents are imported:
-    their log handlers then write there too."""
+    """From now on, what is printed in an attempt's context is kept with it. Before any code of the user's is
+    imported: its log handlers then write there too."""
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), _Routed):
             setattr(sys, name, _Routed(name))

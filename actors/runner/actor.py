@@ -22,9 +22,10 @@ import ray
 
 from al_ray.actors.agent.guarded_process import allow_open_files
 from al_ray.actors.agent.inherited import shed
+from al_ray.actors.agent.interpreter import interpreter
 from al_ray.actors.agent.isolation import ISOLATIONS
 from al_ray.actors.agent.job import MAX_RESULT_BYTES, Job, ReadyAgent, Running, too_large
-from al_ray.actors.agent.printed import Printed, ends_of
+from al_ray.actors.agent.printed import Printed, ends_of, route_prints
 from al_ray.actors.coalescer import Coalescer
 from al_ray.actors.ray_errors import unwrapped
 from al_ray.actors.runner.clock import expire
@@ -103,10 +104,10 @@ class Runner:
             raise
         if self._leaving:
             return "its attempts have ended"
-        return "too many of its agents or hooks could not be ended"
+        return "too many of its agents, hooks or evaluators could not be ended"
 
     async def _claim_and_run(self) -> None:
-        """Until it is to leave, or more agents and hooks than may run at once could not be ended."""
+        """Until it is to leave, or more of what it runs than may run at once could not be ended."""
         async with asyncio.TaskGroup() as tasks:
             renewing = None
             while await self._has_room() and not self._leaving:
@@ -122,10 +123,13 @@ class Runner:
 
     def _prepare(self) -> None:
         allow_open_files()
+        route_prints()
         agent = self._spec.agent
+        if agent.isolation == "process":
+            interpreter(agent)  # while the variables are here that pip or uv is configured by
         shed(agent, self._spec.environment, [*self._spec.base_urls, *self._spec.services.values()])
         self._agent = ISOLATIONS[agent.isolation](agent)
-        self._scoring = Scoring(agent, self._store.rewarded.remote)
+        self._scoring = Scoring(agent, self._store.rewarded.remote, self._user_code)
         self._judging = Judging(agent, self._store, self._user_code)
         self._hooks = Hooks(agent, self._user_code)
 
@@ -242,8 +246,8 @@ class Runner:
         if not running.ended:
             self._left_behind.append(running)
             _log.warning(
-                "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents or "
-                "hooks are in this runner (agent.isolation: process ends them for good)",
+                "attempt %d of rollout %s has ended, but its agent could not be ended; %d such agents, hooks "
+                "or evaluators are in this runner (agent.isolation: process ends agents for good)",
                 job.attempt.number,
                 job.attempt.rollout_id,
                 self._still_there(),
@@ -262,7 +266,7 @@ class Runner:
                     task.cancel()
 
     def _still_there(self) -> int:
-        """How much of what was to be ended is not: agents, and hooks and judges."""
+        """How much of what was to be ended is not: agents, and hooks, evaluators and judges."""
         self._left_behind = [running for running in self._left_behind if not running.ended]
         return len(self._left_behind) + self._user_code.still_there()
 

@@ -34,10 +34,10 @@ async def absent(base_url: str, seconds: float) -> float:
     try:
         # In a thread of its own: agents and hooks that hang may hold all those that others share.
         asked = InThread(partial(Outcome.of, _ask, f"{base_url}/absences"), copy_context())
-        told = await asked.wait()
-    except (OSError, HTTPException, ValueError, KeyError):  # no gateway, or another server of models
+        return within(await asked.wait(), seconds)
+    # No gateway; or another server of models, whose answer may be anything.
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
         return 0.0
-    return within(told, seconds)
 
 
 def within(absences: Iterable[tuple[float, float]], seconds: float) -> float:

@@ -8,7 +8,6 @@ the way stay what they are; what is returned or evaluated comes on top, as the t
 
 from __future__ import annotations
 
-import inspect
 import reprlib
 import time
 import uuid
@@ -19,6 +18,7 @@ from typing import Any
 
 from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import storable
+from al_ray.actors.runner.user_code import UserCode
 from al_ray.errors import RewardError
 from al_ray.recipe import AgentSection, dotted
 from al_ray.traces.reward_span import LARGEST, reward_attributes
@@ -28,8 +28,11 @@ from al_ray.types import Attempt, Span, SpanKind
 class Scoring:
     """Makes ready what the recipe names; raises ``RecipeError``."""
 
-    def __init__(self, agent: AgentSection, rewarded: Callable[[str, int], Awaitable[bool]]) -> None:
+    def __init__(
+        self, agent: AgentSection, rewarded: Callable[[str, int], Awaitable[bool]], user_code: UserCode
+    ) -> None:
         """``rewarded`` says of an attempt whether it has been given a reward."""
+        self._user_code = user_code
         self._agent = agent
         self._rewarded = rewarded
         self._evaluate = dotted.load(agent.evaluate, "agent.evaluate") if agent.evaluate else None
@@ -39,9 +42,7 @@ class Scoring:
         if self._agent.judge is not None and job.request.mode == "train":
             return []
         if self._evaluate is not None:
-            result = self._evaluate(job.task, output)
-            if inspect.isawaitable(result):
-                result = await result
+            result = await self._user_code.called(self._evaluate, job.printed, job.task, output)
             return [reward_span(job.attempt, result, self._source)]
         if self._agent.reward == "events" or (self._agent.reward is None and not self._holds_reward(output)):
             if not await self._rewarded(job.attempt.rollout_id, job.attempt.number):

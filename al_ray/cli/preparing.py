@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from al_ray.actors.agent import environment
+from al_ray.actors.agent import environment, interpreter
 from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import Tasks, load_tasks
 from al_ray.errors import Problem, UserError
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 def validate(recipe: Recipe, path: Path) -> None:
-    """What loading the recipe leaves to be tried: output, tasks, services, model and placement, all that
-    is wrong with them at once."""
+    """What loading the recipe leaves to be tried: output, tasks, an agent in processes, services, model and
+    placement, all that is wrong with them at once."""
     problems: list[Problem] = []
 
     def tried(attempt: Callable[[], Any]) -> Any:
@@ -44,6 +44,8 @@ def validate(recipe: Recipe, path: Path) -> None:
     if tasks is not None:
         every = [*tasks.train, *tasks.held_out]
         tried(lambda: environment.check_tasks(recipe.agent, every))
+    if recipe.agent.requirements is None:  # else its packages are installed first, by a run
+        tried(lambda: interpreter.check(recipe.agent, recipe.model.name, recipe.services))
     walls: str | None = None
     if recipe.agent.sandbox is not None:
         walls = tried(lambda: wall.try_out(recipe.agent))
@@ -153,7 +155,9 @@ def doctor_of_cluster(recipe: Recipe | None) -> bool:
     if recipe is not None:
         hosted = recipe.model.name in recipe.upstreams
         model = None if hosted else folders.resolve(recipe.model.path)
-        needs = node_doctor.Needs(model, recipe.agent.run, Path(recipe.output).absolute())
+        # One that runs in processes is imported there, with variables of its own.
+        imported = None if recipe.agent.isolation == "process" else recipe.agent.run
+        needs = node_doctor.Needs(model, imported, Path(recipe.output).absolute())
     with cluster.joined(os.environ.get("RAY_ADDRESS", "auto")):
         found = node_doctor.checks(needs)
     well = [_told(f"node {node}", checks) for node, checks in found.items()]

@@ -46,7 +46,7 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
     with console.part("tasks"):
         tasks = load_tasks(recipe)
         environment.check_tasks(recipe.agent, [*tasks.held_out, *tasks.train])
-        interpreter.check(recipe.agent)
+        interpreter.check(recipe.agent, recipe.model.name, recipe.services)
         if recipe.agent.sandbox is not None and (warning := wall.try_out(recipe.agent)):
             console.warning(warning)
     with console.part("libraries"):

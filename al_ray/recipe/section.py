@@ -7,6 +7,7 @@ compares them. Every field's docstring is what ``docs/recipes.md`` prints.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -46,6 +47,11 @@ Within = Annotated[str, StringConstraints(pattern=_WITHIN)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def variable_part(name: str) -> str:
+    """``name`` as a part of the name of an environment's variable, which several may share."""
+    return re.sub(r"\W", "_", name).upper()
 
 
 def http_url(url: str) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from al_ray.recipe.section import DottedPath, HttpUrl, Positive, Section
+from al_ray.recipe.section import DottedPath, HttpUrl, Positive, Section, variable_part
 
 
 class EnginesSection(Section):
@@ -67,6 +67,11 @@ class ServiceSection(Section):
     """Its class, which is called with ``data.path`` and the options."""
     options: dict[str, JsonValue] = {}
     """Passed to the class by name."""
+
+
+def service_variable(name: str) -> str:
+    """In which a process finds the URL of the service."""
+    return f"AL_RAY_SERVICE_{variable_part(name)}_URL"
 
 
 class LearnersSection(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,7 @@ from typing import Any
 from al_ray.envs.spider.evaluation import Verdict, judge
 
 
-async def score(task: Mapping[str, Any], output: str) -> dict[str, float]:
-    """``reward`` is the execution match; ``executes``, whether the query gives anything at all.
-
-    In a thread: a query may take seconds.
-    """
-    verdict = await asyncio.to_thread(judge, Path(task["database"]), output, task["query"])
+def score(task: Mapping[str, Any], output: str) -> dict[str, float]:
+    """``reward`` is the execution match; ``executes``, whether the query gives anything at all."""
+    verdict = judge(Path(task["database"]), output, task["query"])
     return {"reward": float(verdict is Verdict.SAME), "executes": float(verdict is not Verdict.FAILED)}

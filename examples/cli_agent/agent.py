@@ -66,7 +66,14 @@ def mend(task):
     Path("/work/instructions.md").write_text(INSTRUCTIONS)
     command = [codex(), "exec", "--ephemeral", "--skip-git-repo-check", "--cd", str(PLACE), task["question"]]
     environment = os.environ | {"CODEX_HOME": str(home)}
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     print(done.stdout, done.stderr, file=sys.stderr)
     if done.returncode and not any(each in done.stderr for each in OF_THE_MODEL):
         sys.exit(f"Codex ended with {done.returncode}")
@@ -86,7 +93,13 @@ def passed(tests):
     given = json.dumps([arguments for arguments, _ in tests])
     try:
         done = subprocess.run(
-            [sys.executable, "-c", RUN], input=given, capture_output=True, text=True, timeout=5, cwd=PLACE
+            [sys.executable, "-c", RUN],
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",  # what the program prints may be anything
+            timeout=5,
+            cwd=PLACE,
         )
         found = json.loads(done.stdout.rpartition("\n\n")[2])
     except (subprocess.TimeoutExpired, ValueError):

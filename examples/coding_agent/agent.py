@@ -59,7 +59,13 @@ def run_tests(code, tests):
     arguments = json.dumps([given for given, _ in tests])
     try:
         done = subprocess.run(
-            command, input=arguments, capture_output=True, text=True, timeout=SECONDS, cwd="/work"
+            command,
+            input=arguments,
+            capture_output=True,
+            text=True,
+            errors="replace",  # what the model's code prints may be anything
+            timeout=SECONDS,
+            cwd="/work",
         )
     except subprocess.TimeoutExpired:
         return 0.0, f"error: it did not end in {SECONDS} s."

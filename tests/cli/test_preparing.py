@@ -101,6 +101,20 @@ def test_a_service_of_the_users_own_that_fails_is_told_by_its_place(
     ]
 
 
+def test_an_agent_that_runs_in_processes_is_imported_in_one(tmp_path: Path, tiny_model: Path) -> None:
+    """It may read its endpoint there; what it cannot import is told with the other problems."""
+    toy.write_code(tmp_path)
+    recipe = toy.recipe(tiny_model, tmp_path / "out")
+    recipe["agent"] |= {"isolation": "process", "run": "reading_toy_agent:solve"}
+    toy.write_recipe(tmp_path, recipe)
+    good = "import os\nMODEL = os.environ['OPENAI_MODEL']\ndef solve(task): return 1.0\n"
+    for source, expected in (("import absent_package\n", 2), (good, 0)):
+        (tmp_path / "reading_toy_agent.py").write_text(source)
+        code, told = run_here(["validate", "toy.yaml"], tmp_path)
+        assert code == expected, told
+        assert ("agent.run: 'reading_toy_agent:solve': " in told) is bool(expected)
+
+
 def test_an_image_in_whose_place_bubblewrap_shows_this_machine_is_warned_of(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,11 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
     ),
     ("data.sources", {"a b": {}}, "data.sources.a b: 'a b': letters, digits and _.- are allowed, the first"),
     ("services", {"s": {"run": "x"}}, "services.s.run: 'x': write it as package.module:attribute"),
+    (
+        "services",
+        {key: {"run": "toy_agent:load", "options": {"split": "train"}} for key in ("a.b", "A-b")},
+        "services.A-b: 'A-b': an agent finds it in AL_RAY_SERVICE_A_B_URL, as it does 'a.b'; give one",
+    ),
     ("policies", {"a.b": {"agents": ["x"]}}, "policies.a.b: 'a.b': a policy's name: letters, digits and _-"),
     ("stages", [], "stages: []: List should have at least 1 item"),
     ("stages.0.algorithm", "sft", "stages.0.algorithm: 'sft': one of supervised, grpo, dr_grpo, rloo"),
@@ -389,10 +394,6 @@ OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
     (
         {"isolation": "process", "run": "toy_agent:agent", "requirements": "absent"},
         "agent.requirements: ",
-    ),
-    (
-        {"isolation": "process", "run": "toy_agent:Agent"},
-        "agent.run: 'toy_agent:Agent': cannot be called with",
     ),
 ]
 

@@ -80,9 +80,7 @@ def _python_agent(agent: AgentSection) -> Iterator[Problem]:
     if isinstance(agent.requirements, str) and not Path(agent.requirements).is_file():
         cure = "no such file; it is looked for beside the recipe"
         yield Problem("agent.requirements", agent.requirements, cure)
-    if agent.isolation == "process":
-        if agent.python is None and agent.requirements is None:  # else the interpreter is asked
-            yield from callable_with("agent.run", agent.run, ("task", "llm"), or_else=("task",))
+    if agent.isolation == "process":  # it is imported in one, before a run
         return
     for key in ("python", "requirements"):
         if getattr(agent, key) is not None:

@@ -11,18 +11,12 @@ from al_ray.errors import Problem, RecipeError
 from al_ray.recipe import dotted
 
 
-def callable_with(
-    where: str, path: str, arguments: Sequence[str], *, or_else: Sequence[str] | None = None
-) -> Iterator[Problem]:
-    """What is wrong with the function at ``path``, which is going to be called with ``arguments``, or
-    with those of ``or_else`` if it does not take them."""
+def callable_with(where: str, path: str, arguments: Sequence[str]) -> Iterator[Problem]:
+    """What is wrong with the function at ``path``, which is going to be called with ``arguments``."""
     function, wrong = function_at(where, path)
     yield from wrong
-    if function is None:
-        return
-    unfit = list(misfits(where, path, function, arguments))
-    if unfit and (or_else is None or list(misfits(where, path, function, or_else))):
-        yield from unfit
+    if function is not None:
+        yield from misfits(where, path, function, arguments)
 
 
 def function_at(where: str, path: str) -> tuple[Callable[..., Any] | None, Sequence[Problem]]:

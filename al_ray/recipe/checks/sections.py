@@ -13,6 +13,7 @@ from al_ray.errors import Problem
 from al_ray.recipe import DataSection, Recipe, model_name
 from al_ray.recipe.checks.functions import callable_with, function_at, misfits
 from al_ray.recipe.section import no_such_key
+from al_ray.recipe.system import service_variable
 from al_ray.types import Signals
 
 _SIGNALS: Final = tuple(field.name for field in fields(Signals))
@@ -103,7 +104,12 @@ def upstreams(recipe: Recipe) -> Iterator[Problem]:
 
 
 def services(recipe: Recipe) -> Iterator[Problem]:
+    by_variable: dict[str, str] = {}
     for name, service in recipe.services.items():
+        variable = service_variable(name)
+        if (other := by_variable.setdefault(variable, name)) != name:
+            cure = f"an agent finds it in {variable}, as it does {other!r}; give one of them another name"
+            yield Problem(f"services.{name}", name, cure)
         where = f"services.{name}.run"
         function, wrong = function_at(where, service.run)
         yield from wrong

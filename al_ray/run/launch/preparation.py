@@ -70,7 +70,7 @@ def prepared(
         environment.check_tasks(recipe.agent, [*tasks.train, *tasks.held_out])
     check_services(recipe)
     with console.part("the agent's environment"):
-        interpreter.check(recipe.agent)
+        interpreter.check(recipe.agent, recipe.model.name, recipe.services)
         if recipe.agent.sandbox is not None and (warning := wall.try_out(recipe.agent)):
             console.warning(warning)
     hosted = recipe.model.name in recipe.upstreams

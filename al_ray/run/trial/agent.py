@@ -32,13 +32,14 @@ def output_of(section: AgentSection, job: Job) -> Any:
     if not is_here(section):
         return asyncio.run(_elsewhere(section, job))
     assert section.run is not None
+    if section.isolation == "process":
+        with _variables(environment.variables(job, os.environ)):  # it may read them where it is imported
+            call = dotted.load(section.run, "agent.run")
+            return _as_in_a_process(call, copy.deepcopy(dict(job.task)), job)
     call = dotted.load(section.run, "agent.run")
     if section.isolation == "async":
         return asyncio.run(await_agent(section, call, job))
-    if section.isolation == "thread":
-        return call_agent(section, call, job)
-    with _variables(environment.variables(job, os.environ)):
-        return _as_in_a_process(call, copy.deepcopy(dict(job.task)), job)
+    return call_agent(section, call, job)
 
 
 @contextmanager

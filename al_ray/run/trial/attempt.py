@@ -108,7 +108,7 @@ def _played(
         asyncio.run(Hooks(recipe.agent, UserCode()).before(job))
         output = output_of(recipe.agent, job)
         attempt = replace(attempt, output=as_json(output))
-        rewards = asyncio.run(Scoring(recipe.agent, rewarded).terminal(job, output))
+        rewards = asyncio.run(Scoring(recipe.agent, rewarded, UserCode()).terminal(job, output))
     except KeyboardInterrupt:
         raise
     except BaseException as error:

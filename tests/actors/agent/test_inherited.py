@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from al_ray.actors.agent.inherited import inherited, overridden, past_proxies
+from al_ray.actors.agent.inherited import inherited, overridden, past_proxies, shed
 from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
 from al_ray.types import RolloutStatus
@@ -26,6 +27,9 @@ SECRETS = dict.fromkeys(
         "WANDB_API_KEY",
         "MLFLOW_TRACKING_TOKEN",
         "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_REDIS_PASSWORD",
+        "RAY_RUNTIME_ENV_BEARER_TOKEN",
         "AWS_SECRET_ACCESS_KEY",
         "AN_UPSTREAMS_KEY",
     ],
@@ -96,6 +100,35 @@ def test_what_any_program_needs_is_given_and_nothing_that_nobody_named() -> None
     agent = AgentSection(run="a:b", environment=["WANDB_API_KEY"])
     named = {"WANDB_API_KEY": "a secret"}
     assert inherited(agent, SECRETS | surroundings) == surroundings | named
+
+
+@pytest.mark.parametrize(
+    ("proxy", "given"),
+    [
+        ("http://proxy.corp:3128", True),
+        ("proxy.corp:3128", True),
+        ("http://bob:s3cret@proxy.corp:3128", False),
+        ("bob:s3cret@proxy.corp:3128", False),
+        ("http://bob@proxy.corp", False),
+        ("http://bob:s3cret@[::1", False),
+        ("http://[::1", True),
+    ],
+)
+def test_a_proxy_is_given_unless_it_names_a_user(proxy: str, given: bool) -> None:
+    """However it is written, as curl, wget and Python take it; what no URL is may be anybody's mistake."""
+    for name in ("http_proxy", "HTTPS_PROXY", "all_proxy"):
+        assert inherited(AgentSection(run="a:b"), {name: proxy}) == ({name: proxy} if given else {})
+
+
+def test_what_ray_needs_stays_in_the_runners_process_and_its_secrets_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needed = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_AUTH_MODE": "token", "RAY_TLS_SERVER_KEY": "/key.pem"}
+    monkeypatch.setattr(os, "environ", {**SECRETS, **needed, "NAMED": "no more"})
+    shed(AgentSection(run="a:b"), {"NAMED": "as the recipe says"}, [])
+    assert {name: value for name, value in os.environ.items() if value} == needed | {
+        "NAMED": "as the recipe says"
+    }
 
 
 def test_what_is_overridden_for_the_sake_of_spans_is_said() -> None:

@@ -37,6 +37,10 @@ def section(requirements: list[str] | str | None, run: str = RUN, python: str | 
     return AgentSection(run=run, isolation="process", requirements=requirements, python=python)
 
 
+def imported(agent: AgentSection) -> None:
+    interpreter.check(agent, "toy", ["search"])
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty ``AL_RAY_HOME``; and the uv that is installed beside our Python is found, for pip takes
@@ -114,14 +118,53 @@ def test_an_installed_al_ray_is_found_there_and_nothing_that_is_installed_beside
 ) -> None:
     """An environment's agent has its tools, and none of the packages that it is to be spared."""
     monkeypatch.setattr(sys, "path", [sysconfig.get_path("purelib")])
-    interpreter.check(section([], run="al_ray.envs.calc_x.calculator:answer"))
-    interpreter.check(section([], run="al_ray.envs.calc_x.calculator:answer"))
+    imported(section([], run="al_ray.envs.calc_x.calculator:answer"))
+    imported(section([], run="al_ray.envs.calc_x.calculator:answer"))
     with pytest.raises(RecipeError, match="No module named 'pydantic'"):
-        interpreter.check(section([], run="al_ray.recipe:Recipe"))
+        imported(section([], run="al_ray.recipe:Recipe"))
 
 
 def test_an_agent_is_imported_in_its_own_interpreter_before_a_run_starts(tmp_path: Path) -> None:
     """One that ours could not import passes, and one that its own cannot import is told."""
-    interpreter.check(section([wheel(tmp_path, "1.0")], run="al_ray_pinned:act"))
+    imported(section([wheel(tmp_path, "1.0")], run="al_ray_pinned:act"))
     with pytest.raises(RecipeError, match="cannot import it: ModuleNotFoundError: No module named 'al_ray_p"):
-        interpreter.check(section([], run="al_ray_pinned:act"))
+        imported(section([], run="al_ray_pinned:act"))
+
+
+READS = """import os
+MODEL = os.environ["OPENAI_MODEL"]
+KEYS = [os.environ["OPENAI_API_KEY"], os.environ["ANTHROPIC_API_KEY"]]
+SEARCH = os.environ["AL_RAY_SERVICE_SEARCH_URL"]
+def solve(task): return MODEL
+def needs(more, than, these): return MODEL
+assert MODEL == "toy"
+"""
+
+
+@pytest.mark.parametrize("python", [None, sys.executable])
+def test_an_agent_may_read_its_endpoint_where_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str | None
+) -> None:
+    """As one does whose client is made at module level; in our interpreter and in its own."""
+    (tmp_path / "reading_agent.py").write_text(READS)
+    monkeypatch.syspath_prepend(tmp_path)
+    imported(section(None, "reading_agent:solve", python))
+    with pytest.raises(RecipeError, match="missing a required argument: 'than'"):
+        imported(section(None, "reading_agent:needs", python))
+
+
+@pytest.mark.parametrize("line", ["raise LookupError", "import absent_package", "solve = ("])
+def test_code_that_cannot_be_imported_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """And the traceback comes with it, for those who show it."""
+    (tmp_path / "failing_agent.py").write_text(f"\n{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RecipeError, match=r"agent\.run: .*failing_agent\.py, line 2\)$") as raised:
+        imported(section(None, "failing_agent:solve"))
+    assert line in str(raised.value.__cause__)
+
+
+def test_an_agent_that_shares_the_runners_process_is_imported_in_none(home: Path) -> None:
+    """Loading the recipe has imported it already."""
+    imported(AgentSection(run="absent:solve"))

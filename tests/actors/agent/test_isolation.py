@@ -22,7 +22,7 @@ import ray
 from al_ray.actors.agent import guarded_process
 from al_ray.actors.agent.interpreter import interpreter
 from al_ray.actors.agent.job import Job
-from al_ray.actors.agent.printed import Printed
+from al_ray.actors.agent.printed import KeptText, Printed
 from al_ray.actors.agent.sub_process import ProcessAgent
 from al_ray.actors.runner.actor import Runner
 from al_ray.actors.runner.spec import RunnerSpec
@@ -226,6 +226,46 @@ def test_a_program_that_is_ended_before_it_is_executed_ends_at_once() -> None:
         ours.shutdown(socket.SHUT_WR)
         ours.settimeout(30)
         assert os.WTERMSIG(int(ours.recv(100))) == signal.SIGTERM
+
+
+FAMILY = """
+import os, signal, subprocess, sys, time
+def told(name):
+    def note(*_):
+        with open(f"{sys.argv[1]}/{name}", "a") as file:
+            file.write("asked ")
+        deadline = time.monotonic() + 0.5  # as who cleans up, through a second one if it came
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+        os._exit(0)
+    signal.signal(signal.SIGTERM, note)
+    open(f"{sys.argv[1]}/{name} is ready", "w").close()
+    time.sleep(100)
+for name, apart in ("in its group", False), ("in another session", True):
+    if os.fork() == 0:
+        if apart:
+            os.setsid()
+            if os.fork() == 0:
+                os.setsid()
+                told("its child's child")
+        told(name)
+time.sleep(100)
+"""
+
+
+async def test_all_that_descends_from_a_program_is_asked_once_to_end_and_has_its_grace(
+    tmp_path: Path,
+) -> None:
+    """In whatever session it is; and whoever ends early ends the wait."""
+    members = ["in its group", "in another session", "its child's child"]
+    command = [sys.executable, "-c", FAMILY, str(tmp_path)]
+    program = guarded_process.Program(command, dict(os.environ), None, b"", grace=60.0)
+    process = await guarded_process.GuardedProcess.start(program, KeptText(), KeptText())
+    for member in members:
+        await until((tmp_path / f"{member} is ready").exists)
+    async with asyncio.timeout(30):
+        await process.end()
+    assert {member: (tmp_path / member).read_text() for member in members} == dict.fromkeys(members, "asked ")
 
 
 def job(name: str, task: dict[str, Any]) -> Job:

@@ -11,13 +11,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from al_ray.actors.agent.printed import Printed
+from al_ray.actors.runner.actor import Runner
 from al_ray.actors.runner.failure import failed
+from al_ray.actors.runner.spec import RunnerSpec
 from al_ray.actors.runner.user_code import UserCode
-from al_ray.errors import AttemptEndedError, RewardError, ToldError
+from al_ray.errors import AttemptEndedError, RecipeError, RewardError, ToldError
+from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
 from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.support.agents.told import NUMBERS, STRANGE
@@ -229,6 +233,37 @@ async def test_an_agent_that_is_not_async_fails_with_the_reason(ray_cluster: Non
     assert rollout.status is RolloutStatus.FAILED
     assert "told:plain is not async: it returned 1.0" in (rollout.attempts[0].error or "")
     assert list(houses) == []
+
+
+BARE_PYTHON = """#!/bin/sh
+if [ "$1" = -c ]; then echo one; exit; fi
+echo "$PIP_INDEX_URL $UV_DEFAULT_INDEX" > {seen}
+exit 1
+"""
+
+
+def test_an_agents_packages_are_installed_with_the_installers_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a runner that is the first on its node: then they are among what the agent does not find."""
+    python, seen = tmp_path / "python", tmp_path / "seen"
+    python.write_text(BARE_PYTHON.format(seen=seen))
+    python.chmod(0o755)
+    monkeypatch.setenv("AL_RAY_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without uv
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.corp/simple")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mirror.corp/uv")
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
+    agent = AgentSection(run="a:b", isolation="process", python=str(python), requirements=["absent"])
+    surroundings = dict(os.environ)
+    try:
+        with pytest.raises(RecipeError, match=r"agent\.python"):
+            Runner(RunnerSpec("r", agent, [], "toy"), Mock())._prepare()
+    finally:
+        os.environ.clear()
+        os.environ.update(surroundings)
+    assert seen.read_text().split() == ["https://mirror.corp/simple", "https://mirror.corp/uv"]
 
 
 async def test_prints_and_logs_of_agents_that_run_at_once_are_told_apart(house: House) -> None:

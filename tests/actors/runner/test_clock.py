@@ -65,6 +65,22 @@ async def test_without_a_gateway_that_tells_the_time_is_what_it_is() -> None:
     await runner.cleanup()
 
 
+@pytest.mark.parametrize(
+    "answer", ["[]", "null", "1", '{"absences": null}', '{"absences": [1]}', '{"absences": [["a", "b"]]}']
+)
+async def test_what_no_gateway_would_answer_stops_no_clock(answer: str) -> None:
+    async def answers(request: web.Request) -> web.Response:
+        return web.json_response(text=answer)
+
+    app = web.Application()
+    app.router.add_get("/v1/absences", answers)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    assert await absent(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", 5.0) == 0
+    await runner.cleanup()
+
+
 async def test_the_clock_needs_none_of_the_threads_that_agents_may_hold() -> None:
     """As one does that hands its work to asyncio's threads, which hangs."""
     released = threading.Event()

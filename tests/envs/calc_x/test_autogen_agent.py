@@ -63,10 +63,10 @@ async def house(ray_cluster: None, tmp_path: Path) -> AsyncIterator[House]:
 
 def agent(name: str) -> AgentSection:
     """The recipe's, with that function of the module; skips where its environment cannot be made."""
-    section = loading.load(ROOT / "recipes" / "calc_x.yaml").agent
-    section = section.model_copy(update={"run": f"al_ray.envs.calc_x.autogen_agent:{name}"})
+    recipe = loading.load(ROOT / "recipes" / "calc_x.yaml")
+    section = recipe.agent.model_copy(update={"run": f"al_ray.envs.calc_x.autogen_agent:{name}"})
     try:
-        interpreter.check(section)
+        interpreter.check(section, recipe.model.name, recipe.services)
     except RecipeError as error:
         if "agent.requirements" in str(error):
             pytest.skip(f"AutoGen could not be installed: {error}")

@@ -155,7 +155,7 @@ async def test_a_replayed_agent_with_gold_answers_is_worth_one_on_every_sample(
                 "rewriter": [f"```sql\n{gold}\n```"],
             }
         async with served(replies) as (endpoint, _):
-            assert (await score(task.data, await agent.solve(task.data, endpoint)))["reward"] == 1.0
+            assert score(task.data, await agent.solve(task.data, endpoint))["reward"] == 1.0
 
 
 async def test_demonstrations_are_calls_that_the_agent_makes(sample_tasks: Sequence[Task]) -> None:
@@ -176,7 +176,7 @@ async def test_demonstrations_are_calls_that_the_agent_makes(sample_tasks: Seque
         }
         async with served(replies) as (endpoint, received):
             output = await agent.solve(task.data, endpoint)
-        assert (await score(task.data, output))["reward"] == 1.0
+        assert score(task.data, output)["reward"] == 1.0
         assert next(each["messages"] for each in received if each["role"] == role) == asked
         assert reply["content"] == {"writer": gold, "checker": replies["checker"][0], "rewriter": gold}[role]
         seen.add((role, is_wrong))

@@ -126,25 +126,25 @@ def test_a_gold_query_that_does_not_run_is_a_data_error() -> None:
         judge(HARBOUR, "SELECT 1", "SELECT nom FROM ship")
 
 
-async def test_the_reward_is_the_match_and_tells_whether_the_query_runs() -> None:
+def test_the_reward_is_the_match_and_tells_whether_the_query_runs() -> None:
     """Right, wrong and broken."""
     task = {"database": str(HARBOUR), "query": "SELECT count(*) FROM ship"}
-    assert await score(task, "SELECT 7") == {"reward": 1.0, "executes": 1.0}
-    assert await score(task, "SELECT 8") == {"reward": 0.0, "executes": 1.0}
-    assert await score(task, "how many?") == {"reward": 0.0, "executes": 0.0}
+    assert score(task, "SELECT 7") == {"reward": 1.0, "executes": 1.0}
+    assert score(task, "SELECT 8") == {"reward": 0.0, "executes": 1.0}
+    assert score(task, "how many?") == {"reward": 0.0, "executes": 0.0}
 
 
-async def test_every_gold_answer_of_the_samples_is_worth_one(sample_tasks: Sequence[Task]) -> None:
+def test_every_gold_answer_of_the_samples_is_worth_one(sample_tasks: Sequence[Task]) -> None:
     """And that of any other question on the same database is worth what it gives, mostly nothing."""
-    assert [await score(task.data, task.data["query"]) for task in sample_tasks] == [
+    assert [score(task.data, task.data["query"]) for task in sample_tasks] == [
         {"reward": 1.0, "executes": 1.0}
     ] * len(sample_tasks)
     pairs = [(a.data, b.data["query"]) for a, b in itertools.pairwise(sample_tasks[:64])]
-    rewards = [(await score(task, other))["reward"] for task, other in pairs]
+    rewards = [score(task, other)["reward"] for task, other in pairs]
     assert sum(rewards) < 0.1 * len(rewards)
 
 
-async def test_gold_answers_of_real_rows_are_worth_one(real_train: TaskSet) -> None:
+def test_gold_answers_of_real_rows_are_worth_one(real_train: TaskSet) -> None:
     """A row in ten; ``tools/spider_agreement.py`` compares all that the official evaluator accepts."""
-    rewards = [(await score(task.data, task.data["query"]))["reward"] for task in real_train.tasks[::10]]
+    rewards = [score(task.data, task.data["query"])["reward"] for task in real_train.tasks[::10]]
     assert rewards == [1.0] * len(rewards)

@@ -87,6 +87,18 @@ def test_an_attempt_is_recorded_as_a_runs_are(try_it: Try, isolation: str, run: 
     assert "AL_RAY_ROLLOUT_ID" not in os.environ
 
 
+def test_an_agent_in_processes_may_read_its_endpoint_where_it_is_imported(
+    try_it: Try, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does whose client is made at module level."""
+    lines = ["import os", "MODEL = os.environ['OPENAI_MODEL']", "def solve(task): return MODEL"]
+    (tmp_path / "reading_trial_agent.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("OPENAI_MODEL", raising=False)
+    tried = try_it("agent.isolation=process", "agent.run=reading_trial_agent:solve")
+    assert tried.raised is None and tried.rollout.attempts[-1].output == "wise"
+
+
 def test_what_the_agent_raises_comes_as_it_was_raised(try_it: Try) -> None:
     """Even what would end the process; the attempt has failed, and has no reward."""
     tried = try_it("agent.isolation=thread", f"agent.run={__name__}:unwise")
