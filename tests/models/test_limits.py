@@ -47,6 +47,7 @@ def rope(kind: str | None, **told: Any) -> dict[str, Any]:
 
 
 LONG = {"max_position_embeddings": 4096}
+STRETCHED = {"rope_type": "linear", "factor": 2.0}
 LENGTHS: list[tuple[dict[str, Any], int | None]] = [
     ({"hidden_size": 64}, None),
     (LONG, 4096),
@@ -64,8 +65,8 @@ LENGTHS: list[tuple[dict[str, Any], int | None]] = [
     ({**LONG, **rope("llama3", factor=8.0)}, 4096),
     ({**LONG, **rope("longrope", factor=8.0)}, 4096),
     ({**LONG, **rope("linear", factor=8.0), "model_type": "gemma3_text"}, 4096),
-    ({**LONG, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}, 8192),
-    ({**LONG, "rope_parameters": {"full": {"rope_type": "linear", "factor": 2.0}, "near": {}}}, 8192),
+    ({**LONG, "rope_parameters": STRETCHED}, 8192),
+    ({**LONG, "rope_parameters": {"full_attention": STRETCHED, "sliding_attention": {}}}, 8192),
 ]
 """Of configs, with how long a sequence engines take."""
 
@@ -79,7 +80,6 @@ def test_the_longest_sequence_is_what_the_config_names_and_a_rope_stretches(
     assert (None if found is None else found.tokens) == tokens
 
 
-@pytest.mark.slow
 def test_the_longest_sequence_is_the_one_that_vllm_takes() -> None:
     """Not a token more."""
     from vllm.config.model import _get_and_verify_max_len
@@ -88,12 +88,12 @@ def test_the_longest_sequence_is_the_one_that_vllm_takes() -> None:
     for config, tokens in LENGTHS:
         told = SimpleNamespace(**{"model_type": "llama", **config})
         # As vLLM finds it once transformers has read it.
-        told.rope_parameters = config.get("rope_parameters") or config.get("rope_scaling")
-        for each in (told.rope_parameters or {"": None}).values():
-            if isinstance(each, dict):
-                each.setdefault("rope_type", "default")
-        if told.rope_parameters and "full" not in told.rope_parameters:
-            told.rope_parameters.setdefault("rope_type", "default")
+        ropes = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        told.rope_parameters = (
+            {layers: {"rope_type": "default", **each} for layers, each in ropes.items()}
+            if "full_attention" in ropes
+            else {"rope_type": "default", **ropes}
+        )
         named = ModelArchConfigConvertorBase(told, told).derive_max_model_len_and_key()
         architecture = SimpleNamespace(derived_max_model_len_and_key=named)
 
