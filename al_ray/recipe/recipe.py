@@ -68,7 +68,7 @@ class ModelSection(Section):
     @property
     def name(self) -> str:
         """What agents call it."""
-        return Path(self.path).name
+        return Path(self.path).name or Path(self.path).absolute().name
 
 
 class SourceSection(Section):

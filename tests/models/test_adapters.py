@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from al_ray.errors import RecipeError
-from al_ray.models import adapters, folders
+from al_ray.models import adapters, folders, turns
 from al_ray.recipe import LoraSection, ModelSection, Recipe
 from tests.conftest import write_tiny_model
+from tests.support.models.weights import write_weights
 from tests.support.runs import toy
 
 
@@ -19,6 +23,80 @@ def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
     (tmp_path / adapters.CONFIG).write_text('{"base_model_name_or_path": "/nowhere"}')
     with pytest.raises(RecipeError, match="is an adapter of /nowhere, which is not there"):
         folders.resolve(str(tmp_path))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """Of a base beside it, ``base``; nothing in them can be computed with."""
+    for name in ("base", "adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    write_weights(tmp_path / "base" / "model.safetensors", {"a.weight": [8, 8]})
+    write_weights(tmp_path / "adapter" / adapters.WEIGHTS, {"a": [2, 8], "b": [8, 2]})
+    config = adapters.config(LoraSection(), str(tmp_path / "base"))
+    (tmp_path / "adapter" / adapters.CONFIG).write_text(json.dumps(config))
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize(
+    "file", ["adapter/adapter_model.safetensors", "base/model.safetensors", "base/config.json"]
+)
+def test_an_adapter_that_is_cut_off_or_whose_base_is_names_the_file(adapter: Path, file: str) -> None:
+    """Before it is merged, and in what looks for mistakes before a run."""
+    cut = adapter.parent / file
+    assert folders.check(str(adapter)) is None
+    cut.write_bytes(cut.read_bytes()[:-1])
+    for look in (folders.check, folders.resolve):
+        with pytest.raises(RecipeError, match=f"^model\\.path: '{cut}': is no .*was the download cut off"):
+            look(str(adapter))
+
+
+def test_an_adapter_that_is_cut_off_is_no_beginning_of_a_policy(adapter: Path) -> None:
+    assert adapters.problem_of("policies.a.adapter", adapter, LoraSection()) is None
+    weights = adapter / adapters.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    found = str(adapters.problem_of("policies.a.adapter", adapter, LoraSection()))
+    assert found.startswith(f"policies.a.adapter: '{weights}': is no whole safetensors file")
+
+
+def test_an_adapter_where_nothing_can_be_written_is_told_and_a_merged_one_there_is_found(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague's, for example."""
+    told = f"^model\\.path: '{adapter}': is an adapter, .* in its own folder: .*, copy it elsewhere$"
+    (adapter / ".merged.lock").mkdir()  # what can be told only by trying
+    with pytest.raises(RecipeError, match=told):
+        folders.resolve(str(adapter))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for look in (folders.check, folders.resolve):
+        with pytest.raises(RecipeError, match=told):
+            look(str(adapter))
+    shutil.copytree(adapter.parent / "base", adapter / "merged")
+    assert folders.check(str(adapter)) == folders.resolve(str(adapter)) == adapter / "merged"
+
+
+def test_who_waits_for_another_process_that_merges_says_so_and_not_for_ever(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def tell(doing: str, *_: object) -> None:
+        told.append(doing)
+        if ends:
+            shutil.copytree(adapter.parent / "base", adapter / "merged")
+            theirs.release()
+
+    monkeypatch.setattr(turns, "_TOLD_AFTER", 0.1)
+    monkeypatch.setattr(turns, "_SECONDS", 0.3)
+    theirs = FileLock(adapter / ".merged.lock")
+    theirs.acquire()
+    ends = False
+    with pytest.raises(RecipeError, match=f"^model\\.path: '{adapter}/merged': another process .*`fuser "):
+        folders.resolve(str(adapter), tell)
+    monkeypatch.setattr(turns, "_SECONDS", 60.0)
+    ends = True
+    assert folders.resolve(str(adapter), tell) == adapter / "merged"
+    assert told == [f"waiting for another process that prepares {adapter}/merged"] * 2
 
 
 @pytest.mark.parametrize("target", ["c_attn", "embed_tokens", "input_layernorm"])
@@ -63,7 +141,7 @@ def test_what_a_policy_begins_as_is_an_adapter_like_the_others(
 ) -> None:
     section = LoraSection(rank=4, targets=["k_proj", "q_proj"])
     whole = adapters.config(section, "base") | {"target_modules": ["q_proj", "k_proj"]}
-    (tmp_path / adapters.WEIGHTS).touch()
+    write_weights(tmp_path / adapters.WEIGHTS, {"a": [1]})
     if changed is not None:
         (tmp_path / adapters.CONFIG).write_text(json.dumps(whole))
         assert adapters.problem_of("policies.a.adapter", tmp_path, section) is None

@@ -19,7 +19,7 @@ import pytest
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from al_ray.errors import RecipeError
-from al_ray.models import folders, memory
+from al_ray.models import folders, hub, memory
 from al_ray.recipe import ModelSection, model_name
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -56,11 +56,23 @@ def test_a_prepared_model_is_found_by_its_hub_name(home: Path) -> None:
     assert folders.resolve("owner/model") == folder
 
 
+def test_a_home_that_is_named_from_here_gives_a_path_that_holds_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers have other working directories."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AL_RAY_HOME", "cache")
+    folder = tmp_path / "cache" / "models" / "owner--model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert folders.resolve("owner/model") == folder
+
+
 def test_what_cannot_be_had_is_told_without_making_anything_ready(
     silent_hub: None, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither here, nor in a package, nor on a hub that answers, nor in its cache."""
-    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "_SECONDS", 0.5)
     with pytest.raises(
         RecipeError, match=r"model\.path: 'nobody/none': no such folder, and the Hugging Face"
     ):
@@ -84,7 +96,11 @@ def test_a_folder_is_looked_at_for_what_engines_and_learners_load(tmp_path: Path
     with pytest.raises(RecipeError, match=f"max_position_embeddings {longest}"):
         folders.require_whole(tmp_path, section(longest + 1))
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": {"factor": 4.0}}))
-    folders.require_whole(tmp_path, section(longest + 1))
+    folders.require_whole(tmp_path, section(4 * longest))
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"n_positions": 64}}))
+    folders.require_whole(tmp_path, section(64))
+    with pytest.raises(RecipeError, match=r"'?65'?: is more than the model sees: .* n_positions 64"):
+        folders.require_whole(tmp_path, section(65))
 
 
 def no_safetensors(header: bytes, length: int | None = None) -> bytes:
@@ -215,7 +231,7 @@ def test_a_path_that_cannot_be_looked_at_is_told_with_the_reason(monkeypatch: py
 @pytest.mark.usefixtures("silent_hub")
 def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "_SECONDS", 0.5)
     monkeypatch.setenv("AL_RAY_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(
         RecipeError, match=r"AL_RAY_HOME: '.*/file/home': no model can be kept there: .*Not a"
@@ -226,7 +242,7 @@ def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.usefixtures("silent_hub")
 def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """No retries, then the cures: a folder, or the package that carries the model."""
-    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "_SECONDS", 0.5)
     monkeypatch.setattr(folders, "PACKAGED", {SMOLLM2: "no_such_package"})
     for name, cure in (("nobody/nothing", "name a folder"), (SMOLLM2, r"al_ray\[gguf\]")):
         start = time.monotonic()
@@ -247,7 +263,7 @@ def test_two_that_need_a_model_convert_it_once(
         time.sleep(0.3)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "_SECONDS", 0.1)
     monkeypatch.setattr(folders, "_packaged", lambda name: tmp_path / "model.gguf")
     monkeypatch.setattr(folders, "_convert", convert)
     with ThreadPoolExecutor() as pool:
@@ -282,7 +298,7 @@ def test_a_packaged_model_becomes_a_plain_folder(monkeypatch: pytest.MonkeyPatch
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    monkeypatch.setattr(folders, "_HUB_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "_SECONDS", 0.1)
     told: list[tuple[str, int | None, int | None]] = []
 
     def tell(doing: str, done: int | None = None, total: int | None = None, /) -> None:

@@ -82,6 +82,15 @@ def test_every_recipe_of_the_repository_has_intermediate_rewards_ready_to_switch
     assert loading.load(path, [f"transitions={section}"]).transitions.intermediate
 
 
+def test_a_model_in_the_folder_of_the_shell_has_its_folders_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agents could not ask for an empty one."""
+    monkeypatch.chdir(folder / "model")
+    recipe = right_after(folder, lambda content: content["model"].update(path="."))
+    assert recipe.model.name == "model"
+
+
 SET_MISTAKES = {
     "model.max_length": "--set: 'model.max_length': write it as path=value, for example model.max_length=512",
     "=3": "--set: '=3': write it as path=value, for example model.max_length=512",

@@ -15,7 +15,7 @@ import yaml
 from al_ray import __version__
 from al_ray.errors import Problem, UserError
 from al_ray.machines.whole import whole_folder
-from al_ray.recipe import Recipe, loading
+from al_ray.recipe import Recipe, loading, model_name
 from al_ray.recipe.schedule import evaluation_name, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run.ended.over_seeds import ACCURACY
@@ -26,20 +26,21 @@ _GENERATION: Final = "generation_config.json"
 _RESUME: Final = "resume"
 
 
-def write(checkpoint: Path, recipe: Recipe, output: Path) -> None:
-    """``output`` is whole or not there. Raises ``UserError`` if it is there already, or cannot be written."""
+def write(checkpoint: Path, model: Path, recipe: Recipe, output: Path) -> None:
+    """``model`` is the folder of the checkpoint's model: itself, or what an adapter was merged to. ``output``
+    is whole or not there. Raises ``UserError`` if it is there already, or cannot be written."""
     try:
-        _write(checkpoint, recipe, output)
+        _write(checkpoint, model, recipe, output)
     except OSError as error:
         raise UserError(Problem("--output", str(output), f"cannot be written: {error}")) from error
 
 
-def _write(checkpoint: Path, recipe: Recipe, output: Path) -> None:
+def _write(checkpoint: Path, model: Path, recipe: Recipe, output: Path) -> None:
     if output.exists():
         raise UserError(Problem("--output", str(output), "is there already; name a new folder"))
     with whole_folder(output) as folder:
         shutil.copytree(
-            checkpoint, folder, dirs_exist_ok=True, ignore=lambda path, names: _left(checkpoint, path, names)
+            model, folder, dirs_exist_ok=True, ignore=lambda path, names: _left(model, path, names)
         )
         config = folder / _GENERATION
         known = json.loads(config.read_text("utf-8")) if config.is_file() else {}
@@ -56,8 +57,11 @@ def _write(checkpoint: Path, recipe: Recipe, output: Path) -> None:
         (folder / _CARD).write_text(card(checkpoint, recipe), encoding="utf-8")
 
 
-def _left(checkpoint: Path, path: str, names: list[str]) -> set[str]:
-    return {_RESUME} & set(names) if Path(path) == checkpoint else set()
+def _left(model: Path, path: str, names: list[str]) -> set[str]:
+    """What is of no model: also what was hidden beside it."""
+    return (
+        {name for name in names if name == _RESUME or name.startswith(".")} if Path(path) == model else set()
+    )
 
 
 def card(checkpoint: Path, recipe: Recipe) -> str:
@@ -106,8 +110,8 @@ def _text(recipe: Recipe, run: Path, step: int) -> Iterator[str]:
 
 def _is_folder(recipe: Recipe) -> bool:
     """Whether the recipe's model is a folder of somebody's machine, which tells others nothing."""
-    path = Path(recipe.model.path)
-    return path.is_absolute() or path.is_dir()
+    path = recipe.model.path
+    return model_name.is_folder(path) or model_name.problem(path) is not None
 
 
 def _evaluation(recipe: Recipe, line: Mapping[str, Any]) -> str:

@@ -46,8 +46,9 @@ class Server:
         return shlex.join(["vllm", "serve", self.model, *self.options])
 
 
-def server(checkpoint: Path, recipe: Recipe, host: str, port: int) -> Server:
-    """Of the recipe's run, for this machine. Agents call the model as they did in the run."""
+def server(folder: Path, recipe: Recipe, host: str, port: int) -> Server:
+    """Of the model in ``folder``, a checkpoint of the recipe's run or what one was merged to, for this
+    machine. Agents call it as they did in the run."""
     model, on_cpu = recipe.model, not nvidia_gpus()
     options = [
         *("--served-model-name", model.name, "--host", host, "--port", str(port)),
@@ -55,7 +56,7 @@ def server(checkpoint: Path, recipe: Recipe, host: str, port: int) -> Server:
         *("--generation-config", "vllm", "--override-generation-config", json.dumps(sampling(recipe))),
     ]
     if model.chat_template is not None:
-        options += ["--chat-template", str(checkpoint.resolve() / TEMPLATE)]
+        options += ["--chat-template", str(folder.resolve() / TEMPLATE)]
     if model.tool_parser is not None:
         options += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_parser]
     if model.reasoning_parser is not None:
@@ -67,7 +68,7 @@ def server(checkpoint: Path, recipe: Recipe, host: str, port: int) -> Server:
         variables["TORCH_COMPILE_DISABLE"] = "1"  # which needs a C++ compiler
     else:
         options += ["--tensor-parallel-size", str(recipe.engines.tensor_parallel)]
-    return Server(str(checkpoint.resolve()), options, variables)
+    return Server(str(folder.resolve()), options, variables)
 
 
 def sampling(recipe: Recipe) -> dict[str, float]:

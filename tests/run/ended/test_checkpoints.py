@@ -15,14 +15,16 @@ import pytest
 import yaml
 
 from al_ray.cli.comparing import list_runs
-from al_ray.cli.publishing import export
+from al_ray.cli.publishing import export, serve
 from al_ray.errors import UserError
 from al_ray.machines import devices
-from al_ray.recipe import loading
-from al_ray.run.ended import serving
+from al_ray.models import adapters
+from al_ray.recipe import LoraSection, loading
+from al_ray.run.ended import model_folder, serving
 from al_ray.run.ended.listing import listing
 from al_ray.run.ended.serving import server
 from al_ray.run.folder import RunFolder
+from tests.support.models.weights import write_weights
 from tests.support.runs import quiz
 
 MakeRun = Callable[..., Path]
@@ -163,6 +165,86 @@ def test_an_exported_model_tells_how_it_was_trained(tmp_path: Path, make_run: Ma
     assert yaml.safe_load(recipe)["agent"]["run"] == "tests.support.runs.quiz:solve"
     assert "# quiz, after 1 steps" in card and "| 0 | grpo | 1 of 1 | 0.001 |" in card
     assert "| untrained | 0.2500 | - | 12 |\n| after grpo | 0.7500 | 0.1250 | 12 |" in card
+
+
+@pytest.mark.parametrize("merged_before", [False, True])
+def test_an_adapters_checkpoint_is_served_and_exported_as_the_model_that_it_makes(
+    tmp_path: Path,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    merged_before: bool,
+) -> None:
+    """Merged with its base, once; nothing of the adapter is exported, nor what merging leaves there."""
+    made: list[Path] = []
+
+    def merge(base: Path, adapter: Path, into: Path) -> None:
+        made.append(adapter)
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            (into / name).write_text("{}", encoding="utf-8")
+
+    monkeypatch.setattr(adapters, "_merge", merge)
+    checkpoint = RunFolder(make_run("a", "model.lora={}")).checkpoint(1)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}", encoding="utf-8")
+    (checkpoint / "model.safetensors").unlink()
+    write_weights(checkpoint / adapters.WEIGHTS, {"a": [1]})
+    (checkpoint / adapters.CONFIG).write_text(json.dumps(adapters.config(LoraSection(), str(base))))
+    if merged_before:
+        adapters.merged(checkpoint, print)
+    capsys.readouterr()
+    serve(checkpoint, "127.0.0.1", 8000, dry_run=True)
+    assert capsys.readouterr().out.startswith(f"vllm serve {checkpoint}/merged --served-model-name none ")
+    told = export(checkpoint, tmp_path / "model", None)
+    assert told == f"{tmp_path}/model: the model after step-000001, with a model card"
+    names = {file.name for file in (tmp_path / "model").iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "generation_config.json",
+        "README.md",
+    }
+    assert made == [checkpoint]
+
+
+def test_a_checkpoint_may_be_named_by_a_link_and_from_within(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = RunFolder(make_run("a")).checkpoint(1)
+    (checkpoint / ".hidden").touch()
+    (checkpoint.parent / "best").symlink_to(checkpoint.name)
+    monkeypatch.chdir(checkpoint)
+    for name, named in (("linked", checkpoint.parent / "best"), ("within", Path())):
+        told = export(named, tmp_path / name, None)
+        assert told == f"{tmp_path / name}: the model after step-000001, with a model card"
+        assert not (tmp_path / name / "resume").exists() and not (tmp_path / name / ".hidden").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "base"),
+    [
+        ("~/model", None),
+        ("./model", None),
+        ("models/mine", None),
+        ("a/b/c", None),
+        ("/gone/model", None),
+        ("owner/model", "owner/model"),
+    ],
+)
+def test_a_model_card_names_a_base_of_the_hub_alone(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, path: str, base: str | None
+) -> None:
+    """A folder of somebody's machine tells others nothing, also where it is no longer there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "config.json").touch()
+    run = RunFolder(make_run("a"))
+    recipe = run.recipe()
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
+    told = model_folder.card(run.checkpoint(1), recipe)
+    assert yaml.safe_load(told.split("---\n")[1]).get("base_model") == base
 
 
 def test_a_place_where_no_model_can_be_written_is_told(tmp_path: Path, make_run: MakeRun) -> None:
