@@ -75,10 +75,11 @@ class Retrieval:
     async def start(self) -> None:
         import ray
 
+        from al_ray.machines.placement import beside_the_driver
         from al_ray.retrieval.index import Searcher
 
         self._searcher = await asyncio.to_thread(Searcher, self._folder)
-        shard = ray.remote(ShardActor).options(**SHARD_OPTIONS)
+        shard = ray.remote(ShardActor).options(**SHARD_OPTIONS, **beside_the_driver())  # the files are here
         self._shards = [shard.remote(str(self._folder), n) for n in range(self._searcher.shards)]
         # Loads and compiles what the first question would wait for.
         await self._search([(self._searcher.passage(0).whole, 1)])
