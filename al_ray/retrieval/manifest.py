@@ -13,8 +13,8 @@ from al_ray.machines.home import home
 from al_ray.retrieval import passages
 
 _FILE: Final = "manifest.json"
-_LAYOUT: Final = 1
-"""Of the files of an index."""
+_LAYOUT: Final = 2
+"""Of the files of an index, and of what counts as a word of its passages."""
 CURE: Final = "make it with `al-ray index RECIPE`"
 
 
