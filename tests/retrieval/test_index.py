@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from al_ray.errors import DataError
 from al_ray.retrieval import manifest, passages
 from al_ray.retrieval.build import build
 from al_ray.retrieval.index import Index
-from al_ray.retrieval.manifest import Settings, require_fresh
+from al_ray.retrieval.manifest import Settings, Source, require_fresh
 from al_ray.retrieval.passages import Passage
 from al_ray.retrieval.ranking import Ranking, fused, merged
 from al_ray.retrieval.vocabulary import SavedVocabulary, Vocabulary, words
@@ -70,6 +71,39 @@ def test_an_index_is_built_once(built: Built, corpus: Path) -> None:
     write_corpus(corpus, 130)
     build(corpus, folder, SETTINGS, tell)
     assert told[-1] == 130 and manifest.read(folder).passages == 130
+
+
+def test_rows_that_come_while_an_index_is_built_make_it_old(tmp_path: Path, corpus: Path) -> None:
+    def add(what: str, done: int, total: int) -> None:
+        if (what, done) == ("passages", 120):
+            with corpus.open("a", encoding="utf-8") as file:
+                file.write('{"pid": "p120", "title": "late", "text": "own120"}\n')
+
+    build(corpus, tmp_path / "index", SETTINGS, add)
+    with pytest.raises(DataError, match="the corpus is not the one"):
+        require_fresh(tmp_path / "index", corpus, SETTINGS)
+
+
+def test_vectors_are_those_of_the_encoder_as_it_was(tmp_path: Path, corpus: Path) -> None:
+    """Trained further, it is another; elsewhere, or with other notes beside it, it is not."""
+    folder, encoder = tmp_path / "index", tmp_path / "encoder"
+    for name in ("modules.json", "1_Pooling/config.json", "model.safetensors", "README.md", ".cache/seen"):
+        (encoder / name).parent.mkdir(parents=True, exist_ok=True)
+        (encoder / name).write_text(name)
+    settings = Settings(bm25=False, encoder=str(encoder), shard_passages=50)
+    folder.mkdir()
+    source = Source(manifest.stats([corpus]), passages.survey(corpus)[0])
+    manifest.write(folder, source, manifest.encoder_of(settings), settings, passages=120, shards=3)
+    for name in ("README.md", ".cache/seen"):
+        (encoder / name).write_text("other")
+    os.utime(encoder / "model.safetensors")
+    assert require_fresh(folder, corpus, settings).passages == 120
+    (encoder / "model.safetensors").write_text("trained further")
+    with pytest.raises(DataError, match=r"encoder: .*it is not the one by which the vectors"):
+        require_fresh(folder, corpus, settings)
+    shutil.rmtree(encoder)
+    with pytest.raises(DataError, match="no such folder"):
+        require_fresh(folder, corpus, settings)
 
 
 def test_an_index_of_another_layout_is_made_anew(built: Built, corpus: Path) -> None:
