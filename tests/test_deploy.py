@@ -115,15 +115,18 @@ def test_skypilot_tells_the_process_to_which_a_signal_ends_the_run(tmp_path: Pat
     """The driver alone, as the file's head has it: it reads what ``run`` wrote in the home folder."""
     stub = tmp_path / ".venv" / "bin" / "al-ray"
     stub.parent.mkdir(parents=True)
-    stub.write_text("#!/bin/bash\necho $$ > pid && mv pid started\nwhile sleep 0.1; do :; done\n")
+    stub.write_text("#!/bin/bash\necho $$ > pid && mv pid started\nfor _ in {1..600}; do sleep 0.1; done\n")
     stub.chmod(0o755)
     variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "RECIPE": "recipe.yaml"}
     script = load("deploy/skypilot.yaml")["run"]
     with subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=variables) as job:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        told = int((tmp_path / "driver.pid").read_text())
-        os.kill(told, signal.SIGTERM)
-        assert job.wait(60) == -signal.SIGTERM
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            told = int((tmp_path / "driver.pid").read_text())
+            os.kill(told, signal.SIGTERM)
+            assert job.wait(60) == -signal.SIGTERM
+        finally:
+            job.kill()
     assert told == int((tmp_path / "started").read_text())
