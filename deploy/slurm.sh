@@ -2,11 +2,14 @@
 # One training on Slurm, on a Ray cluster of its own: sbatch deploy/slurm.sh recipes/calc_x.yaml --set output=/shared/outputs
 # To be submitted from the project's folder, which all nodes see, with its .venv. The driver runs in this script, on
 # the first node; Slurm's warning before the time is over reaches it alone, so that it writes a checkpoint while all
-# else still runs. The same line with --resume added goes on from there.
+# else still runs. The same line with --resume added goes on from there. It asks for whole nodes: where they are shared,
+# a task has a single core, and little memory, beside its GPUs.
 #SBATCH --job-name=al_ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:TERM@180
 #SBATCH --output=al_ray-%j.log
@@ -27,7 +30,8 @@ ray start --head --block --node-ip-address "$head" --port "${RAY_ADDRESS##*:}" "
 parts=$!
 others=$((SLURM_JOB_NUM_NODES - 1))
 if ((others > 0)); then
-    srun --nodes "$others" --ntasks "$others" --exclude "$SLURMD_NODENAME" \
+    # A step has all cores of the job on its nodes; its task may else be bound to one of them.
+    srun --nodes "$others" --ntasks "$others" --cpu-bind=none --exclude "$SLURMD_NODENAME" \
         ray start --address "$RAY_ADDRESS" --block "${resources[@]}" >> "ray-$SLURM_JOB_ID.log" 2>&1 &
     parts="$parts $!"
 fi

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from al_ray.actors.coalescer import Coalescer
 from al_ray.errors import BadRequestError, Problem, RecipeError
 from al_ray.recipe import dotted
+from al_ray.retrieval.ranking import DEPTH
 from al_ray.types import JSON
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 SHARD_OPTIONS: Final = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 """Ray starts a shard that died anew, and repeats what it was asked."""
-MAX_K: Final = 100
 MAX_QUERY_CHARS: Final = 4096
 _DOTTED: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -75,10 +75,11 @@ class Retrieval:
     async def start(self) -> None:
         import ray
 
+        from al_ray.machines.placement import beside_the_driver
         from al_ray.retrieval.index import Searcher
 
         self._searcher = await asyncio.to_thread(Searcher, self._folder)
-        shard = ray.remote(ShardActor).options(**SHARD_OPTIONS)
+        shard = ray.remote(ShardActor).options(**SHARD_OPTIONS, **beside_the_driver())  # the files are here
         self._shards = [shard.remote(str(self._folder), n) for n in range(self._searcher.shards)]
         # Loads and compiles what the first question would wait for.
         await self._search([(self._searcher.passage(0).whole, 1)])
@@ -88,15 +89,15 @@ class Retrieval:
         if not isinstance(query, str) or not query.strip() or len(query) > MAX_QUERY_CHARS:
             raise BadRequestError(f'"query" must be a text of 1 to {MAX_QUERY_CHARS} characters')
         k = question.get("k", 3)
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
-            raise BadRequestError(f'"k" must be a whole number from 1 to {MAX_K}')
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= DEPTH:
+            raise BadRequestError(f'"k" must be a whole number from 1 to {DEPTH}')
         return await self._ask((query, k))
 
     async def probe(self) -> None:
         await asyncio.gather(*(shard.ping.remote() for shard in self._shards))
 
     async def _search(self, questions: list[tuple[str, int]]) -> list[JSON]:
-        """All together, to the depth of the deepest."""
+        """All together, to the depth of the deepest, which changes nothing of what the others find."""
         most = max(k for _, k in questions)
         asked = await asyncio.to_thread(self._searcher.ask, [query for query, _ in questions], most)
         found = await asyncio.gather(*(shard.search.remote(asked) for shard in self._shards))

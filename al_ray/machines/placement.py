@@ -217,7 +217,8 @@ def _is_granted(group: PlacementGroup) -> bool:
 
 
 def beside_the_driver() -> dict[str, Any]:
-    """Ray options that put an actor on the driver's node."""
+    """Ray options that put an actor on the driver's node; asked for by an actor there, which does not hand on
+    its own place to what it starts, on that same node."""
     node = ray.get_runtime_context().get_node_id()
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 

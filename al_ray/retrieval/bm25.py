@@ -13,7 +13,7 @@ from typing import Any, Final
 import bm25s
 import numpy as np
 
-from al_ray.retrieval.ranking import Ranking, best
+from al_ray.retrieval.ranking import DEPTH, Ranking, best
 
 _DATA: Final = "data.csc.index.npy"
 _COMPILED_FROM: Final = 20_000
@@ -66,14 +66,14 @@ class Bm25:
             return [[] for _ in queries]
         found = self._index.retrieve(
             asked,
-            k=min(k, self._passages),
+            k=min(max(k, DEPTH), self._passages),
             backend_selection=self._index.backend,
             show_progress=False,
             n_threads=1 if self._index.backend == "numba" else 0,
         )
         rankings = iter(
-            best([(int(n), float(s)) for n, s in zip(numbers, scores, strict=True) if s > 0], k)
-            for numbers, scores in zip(found.documents, found.scores, strict=True)
+            best([(n, s) for n, s in zip(numbers, scores, strict=True) if s > 0], k)
+            for numbers, scores in zip(found.documents.tolist(), found.scores.tolist(), strict=True)
         )
         return [next(rankings) if query else [] for query in known]
 

@@ -16,7 +16,7 @@ from al_ray.machines.whole import whole_folder
 from al_ray.retrieval import dense, manifest, passages
 from al_ray.retrieval.bm25 import Bm25, rescale
 from al_ray.retrieval.encoder import Encoder
-from al_ray.retrieval.manifest import Settings
+from al_ray.retrieval.manifest import Settings, Source
 from al_ray.retrieval.passages import Passage
 from al_ray.retrieval.vocabulary import Vocabulary
 
@@ -57,7 +57,9 @@ def _is_there(corpus: Path, folder: Path, settings: Settings) -> bool:
 
 def _build(corpus: Path, folder: Path, settings: Settings, progress: Progress) -> None:
     progress("reading the corpus", 0, 1)
+    touched = manifest.stats([corpus])  # before it is read: what is added meanwhile is not in the index
     sha256, lines = passages.survey(corpus)
+    encoded_by = manifest.encoder_of(settings)
     encoder = Encoder(settings.encoder) if settings.encoder is not None else None
     vocabulary, done, shards = Vocabulary(), 0, 0
     for shard in _shards(corpus, settings.shard_passages):
@@ -79,7 +81,8 @@ def _build(corpus: Path, folder: Path, settings: Settings, progress: Progress) -
     if settings.bm25:
         vocabulary.save(folder / VOCABULARY)
         _weigh_words([shard_folder(folder, number) / BM25 for number in range(shards)], len(vocabulary), done)
-    manifest.write(folder, corpus, settings, sha256=sha256, passages=done, shards=shards)
+    source = Source(touched, sha256)
+    manifest.write(folder, source, encoded_by, settings, passages=done, shards=shards)
 
 
 def _shards(corpus: Path, size: int) -> Iterator[Sequence[Passage]]:

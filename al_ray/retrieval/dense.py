@@ -8,7 +8,7 @@ from typing import Any, Final
 import faiss
 import numpy as np
 
-from al_ray.retrieval.ranking import Ranking
+from al_ray.retrieval.ranking import DEPTH, Ranking, best
 
 MAX_EXACT: Final = 50_000
 """Passages up to which a query is compared with each of them; beyond, with those that HNSW leads to."""
@@ -43,8 +43,9 @@ def load(path: Path) -> Any:
 
 def search(index: Any, queries: np.ndarray, k: int) -> list[Ranking]:
     """For each query the ``k`` passages that are nearest."""
-    scores, numbers = index.search(np.ascontiguousarray(queries, np.float32), min(k, index.ntotal))
+    depth = min(max(k, DEPTH), index.ntotal)
+    scores, numbers = index.search(np.ascontiguousarray(queries, np.float32), depth)
     return [
-        [(int(n), float(s)) for n, s in zip(row, of_row, strict=True) if n >= 0]
-        for row, of_row in zip(numbers, scores, strict=True)
+        best([(n, s) for n, s in zip(row, of_row, strict=True) if n >= 0], k)
+        for row, of_row in zip(numbers.tolist(), scores.tolist(), strict=True)
     ]

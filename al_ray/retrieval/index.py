@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,13 +18,10 @@ from al_ray.retrieval.bm25 import Bm25
 from al_ray.retrieval.build import BM25, DENSE, VOCABULARY, shard_folder
 from al_ray.retrieval.encoder import Encoder
 from al_ray.retrieval.passages import Passage, Passages
-from al_ray.retrieval.ranking import Hit, Ranking, fused, merged
+from al_ray.retrieval.ranking import DEPTH, Hit, Ranking, fused, merged
 from al_ray.retrieval.vocabulary import SavedVocabulary
 
 Method = Literal["bm25", "dense", "hybrid"]
-
-_FUSED_DEPTH: Final = 100
-"""Passages of each method that are fused, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ class PreparedQueries:
     words: Sequence[Sequence[int]] | None
     vectors: np.ndarray | None
     depth: int
-    """How many passages each method is to find."""
+    """How many passages each method is to find; where two are fused, at least ``DEPTH``."""
 
 
 Found = Sequence[Sequence[Ranking]]
@@ -78,7 +75,7 @@ class Searcher:
         return PreparedQueries(
             words=[self._words.look_up(query) for query in queries] if self._words else None,
             vectors=self._encoder.queries(queries) if self._encoder else None,
-            depth=max(k, _FUSED_DEPTH) if both else k,
+            depth=max(k, DEPTH) if both else k,
         )
 
     def rank(self, asked: PreparedQueries, found: Sequence[Found], k: int) -> list[Ranking]:

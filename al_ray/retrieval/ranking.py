@@ -11,6 +11,9 @@ Hit = tuple[int, float]
 Ranking = Sequence[Hit]
 """The best first. Which of equal ones a search finds, if not all, is up to bm25s and FAISS."""
 
+DEPTH: Final = 100
+"""Hits that a search looks for, also where fewer are wanted. Among equal ones, bm25s and FAISS choose by how
+many they are to find; so to this depth, what a query finds first is the same, whatever is asked beside it."""
 _RRF_CONSTANT: Final = 60
 """Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet" (SIGIR 2009)."""
 

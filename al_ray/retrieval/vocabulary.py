@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Final
+from unicodedata import category, normalize
 
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
-_WORD: Final = re.compile(r"\w+")
+_MARKS: Final = "".join(
+    chr(code)
+    for code in chain(range(0x300, 0x20000), range(0xE0100, 0xE01F0))  # beyond these, Unicode has none
+    if category(chr(code)).startswith("M")
+)
+_WORD: Final = re.compile(rf"\w[\w\u200c\u200d{_MARKS}]*")
+"""As Unicode's UTS #18, annex C, has it. To ``re``, marks and joiners end a word, but whole scripts write
+their vowels as marks."""
 _STOPWORDS: Final = frozenset(STOPWORDS_EN)
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without the most common ones of English."""
-    return [word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+    """The words of a text without case, and without the most common ones of English; in one form (NFKC),
+    however the text writes its accents, wide letters and ligatures."""
+    # Twice: without case, a letter and its accent may be one letter that they were not before.
+    folded = normalize("NFKC", normalize("NFKC", text).casefold())
+    return [word for word in _WORD.findall(folded) if word not in _STOPWORDS]
 
 
 class Vocabulary:

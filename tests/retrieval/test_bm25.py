@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from al_ray.retrieval import bm25
 from al_ray.retrieval.bm25 import Bm25, rescale
+from al_ray.retrieval.ranking import DEPTH
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 7), max_size=6), min_size=1, max_size=8).filter(any)
 
@@ -58,6 +59,19 @@ def test_compiled_search_finds_what_plain_search_finds(
     assert compiled[1] == []
     for one, other in zip(plain, compiled, strict=True):
         assert [s for _, s in one] == pytest.approx([s for _, s in other])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_a_query_finds_first_does_not_depend_on_how_many_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    """Of 300 passages, most are as good as many others."""
+    monkeypatch.setattr(bm25, "_COMPILED_FROM", 1 if compiled else 1000)
+    index = Bm25.build([[0, *([1] if number % 9 == 0 else [2])] for number in range(300)], 3)
+    (deep,) = index.search([[0, 1]], DEPTH)
+    assert len(deep) == DEPTH and deep[0][1] > deep[-1][1]
+    for k in (1, 3, 10, 50):
+        assert index.search([[0, 1]], k) == [deep[:k]]
 
 
 def test_a_query_of_unknown_words_finds_nothing_and_a_short_list_is_short() -> None:

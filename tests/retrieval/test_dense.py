@@ -13,6 +13,7 @@ from al_ray.retrieval import dense, encoder
 from al_ray.retrieval.build import build
 from al_ray.retrieval.index import Index
 from al_ray.retrieval.manifest import Settings
+from al_ray.retrieval.ranking import DEPTH
 
 
 def unit_vectors(count: int, seed: int, width: int = 16) -> np.ndarray:
@@ -35,6 +36,18 @@ def test_the_nearest_are_found(
     ]
     assert sum(hits) / 400 >= recall
     assert found[0][0][1] == pytest.approx(float(np.max(queries[0] @ vectors.T)), rel=1e-5)
+
+
+@pytest.mark.parametrize("exact_up_to", [10_000, 100])
+def test_what_is_nearest_does_not_depend_on_how_many_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, exact_up_to: int
+) -> None:
+    """Of 400 vectors, each is there eight times."""
+    monkeypatch.setattr(dense, "MAX_EXACT", exact_up_to)
+    index, query = dense.build(np.tile(unit_vectors(50, 0), (8, 1))), unit_vectors(1, 1)
+    (deep,) = dense.search(index, query, DEPTH)
+    for k in (1, 3, 10, 50):
+        assert dense.search(index, query, k) == [deep[:k]]
 
 
 def test_more_is_asked_for_than_there_is() -> None:

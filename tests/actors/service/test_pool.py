@@ -6,22 +6,25 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from al_ray.actors.service import pool as pool_module
 from al_ray.actors.service.actor import ServiceHost
 from al_ray.actors.service.pool import ServicePool
 from al_ray.errors import BadRequestError, DataError, Problem, ServiceUnavailableError, UnresponsiveError
+from al_ray.machines.placement import beside_the_driver
 from al_ray.recipe import ServiceSection
 from al_ray.retrieval.build import build
 from al_ray.retrieval.manifest import Settings
 from tests.retrieval.conftest import write_corpus
+from tests.support.machines.nodes import joined
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -100,7 +103,7 @@ def section(name: str, **options: Any) -> ServiceSection:
 
 @asynccontextmanager
 async def started(**sections: ServiceSection) -> AsyncIterator[tuple[ServicePool, Any]]:
-    pool = ServicePool(sections, "/data", {})
+    pool = ServicePool(sections, "/data", beside_the_driver())
     try:
         yield pool, await pool.start()
     finally:
@@ -225,18 +228,22 @@ async def test_a_service_that_is_never_well_ends_the_run_in_the_end(monkeypatch:
         assert isinstance(pool.failure(), ServiceUnavailableError)
 
 
+def built(folder: Path, shard_passages: int = 30) -> tuple[Path, Path]:
+    corpus, index = folder / "corpus.jsonl", folder / "index"
+    write_corpus(corpus, 90)
+    build(corpus, index, Settings(bm25=True, encoder=None, shard_passages=shard_passages), lambda *_: None)
+    return corpus, index
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> tuple[Path, Path]:
     """A corpus of 90 passages and its index in three shards."""
-    corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "index"
-    write_corpus(corpus, 90)
-    build(corpus, folder, Settings(bm25=True, encoder=None, shard_passages=30), lambda *_: None)
-    return corpus, folder
+    return built(tmp_path)
 
 
-def retrieval(index: tuple[Path, Path]) -> ServiceSection:
+def retrieval(index: tuple[Path, Path], shard_passages: int = 30) -> ServiceSection:
     corpus, folder = map(str, index)
-    options = {"corpus": corpus, "index": folder, "shard_passages": 30}
+    options = {"corpus": corpus, "index": folder, "shard_passages": shard_passages}
     return ServiceSection(run="al_ray.actors.service.retrieval:Retrieval", options=options)
 
 
@@ -263,6 +270,20 @@ async def test_a_killed_shard_is_replaced_and_the_question_answered(index: tuple
         replaced = shard_processes(index[1])
     assert len(replaced) == 3 and not replaced & shards
     assert all([await gone(pid) for pid in replaced])
+
+
+@pytest.mark.slow
+async def test_shards_are_on_the_node_of_their_service_which_alone_has_their_files(
+    tmp_path: Path, joining: Mapping[str, str]
+) -> None:
+    """Not on another that has more room: every process of a node is a child of that node's raylet."""
+    index = built(tmp_path, 10)
+    sections = {"one": section("Echo"), "retrieval": retrieval(index, 10)}
+    with joined(joining["RAY_ADDRESS"], tmp_path, 8):
+        async with started(**sections) as (_, urls):
+            _, beside = await asked(urls["one"], 1)
+            shards = [psutil.Process(pid).ppid() for pid in shard_processes(index[1])]
+            assert shards == [psutil.Process(beside["pid"]).ppid()] * 9
 
 
 def shard_processes(index: Path) -> set[int]:
