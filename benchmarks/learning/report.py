@@ -36,6 +36,8 @@ AS_TOLD: Final = "told"
 SAMPLED: Final = "sampled"
 """At temperature 1, several samples of each task."""
 WAYS: Final[Sequence[Way]] = (AS_TOLD, SAMPLED)
+_DRAWN: Final = ((AS_TOLD, _DARK, "as the recipe says", -0.1), (SAMPLED, "white", "at temperature 1", 0.1))
+"""Each way's mark: what it is filled with, its name, and how far it stands beside its arm's place."""
 Scores = Mapping[str, float]
 """Of one evaluation, by task."""
 
@@ -215,8 +217,8 @@ def _difference(results: Results, arm: str, over: str) -> str | None:
 
 
 def _draw(results: Results, path: Path) -> None:
-    """The training reward by step and by minutes, its mean and range over seeds; the held-out reward with its
-    interval."""
+    """The training reward by step and by minutes, its mean and range over seeds; the held-out reward of
+    both ways with its interval."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -241,11 +243,15 @@ def _draw(results: Results, path: Path) -> None:
         by_time.set(xlabel="minutes of training")
         if by_step.lines:
             by_step.legend(frameon=False, fontsize=8)
-        means = [(arm, found.over_all) for arm in results.arms if (found := results.mean(arm))]
-        for place, (_, found) in enumerate(means):
-            held_out.plot(place, found.value, "o", color=_DARK)
-            held_out.vlines(place, found.low, found.high, color=_DARK)
-        held_out.set_xticks(range(len(means)), [arm for arm, _ in means], rotation=30, ha="right", fontsize=8)
+        told = [arm for arm in results.arms if results.mean(arm)]
+        for way, fill, label, beside in _DRAWN:
+            means = [(place, results.mean(arm, way)) for place, arm in enumerate(told)]
+            found = [(place + beside, mean.over_all) for place, mean in means if mean]
+            places, values = [place for place, _ in found], [mean.value for _, mean in found]
+            held_out.vlines(places, [mean.low for _, mean in found], [mean.high for _, mean in found], _DARK)
+            held_out.plot(places, values, "o", color=_DARK, markerfacecolor=fill, label=label)
+        held_out.legend(frameon=False, fontsize=8, loc="upper left")  # above the untrained
+        held_out.set_xticks(range(len(told)), told, rotation=30, ha="right", fontsize=8)
         held_out.set(ylabel="reward, held out")
         figure.suptitle(results.recipe, fontsize=10)
         figure.savefig(path, dpi=110)
