@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,8 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
-
 import al_ray
 from al_ray.actors.agent import child
 from al_ray.actors.agent.environment import variables
@@ -30,9 +29,11 @@ from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import Printed
 from al_ray.errors import Problem, RecipeError, ToldError, is_library
 from al_ray.machines.home import home
+from al_ray.machines.turns import turn
 from al_ray.recipe import AgentSection
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
 
+_log = logging.getLogger(__name__)
 _SAID: Final = 1000
 """Characters of an installer's complaint that are told: the last."""
 _CHECK: Final = "check"
@@ -53,7 +54,7 @@ def interpreter(agent: AgentSection) -> str:
     folder = home() / "agents" / name
     complete = folder / "al_ray-complete"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with turn("agent.requirements", folder, _log.info):
         if not complete.is_file():
             shutil.rmtree(folder, ignore_errors=True)  # of a maker that was killed
             _make(agent, base, folder, wanted)

@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from al_ray.errors import Problem, RecipeError
+from al_ray.machines.turns import turn
 from al_ray.machines.whole import whole_folder
 from al_ray.models import tensors
 from al_ray.models.config import config_of, read
-from al_ray.models.turns import turn
 from al_ray.recipe import LoraSection, Recipe
 
 if TYPE_CHECKING:  # which takes seconds
@@ -153,7 +153,7 @@ def merged(folder: Path, tell: Callable[[str], None]) -> Path:
         return found
     base = require_mergeable(folder)
     try:
-        with turn(folder / _MERGED, folder / f".{_MERGED}.lock", tell):
+        with turn("model.path", folder / _MERGED, tell):
             if (found := merged_at(folder)) is not None:
                 return found
             tell(f"adding an adapter to {base.name}")

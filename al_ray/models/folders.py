@@ -18,10 +18,10 @@ from typing import Any, Protocol
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.home import home
 from al_ray.machines.plan import Device
+from al_ray.machines.turns import turn
 from al_ray.machines.whole import whole_folder
 from al_ray.models import adapters, hub, limits, tensors
 from al_ray.models.config import config_of
-from al_ray.models.turns import turn
 from al_ray.recipe import ModelSection, model_name
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def _not_had(name: str, error: hub.HubError) -> Problem:
 def _prepare(gguf: Path, folder: Path, tell: Tell) -> None:
     """Convert once, whichever process comes first; the folder appears complete or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with turn(folder, folder.with_name(f"{folder.name}.lock"), tell):
+    with turn("model.path", folder, tell):
         if (folder / "config.json").is_file():
             return
         with whole_folder(folder) as converted:

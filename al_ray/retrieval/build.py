@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from filelock import FileLock
 
 from al_ray.errors import DataError, Problem
+from al_ray.machines.turns import turn
 from al_ray.machines.whole import whole_folder
 from al_ray.retrieval import dense, manifest, passages
 from al_ray.retrieval.bm25 import Bm25, rescale
@@ -27,6 +27,8 @@ BM25: Final = "bm25"
 DENSE: Final = "dense.faiss"
 VOCABULARY: Final = "vocabulary.npy"
 _ENCODED_AT_ONCE: Final = 512
+_HOURS: Final = 24
+"""In which the vectors of millions of passages are made."""
 
 
 def shard_folder(index: Path, number: int) -> Path:
@@ -38,7 +40,7 @@ def build(corpus: Path, folder: Path, settings: Settings, progress: Progress) ->
     if not corpus.is_file():
         raise DataError(Problem("corpus", str(corpus), "no such file"))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with turn("index", folder, lambda said: progress(said, 0, 1), hours=_HOURS):
         if _is_there(corpus, folder, settings):
             return
         if folder.exists() and not manifest.is_index(folder):

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from al_ray.errors import RecipeError
-from al_ray.models import adapters, folders, turns
+from al_ray.errors import RecipeError, UserError
+from al_ray.machines import turns
+from al_ray.models import adapters, folders
 from al_ray.recipe import LoraSection, ModelSection, Recipe
 from tests.conftest import write_tiny_model
 from tests.support.models.weights import write_weights
@@ -87,13 +88,13 @@ def test_who_waits_for_another_process_that_merges_says_so_and_not_for_ever(
             theirs.release()
 
     monkeypatch.setattr(turns, "_TOLD_AFTER", 0.1)
-    monkeypatch.setattr(turns, "_SECONDS", 0.3)
+    monkeypatch.setattr(turns, "_HOUR", 0.3)
     theirs = FileLock(adapter / ".merged.lock")
     theirs.acquire()
     ends = False
-    with pytest.raises(RecipeError, match=f"^model\\.path: '{adapter}/merged': another process .*`fuser "):
+    with pytest.raises(UserError, match=f"^model\\.path: '{adapter}/merged': another process .*`fuser "):
         folders.resolve(str(adapter), tell)
-    monkeypatch.setattr(turns, "_SECONDS", 60.0)
+    monkeypatch.setattr(turns, "_HOUR", 60.0)
     ends = True
     assert folders.resolve(str(adapter), tell) == adapter / "merged"
     assert told == [f"waiting for another process that prepares {adapter}/merged"] * 2

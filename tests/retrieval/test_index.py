@@ -138,7 +138,7 @@ def test_a_build_that_fails_leaves_nothing_and_what_is_no_index_is_not_deleted(t
     bad.write_text('{"pid": "1", "title": "t", "text": "x"}\n{"pid": 2}\n')
     with pytest.raises(DataError, match=r"row 2, pid"):
         build(bad, tmp_path / "made" / "index", SETTINGS, silent)
-    assert [file.name for file in (tmp_path / "made").iterdir()] in ([], ["index.lock"])
+    assert [file.name for file in (tmp_path / "made").iterdir()] in ([], [".index.lock"])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").touch()
     with pytest.raises(DataError, match="something else is there"):
