@@ -251,8 +251,10 @@ def require_lasting(output: str) -> None:
 
 def recipe_of(checkpoint: Path) -> Path:
     """The recipe of the run that wrote ``checkpoint``. Raises ``UserError`` if that is no checkpoint."""
-    recipe = checkpoint.resolve().parent.parent / _RECIPE
-    if not (recipe.is_file() and (checkpoint / "config.json").is_file()):
+    place = checkpoint.resolve()
+    recipe = place.parent.parent / _RECIPE
+    is_named_so = place.name.startswith("step-") and place.name[5:].isdecimal()
+    if not (recipe.is_file() and (place / "config.json").is_file() and is_named_so):
         cure = "no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe"
         raise UserError(Problem("checkpoint", str(checkpoint), cure))
     return recipe

@@ -325,6 +325,12 @@ def test_the_recipe_of_a_checkpoint_is_its_runs(recipe: Recipe) -> None:
         run_folder.recipe_of(checkpoint)
     (checkpoint / "config.json").write_text("{}")
     assert run_folder.recipe_of(checkpoint) == folder.path / "recipe.yaml"
+    link, copy = folder.path / "best", checkpoint.with_name("best")
+    link.symlink_to(checkpoint)
+    shutil.copytree(checkpoint, copy)
+    assert run_folder.recipe_of(link) == folder.path / "recipe.yaml"
+    with pytest.raises(UserError, match="best': no checkpoint of a run"):
+        run_folder.recipe_of(copy)
 
 
 def test_each_run_on_a_server_has_a_schema_of_its_own_that_it_goes_on_with(recipe: Recipe) -> None:

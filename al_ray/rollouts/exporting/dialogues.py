@@ -70,7 +70,7 @@ def dialogues(rollout: Rollout) -> Sequence[Dialogue]:
 
 def preference(rollouts: Sequence[Rollout], dimension: str) -> Preference | None:
     """The best and the worst rollout of a group, by their first conversations; None where none is better than
-    another, or the two do not begin alike."""
+    another, or the two do not begin alike or say all the same."""
     scored = [each for each in rollouts if dimension in rewards(each) and dialogues(each)]
     scored.sort(key=lambda rollout: rewards(rollout)[dimension])
     if not scored or rewards(scored[0])[dimension] == rewards(scored[-1])[dimension]:
@@ -83,7 +83,7 @@ def preference(rollouts: Sequence[Rollout], dimension: str) -> Preference | None
     shared = min(shared, len(good) - 1, len(bad) - 1)
     while shared and not good[shared]["role"] == bad[shared]["role"] == _ASSISTANT:
         shared -= 1
-    if not shared:
+    if not shared or [*_told(first)] == [*_told(other)]:
         return None
     return Preference(good[:shared], good[shared:], bad[shared:], better, worse)
 

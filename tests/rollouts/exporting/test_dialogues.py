@@ -158,7 +158,7 @@ def test_two_rollouts_part_where_they_say_something_else_and_not_by_ids_or_the_c
 
 
 def test_the_best_of_a_group_is_preferred_to_the_worst_from_where_they_part() -> None:
-    """From an answer on; nothing where none is better, or nothing is shared."""
+    """From an answer on; nothing where none is better, nothing is shared, or they differ in nothing."""
     good = rollout(
         call(0, [SYSTEM, ASKED], CALLS), call(1, [SYSTEM, ASKED, CALLS, RESULT], said("2")), reward=1.0
     )
@@ -173,6 +173,8 @@ def test_the_best_of_a_group_is_preferred_to_the_worst_from_where_they_part() ->
     found = preference([other, good], "reward")
     assert found is not None and len(found.prompt) == 2, "an answer begins what differs"
     assert preference([good, good], "reward") is None
+    unlucky = rollout(*good.spans[:2], reward=0.0)
+    assert preference([unlucky, good], "reward") is None
     assert preference([good, rollout(call(0, [ASKED], said("2")))], "reward") is None
 
 
