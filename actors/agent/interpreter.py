@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 _SAID: Final = 1000
 """Characters of an installer's complaint that are told: the last."""
 _CHECK: Final = "check"
+_IMPORT_SECONDS: Final = 300.0
+"""The libraries of a large framework are imported in less, from a slow disk too."""
 _NOBODY: Final = "http://127.0.0.1:9"
 """Nobody listens there."""
 _FRAME: Final = re.compile(r'File "(.+)", line (\d+)')
@@ -75,19 +77,26 @@ def check(agent: AgentSection, model: str, services: Iterable[str]) -> None:
         endpoint,
         Printed(),
     )
-    with tempfile.TemporaryFile() as result:
-        done = subprocess.run(
-            [python, child.SCRIPT, str(result.fileno())],
-            input=json.dumps({"run": agent.run}).encode(),
-            env=variables(job, python_variables(agent)),
-            pass_fds=[result.fileno()],
-            capture_output=True,
-            check=False,
-        )
+    with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as complaint:
+        try:
+            code = subprocess.run(
+                [python, child.SCRIPT, str(result.fileno())],
+                input=json.dumps({"run": agent.run}).encode(),
+                env=variables(job, python_variables(agent)),
+                pass_fds=[result.fileno()],
+                stdout=subprocess.DEVNULL,
+                stderr=complaint,  # no pipe, whose end a program that it has started may keep open
+                timeout=_IMPORT_SECONDS,
+            ).returncode
+        except subprocess.TimeoutExpired as error:
+            cure = f"{python} has not imported it and ended in {_IMPORT_SECONDS:g} s: code that loops, waits "
+            cure += "or starts threads must not stand at module level"
+            raise RecipeError(Problem("agent.run", agent.run, cure)) from error
         result.seek(0)
-        told = json.loads(result.read() or b"{}")
+        complaint.seek(0)
+        told, printed = json.loads(result.read() or b"{}"), complaint.read().decode(errors="replace")
     if "output" not in told:
-        said = told.get("error") or done.stderr.decode(errors="replace") or f"exit code {done.returncode}"
+        said = told.get("error") or printed or f"exit code {code}"
         cure = f"{python} cannot import it: {_in_a_line(said)}"
         traceback = ToldError(said, told.get("error_class", ""))
         raise RecipeError(Problem("agent.run", agent.run, cure)) from traceback

@@ -165,6 +165,31 @@ def test_code_that_cannot_be_imported_is_told_with_its_line(
     assert line in str(raised.value.__cause__)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["time.sleep(60)", "threading.Thread(target=time.sleep, args=[60]).start()"],
+    ids=["waits", "goes on"],
+)
+def test_code_that_does_not_end_where_it_is_imported_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    (tmp_path / "endless_agent.py").write_text(f"import threading, time\n{line}\ndef solve(task): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(interpreter, "_IMPORT_SECONDS", 2.0)
+    with pytest.raises(RecipeError, match=r"endless_agent:solve': .* and ended in 2 s: code that loops"):
+        imported(section(None, "endless_agent:solve"))
+
+
+def test_a_program_that_is_started_where_an_agent_is_imported_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = "import subprocess\nsubprocess.Popen(['sleep', '8'])\ndef solve(task): pass\n"
+    (tmp_path / "starting_agent.py").write_text(started)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(interpreter, "_IMPORT_SECONDS", 5.0)
+    imported(section(None, "starting_agent:solve"))
+
+
 def test_an_agent_that_shares_the_runners_process_is_imported_in_none(home: Path) -> None:
     """Loading the recipe has imported it already."""
     imported(AgentSection(run="absent:solve"))
