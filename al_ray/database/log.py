@@ -3,7 +3,8 @@
 What is committed stands in the log until it is *brought in*. That waits for the disk and for whoever still
 reads what was there before, so nobody can say how long it takes; but nobody begins to write while the log is
 full, so it is never longer than ``LOG_BYTES`` and what those add who had begun, or who look only now and then
-(``lone_insert``, a 64th each).
+(``lone_insert``, a 64th each). Where somebody reads on and on, it grows by as much for each time that writers
+have waited in vain.
 """
 
 from __future__ import annotations
@@ -27,12 +28,21 @@ Execute = Callable[[str], tuple[int, ...]]
 """Of a connection outside of a transaction: runs a statement, returns its row."""
 
 
+_given_up: Final[dict[str, int]] = {}
+"""Bytes of the logs that could not be emptied, by their files: each has as much room again before somebody
+waits once more, or every writer would wait for the same reader."""
+
+
 def is_full(database: str) -> bool:
     """Whether the log of the file must be brought in before anybody writes."""
+    return _bytes(database) >= _given_up.get(database, 0) + LOG_BYTES
+
+
+def _bytes(database: str) -> int:
     try:
-        return os.stat(f"{database}-wal").st_size >= LOG_BYTES
+        return os.stat(f"{database}-wal").st_size
     except FileNotFoundError:
-        return False
+        return 0
 
 
 def bring_in(execute: Execute, database: str, seconds: float) -> None:
@@ -43,8 +53,10 @@ def bring_in(execute: Execute, database: str, seconds: float) -> None:
     while is_full(database) and execute("PRAGMA wal_checkpoint(TRUNCATE)")[0]:
         if time.monotonic() > deadline:
             _log.warning("SQLite's log could not be emptied in %g s: somebody reads %s", seconds, database)
+            _given_up[database] = _bytes(database)
             return
         time.sleep(_RETRY_SECONDS)
+    _given_up.pop(database, None)
 
 
 def close_log(database: str) -> None:
