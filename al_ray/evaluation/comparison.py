@@ -15,7 +15,7 @@ from al_ray.errors import Problem, UserError
 from al_ray.evaluation.estimates import Estimate, estimate, paired
 from al_ray.evaluation.scores import succeeds
 from al_ray.rollouts.rewards import rewards
-from al_ray.types import JSON, Rollout
+from al_ray.types import JSON, Rollout, RolloutStatus
 
 _NAMED: Final = 5
 """Ids that are told of many."""
@@ -91,7 +91,7 @@ def task_scores(rollouts: Iterable[Rollout], primary: str) -> Mapping[str, TaskS
         task = rollout.request.task
         scores = found.setdefault(task.id, TaskScores(task.data))
         given = rewards(rollout)
-        if primary in given:  # a failed attempt has none
+        if primary in given and rollout.status is RolloutStatus.SUCCEEDED:  # one may be told before it fails
             scores.scored[rollout.id] = given
         else:
             scores.unscored += 1

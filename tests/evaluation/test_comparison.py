@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from al_ray.errors import UserError
-from al_ray.evaluation.comparison import TaskScores, compared
+from al_ray.evaluation.comparison import TaskScores, compared, task_scores
+from al_ray.traces import semconv
+from al_ray.types import Rollout, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 
 
 def scores(**tasks: list[float | None]) -> Mapping[str, TaskScores]:
@@ -20,6 +22,14 @@ def scores(**tasks: list[float | None]) -> Mapping[str, TaskScores]:
         )
         for name, samples in tasks.items()
     }
+
+
+def test_a_rollout_that_failed_has_no_score_whatever_reward_its_agent_had_told() -> None:
+    given = Span("w", "r", 1, SpanKind.REWARD, "reward", 9.0, 9.0, {semconv.REWARD: 1.0}, 9)
+    request = RolloutRequest("r", "b", "g", Task("t", {}))
+    statuses = (RolloutStatus.SUCCEEDED, RolloutStatus.FAILED, RolloutStatus.CANCELLED)
+    found = task_scores([Rollout(request, status, (), [given]) for status in statuses], "reward")
+    assert (len(found["t"].scored), found["t"].unscored) == (1, 2)
 
 
 def test_tasks_are_compared_one_by_one() -> None:
