@@ -28,6 +28,7 @@ _TEMPLATE = "chat_template.jinja"
 _SCHEMA = "store_schema"
 _TASKS = "tasks.sha256"
 _LOCK = ".lock"
+_STEP = "step-"
 _PLACEMENT = "placement.json"
 _NOT_UPLOADED = ".rayignore"
 _PACKAGES = "working_dir_files"
@@ -200,12 +201,12 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint after ``step`` steps is, or would be."""
-        return self.path.resolve() / "checkpoints" / f"step-{step:06d}"
+        return self.path.resolve() / "checkpoints" / f"{_STEP}{step:06d}"
 
     def checkpoints(self) -> list[int]:
         """The steps that have a whole checkpoint, ascending; writing one is atomic."""
-        found = (self.path / "checkpoints").glob("step-*")
-        return sorted(int(path.name.removeprefix("step-")) for path in found if path.name[5:].isdecimal())
+        found = map(step_of, (self.path / "checkpoints").glob("*"))
+        return sorted(step for step in found if step is not None)
 
     def prune_checkpoints(self, keep: int) -> None:
         """Remove all but the newest ``keep``, of which none is there in part meanwhile, and what whoever was
@@ -218,7 +219,7 @@ class RunFolder:
         self._remove_hidden()
 
     def _remove_hidden(self) -> None:
-        for hidden in (self.path / "checkpoints").glob(".step-*"):
+        for hidden in (self.path / "checkpoints").glob(f".{_STEP}*"):
             shutil.rmtree(hidden, ignore_errors=True)
 
 
@@ -249,12 +250,17 @@ def require_lasting(output: str) -> None:
         raise UserError(Problem("output", output, f"{cure}lasts, --set output=/ABSOLUTE/PATH"))
 
 
+def step_of(checkpoint: Path) -> int | None:
+    """The step after which it was written; None where its name is that of no checkpoint."""
+    step = checkpoint.name.removeprefix(_STEP)
+    return int(step) if checkpoint.name.startswith(_STEP) and step.isdecimal() else None
+
+
 def recipe_of(checkpoint: Path) -> Path:
     """The recipe of the run that wrote ``checkpoint``. Raises ``UserError`` if that is no checkpoint."""
     place = checkpoint.resolve()
     recipe = place.parent.parent / _RECIPE
-    is_named_so = place.name.startswith("step-") and place.name[5:].isdecimal()
-    if not (recipe.is_file() and (place / "config.json").is_file() and is_named_so):
+    if not (recipe.is_file() and (place / "config.json").is_file() and step_of(place) is not None):
         cure = "no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe"
         raise UserError(Problem("checkpoint", str(checkpoint), cure))
     return recipe

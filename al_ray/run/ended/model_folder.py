@@ -20,6 +20,7 @@ from al_ray.recipe.schedule import evaluation_name, stage_spans
 from al_ray.reports import jsonl_sink
 from al_ray.run.ended.over_seeds import ACCURACY
 from al_ray.run.ended.serving import sampling
+from al_ray.run.folder import step_of
 
 _CARD: Final = "README.md"
 _GENERATION: Final = "generation_config.json"
@@ -66,7 +67,9 @@ def _left(model: Path, path: str, names: list[str]) -> set[str]:
 
 def card(checkpoint: Path, recipe: Recipe) -> str:
     """The model card, in Markdown."""
-    step, run = int(checkpoint.name.removeprefix("step-")), checkpoint.resolve().parent.parent
+    place = checkpoint.resolve()
+    step, run = step_of(place), place.parent.parent
+    assert step is not None, "it is a run's checkpoint"
     return "\n".join([*_front(recipe), *_text(recipe, run, step)]) + "\n"
 
 
