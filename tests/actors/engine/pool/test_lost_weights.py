@@ -8,8 +8,8 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
-import ray
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.stored import local_files
@@ -32,8 +32,11 @@ class Learners:
         return self._published
 
     async def replace(self) -> None:
-        """By one that has cleared away what the last has left. Ray gives that until it notices the end."""
-        ray.kill(self._learner)
+        """By one that clears away what the last has left, once that has ended. Ray gives what it had stored
+        until it notices the end."""
+        process = psutil.Process(await self._learner.__ray_call__.remote(lambda self: os.getpid()))
+        process.kill()
+        await asyncio.to_thread(process.wait, 60)
         self._learner = Storing.remote(*self._begun)
         await self._learner.__ray_ready__.remote()
         async with asyncio.timeout(60):
