@@ -16,7 +16,7 @@ import psutil
 
 from al_ray.algorithms.rows import build_rows
 from al_ray.errors import Problem, UnreadableError, UserError
-from al_ray.models import adapters
+from al_ray.models import adapters, tensors
 from al_ray.recipe import Recipe
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
@@ -68,7 +68,7 @@ def _model(folder: Path) -> PreTrainedModel:
     with _reading(folder):
         base = adapters.base_of(folder) if adapters.is_adapter(folder) else None
         places = [folder] if base is None else [folder, base]
-        found = {file: file.stat() for place in places for file in sorted(place.glob("*.safetensors"))}
+        found = {file: file.stat() for place in places for file in tensors.files(place)}
         key = tuple((file, stat.st_ino, stat.st_mtime_ns) for file, stat in found.items())
         if key not in _loaded:
             _require_memory(folder, sum(stat.st_size for stat in found.values()) * _BYTES // 2)
