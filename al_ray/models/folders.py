@@ -119,6 +119,9 @@ def require_whole(folder: Path, section: ModelSection) -> None:
             raise RecipeError(Problem("model.path", str(folder), f"holds no {what}"))
     for _ in tensors.shapes(folder):  # raises at a file that is not whole
         pass
+    for file in sorted(folder.glob(f"{tensors.TWICE}.safetensors")):
+        cure = "holds the weights a second time, and vLLM would load these alone: move it elsewhere"
+        raise RecipeError(Problem("model.path", str(file), cure))
     longest = limits.sampled(limits.text_part(config_of(folder)))
     if longest is not None and section.max_length > longest.tokens:
         cure = f"is more than the model sees: its config.json has {longest.key} {longest.tokens}"

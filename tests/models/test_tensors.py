@@ -38,13 +38,16 @@ def sharded(tmp_path: Path) -> Path:
 
 
 def test_weights_that_a_folder_holds_twice_count_once(sharded: Path) -> None:
-    """As Mistral's models have them, with an index and without."""
+    """As Mistral's models have them, with an index and without. A run is refused: engines would load others
+    than learners."""
     write_weights(sharded / "consolidated.safetensors", {"wa": SHAPE, "wb": SHAPE})
     for _ in range(2):
         assert [name for name, _ in tensors.shapes(sharded)] == list(SHARDS.values())
         sizes = memory.sizes_of(sharded)
         assert sizes is not None and sizes.parameters == 2 * math.prod(SHAPE)
         (sharded / "model.safetensors.index.json").unlink(missing_ok=True)
+    with pytest.raises(RecipeError, match=r"consolidated\.safetensors': holds the weights a second time"):
+        folders.require_whole(sharded, ModelSection(path=str(sharded)))
     for file in SHARDS:
         (sharded / file).unlink()
     with pytest.raises(RecipeError, match="holds no weights: no file"):
