@@ -87,8 +87,8 @@ NAMED: Final[Mapping[str, Mapping[str, Any]]] = {
     "grpo": {"baseline": "mean", "scale": "group", "loss": "clipped", "aggregate": "rollout_mean"},
     # Understanding R1-Zero-like training, arXiv 2503.20783.
     "dr_grpo": {"baseline": "mean", "scale": "none", "loss": "clipped", "aggregate": "constant"},
-    # Back to basics, arXiv 2402.14740.
-    "rloo": {"baseline": "leave_one_out", "scale": "none", "loss": "clipped", "aggregate": "rollout_mean"},
+    # Back to basics, arXiv 2402.14740: a completion is one action, whose log-probability is its tokens' sum.
+    "rloo": {"baseline": "leave_one_out", "scale": "none", "loss": "clipped", "aggregate": "constant"},
     # PPO, arXiv 1707.06347, with the least epochs that it tells of; a step is a call.
     "ppo": {
         "baseline": "none", "scale": "batch", "loss": "clipped", "aggregate": "token_mean", "credit": "gae",
@@ -180,12 +180,13 @@ class ReinforcementStage(GroupedStage):
     """What a return is measured from: nothing, the mean of the rollouts it is compared with, or that of the
     others."""
     scale: Literal["none", "group", "batch"] = "group"
-    """In which unit: that of the rewards, the standard deviation of what is compared, or that of the
-    batch."""
+    """In which unit: that of the rewards, the deviation of what is compared from its baseline, or the
+    standard deviation of the batch."""
     loss: Literal["clipped", "gspo", "cispo"] = "clipped"
     """The surrogate: each token clipped (PPO), each call clipped as a whole, or the weight alone clipped."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """The probability ratio is clipped at 1 - clip_low."""
+    """The probability ratio is clipped at 1 - clip_low; with a correction, the ratio to the policy that the
+    update began with, which is 1 in the first of its optimizer steps."""
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     """... and at 1 + clip_high."""
     clip_dual: Annotated[float, Field(gt=1)] | None = None
@@ -196,7 +197,8 @@ class ReinforcementStage(GroupedStage):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """How it is estimated. With kl_in: reward, k1 is the default."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """Added to each token's loss, or taken from each call's reward, before credit is given."""
+    """Added to each token's loss, or taken from each call's reward, before credit is given; not with scale:
+    group, which would divide it by itself where rewards are equal."""
     reference_every: Annotated[int, Field(ge=0)] = 0
     """After so many steps, again and again, the reference moves to the weights as they are then. 0: it
     stays."""
@@ -221,13 +223,14 @@ class ReinforcementStage(GroupedStage):
     epochs: Positive = 1
     """How often an update goes over its batch."""
     mini_batches: Positive = 1
-    """Optimizer steps of an epoch, each with some of the groups."""
+    """Optimizer steps of an epoch, each with some of the groups; fewer where fewer groups have a signal."""
     refills: Annotated[int, Field(ge=0)] = 0
     """How often a step's groups without a signal, whose rollouts are all worth the same, are replaced by
     groups of further tasks (dynamic sampling)."""
     overlong_tokens: Annotated[int, Field(ge=0)] = 0
     """The last so many tokens below agent.sampling.max_tokens cost up to 1, evenly, at whose end the response
-    is cut off (soft over-long punishment); it is the same for all agents that are trained. 0: nothing."""
+    is cut off (soft over-long punishment); it is the same for all agents that are trained. One that is cut
+    off before, by model.max_length or the agent's own bound, costs 1 too. 0: nothing."""
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 REWARD_PLACES: Final = 9
 """To which sums that hold intermediate rewards are rounded: those of -0.1 and -0.05 differ in the last digit
-by their order, and rollouts that are worth the same must compare as equals."""
+by their order, and rollouts that are worth the same must compare as equals. Returns that differ by less are
+equal."""
 
 
 @dataclass(frozen=True, slots=True)

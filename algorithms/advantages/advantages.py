@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,7 +48,8 @@ def _of_group(group: Sequence[Trajectory], layers: Sequence[Layer], comparison: 
             for trajectory, given in zip(group, layer.returns, strict=True)
         ]
         keys = layer.keys if layer.keys is not None else COMPARE[comparison.compare](group)
-        for (rollout, call), value in _compared(returns, keys, comparison, widen=layer.widen).items():
+        own = replace(comparison, baseline=layer.baseline) if comparison.baseline == "none" else comparison
+        for (rollout, call), value in _compared(returns, keys, own, widen=layer.widen).items():
             totals[rollout][call] += layer.weight * value
     return totals
 

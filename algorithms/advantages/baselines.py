@@ -2,7 +2,8 @@
 part in it, and gives what is left of them, in the same shape.
 
 A rollout counts once, by the mean of its calls, whatever their number. Equal returns give exactly zero:
-the mean of equal floats can differ from them by a rounding, so all are first taken from one of them.
+the mean of equal floats can differ from them by a rounding, so all are first taken from one of them
+(``taken_from``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
+
+from al_ray.types import REWARD_PLACES
 
 Values = Sequence[np.ndarray]
 """float64 ``[calls]`` of each rollout."""
@@ -30,7 +33,7 @@ def mean(values: Values) -> Values:
 
 def leave_one_out(values: Values) -> Values:
     """The mean of the *other* rollouts (RLOO, arXiv 2402.14740, equation 8): unbiased, where the mean that
-    counts oneself shrinks the gradient by ``(R - 1) / R``. Nothing is left of a rollout without others."""
+    counts oneself shrinks the gradient by ``(R - 1) / R``. A rollout without others has its own mean."""
     shifted, means = _shifted(values)
     if len(means) == 1:
         return mean(values)
@@ -40,8 +43,16 @@ def leave_one_out(values: Values) -> Values:
 
 def _shifted(values: Values) -> tuple[Values, np.ndarray]:
     """All from one of them, and the mean of each rollout."""
-    shifted = [of_rollout - values[0][0] for of_rollout in values]
+    shifted = [taken_from(of_rollout, values[0][0]) for of_rollout in values]
     return shifted, np.array([of_rollout.mean() for of_rollout in shifted])
+
+
+def taken_from(values: np.ndarray, one: float) -> np.ndarray:
+    """Their differences from one of them. The same rewards in another order have a sum that differs by a
+    rounding, 0.4 - 0.1 from 0.3, and an optimizer that divides a gradient by its size would make a step of
+    it: what is below the last of ``REWARD_PLACES`` is no difference."""
+    differences = values - one
+    return np.where(np.abs(differences) < 10.0**-REWARD_PLACES, 0.0, differences)
 
 
 BASELINES: Final[Mapping[str, Baseline]] = {"none": none, "mean": mean, "leave_one_out": leave_one_out}

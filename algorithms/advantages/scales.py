@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from al_ray.algorithms.advantages.baselines import Values
+from al_ray.algorithms.advantages.baselines import Values, taken_from
 
 Scale = Literal["none", "group", "batch"]
 SCALES: Final[Sequence[Scale]] = ("none", "group", "batch")
@@ -35,6 +35,6 @@ def of_batch(advantages: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     often as it has tokens (REINFORCE++, arXiv 2501.03262, equation 8)."""
     if not advantages.size:
         return advantages
-    shifted = advantages - advantages[0]
+    shifted = taken_from(advantages, advantages[0])
     centred = shifted - np.average(shifted, weights=tokens)
     return np.asarray(centred / (np.sqrt(np.average(np.square(centred), weights=tokens)) + EPSILON))

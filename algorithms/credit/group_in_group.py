@@ -15,10 +15,11 @@ def group_in_group(group: Sequence[Trajectory], discount: float, weight: float) 
 
     ``A^E`` compares the episodes' returns. ``A^S`` compares the rewards to go of those calls of the group
     whose *anchor state* is the same, which for an agent is what it observes: the agent's name and the
-    prompt, token for token. A call that nobody else's observation equals has no part in ``A^S``.
+    prompt, token for token. A call that nobody else's observation equals has no part in ``A^S``, which is
+    measured from a mean (equation 7) also where the stage measures episodes from nothing.
     """
     ahead = [reward_to_go(trajectory, discount) for trajectory in group]
     anchors = [[(t.agent, tuple(t.prompt_ids)) for t in trajectory.transitions] for trajectory in group]
     episodes = [identical(trajectory) for trajectory in group]
     keys = [[(anchor,) for anchor in row] for row in anchors]
-    return [Layer(episodes), Layer(ahead, keys, widen=False, weight=weight)]
+    return [Layer(episodes), Layer(ahead, keys, widen=False, weight=weight, baseline="mean")]

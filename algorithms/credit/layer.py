@@ -23,6 +23,8 @@ class Layer:
     widen: bool = True
     """A call that is alone with its key is compared by a shorter key. False: it takes no part."""
     weight: float = 1.0
+    baseline: str = "none"
+    """What its returns are measured from where the stage's baseline is none."""
 
 
 Credit = Callable[[Sequence[Trajectory]], Sequence[Layer]]

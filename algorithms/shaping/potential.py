@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from al_ray.types import REWARD_PLACES, Trajectory
+from al_ray.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Potential:
     ``P`` is the sum of what the calls before it earned by their signals, ``P'`` that with its own, and after
     the last call 0. So what a call is given for a signal, the calls after it pay back: from whichever call
     on, the discounted return differs by that call's ``P`` alone, which it had no part in.
+
+    Of a call's choices each has the whole step, for all of them have what is paid back.
     """
 
     discount: float
@@ -34,6 +36,6 @@ class Potential:
                 for t in choices
             ]
             before = after
-        # Whatever its signals earned, without them it is worth what another is that was rewarded alike.
-        reward = round(trajectory.reward - trajectory.intermediate, REWARD_PLACES)
-        return replace(trajectory, transitions=transitions, reward=reward)
+        return replace(
+            trajectory, transitions=transitions, reward=trajectory.reward - trajectory.intermediate
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -108,6 +109,7 @@ def test_a_named_algorithm_chooses_what_was_published_and_a_recipe_may_choose_ot
     found = {name: chosen(algorithm=name) for name in NAMED}
     assert found["grpo"].comparison == Comparison("task", "mean", "group")
     assert found["rloo"].comparison == Comparison("task", "leave_one_out", "none")
+    assert (found["rloo"].aggregate, found["rloo"].tokens) == ("constant", 77)
     assert found["reinforce_pp"].comparison == Comparison("task", "none", "batch")
     assert (found["dr_grpo"].aggregate, found["dr_grpo"].tokens) == ("constant", 77)
     assert found["gspo"].loss == losses.PolicyGradient(Gspo(3e-4, 4e-4))
@@ -117,6 +119,70 @@ def test_a_named_algorithm_chooses_what_was_published_and_a_recipe_may_choose_ot
     assert chosen(algorithm="grpo", credit="reward_to_go").comparison.compare == "turn"
     own = chosen(algorithm="grpo", credit="reward_to_go", compare="task")
     assert own.comparison.compare == "task"
+
+
+CHANCES = st.lists(st.floats(0.125, 0.875, width=16), min_size=3, max_size=3)
+REWARDS = st.lists(st.floats(-2, 2, width=16), min_size=4, max_size=4)
+
+
+@given(CHANCES, REWARDS)
+@settings(deadline=None)
+def test_in_the_mean_the_gradient_of_rloo_is_that_of_the_expected_reward(
+    chances: list[float], rewards: list[float]
+) -> None:
+    """However long completions are (arXiv 2402.14740: one is one action). Here a token goes on or stops, by
+    a logit for each place, and all pairs of completions count by their probability."""
+    said = [(*[1] * length, 0)[:3] for length in range(4)]
+    scores = np.zeros((4, 3))
+    likely = np.ones(4)
+    for number, tokens in enumerate(said):
+        for place, goes_on in enumerate(tokens):
+            scores[number, place] = goes_on - chances[place]
+            likely[number] *= chances[place] if goes_on else 1 - chances[place]
+    chosen = algorithm(
+        ReinforcementStage(algorithm="rloo", steps=1, optimizer=OPTIMIZER, constant_tokens=8), SAMPLING
+    )
+    found = np.zeros(3)
+    for pair in product(range(4), repeat=2):
+        group = [
+            Trajectory(
+                str(n), "g", "t", [Transition("0", "a", (1,), said[c], (-1.0,) * len(said[c]), 0)], rewards[c]
+            )
+            for n, c in enumerate(pair)
+        ]
+        for row, completion in zip(chosen.rows([group]), pair, strict=True):
+            gains = (row.weights * row.advantages)[row.trained]
+            found[: len(gains)] += likely[list(pair)].prod() * gains * scores[completion, : len(gains)]
+    assert 8 * found == pytest.approx((likely * rewards) @ scores, abs=1e-5)
+
+
+LEVELS = ["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+
+
+@given(
+    st.integers(0, 10),
+    st.lists(st.integers(-20, 20), min_size=2, max_size=4),
+    st.integers(0, 2),
+    st.sampled_from(["identical", "reward_to_go", "group_in_group"]),
+    st.sampled_from(LEVELS),
+)
+@settings(max_examples=200, deadline=None)
+def test_equal_rewards_from_which_a_potential_takes_their_signals_again_are_equal_to_the_last_bit(
+    tenths: int, signals: list[int], before: int, credit: str, name: str
+) -> None:
+    """0.3 - 0.1 + 0.1 is not quite 0.3, and of the difference an optimizer would make a step."""
+    group = []
+    for number, signal in enumerate(signals):
+        own = round(tenths / 10 + signal / 20, 9)
+        made = episode(*[0.0] * before, own)
+        calls = [*made.transitions[:-1], replace(made.transitions[-1], intermediate=signal / 20)]
+        group.append(
+            replace(made, rollout_id=str(number), transitions=calls, reward=own, intermediate=signal / 20)
+        )
+    given = {"algorithm": name, "steps": 1, "optimizer": OPTIMIZER, "intermediate": "potential"}
+    chosen = algorithm(ReinforcementStage.model_validate(given | {"credit": credit}), SAMPLING)
+    assert not any(chosen.loss.trains(row) for row in chosen.rows([group]))
+    assert name == "reinforce_pp" or not chosen.unequal([group])
 
 
 def test_the_page_of_algorithms_tells_what_each_chooses() -> None:

@@ -32,13 +32,25 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"algorithm": "on_policy_distillation", "teacher": "wise", "staleness": 1},
         "stages.0.staleness: 1: 0: a token's worth is a difference from the policy that drew it",
     ),
+    (
+        {"algorithm": "grpo", "kl_in": "reward", "kl_coefficient": 0.1},
+        "stages.0.kl_in: 'reward': loss, or set scale to none or batch: in a group of equal rewards",
+    ),
+    (
+        {"algorithm": "grpo", "baseline": "none"},
+        "stages.0.scale: 'group': none or batch, or set a baseline",
+    ),
 ]
 IDLE: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"discount": 0.9}, "on credit: identical; set credit to reward_to_go", {"credit": "reward_to_go"}),
     ({"gae_lambda": 0.5}, "on credit: identical; set credit to gae", {"credit": "gae"}),
     ({"critic": {"steps": 3}}, "on credit: identical; set credit to gae", {"credit": "gae"}),
     ({"anchor_weight": 3.0}, "on credit: identical; set credit to group_in", {"credit": "group_in_group"}),
-    ({"kl_in": "reward"}, "with kl_coefficient: 0; give it a weight", {"kl_coefficient": 0.1}),
+    (
+        {"kl_in": "reward"},
+        "with kl_coefficient: 0; give it a weight",
+        {"kl_coefficient": 0.1, "scale": "none"},
+    ),
     ({"kl_estimator": "k2"}, "with kl_coefficient: 0; give it a weight", {"kl_coefficient": 0.1}),
     ({"reference_every": 3}, "with kl_coefficient: 0; give it a weight", {"kl_coefficient": 0.1}),
     (
@@ -49,6 +61,15 @@ IDLE: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"correction_cap": 5.0}, "with correction: none; choose one", {"staleness": 1}),
     ({"correction_bound": "mask"}, "with correction: none; choose one", {"correction": "token"}),
     ({"constant_tokens": 9}, "with aggregate: rollout_mean; set aggregate to", {"aggregate": "constant"}),
+    ({"clip_low": 0.1, "staleness": 1}, "with correction: token and one optimizer step", {"epochs": 2}),
+    ({"clip_high": 0.3, "staleness": 1}, "with correction: token and one", {"mini_batches": 2}),
+    ({"clip_dual": 3.0, "loss": "gspo", "staleness": 1}, "with correction: sequence", {"epochs": 2}),
+    (
+        {"compare": "agent", "baseline": "none", "scale": "batch"},
+        "with baseline: none, by which nothing is compared",
+        {"baseline": "mean"},
+    ),
+    ({"reference_every": 4, "kl_coefficient": 0.1}, "in 4 steps: set it to less", {"steps": 5}),
     ({"intermediate": "potential"}, "without transitions.intermediate; give signals a worth there", {}),
 ]
 UPSTREAMS = {"wise": {"base_url": "http://127.0.0.1:8000/v1", "model": "large"}}
@@ -56,7 +77,7 @@ UPSTREAMS = {"wise": {"base_url": "http://127.0.0.1:8000/v1", "model": "large"}}
 
 def problems(stage: dict[str, Any], **transitions: Any) -> list[str]:
     content = toy.recipe(Path("model"), Path("out")) | {"upstreams": UPSTREAMS, "transitions": transitions}
-    content["stages"] = [{"steps": 2, "optimizer": {"learning_rate": 1e-3}, **stage}]
+    content["stages"] = [{"steps": 4, "optimizer": {"learning_rate": 1e-3}, **stage}]
     recipe = Recipe.model_validate(content)
     sound = {"stages", "agent", "transitions", "upstreams"}
     return [str(problem) for problem in checks.problems(recipe, sound) if problem.where.startswith("stages")]
@@ -72,7 +93,7 @@ def test_a_stage_that_cannot_work_is_refused(stage: dict[str, Any], expected: st
 def test_a_field_that_would_do_nothing_is_refused_and_taken_where_it_does_something(
     field: dict[str, Any], expected: str, effect: dict[str, Any]
 ) -> None:
-    (name,) = field
+    name = next(iter(field))
     (found,) = problems({"algorithm": "grpo", **field})
     assert found.startswith(f"stages.0.{name}: ") and f"has no effect {expected}" in found
     if effect:

@@ -72,6 +72,22 @@ _IDLE: Final[Sequence[tuple[tuple[str, ...], Callable[[ReinforcementStage], bool
         lambda stage: stage.loss == "cispo",
         "on loss: cispo, which clips the weight of every token; leave it out",
     ),
+    (
+        ("clip_low", "clip_high", "clip_dual"),
+        lambda stage: stage.correction != "none" and stage.epochs == stage.mini_batches == 1,
+        "with correction: {0.correction} and one optimizer step, whose ratios are all 1: correction_cap "
+        "bounds what tokens count; leave it out, or set epochs or mini_batches above 1",
+    ),
+    (
+        ("compare",),
+        lambda stage: stage.baseline == "none",
+        "with baseline: none, by which nothing is compared; leave it out, or set a baseline",
+    ),
+    (
+        ("reference_every",),
+        lambda stage: stage.kl_coefficient > 0 and stage.reference_every >= stage.steps,
+        "in {0.steps} steps: set it to less, or leave it out",
+    ),
 )
 """Fields that do nothing, where they do not, and the rest of what is told then."""
 
@@ -83,6 +99,15 @@ def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
     for fields, is_idle, cure in _IDLE:
         for field in _chosen(stage, *fields) if is_idle(stage) else ():
             yield Problem(f"{place}.{field}", getattr(stage, field), f"has no effect {cure.format(stage)}")
+    if stage.scale == "group" and stage.kl_in == "reward" and stage.kl_coefficient > 0:
+        cure = (
+            "loss, or set scale to none or batch: in a group of equal rewards scale: group divides what the "
+            "divergence takes by its own deviation, whatever kl_coefficient is"
+        )
+        yield Problem(f"{place}.kl_in", stage.kl_in, cure)
+    if stage.scale == "group" and stage.baseline == "none":
+        cure = "none or batch, or set a baseline: a deviation is one from a baseline, and there is none"
+        yield Problem(f"{place}.scale", stage.scale, cure)
     if stage.mini_batches > stage.groups_per_step:
         cure = f"at most groups_per_step, {stage.groups_per_step}: groups stay whole"
         yield Problem(f"{place}.mini_batches", stage.mini_batches, cure)

@@ -80,6 +80,7 @@ def test_group_in_group_has_the_episodes_and_the_calls_that_saw_the_same(
     assert [list(given) for given in episodes.returns] == [list(identical(each)) for each in group]
     assert [list(given) for given in steps.returns] == [list(reward_to_go(each, discount)) for each in group]
     assert (episodes.weight, steps.weight, steps.widen) == (1.0, 0.5, False)
+    assert (episodes.baseline, steps.baseline) == ("none", "mean")
     assert steps.keys is not None
     seen = [
         (key, t)

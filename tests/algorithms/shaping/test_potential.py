@@ -32,25 +32,18 @@ def with_intermediate(episode: Trajectory, earned: list[float]) -> Trajectory:
 def test_from_a_call_on_the_return_differs_by_what_calls_before_it_earned(
     episode: Trajectory, earned: list[float], discount: float
 ) -> None:
-    """Which no choice of its own, nor of a later call, changes: so the better of two policies stays it."""
+    """Which no choice of its own, nor of a later call, changes: so the better of two policies stays it, and
+    the better of two choices of one call."""
     seen = with_intermediate(episode, earned)
     shaped = Potential(discount)(seen)
     assert shaped.reward == pytest.approx(episode.reward, abs=1e-5)
     calls = list(dict.fromkeys(t.of_call for t in seen.transitions))
-    whole, plain = (_by_call(each, discount) for each in (shaped, episode))
-    for number, name in enumerate(calls):
-        before = sum(t.intermediate for t in seen.transitions if t.of_call in calls[:number])
-        assert whole[name] == pytest.approx(plain[name] - before, abs=1e-4)
-
-
-def _by_call(episode: Trajectory, discount: float) -> dict[str, float]:
-    """The return from each call on, all of its choices."""
-    ahead = reward_to_go(episode, discount)
-    found = {}
-    for t, value in zip(episode.transitions, ahead, strict=True):
-        others = sum(o.reward for o in episode.transitions if o.of_call == t.of_call) - t.reward
-        found[t.of_call] = value + others
-    return found
+    ahead, plain = (reward_to_go(each, discount) for each in (shaped, episode))
+    for number, t in enumerate(seen.transitions):
+        before = sum(
+            o.intermediate for o in seen.transitions if calls.index(o.of_call) < calls.index(t.of_call)
+        )
+        assert ahead[number] == pytest.approx(plain[number] - before, abs=1e-4)
 
 
 def test_a_policy_that_harvests_signals_is_not_the_best_where_they_are_a_potential() -> None:
