@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from al_ray.errors import HostedModelError
-from al_ray.types import Choice, TokenLogprob, Usage
+from al_ray.types import JSON, Choice, TokenLogprob, Usage
 
 TOLD: Final = 500
 """Characters of an answer that says nothing otherwise."""
@@ -41,12 +41,18 @@ def choice_of(choice: Any, place: int) -> Choice:
     return Choice(
         index_of(choice, place),
         message,
-        choice.get("finish_reason") or ("tool_calls" if calls else "stop"),
+        reason_of(choice.get("finish_reason") or "stop", message),
         (),
         (),
         (),
         token_logprobs=logprobs_of(choice),
     )
+
+
+def reason_of(told: str, message: Mapping[str, JSON]) -> str:
+    """Why an answer ended, as our engines tell it: some servers say of tool calls that they ``stop``, as
+    OpenAI's does where one was demanded."""
+    return "tool_calls" if told == "stop" and message.get("tool_calls") else told
 
 
 def in_words(told: Mapping[str, Any]) -> Mapping[str, Any]:

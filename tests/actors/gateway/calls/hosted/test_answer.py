@@ -100,6 +100,8 @@ ANSWERS: Mapping[str, Whole | Sequence[Any]] = {
         piece(content=[{"type": "text", "text": "wi"}, REFERENCE]),
         piece(content="se", reason="stop"),
     ],
+    "stops": message(tool_calls=[{"id": "c0", **call_piece("add", "{}")}]),
+    "stops in pieces": [piece(call_piece("add", "{}", index=0, id="c0"), reason="stop")],
     "no arguments": message(tool_calls=[{"function": {"name": "add", "arguments": None}}]),
     "refuses": message(refusal="no"),
     "refuses in pieces": [piece(refusal="n"), piece(refusal="o", reason="stop")],
@@ -190,6 +192,26 @@ async def test_a_call_that_leaves_out_what_agents_read_is_given_it(hosting: Hous
     assert (call.type, call.function.arguments) == ("function", '{"x":1}')  # type: ignore[union-attr]
     assert call.id and reply.choices[0].finish_reason == "tool_calls"
     assert response.output[0].arguments == '{"x":1}'  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_calls_tools_ends_for_that_whatever_its_server_says(
+    hosting: House, stream: bool
+) -> None:
+    """Agents go on for as long as it does."""
+    attempt = await hosting.attempt()
+    order = "stops in pieces" if stream else "stops"
+    async with hosting.client(attempt) as client, hosting.anthropic(attempt) as other:
+        if stream:
+            told: Any = await streamed_message(hosting, order, tools=[ADD])
+            asked: Any = {"model": "wise", "messages": say(order), "tools": TOOLS}
+            async with client.chat.completions.stream(**asked) as chunks:
+                reply: Any = await chunks.get_final_completion()
+        else:
+            told = await other.messages.create(model="wise", max_tokens=9, messages=say(order), tools=[ADD])
+            reply = await client.chat.completions.create(model="wise", messages=say(order), tools=TOOLS)
+    assert (told.stop_reason, reply.choices[0].finish_reason) == ("tool_use", "tool_calls")
+    assert [span.attributes[semconv.FINISH_REASONS] for span in hosting.calls(attempt)][-1] == ["tool_calls"]
 
 
 @pytest.mark.parametrize(
