@@ -6,7 +6,7 @@ Servers number and name less than OpenAI's does; what cannot be read is a ``Host
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -144,9 +144,16 @@ def logprobs_of(choice: Any) -> list[TokenLogprob]:
             token["token"],
             token["logprob"],
             [(other["token"], other["logprob"]) for other in token.get("top_logprobs") or ()],
+            _raw([token, *(token.get("top_logprobs") or ())]),
         )
         for token in told
     ]
+
+
+def _raw(tokens: Sequence[Any]) -> Mapping[str, bytes] | None:
+    """The bytes of those whose text is made of others: OpenAI writes half a character as ``\\xf0\\x9f``."""
+    told = {token["token"]: bytes(token["bytes"]) for token in tokens if token.get("bytes")}
+    return {text: raw for text, raw in told.items() if raw != text.encode()} or None
 
 
 def usage_of(body: Any) -> Usage:
