@@ -85,6 +85,14 @@ class TokenLogprob(Value):
     logprob: float
     top: Sequence[tuple[str, float]] = ()
     """The likeliest tokens in its place, with theirs."""
+    raw: Mapping[str, bytes] | None = None
+    """The bytes of those of these tokens that are not written as what they are: a hosted model's halves of
+    characters."""
+
+    def bytes_of(self, text: str) -> bytes:
+        """Of this token, or of one of the likeliest, by its text."""
+        known = self.raw.get(text) if self.raw else None
+        return text.encode("utf-8", "replace") if known is None else known
 
 
 @dataclass(frozen=True, slots=True)

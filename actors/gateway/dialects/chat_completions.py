@@ -21,7 +21,6 @@ from al_ray.actors.gateway.dialects.core import (
     TopP,
     left_out,
     openai_error,
-    openai_logprobs,
     openai_usage,
     parse_body,
     parse_part,
@@ -31,6 +30,7 @@ from al_ray.actors.gateway.dialects.core import (
 )
 from al_ray.actors.gateway.dialects.fields.chat_completions import CHAT_COMPLETIONS_FIELDS
 from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
+from al_ray.actors.gateway.dialects.logprobs import openai_logprobs
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
 from al_ray.actors.gateway.dialects.tools import Offer, custom_call, custom_input, named
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob

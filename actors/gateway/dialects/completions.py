@@ -24,10 +24,10 @@ from al_ray.actors.gateway.dialects.core import (
     refuse,
     said,
     stops,
-    told_logprob,
 )
 from al_ray.actors.gateway.dialects.fields.completions import COMPLETIONS_FIELDS
 from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
+from al_ray.actors.gateway.dialects.logprobs import told_logprob
 from al_ray.actors.gateway.dialects.object_stream import ObjectStream, StreamOptions
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 

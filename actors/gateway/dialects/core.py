@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Final, Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,10 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from al_ray.actors.gateway.dialects.fields import Does, Fields, Treatment
 from al_ray.errors import BadRequestError
 from al_ray.traces.messages import Message, thought
-from al_ray.types import JSON, ChatDelta, ChatReply, TokenLogprob
+from al_ray.types import JSON, ChatDelta, ChatReply
 
 MAX_CHOICES = 16
-_IMPOSSIBLE: Final = -9999.0
 
 Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -266,24 +265,6 @@ def openai_error(failure: Failure) -> dict[str, JSON]:
 def reasoning_of(message: Mapping[str, JSON]) -> str:
     """What a message or a piece of one says that was thought."""
     return str(thought(message) or "")
-
-
-def told_logprob(value: float) -> float:
-    """That of a token that could not be drawn is minus infinity, which JSON has not: as vLLM's own server."""
-    return max(value, _IMPOSSIBLE)
-
-
-def openai_logprobs(tokens: Iterable[TokenLogprob]) -> list[JSON]:
-    """Of each token and the likeliest in its place, as OpenAI's two newer APIs tell them."""
-    return [
-        _logprob(token.token, token.logprob)
-        | {"top_logprobs": [_logprob(text, value) for text, value in token.top]}
-        for token in tokens
-    ]
-
-
-def _logprob(token: str, logprob: float) -> dict[str, JSON]:
-    return {"token": token, "logprob": told_logprob(logprob), "bytes": list(token.encode("utf-8", "replace"))}
 
 
 def openai_usage(reply: ChatReply) -> dict[str, JSON]:

@@ -63,8 +63,7 @@ class _ToolUse(Body):
     type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
     id: str
     name: str
-    input: dict[str, Any] | list[Any] | str | float | bool = Field(default_factory=dict)
-    """What a stream told piece by piece may be no object, and clients return what it is."""
+    input: dict[str, Any] = Field(default_factory=dict)
 
 
 _ResultBlock = Annotated[
@@ -142,6 +141,8 @@ def openai_messages(
     is_told = role != "assistant"
     for index, block in enumerate(content):
         match block:
+            case Text() if said.parts and isinstance(content[index - 1], _ToolUse | _Thinking):
+                said.go_on(block.text)
             case Text():
                 said.parts += _text_parts(block.text)
             case _ToolResult() | _ServerResult():
@@ -178,6 +179,14 @@ class _Said:
 
     def __bool__(self) -> bool:
         return bool(self.parts or self.calls or self.reasoning)
+
+    def go_on(self, text: str) -> None:
+        """With the text that a stream told in two blocks, because a call or a thought came between."""
+        match self.parts:
+            case [*_, {"type": "text"} as last]:
+                last["text"] += text
+            case _:
+                self.parts += _text_parts(text)
 
     def message(self) -> dict[str, JSON]:
         told: dict[str, JSON] = {"role": self.role, "content": _content(self.parts)}

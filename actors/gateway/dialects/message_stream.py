@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import orjson
+
 from al_ray.actors.gateway.dialects.core import Asked, Failure, Head, event, reasoning_of
 from al_ray.actors.gateway.dialects.tools import as_object, input_object
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice
@@ -71,7 +73,8 @@ def _blocks(message: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
 class MessageStream:
     """Anthropic's events: a message that starts, its content blocks one after the other, its end. Calls that
-    grow in turn, as some servers' do, are open together."""
+    grow in turn, as some servers' do, are open together. What a call is given is told when it is whole, as
+    the whole message tells it: Anthropic's own SDK fails at pieces that make no JSON."""
 
     def __init__(self, head: Head, asked: Asked) -> None:
         self._head = head
@@ -105,7 +108,6 @@ class MessageStream:
             yield from self._block(call["index"], start)
             if arguments := function.get("arguments"):
                 self._open[call["index"]].arguments += arguments
-                yield self._delta(call["index"], {"type": "input_json_delta", "partial_json": arguments})
 
     def end(self, answer: ChatReply) -> Iterable[bytes]:
         yield from self._close()
@@ -138,9 +140,11 @@ class MessageStream:
         for holds, block in [*self._open.items()]:
             if but_calls and block.is_call and as_object(block.arguments) is None:
                 continue
-            del self._open[holds]
             if block.is_call:
+                given = orjson.dumps(input_object(block.arguments)).decode()
+                yield self._delta(holds, {"type": "input_json_delta", "partial_json": given})
                 self._finished.add(holds)
+            del self._open[holds]
             yield event({"type": "content_block_stop", "index": block.index}, "content_block_stop")
 
 

@@ -185,8 +185,9 @@ class Conversation:
 
 
 def conversation(sent: str | Sequence[Any]) -> Conversation:
-    """What the assistant thought, said and called in a row is one message of OpenAI's chat. Raises
-    ``BadRequestError`` for an item that cannot be passed over."""
+    """What the assistant thought, said and called in a row is one message of OpenAI's chat: with one text,
+    and one thought, though a stream told them in several items. Raises ``BadRequestError`` for an item that
+    cannot be passed over."""
     if isinstance(sent, str):
         return Conversation([{"role": "user", "content": sent}])
     reader = _Reader()
@@ -196,7 +197,7 @@ def conversation(sent: str | Sequence[Any]) -> Conversation:
         if answer is not None and answer in named:
             reader.refer(answer)
         else:
-            reader.read(item, place)
+            reader.read(item, place, answer)
     reader.end_turn()
     return reader.told
 
@@ -216,29 +217,61 @@ def _answer_of(item: Any) -> str | None:
     return place_and_call.partition("_")[2] if kind == "item" else str(item.id)
 
 
+@dataclass(slots=True)
+class _Turn:
+    """A message of the assistant's, on its way."""
+
+    parts: list[Mapping[str, JSON]] | None = None
+    """Of its content. None: no item has any."""
+    reasoning: str = ""
+    calls: list[JSON] = field(default_factory=list)
+    answer: str | None = None
+    """Whose item was the last that said or thought something, as far as it told."""
+
+    def __bool__(self) -> bool:
+        return self.parts is not None or bool(self.reasoning or self.calls)
+
+    def goes_on(self, answer: str | None) -> bool:
+        """Whether what an item of ``answer`` says or thinks is of this turn. Many clients leave ids out; but
+        while calls wait for their answers, no other turn begins."""
+        return bool(self.calls) or (answer is not None and answer == self.answer)
+
+    def message(self) -> _Built:
+        told: _Built = {"role": "assistant", "content": None if self.parts is None else _told(self.parts)}
+        if self.reasoning:
+            told["reasoning"] = self.reasoning
+        if self.calls:
+            told["tool_calls"] = self.calls
+        return told
+
+
 class _Reader:
     """Makes messages of items, one after the other."""
 
     def __init__(self) -> None:
         self.told = Conversation()
-        self._turn: _Built = {}
+        self._turn = _Turn()
         """What the assistant has said by now."""
         self._referred: set[str] = set()
 
-    def read(self, item: Any, place: int) -> None:
+    def read(self, item: Any, place: int, answer: str | None) -> None:
         match item:
             case _Message(role="assistant"):
-                if self._turn.get("content") is not None:
+                if self._turn.parts is not None and not self._turn.goes_on(answer):
                     self.end_turn()
-                self._assistant()["content"] = _content(item.content)
+                self._turn.parts = [*(self._turn.parts or ()), *_parts(item.content)]
+                self._turn.answer = answer
             case _Reasoning():
-                self.end_turn()
-                self._assistant()["reasoning"] = "".join(part.text for part in item.content or ())
+                if not self._turn.goes_on(answer):
+                    self.end_turn()
+                self._turn.reasoning += "".join(part.text for part in item.content or ())
+                self._turn.answer = answer
             case _FunctionCall():
                 name = full_name(item.name, item.namespace)
-                self._call(function_call(item.call_id, name, item.arguments))
+                self._turn.calls.append(function_call(item.call_id, name, item.arguments))
             case _CustomCall():
-                self._call(custom_call(item.call_id, full_name(item.name, item.namespace), item.input))
+                name = full_name(item.name, item.namespace)
+                self._turn.calls.append(custom_call(item.call_id, name, item.input))
             case _Message():
                 role = "system" if item.role == "developer" else item.role
                 self._add({"role": role, "content": _content(item.content)})
@@ -257,21 +290,13 @@ class _Reader:
 
     def end_turn(self) -> None:
         """The assistant's message is whole, if it says anything."""
-        turn, self._turn = self._turn, {}
-        if turn.get("content") is not None or turn.get("reasoning") or turn.get("tool_calls"):
-            self.told.messages.append(turn)
+        turn, self._turn = self._turn, _Turn()
+        if turn:
+            self.told.messages.append(turn.message())
 
     def _add(self, message: _Built) -> None:
         self.end_turn()
         self.told.messages.append(message)
-
-    def _assistant(self) -> _Built:
-        if not self._turn:
-            self._turn = {"role": "assistant", "content": None}
-        return self._turn
-
-    def _call(self, call: JSON) -> None:
-        self._assistant().setdefault("tool_calls", []).append(call)
 
     def _read_other(self, item: _Other, place: str) -> None:
         treatment = _ITEMS[item.type]
@@ -279,7 +304,7 @@ class _Reader:
             raise BadRequestError(f"{place}: {item.type}: {treatment.told}")
         if item.type in _CALLS:
             name, arguments = _CALLS[item.type](item)
-            self._call(function_call(item.call, name, _as_text(arguments)))
+            self._turn.calls.append(function_call(item.call, name, _as_text(arguments)))
         if item.type in _RESULTS:
             failed = bool(item.get("error")) or item.get("status") == "failed"
             self._add(_tool_message(item.call, _as_text(_RESULTS[item.type](item)), failed=failed))
@@ -307,13 +332,20 @@ def _as_text(value: JSON) -> str:
 
 
 def _content(sent: str | Sequence[Any]) -> JSON:
+    return sent if isinstance(sent, str) else _told(_parts(sent))
+
+
+def _told(parts: Sequence[Mapping[str, JSON]]) -> JSON:
     """Text as text, for templates that know nothing else."""
-    if isinstance(sent, str):
-        return sent
-    parts = [_part(part) for part in sent]
     if all(part["type"] == "text" for part in parts):
         return "".join(str(part["text"]) for part in parts)
-    return parts
+    return list(parts)
+
+
+def _parts(sent: str | Sequence[Any]) -> list[Mapping[str, JSON]]:
+    if isinstance(sent, str):
+        return [{"type": "text", "text": sent}]
+    return [_part(part) for part in sent]
 
 
 def _part(part: Any) -> Mapping[str, JSON]:

@@ -13,9 +13,9 @@ from al_ray.actors.gateway.dialects.core import (
     ToldAs,
     event,
     openai_error,
-    openai_logprobs,
     reasoning_of,
 )
+from al_ray.actors.gateway.dialects.logprobs import TextTokens, openai_logprobs
 from al_ray.actors.gateway.dialects.tools import as_object, custom_input
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
@@ -77,7 +77,7 @@ def output_items(head: Head, asked: Asked, choice: Choice) -> list[Item]:
     if reasoning := reasoning_of(message):
         items.append(_reasoning(_item_id(head, len(items)), reasoning))
     if message.get("content"):
-        logprobs = openai_logprobs(choice.token_logprobs)
+        logprobs = openai_logprobs(TextTokens().of(message, choice.token_logprobs))
         items.append(_message(_item_id(head, len(items)), str(message["content"]), logprobs))
     if message.get("refusal"):
         items.append(_refusal(_item_id(head, len(items)), str(message["refusal"])))
@@ -185,8 +185,7 @@ class ResponseStream:
         index."""
         self._finished: set[object] = set()
         """The indices of the calls that are done: some servers tell of them again, to say nothing."""
-        self._logprobs: list[TokenLogprob] = []
-        """Of tokens whose text is still to come."""
+        self._text_tokens = TextTokens()
 
     def begin(self) -> Iterable[bytes]:
         start = response(self._head, self._asked, (), None)
@@ -195,10 +194,10 @@ class ResponseStream:
 
     def piece(self, delta: ChatDelta) -> Iterable[bytes]:
         told = delta.delta
-        self._logprobs += delta.token_logprobs
+        tokens = self._text_tokens.of(told, delta.token_logprobs)
         for holds in _TEXTS:
             if text := reasoning_of(told) if holds == "reasoning" else told.get(holds):
-                yield from self._grow(holds, str(text))
+                yield from self._grow(holds, str(text), tokens)
         for call in told.get("tool_calls") or ():
             yield from self._grow_call(call)
 
@@ -218,8 +217,8 @@ class ResponseStream:
         self._sequence += 1
         return event({"type": kind, "sequence_number": self._sequence, **fields}, kind)
 
-    def _grow(self, holds: str, text: str) -> Iterator[bytes]:
-        """Add text to the open item, or open one for it."""
+    def _grow(self, holds: str, text: str, tokens: Sequence[TokenLogprob] = ()) -> Iterator[bytes]:
+        """Add text to the open item, or open one for it. ``tokens`` are those of what is said."""
         text_of = _TEXTS[holds]
         if holds not in self._open:
             yield from self._close()
@@ -232,9 +231,8 @@ class ResponseStream:
         part[text_of.field] += text
         told: dict[str, JSON] = {"content_index": 0, "delta": text}
         if holds == "content":
-            told["logprobs"] = openai_logprobs(self._logprobs)
+            told["logprobs"] = openai_logprobs(tokens)
             part["logprobs"] += told["logprobs"]
-            self._logprobs = []
         yield self._event(f"response.{text_of.events}.delta", **opened.place, **told)
 
     def _grow_call(self, call: Mapping[str, JSON]) -> Iterator[bytes]:

@@ -160,10 +160,10 @@ def input_object(arguments: str) -> Mapping[str, Any]:
     return {_ARGUMENTS: arguments} if value is None else value
 
 
-def input_arguments(given: JSON, *, has_such: bool) -> str:
+def input_arguments(given: Mapping[str, JSON], *, has_such: bool) -> str:
     """The arguments of which ``input_object`` made what is given. ``has_such``: the tool has one of its own
     that is named as what is no object is."""
-    text = given.get(_ARGUMENTS) if isinstance(given, Mapping) else None
+    text = given.get(_ARGUMENTS)
     if isinstance(text, str) and not has_such and input_object(text) == given:
         return text
     return orjson.dumps(given).decode()

@@ -6,14 +6,14 @@ Servers number and name less than OpenAI's does; what cannot be read is a ``Host
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
 
 from al_ray.errors import HostedModelError
-from al_ray.types import Choice, TokenLogprob, Usage
+from al_ray.types import JSON, Choice, TokenLogprob, Usage
 
 TOLD: Final = 500
 """Characters of an answer that says nothing otherwise."""
@@ -41,12 +41,18 @@ def choice_of(choice: Any, place: int) -> Choice:
     return Choice(
         index_of(choice, place),
         message,
-        choice.get("finish_reason") or ("tool_calls" if calls else "stop"),
+        reason_of(choice.get("finish_reason") or "stop", message),
         (),
         (),
         (),
         token_logprobs=logprobs_of(choice),
     )
+
+
+def reason_of(told: str, message: Mapping[str, JSON]) -> str:
+    """Why an answer ended, as our engines tell it: some servers say of tool calls that they ``stop``, as
+    OpenAI's does where one was demanded."""
+    return "tool_calls" if told == "stop" and message.get("tool_calls") else told
 
 
 def in_words(told: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -138,9 +144,16 @@ def logprobs_of(choice: Any) -> list[TokenLogprob]:
             token["token"],
             token["logprob"],
             [(other["token"], other["logprob"]) for other in token.get("top_logprobs") or ()],
+            _raw([token, *(token.get("top_logprobs") or ())]),
         )
         for token in told
     ]
+
+
+def _raw(tokens: Sequence[Any]) -> Mapping[str, bytes] | None:
+    """The bytes of those whose text is made of others: OpenAI writes half a character as ``\\xf0\\x9f``."""
+    told = {token["token"]: bytes(token["bytes"]) for token in tokens if token.get("bytes")}
+    return {text: raw for text, raw in told.items() if raw != text.encode()} or None
 
 
 def usage_of(body: Any) -> Usage:

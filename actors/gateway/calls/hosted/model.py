@@ -25,6 +25,7 @@ from al_ray.actors.gateway.calls.hosted.answer import (
     index_of,
     logprobs_of,
     message_of,
+    reason_of,
     strange,
     usage_of,
 )
@@ -93,10 +94,10 @@ class HostedModel:
                         yield deltas
             if not reasons or not all(reasons.values()):
                 raise strange("its stream ended before the answer did, without a finish_reason")
-        choices = [
-            Choice(index, seen.message(index), reason, (), (), ())
-            for index, reason in sorted(reasons.items())
-        ]
+        choices = []
+        for index, reason in sorted(reasons.items()):
+            message = seen.message(index)
+            choices.append(Choice(index, message, reason_of(reason, message), (), (), ()))
         yield [ChatReply((), choices, hosted_usage=used)]
 
     def _body(self, call: Call, options: dict[str, JSON]) -> bytes:

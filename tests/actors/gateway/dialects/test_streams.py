@@ -1,5 +1,5 @@
 """The events of a streamed answer, without a gateway around them: of one that was cut, of calls that come in
-turn, of arguments that are odd, and of tokens that could not be drawn."""
+turn, of arguments that are odd, of text and thoughts between calls, and of tokens that could not be drawn."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
+from anthropic.lib.streaming._messages import accumulate_event
 
+from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.core import Asked, AskedSampling, Dialect, Head, ToldAs
+from al_ray.traces.messages import canonical
 from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = DIALECTS
@@ -37,13 +40,26 @@ def answer(reason: str, *calls: tuple[str, str], content: str | None = None) -> 
 
 
 def events(dialect: Dialect, pieces: Iterable[Sequence[JSON]], reply: ChatReply) -> list[dict[str, Any]]:
+    """Of an answer that is calls alone."""
+    return events_of(dialect, [ChatDelta(0, {"tool_calls": list(calls)}) for calls in pieces], reply)
+
+
+def events_of(dialect: Dialect, deltas: Iterable[ChatDelta], reply: ChatReply) -> list[dict[str, Any]]:
     stream = dialect.stream(HEAD, ASKED)
     told = [*stream.begin()]
-    for calls in pieces:
-        told += stream.piece(ChatDelta(0, {"tool_calls": list(calls)}))
+    for delta in deltas:
+        told += stream.piece(delta)
     told += stream.end(reply)
     lines = [line for line in b"".join(told).split(b"\n") if line.startswith(b"data: {")]
     return [orjson.loads(line.removeprefix(b"data: ")) for line in lines]
+
+
+def message_by_sdk(told: Iterable[Any]) -> Any:
+    """The message that Anthropic's own client makes of the events."""
+    message, buffers = None, {}  # type: ignore[var-annotated]
+    for each in told:
+        message = accumulate_event(event=each, current_snapshot=message, json_bufs=buffers)
+    return message
 
 
 def kinds(told: list[dict[str, Any]], place: str) -> list[tuple[str, int]]:
@@ -156,6 +172,92 @@ def test_calls_whose_pieces_come_in_turn_are_whole_in_the_end(pieces: Any) -> No
         assert [mine[0]["type"], mine[-1]["type"]] == ["content_block_start", "content_block_stop"]
         assert mine[0]["content_block"]["id"] == f"c{index}"
         assert orjson.loads("".join(event["delta"]["partial_json"] for event in mine[1:-1])) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "{}", '{"x": 1}', "{x: 1}", '{"x": 1 + 2}', "{'x': 1}", CUT, "[1]"]
+)
+def test_a_call_streamed_to_anthropics_client_is_the_one_that_is_told_whole(arguments: str) -> None:
+    """Whatever the model gave the tool: also what the client could not read in pieces."""
+    reply = answer("tool_calls", ("add", arguments))
+    half = len(arguments) // 2
+    pieces = [[call(0, "add", "")], [call(0, None, arguments[:half])], [call(0, None, arguments[half:])]]
+    [used] = message_by_sdk(events(MESSAGES, pieces, reply)).content
+    [whole] = MESSAGES.reply(HEAD, ASKED, reply)["content"]
+    assert (used.id, used.name, used.input) == (whole["id"], whole["name"], whole["input"])
+
+
+CALL = {"tool_calls": [call(0, "add", "{}")]}
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{"content": "Adding."}, CALL, {"content": " Done"}, {"content": " soon."}],
+        [CALL, {"content": "Done."}],
+        [{"content": "A"}, CALL, {"content": "B"}, {"tool_calls": [call(1, "add", "{}")]}, {"content": "C"}],
+        [{"reasoning": "h"}, CALL, {"reasoning": "m"}, {"content": "So."}],
+        [{"reasoning": "h"}, {"content": "A"}, {"reasoning": "m"}, {"content": "B"}],
+        [{"content": "A"}, {"reasoning": "hm"}, CALL],
+    ],
+    ids=[
+        "after a call",
+        "only after it",
+        "between calls",
+        "thought",
+        "thought without a call",
+        "late thought",
+    ],
+)
+def test_a_streamed_answer_comes_back_as_what_the_model_said_in_whatever_order(pieces: list[JSON]) -> None:
+    """The model said one message; the agent sends the items or blocks back of which the stream told it."""
+    partial = PartialAnswer()
+    deltas = [ChatDelta(0, piece) for piece in pieces]
+    for delta in deltas:
+        partial.add(delta)
+    said = partial.message(0)
+    reply = ChatReply([1], [Choice(0, said, "stop", [2], [-0.5], [])])
+    hi: JSON = {"role": "user", "content": "hi"}
+    calls = said.get("tool_calls", ())
+    items = events_of(RESPONSES, deltas, reply)[-1]["response"]["output"]
+    outputs = [{"type": "function_call_output", "call_id": each["id"], "output": "1"} for each in calls]
+    by_items = RESPONSES.parse(orjson.dumps({"input": [hi, *items, *(outputs or [hi])]}))
+    blocks = message_by_sdk(events_of(MESSAGES, deltas, reply)).model_dump()["content"]
+    results = [{"type": "tool_result", "tool_use_id": each["id"], "content": "1"} for each in calls]
+    turns = [hi, {"role": "assistant", "content": blocks}, {"role": "user", "content": results or "hi"}]
+    by_blocks = MESSAGES.parse(orjson.dumps({"messages": turns, "max_tokens": 9}))
+    for asked in (by_items, by_blocks):
+        assert [message["role"] for message in asked.messages[:2]] == ["user", "assistant"]
+        assert canonical(asked.messages[1]) == canonical(said)
+        assert "assistant" not in [message["role"] for message in asked.messages[2:]]
+
+
+def test_items_around_a_call_are_one_answer_whether_or_not_they_have_ids() -> None:
+    """Many clients leave those out."""
+    before, after = (
+        [
+            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]},
+            {"type": "message", "role": "assistant", "content": text},
+        ]
+        for text in ("A", "B")
+    )
+    made = {"type": "function_call", "call_id": "c0", "name": "add", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c0", "output": "1"}
+    asked = RESPONSES.parse(orjson.dumps({"input": [*before, made, *after, output]}))
+    said, result = asked.messages
+    assert (said["reasoning"], said["content"], len(said["tool_calls"])) == ("AB", "AB", 1)
+    assert result["role"] == "tool"
+
+
+def test_what_the_agent_says_in_two_messages_or_blocks_stays_two() -> None:
+    """Nothing came between, and no answer of the gateway's is told so."""
+    hi: JSON = {"role": "user", "content": "hi"}
+    said = [{"role": "assistant", "content": text} for text in ("A", "B")]
+    assert list(RESPONSES.parse(orjson.dumps({"input": [hi, *said, hi]})).messages) == [hi, *said, hi]
+    blocks: JSON = [{"type": "text", "text": text} for text in ("A", "B")]
+    turns = [hi, {"role": "assistant", "content": blocks}, hi]
+    asked = MESSAGES.parse(orjson.dumps({"messages": turns, "max_tokens": 9}))
+    assert asked.messages[1]["content"] == "A\nB"
 
 
 @pytest.mark.parametrize("depth", [100, 193, 194, 250, 254, 300, 2000])

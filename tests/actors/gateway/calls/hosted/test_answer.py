@@ -14,7 +14,9 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from al_ray.actors.gateway.calls.hosted.answer import choice_of
 from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
+from al_ray.actors.gateway.dialects.logprobs import TextTokens, openai_logprobs
 from al_ray.traces import semconv
 from tests.support.houses.gateway import SPEC, TOOLS, House, beside, say
 
@@ -100,6 +102,8 @@ ANSWERS: Mapping[str, Whole | Sequence[Any]] = {
         piece(content=[{"type": "text", "text": "wi"}, REFERENCE]),
         piece(content="se", reason="stop"),
     ],
+    "stops": message(tool_calls=[{"id": "c0", **call_piece("add", "{}")}]),
+    "stops in pieces": [piece(call_piece("add", "{}", index=0, id="c0"), reason="stop")],
     "no arguments": message(tool_calls=[{"function": {"name": "add", "arguments": None}}]),
     "refuses": message(refusal="no"),
     "refuses in pieces": [piece(refusal="n"), piece(refusal="o", reason="stop")],
@@ -190,6 +194,43 @@ async def test_a_call_that_leaves_out_what_agents_read_is_given_it(hosting: Hous
     assert (call.type, call.function.arguments) == ("function", '{"x":1}')  # type: ignore[union-attr]
     assert call.id and reply.choices[0].finish_reason == "tool_calls"
     assert response.output[0].arguments == '{"x":1}'  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_calls_tools_ends_for_that_whatever_its_server_says(
+    hosting: House, stream: bool
+) -> None:
+    """Agents go on for as long as it does."""
+    attempt = await hosting.attempt()
+    order = "stops in pieces" if stream else "stops"
+    async with hosting.client(attempt) as client, hosting.anthropic(attempt) as other:
+        if stream:
+            told: Any = await streamed_message(hosting, order, tools=[ADD])
+            asked: Any = {"model": "wise", "messages": say(order), "tools": TOOLS}
+            async with client.chat.completions.stream(**asked) as chunks:
+                reply: Any = await chunks.get_final_completion()
+        else:
+            told = await other.messages.create(model="wise", max_tokens=9, messages=say(order), tools=[ADD])
+            reply = await client.chat.completions.create(model="wise", messages=say(order), tools=TOOLS)
+    assert (told.stop_reason, reply.choices[0].finish_reason) == ("tool_use", "tool_calls")
+    assert [span.attributes[semconv.FINISH_REASONS] for span in hosting.calls(attempt)][-1] == ["tool_calls"]
+
+
+HALVES: Any = [
+    {"token": "\\xf0\\x9f", "logprob": -0.1, "bytes": [0xF0, 0x9F]},
+    {"token": "\\x98\\x80", "logprob": -0.2, "bytes": [0x98, 0x80]},
+    {"token": "!", "logprob": -0.3, "bytes": None},
+]
+"""Of a face and a mark, as OpenAI's server tells them."""
+
+
+async def test_a_hosted_models_tokens_are_told_with_their_own_bytes() -> None:
+    """A token may be half a character, which has no text; so may one of the likeliest be."""
+    told = [half | {"top_logprobs": HALVES} for half in HALVES]
+    choice = choice_of({"message": {"content": "\U0001f600!"}, "logprobs": {"content": told}}, 0)
+    expected = [half | {"bytes": half["bytes"] or [0x21]} for half in HALVES]
+    assert openai_logprobs(choice.token_logprobs) == [half | {"top_logprobs": expected} for half in expected]
+    assert TextTokens().of(choice.message, choice.token_logprobs) == choice.token_logprobs
 
 
 @pytest.mark.parametrize(
