@@ -371,13 +371,14 @@ async def test_a_call_whose_agent_gives_up_waiting_is_repeated_when_it_asks_agai
             await mine.ask(first, content)
         recorded = [span.id for span in mine.calls(first)]
         second = await mine.attempt(replay=Replay(first.rollout_id, first.number, calls))
-        for house in (mine, mine, third):
-            impatient = asyncio.ensure_future(ask(house, second, "one"))
-            await engine.waited_for.wait()
-            impatient.cancel()
-            engine.waited_for.clear()
-        while len(mine.calls(second)) < 3:
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            for house in (mine, mine, third):
+                impatient = asyncio.ensure_future(ask(house, second, "one"))
+                await engine.waited_for.wait()
+                impatient.cancel()
+                engine.waited_for.clear()
+            while len(mine.calls(second)) < 3:
+                await asyncio.sleep(0.02)
         assert all(span.attributes[semconv.REPLAYED] == recorded[0] for span in mine.calls(second))
         assert not any(map(call_span.is_replayed, mine.calls(second)))
         engine.back.set()
