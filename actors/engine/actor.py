@@ -133,16 +133,20 @@ class Engine(OnLine):
         return self._reply(request, openai, prompt, choices, constrained=constrained)
 
     async def stream(self, request: ModelRequest, /) -> AsyncGenerator[ChatDelta | ChatReply, None]:
-        """Answers one call piece by piece; the last item is the reply that the pieces add up to."""
+        """Answers one call piece by piece; the last item is the reply that the pieces add up to. With stop
+        strings, what a parser reads comes in one piece."""
         openai, prompt = await self._render(request)
         params = self._sampling_params(request, openai, len(prompt.ids), streaming=True)
         answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
         answers = [answer(index) for index in range(params.n)]
         async for output in self._generate(request.id, prompt.ids, params, request.policy):
             for piece in output.outputs:
-                if not answers[piece.index].started:
-                    yield ChatDelta(piece.index, {"role": "assistant", "content": ""})
-                yield answers[piece.index].extend(piece)
+                begins = not answers[piece.index].started
+                delta = answers[piece.index].extend(piece, stops=bool(request.sampling.stop))
+                for index in range(request.sampling.n) if params.n == 1 else [piece.index]:
+                    if begins:
+                        yield ChatDelta(index, {"role": "assistant", "content": ""})
+                    yield replace(delta, index=index)
         choices = [answer.choice() for answer in answers]
         constrained = params.structured_outputs is not None
         yield self._reply(request, openai, prompt, choices, constrained=constrained)
@@ -322,6 +326,8 @@ class Engine(OnLine):
         """Remembered before anyone sees it, so that the next call can continue it."""
         if openai is not None:
             self._continuation.remember(request, prompt, choices, self._rendering.hidden(openai))
+        if len(choices) < request.sampling.n:
+            choices = [replace(choices[0], index=index) for index in range(request.sampling.n)]
         return ChatReply(prompt.ids, choices, prompt.lineage, constrained=constrained)
 
     def _sampling_params(
@@ -346,7 +352,7 @@ class Engine(OnLine):
             )
         try:
             return SamplingParams(
-                n=sampling.n,
+                n=sampling.n if sampling.temperature else 1,  # greedy choices are all the same
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=min(sampling.max_tokens, self._spec.max_length - prompt_length),
@@ -381,8 +387,14 @@ class Engine(OnLine):
                 request_id,
                 lora_request=self._adapters.get(policy),
             ):
-                if any(choice.finish_reason in ("error", "abort") for choice in output.outputs):
-                    raise EngineUnavailableError(f"call {request_id}: vLLM gave it up")
+                reasons = {choice.finish_reason for choice in output.outputs}
+                if "error" in reasons:  # of this call alone: the engine goes on with the others
+                    raise BadRequestError(
+                        "vLLM gave this call up, most likely because it could not hold the answer to the "
+                        "response format or the tool's schema; the engine's log has the cause"
+                    )
+                if "abort" in reasons:
+                    raise EngineUnavailableError(f"call {request_id}: the engine, which ends, gave it up")
                 yield output
         except VLLMClientError as error:
             raise BadRequestError(str(error)) from error

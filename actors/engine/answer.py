@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.parser import Parser
 from vllm.renderers.chat_utils import make_tool_call_id
 
+from al_ray.traces.messages import as_delta
 from al_ray.types import JSON, ChatDelta, Choice, TokenLogprob, VersionSpan
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Answer:
         self._prompt_ids = list(prompt_ids)
         self._index = index
         self._parser = parser
+        self._held = ""
+        """Text that is not parsed yet."""
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._tool_calls: list[dict[str, Any]] = []
@@ -62,11 +65,12 @@ class Answer:
         self._parse(text, token_ids)
         return self.choice().message
 
-    def extend(self, output: CompletionOutput) -> ChatDelta:
-        """Adds newly generated tokens; what they add to the message that the agent sees."""
+    def extend(self, output: CompletionOutput, *, stops: bool) -> ChatDelta:
+        """Adds newly generated tokens, which may be ended by stop strings; what that adds to the message that
+        the agent sees."""
         known = len(self._token_logprobs)
         self._add_tokens(output)
-        delta = self._delta(output)
+        delta = self._delta_at_end(output) if stops and self._parser else self._delta(output)
         return ChatDelta(self._index, delta, len(output.token_ids), self._token_logprobs[known:])
 
     def _delta(self, output: CompletionOutput) -> dict[str, JSON]:
@@ -92,6 +96,15 @@ class Answer:
         if calls:
             delta["tool_calls"] = calls
         return {key: delta[key] for key in ("reasoning", "content", "tool_calls") if key in delta}
+
+    def _delta_at_end(self, output: CompletionOutput) -> dict[str, JSON]:
+        """With stop strings, vLLM's text comes later than its tokens and may end before them. Parsers read
+        both, so they are given the whole."""
+        self._held += output.text
+        if output.finish_reason is None:
+            return {}
+        self._parse(self._held, self._response_ids)
+        return as_delta(self.choice().message)
 
     def choice(self) -> Choice:
         """What was collected, as the caller sees it."""

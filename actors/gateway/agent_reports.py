@@ -20,7 +20,7 @@ from al_ray.actors.http import json_response, read_body
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from al_ray.traces.reward_span import LARGEST, PRIMARY, reward_attributes
 from al_ray.types import JSON, Attempt, Span, SpanKind
 
@@ -45,7 +45,8 @@ class RewardBody(Body):
     dimensions: dict[Name, Number] = Field(default_factory=dict)
     """Rewards by name; ``reward`` is the value where none is given."""
     call: Name | None = None
-    """The id of the call that earned it, as the API told it. None: the last one before it."""
+    """The id of the call that earned it, as the API told it, or ``ID/INDEX`` for one of its choices. None:
+    the last call before it."""
     id: Name | None = None
     """The agent's own, for reports that it repeats."""
 
@@ -95,9 +96,16 @@ class AgentReports:
         return await self._keep(attempt, SpanKind.EVENT, body.name, attributes, body.id)
 
     async def _find_call(self, attempt: Attempt, call: str) -> None:
-        told = attempt.rollout_id, attempt.number, call.partition("/")[0]
-        if not await asyncio.to_thread(self.records.attempt_spans, *told):
+        call_id, slash, index = call.partition("/")
+        told = attempt.rollout_id, attempt.number, call_id
+        found = await asyncio.to_thread(self.records.attempt_spans, *told)
+        if not found or found[0].kind is not SpanKind.CALL:
             raise BadRequestError(f"call: this attempt has made no call {call!r}")
+        choices = call_span.choices(found[0])
+        if slash and index not in [str(choice.index) for choice in choices]:
+            raise BadRequestError(
+                f"call: {call_id!r} has no choice {index!r}: it has {len(choices)}, of which the first is 0"
+            )
 
     async def _keep(
         self, attempt: Attempt, kind: SpanKind, name: str, attributes: dict[str, JSON], own_id: str | None

@@ -58,7 +58,8 @@ def replayed_attributes(reply: ChatReply, recorded: str) -> dict[str, JSON]:
 
 
 def aborted_attributes(messages: Sequence[Mapping[str, JSON]], tokens: int) -> dict[str, JSON]:
-    """Of a call whose agent hung up after ``tokens`` tokens, which are not kept: it is never trained."""
+    """Of a call that ended after ``tokens`` tokens, because its agent hung up or its answer broke off. They
+    are not kept: it is never trained."""
     return {
         semconv.OUTPUT_MESSAGES: list(messages),
         semconv.FINISH_REASONS: [semconv.ABORTED for _ in messages],
@@ -69,13 +70,13 @@ def aborted_attributes(messages: Sequence[Mapping[str, JSON]], tokens: int) -> d
 
 
 def is_aborted(call: Span) -> bool:
-    """Whether its agent hung up."""
+    """Whether it ended before its answer did: its agent hung up, or the answer broke off."""
     return semconv.ABORTED in call.attributes.get(semconv.FINISH_REASONS, ())
 
 
 def is_replayed(call: Span) -> bool:
     """Whether it was answered from the record of another attempt."""
-    return semconv.REPLAYED in call.attributes
+    return semconv.REPLAYED in call.attributes and not is_aborted(call)
 
 
 def is_constrained(call: Span) -> bool:
@@ -84,7 +85,7 @@ def is_constrained(call: Span) -> bool:
 
 
 def answered(spans: Iterable[Span]) -> list[Span]:
-    """The calls among the spans of an attempt, but those whose agent hung up, in the order in which they were
+    """The calls among the spans of an attempt, but those that were aborted, in the order in which they were
     answered: whatever a call was asked after comes before it."""
     calls = [span for span in spans if span.kind is SpanKind.CALL and not is_aborted(span)]
     return sorted(calls, key=lambda call: call.sequence)

@@ -61,6 +61,13 @@ def thought(message: Message) -> JSON:
     return message.get("reasoning") or message.get("reasoning_content")
 
 
+def as_delta(message: Message) -> dict[str, JSON]:
+    """All that a whole answer says, as the ``delta`` of one chunk."""
+    told = {name: value for name, value in message.items() if value and name not in ("role", "tool_calls")}
+    calls = message.get("tool_calls") or ()
+    return told | ({"tool_calls": [{"index": i, **call} for i, call in enumerate(calls)]} if calls else {})
+
+
 def canonical(message: Message, day: date | None = None, *, reasoning: bool = True) -> dict[str, JSON]:
     """What ``message``, sent on that day (None: today), says; two messages that say the same may differ in
     all else. It is the text, in one piece or in parts, and the tool calls by name and arguments: without ids,

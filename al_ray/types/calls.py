@@ -31,6 +31,7 @@ class Sampling(Value):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    """Choices. Greedy ones are all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ def test_what_was_answered_from_a_record_is_told_without_its_tokens(reply: ChatR
     bare = [replace(choice, response_ids=[], logprobs=[], versions=[]) for choice in reply.choices]
     assert call_span.reply(call).choices == bare
     assert (call_span.prompt_ids(call), call_span.lineage(call)) == ([], None)
+    given_up = stored(call_span.aborted_attributes([{}], 0) | {semconv.REPLAYED: "recorded"})
+    assert not call_span.is_replayed(given_up)
 
 
 def test_answered_calls_come_in_the_order_of_their_answers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import orjson
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.dialects.core import Asked, Head
 from al_ray.traces import call_span, semconv
-from al_ray.traces.messages import Message
+from al_ray.traces.messages import Message, as_delta
 from al_ray.types import (
     JSON,
     Attempt,
@@ -86,8 +86,10 @@ class Call:
         return self._span(call_span.reply_attributes(reply))
 
     def aborted_span(self, seen: PartialAnswer) -> Span:
-        """The call whose agent hung up, with what it had seen. There are no token ids to train on."""
-        return self._span(call_span.aborted_attributes(seen.messages(self.sampling.n), seen.tokens))
+        """The call whose agent hung up, or whose answer broke off, with what the agent had seen. There are no
+        token ids to train on."""
+        told = call_span.aborted_attributes(seen.messages(self.sampling.n), seen.tokens)
+        return self._span(told if self.replayed is None else told | {semconv.REPLAYED: self.replayed})
 
     def _span(self, answered: dict[str, JSON]) -> Span:
         return Span(
@@ -169,6 +171,14 @@ def new_id() -> str:
 
 Pieces = Sequence[ChatDelta | ChatReply]
 """Of a streamed answer: those that came together."""
+
+
+def pieces_of(reply: ChatReply) -> Iterator[Pieces]:
+    """A whole answer as a streamed one: each choice in two pieces, the reply last."""
+    for choice in reply.choices:
+        begun = ChatDelta(choice.index, {"role": "assistant", "content": ""})
+        yield begun, ChatDelta(choice.index, as_delta(choice.message))
+    yield [reply]
 
 
 class Answerer(Protocol):

@@ -1,7 +1,7 @@
 """The gateway's model calls, in every API: parsed, sampled as the recipe says, answered, recorded.
 
 A call is durable before the agent can see that it is over. One whose agent hangs up is given up and
-recorded as aborted.
+recorded as aborted, and so is one whose answer breaks off.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Final
 
 import orjson
@@ -21,7 +22,7 @@ from aiohttp import web
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED, AttemptLimits
-from al_ray.actors.gateway.calls.call import Answerer, Call, Engines, new_id
+from al_ray.actors.gateway.calls.call import Answerer, Call, Engines, new_id, pieces_of
 from al_ray.actors.gateway.calls.partial import PartialAnswer
 from al_ray.actors.gateway.calls.recorded.earlier import EarlierCalls
 from al_ray.actors.gateway.calls.recorded.repeated import RepeatedCalls, is_repeated
@@ -29,7 +30,7 @@ from al_ray.actors.gateway.calls.recorded.replays import Replays
 from al_ray.actors.gateway.calls.sampling import SamplingRules
 from al_ray.actors.gateway.dialects import DIALECTS
 from al_ray.actors.gateway.dialects.chat_completions import CHAT_COMPLETIONS
-from al_ray.actors.gateway.dialects.core import Asked, Dialect
+from al_ray.actors.gateway.dialects.core import Asked, Dialect, Head
 from al_ray.actors.gateway.dialects.messages import MESSAGES, parse_prompt
 from al_ray.actors.gateway.dialects.readable import unreadable
 from al_ray.actors.gateway.failures import failure
@@ -47,6 +48,7 @@ AGENT_HEADER: Final = "x-al-ray-agent"
 """In which an agent may give its name."""
 _WRITE_SECONDS: Final = 60.0
 """A client that takes no byte for so long has hung up."""
+_EVENTS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 
 _log = logging.getLogger(__name__)
 
@@ -93,12 +95,12 @@ class ModelCalls:
     async def _answer(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
         claim = await self.keys.claim(request)
         asked = dialect.parse(await read_body(request))
-        repeats = is_repeated(request.headers) and not asked.stream
+        repeats = is_repeated(request.headers)
         if asked.stream or repeats:  # what is seen is not recorded first
             claim = await self.keys.claim(request, now=True)
         call = await self._call(dialect, claim, asked, request.headers)
         if repeats and (earlier := await self.repeated.recorded(call)):
-            return json_response(dialect.reply(replace(call.head, id=earlier.id), asked, earlier.reply))
+            return _told_whole(dialect, replace(call.head, id=earlier.id), asked, earlier.reply)
         await self.limits.admit(call.attempt)
         passed_on = call.hosted and dialect is CHAT_COMPLETIONS  # in which a hosted model is asked
         if asked.left_out and not passed_on:
@@ -111,10 +113,10 @@ class ModelCalls:
         try:
             reply = await answerer.chat(call)
         except asyncio.CancelledError:
-            self.recorder.record_soon(call.aborted_span(PartialAnswer()))
+            self._record_aborted(call, PartialAnswer())
             raise
         await self._record(call, reply)
-        return json_response(dialect.reply(call.head, asked, reply))
+        return _told_whole(dialect, call.head, asked, reply)
 
     async def _stream(
         self, request: web.Request, dialect: Dialect, call: Call, answerer: Answerer
@@ -122,16 +124,15 @@ class ModelCalls:
         """Server-sent events. The headers leave with the first piece, so what fails before it is answered
         with a status; what fails after it, with an event."""
         wire = dialect.stream(call.head, call.asked)
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-        )
-        seen = PartialAnswer()
+        response = web.StreamResponse(headers=_EVENTS)
+        seen, whole = PartialAnswer(), False
         try:
             async with aclosing(answerer.stream(call)) as answer:
                 async for pieces in answer:
                     events = [] if response.prepared else [*wire.begin()]
                     for piece in pieces:
                         if isinstance(piece, ChatReply):
+                            whole = True  # so it is recorded and counted, whoever hangs up meanwhile
                             await self._record(call, piece)
                             events += wire.end(piece)
                         else:
@@ -142,13 +143,15 @@ class ModelCalls:
                     await _write(response, b"".join(events))
         except (ConnectionResetError, TimeoutError, asyncio.CancelledError) as error:
             _log.debug("the client of call %s hung up", call.id)
-            self.limits.spend(call.attempt, seen.tokens)
-            self.recorder.record_soon(call.aborted_span(seen))
+            if not whole:
+                self._record_aborted(call, seen)
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Exception as error:
             if not response.prepared:
                 raise
+            if not whole:
+                self._record_aborted(call, seen)
             await _write(response, b"".join(wire.fail(failure(error))))
         return response
 
@@ -157,6 +160,11 @@ class ModelCalls:
         self.limits.spend(call.attempt, used.input_tokens + used.output_tokens)
         await self.recorder.record(call.span(reply))
         self.repeated.note_answered(call.id)
+
+    def _record_aborted(self, call: Call, seen: PartialAnswer) -> None:
+        """A call of which the agent has seen no more than this."""
+        self.limits.spend(call.attempt, seen.tokens)
+        self.recorder.record_soon(call.aborted_span(seen))
 
     async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
         attempt, agent = claim.attempt, _header_text(headers.get(AGENT_HEADER, ""))
@@ -264,6 +272,17 @@ def _tool_left_out(attempt: Attempt, kind: str) -> Span:
             "function in its place",
         },
     )
+
+
+def _told_whole(dialect: Dialect, head: Head, asked: Asked, reply: ChatReply) -> web.Response:
+    """An answer of which all is known, streamed if that was asked for."""
+    if not asked.stream:
+        return json_response(dialect.reply(head, asked, reply))
+    wire = dialect.stream(head, asked)
+    events = [*wire.begin()]
+    for piece in chain.from_iterable(pieces_of(reply)):
+        events += wire.end(piece) if isinstance(piece, ChatReply) else wire.piece(piece)
+    return web.Response(body=b"".join(events), headers=_EVENTS)
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

@@ -214,6 +214,19 @@ async def test_choices_of_one_call_are_drawn_independently(engine: ActorHandle) 
             assert_whole(choice)
 
 
+async def test_several_greedy_choices_are_the_one_that_there_is(engine: ActorHandle) -> None:
+    """Whole and streamed, and the next call continues it."""
+    one = await engine.chat.remote(ChatRequest("c1", GREET, GREEDY))
+    request = ChatRequest("c3", GREET, replace(GREEDY, n=3), attempt="greedy/1")
+    _, of_stream = await streamed(engine, request)
+    for reply in (await engine.chat.remote(request), of_stream):
+        assert [choice.index for choice in reply.choices] == [0, 1, 2]
+        assert all(choice.response_ids == one.choices[0].response_ids for choice in reply.choices)
+    messages = [*GREET, of_stream.choices[2].message, *ASK]
+    continued = await engine.chat.remote(replace(request, id="c4", messages=messages))
+    assert continued.lineage.outcome is LineageOutcome.CONTINUED
+
+
 async def test_a_conversation_is_rendered_as_the_models_template_says(
     engine: ActorHandle, tokenizer: PreTrainedTokenizerFast
 ) -> None:

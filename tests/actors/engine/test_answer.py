@@ -10,6 +10,7 @@ import orjson
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from al_ray.traces.messages import without_ids
 from al_ray.types import Choice
 
 if TYPE_CHECKING:  # imported where it is used: every worker that collects the tests would import it
@@ -44,8 +45,9 @@ def said(tokenizer: PreTrainedTokenizerFast) -> Any:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         if not stream:
             return answer.complete(output(text, ids, reason))
-        deltas = [answer.extend(output(tokenizer.decode([id]), [id], None)).delta for id in ids[:-1]]
-        deltas.append(answer.extend(output(tokenizer.decode(ids[-1:]), ids[-1:], reason)).delta)
+        outputs = [output(tokenizer.decode([id]), [id], None) for id in ids[:-1]]
+        outputs.append(output(tokenizer.decode(ids[-1:]), ids[-1:], reason))
+        deltas = [answer.extend(piece, stops=False).delta for piece in outputs]
         orjson.dumps(deltas)  # what the agent is sent
         return answer.choice()
 
@@ -114,3 +116,59 @@ def test_the_likeliest_tokens_are_different_tokens_and_none_is_lost() -> None:
     choice = answer.complete(output("az", [5, 9], "stop", flat))
     assert [(told.token, told.logprob) for told in choice.token_logprobs] == [("a", -0.1), ("z", -7.0)]
     assert [told.top for told in choice.token_logprobs] == [[("a", -0.1), ("b", -2.5), ("c", -4.0)]] * 2
+
+
+THOUGHT = "I add two and two.</think>The answer is 4."
+
+
+@pytest.fixture(scope="module")
+def thinking(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tokenizer whose model thinks."""
+    folder = tmp_path_factory.mktemp("thinking")
+    tokenizer.save_pretrained(folder)
+    thinking = AutoTokenizer.from_pretrained(folder)
+    thinking.add_tokens(["<think>", "</think>"])
+    return thinking
+
+
+@pytest.mark.parametrize("parser", ["deepseek_r1", "qwen3"])
+@pytest.mark.parametrize("stop", [(), ("\nObservation:",), ("4", "\nObservation:"), ("<",), ("think>",)])
+@pytest.mark.parametrize(
+    "text", [THOUGHT, THOUGHT + ADD, "I add" + ADD, "</think>" + ADD + "\nObservation: 4"]
+)
+def test_stop_strings_change_nothing_of_what_a_stream_adds_up_to(
+    thinking: PreTrainedTokenizerFast, parser: str, stop: tuple[str, ...], text: str
+) -> None:
+    """vLLM holds the text back, not the tokens, in which parsers look for the end of a thought."""
+    from vllm import SamplingParams
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.parser import ParserManager
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
+
+    from al_ray.actors.engine.answer import Answer
+
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    request = ChatCompletionRequest(messages=[{"role": "user", "content": "x"}], tools=tools)
+    parser_class = ParserManager.get_parser("hermes", parser, True, "toy", tokenizer=thinking)
+    assert parser_class is not None
+    whole, streamed = (Answer(request, [1], 0, parser_class(thinking, request.tools), None) for _ in range(2))
+    params = SamplingParams(stop=list(stop))
+    core = EngineCoreRequest("c", [1], None, params, None, 0.0, None, None, None)
+    detokenizer = FastIncrementalDetokenizer(thinking, core)
+    ids = thinking(text, add_special_tokens=False).input_ids
+    deltas: list[Any] = []
+    for place, token in enumerate(ids):
+        ended = detokenizer.update([token], False) is not None or place == len(ids) - 1
+        piece = output(detokenizer.get_next_output_text(ended, True), [token], "stop" if ended else None)
+        deltas.append(streamed.extend(piece, stops=bool(stop)).delta)
+        if ended:
+            break
+    told = whole.complete(output(detokenizer.get_next_output_text(True, False), ids[: place + 1], "stop"))
+    assert without_ids(streamed.choice().message) == without_ids(told.message)
+    for name in ("reasoning", "content"):
+        said = "".join(delta.get(name, "") for delta in deltas)
+        assert said == (told.message.get(name) or "")
+    called = [call["function"] for delta in deltas for call in delta.get("tool_calls", ())]
+    arguments = "".join(call.get("arguments", "") for call in called)
+    assert arguments == "".join(call["function"]["arguments"] for call in told.message.get("tool_calls", ()))

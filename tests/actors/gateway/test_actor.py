@@ -14,7 +14,7 @@ import ray
 
 from al_ray.actors.runner.clock import absent
 from al_ray.rollouts.trajectory import trajectory
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from al_ray.types import Attempt, AttemptStatus
 from tests.support.houses.gateway import SPEC, TOOLS, House, beside, engine, say
 
@@ -362,7 +362,7 @@ async def test_the_last_engines_death_makes_calls_wait_for_a_new_one(house: Hous
 async def test_a_stream_whose_engine_dies_midway_ends_in_an_error(
     house: House, mortal: tuple[Any, Any]
 ) -> None:
-    """Another engine would begin another answer. Nothing is recorded, and the next call is answered."""
+    """Another engine would begin another answer. The call is kept as aborted, the next one is answered."""
     attempt = await house.attempt()
     async with house.client(attempt) as client:
         stream = await client.chat.completions.create(
@@ -370,8 +370,8 @@ async def test_a_stream_whose_engine_dies_midway_ends_in_an_error(
         )
         with pytest.raises(openai.APIError, match="the engine died in the middle of its answer; ask again"):
             _ = [chunk async for chunk in stream]
-    assert house.calls(attempt) == []
     assert (await house.ask(attempt)).choices[0].message.content == "b0"
+    assert list(map(call_span.is_aborted, house.calls(attempt))) == [True, False]
 
 
 async def test_rollouts_keep_their_engine_and_take_turns_among_the_idle(

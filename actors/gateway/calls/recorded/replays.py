@@ -1,7 +1,8 @@
 """Attempts that repeat a recorded rollout up to one of its calls: what they ask is answered from its record.
 
 A call is answered with what was recorded of the first call there that asked the very same and has not been
-repeated yet: so agents that make calls side by side may make them in another order. When all that is to be
+repeated yet: so agents that make calls side by side may make them in another order. One whose agent hangs up
+before it is answered is not repeated, and may be asked again. When all that is to be
 repeated was, calls are sampled anew. An agent that asks for something else before that has *diverged*:
 nothing that it does from there on is of the recorded rollout, so it is refused, and an event tells what it
 asked otherwise.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import takewhile
@@ -19,7 +21,7 @@ from typing import Any, Final
 import orjson
 
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED
-from al_ray.actors.gateway.calls.call import Call, Engines, Pieces
+from al_ray.actors.gateway.calls.call import Call, Engines, Pieces, pieces_of
 from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
@@ -27,7 +29,7 @@ from al_ray.errors import BadRequestError, DivergedError
 from al_ray.traces import call_span, semconv, volatile
 from al_ray.traces.divergence import Divergence, divergence_of, divergence_span
 from al_ray.traces.messages import SYSTEM, Message, sent, without_ids
-from al_ray.types import JSON, Attempt, ChatDelta, ChatReply, Claim, Replay, Span, SpanKind
+from al_ray.types import JSON, Attempt, ChatReply, Claim, Replay, Span, SpanKind
 
 _QUESTION: Final[Mapping[str, str]] = {
     semconv.OPERATION: "operation",
@@ -61,6 +63,11 @@ class _Progress:
     diverged: str = ""
     """Why nothing more is answered."""
 
+    def give_back(self, call: Span) -> None:
+        """It is to be repeated after all."""
+        self.left.append(call)
+        self.left.sort(key=lambda each: self.number[each.id])
+
 
 @dataclass(frozen=True, slots=True)
 class Replays:
@@ -85,7 +92,7 @@ class Replays:
         if found is not None:
             if call.asked.top_logprobs is None:
                 progress.left.remove(found)
-                return RecordedAnswer(found, self.engines)
+                return RecordedAnswer(found, progress, self.engines)
             told = "logprobs: recorded calls are answered without them"
             await self._diverge(call.attempt, progress, found, told)
         may_come_early = progress.sampled or any(_recorded(each, asked) == asked for each in progress.after)
@@ -117,12 +124,14 @@ class Replays:
             raise BadRequestError(f"rollout {replay.rollout_id} is to be repeated, but no record is at hand")
         calls = call_span.answered(self.recorded.attempt_spans(replay.rollout_id, replay.attempt))
         done = self.records.attempt_spans(attempt.rollout_id, attempt.number)
-        repeated = {span.attributes.get(semconv.REPLAYED) for span in done}
+        repeated = {span.attributes.get(semconv.REPLAYED) for span in call_span.answered(done)}
         return _Progress(
             left=[call for call in calls[: replay.calls] if call.id not in repeated],
             after=calls[replay.calls :],
             number={call.id: number for number, call in enumerate(calls, 1)},
-            sampled=any(span.kind is SpanKind.CALL and not call_span.is_replayed(span) for span in done),
+            sampled=any(
+                span.kind is SpanKind.CALL and semconv.REPLAYED not in span.attributes for span in done
+            ),
             diverged=next((_refusal(told) for span in done if (told := divergence_of(span))), ""),
         )
 
@@ -132,9 +141,21 @@ class RecordedAnswer:
     """Answers one call with what was recorded of ``span``."""
 
     span: Span
+    progress: _Progress
     engines: Engines
 
     async def chat(self, call: Call) -> ChatReply:
+        with self._given_back_unless_told():
+            return await self._reply(call)
+
+    async def stream(self, call: Call) -> AsyncGenerator[Pieces, None]:
+        with self._given_back_unless_told():
+            *pieces, whole = pieces_of(await self._reply(call))
+            for each in pieces:
+                yield each
+        yield whole
+
+    async def _reply(self, call: Call) -> ChatReply:
         """The engine is told, so that the prompt of a call that continues this one begins with the recorded
         tokens."""
         reply = call_span.reply(self.span)
@@ -142,19 +163,14 @@ class RecordedAnswer:
             await self.engines.remember(call, reply)
         return reply
 
-    async def stream(self, call: Call) -> AsyncGenerator[Pieces, None]:
-        """Each choice in two pieces."""
-        reply = await self.chat(call)
-        for choice in reply.choices:
-            begun = ChatDelta(choice.index, {"role": "assistant", "content": ""})
-            yield begun, ChatDelta(choice.index, _delta(choice.message))
-        yield [reply]
-
-
-def _delta(message: Message) -> Mapping[str, JSON]:
-    told = {name: value for name, value in message.items() if value and name not in ("role", "tool_calls")}
-    calls = message.get("tool_calls") or ()
-    return told | ({"tool_calls": [{**call, "index": i} for i, call in enumerate(calls)]} if calls else {})
+    @contextmanager
+    def _given_back_unless_told(self) -> Iterator[None]:
+        """Whoever gives a call up, which waits while no engine is there, may ask again."""
+        try:
+            yield
+        except BaseException:
+            self.progress.give_back(self.span)
+            raise
 
 
 def _asked(call: Call) -> _Question:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -13,11 +15,14 @@ import pytest
 import pytest_asyncio
 
 from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
+from al_ray.database.backends import sqlite_url
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import call_span, semconv
 from al_ray.traces.divergence import divergence_of
 from al_ray.types import Attempt, Replay, Span, SpanKind
+from tests.support.houses.at_hand import open_at_hand
 from tests.support.houses.gateway import SPEC, TOOLS, House, beside, say
+from tests.support.models.fake_engine import FakeEngine
 from tests.support.runs import quiz
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -338,3 +343,47 @@ async def test_what_is_long_is_shown_from_a_little_before_it_differs(served: Hou
     told = event.attributes[semconv.DIFFERENCE]
     assert told in str(refused.value) and len(told) < 250
     assert " at noon' recorded" in told and " at midnight' asked" in told
+
+
+class Away(FakeEngine):
+    """An engine that is told of nothing until it is ``back``."""
+
+    def __init__(self) -> None:
+        super().__init__("a")
+        self.waited_for, self.back = asyncio.Event(), asyncio.Event()
+
+    async def remember(self, request: Any, reply: Any) -> None:
+        self.waited_for.set()
+        await self.back.wait()
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("ask", [House.ask, House.chunks])
+async def test_a_call_whose_agent_gives_up_waiting_is_repeated_when_it_asks_again(
+    tmp_path: Path, calls: int, ask: Callable[..., Awaitable[Any]]
+) -> None:
+    """Also at another gateway; what was given up counts neither as repeated nor as sampled anew."""
+    engine = Away()
+    spec = replace(SPEC, recorded=sqlite_url(tmp_path / "store.sqlite"))
+    async with open_at_hand(tmp_path, engine, spec) as mine, open_at_hand(tmp_path, engine, spec) as third:
+        first = await mine.attempt()
+        for content in ("one", "two"):
+            await mine.ask(first, content)
+        recorded = [span.id for span in mine.calls(first)]
+        second = await mine.attempt(replay=Replay(first.rollout_id, first.number, calls))
+        async with asyncio.timeout(60):
+            for house in (mine, mine, third):
+                impatient = asyncio.ensure_future(ask(house, second, "one"))
+                await engine.waited_for.wait()
+                impatient.cancel()
+                engine.waited_for.clear()
+            while len(mine.calls(second)) < 3:
+                await asyncio.sleep(0.02)
+        assert all(span.attributes[semconv.REPLAYED] == recorded[0] for span in mine.calls(second))
+        assert not any(map(call_span.is_replayed, mine.calls(second)))
+        engine.back.set()
+        await ask(third, second, "one")
+        with pytest.raises(openai.BadRequestError) if calls == 2 else nullcontext():
+            await third.ask(second, "another")
+        again = call_span.answered(mine.calls(second))
+        assert [span.attributes.get(semconv.REPLAYED) for span in again] == [recorded[0], None][: 3 - calls]
