@@ -17,9 +17,11 @@ agents that are processes, or to that of an ``Endpoint``::
                 reply = await client.chat.completions.create(..., extra_headers=tracing.headers())
             tracing.reward({"reward": 1.0, "style": 0.5}, call=reply.id)
 
-Where there is no endpoint nothing is recorded, so the same agent runs anywhere. Recording never waits
+Where there is no endpoint nothing is recorded, so the same agent runs anywhere. Recording does not wait
 for the network: spans go into a bounded queue that a thread empties twice a second, when the process
-ends, and when ``attempt`` does. What cannot be sent is dropped, counted (``dropped``) and logged.
+ends, and when ``attempt`` does. Only a reward that names no call waits until it is sent, for the gateway
+knows by the order alone which call it is for. What cannot be sent is dropped, counted (``dropped``) and
+logged.
 """
 
 from __future__ import annotations
@@ -175,7 +177,9 @@ def traced(function: _Function) -> _Function:
 
 def reward(value: float | Mapping[str, float], *, call: str | None = None) -> None:
     """A reward, or several by name of which ``reward`` (else the first) is the primary one. ``call`` is
-    the id of the model's response that earned it; without it, the last call before it did."""
+    the id of the model's response that earned it; without it, the last call before it did, and this returns
+    when the gateway has the reward: whatever is called afterwards, by any thread, task or process, comes
+    after it there. That takes some milliseconds, in which an event loop stands still."""
     given = value if isinstance(value, Mapping) else {"reward": value}
     by_name = {str(name): float(each) for name, each in given.items() if abs(each) <= _LARGEST_REWARD}
     if not by_name or len(by_name) < len(given):
@@ -186,6 +190,8 @@ def reward(value: float | Mapping[str, float], *, call: str | None = None) -> No
     attributes = {"al_ray.reward": primary, "al_ray.reward.call": call}
     with _span("reward", {**attributes, "al_ray.reward.dimensions": by_name}):
         pass
+    if call is None and not flush():
+        _log.warning("the gateway takes long to take a reward: it may count for a later call; give its call")
 
 
 def annotate(name: str, **attributes: Any) -> None:

@@ -174,6 +174,24 @@ def test_rewards_have_dimensions_and_the_call_that_earned_them(collector: Collec
             tracing.reward(wrong)
 
 
+async def test_a_reward_that_names_no_call_is_there_before_anything_is_called_next(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a thread or a task, and within an operation that goes on; where that fails, it is told."""
+    async with tracing.attempt(collector.llm):
+        with tracing.agent("writer"):
+            tracing.annotate("before")
+            tracing.reward(1.0)
+            assert [span.name for span in collector.spans] == ["before", "reward"]
+            await asyncio.to_thread(tracing.reward, 0.5)
+            assert len(collector.spans) == 3 and not caplog.text
+            monkeypatch.setattr(tracing, "flush", lambda seconds=5.0: False)
+            tracing.reward(0.25, call="chatcmpl-1")
+            assert not caplog.text
+            tracing.reward(0.25)
+    assert "it may count for a later call; give its call" in caplog.text
+
+
 def test_an_exception_is_recorded_where_it_passes_and_goes_on(collector: Collector) -> None:
     with tracing.attempt(collector.llm):
         with pytest.raises(TypeError, match="missing"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from al_ray.data.mixture import SOURCE
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts.intermediate import by_signal
+from al_ray.rollouts.intermediate import by_signal, is_limited
 from al_ray.rollouts.outcome import Outcome
 from al_ray.traces import call_span
 from al_ray.types import (
@@ -136,11 +136,10 @@ def intermediate_metrics(
         }
         for trajectory in trajectories
     ]
-    cut = [abs(math.fsum(each.values())) > settings.intermediate_limit for each in worth]
     return {
         **{f"air/{name}": _mean([each[name] for each in worth]) for name in settings.intermediate},
         "air/reward": _mean([trajectory.intermediate for trajectory in trajectories]),
-        "air/limited": _mean(cut),
+        "air/limited": _mean([is_limited(each.transitions, settings) for each in trajectories]),
     }
 
 

@@ -67,7 +67,7 @@ EVALUATION: Final[Sequence[Metric]] = (
 
 BATCH: Final[Sequence[Metric]] = (
     Metric("reward/mean", "reward",
-           "Mean reward, as it was given: without intermediate rewards, of the rollouts that have one.",
+           "Mean reward, as it was given: without intermediate ones, of all compared rollouts that have one.",
            column=Column(1, "reward", 7), panel=Panel("training reward\n(mean of the step)"),
            gauge="al_ray_reward_mean"),
     Metric("reward/std", "reward", "Standard deviation of these rewards."),

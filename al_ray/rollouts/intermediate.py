@@ -17,9 +17,19 @@ from al_ray.types import REWARD_PLACES, Transition
 def intermediate_rewards(transitions: Sequence[Transition], settings: TransitionsSection) -> Sequence[float]:
     """One for each transition, all zero where the table is empty."""
     limit = settings.intermediate_limit
-    worth = [sum(by_signal(transition, settings.intermediate).values()) for transition in transitions]
-    sums = [round(max(-limit, min(total, limit)), REWARD_PLACES) for total in accumulate(worth, initial=0.0)]
+    sums = [max(-limit, min(total, limit)) for total in _totals(transitions, settings)]
     return [round(after - before, REWARD_PLACES) for before, after in pairwise(sums)]
+
+
+def is_limited(transitions: Sequence[Transition], settings: TransitionsSection) -> bool:
+    """Whether the limit cut what one of them was worth, and be it made good by later ones."""
+    return any(abs(total) > settings.intermediate_limit for total in _totals(transitions, settings))
+
+
+def _totals(transitions: Sequence[Transition], settings: TransitionsSection) -> Sequence[float]:
+    """What the first none, one, two and so on of them are worth together, before the limit."""
+    worth = [sum(by_signal(transition, settings.intermediate).values()) for transition in transitions]
+    return [round(total, REWARD_PLACES) for total in accumulate(worth, initial=0.0)]
 
 
 def by_signal(transition: Transition, table: Mapping[str, float]) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ rules in words.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -170,15 +170,18 @@ def _answers(call: Span) -> Iterator[tuple[Choice, str | None]]:
 def _place(nesting: Nesting, reward: Span, places: Sequence[_Position]) -> _Position | None:
     """Where the transition stands that gets the reward: that of the choice which earned it, the call's only
     one, or all of them (an infinite place) if only the call is known. If there is no transition there, the
-    one before gets it, or the call before as a whole; and nobody if there is none."""
+    call before gets it as a whole, for the other choices did nothing for it; and nobody if there is none."""
     earner = nesting.earner(reward)
     if earner is None:
         return None
-    choice = math.inf if earner.choice is None else earner.choice
-    position = bisect_right(places, (earner.call.sequence, choice))
-    if not position:
-        return None
-    return _as_a_call(places, position) if earner.choice is None else places[position - 1]
+    call, choice = earner.call.sequence, earner.choice
+    if choice is not None:
+        own = (call, choice)
+        found = bisect_left(places, own)
+        if places[found : found + 1] == [own]:
+            return own
+    count = bisect_right(places, (call, math.inf if choice is None else -math.inf))
+    return _as_a_call(places, count) if count else None
 
 
 def _as_a_call(places: Sequence[_Position], count: int) -> _Position:

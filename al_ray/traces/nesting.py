@@ -18,12 +18,8 @@ from itertools import chain
 from typing import Final
 
 from al_ray.traces import messages, semconv
-from al_ray.traces.twins import ancestors, text, told_parents, twins
+from al_ray.traces.twins import OPERATIONS, ancestors, text, told_parents, twins
 from al_ray.types import JSON, Span, SpanKind
-
-TOOL: Final = "execute_tool"
-OPERATIONS: Final = frozenset({TOOL, "invoke_agent", "create_agent", "invoke_workflow", "chat", "operation"})
-"""The known operations, in OpenTelemetry's words for agents."""
 
 _INDEX: Final = re.compile(r"[0-9]{1,4}")
 

@@ -1,10 +1,11 @@
 """One call, seen twice: by the gateway, which knows its tokens, and by the agent's own telemetry, which
 knows whose call it was. The telemetry's span is the call's *twin*; ``Nesting`` makes one call of the two.
 
-A twin is known by the response's id; else by the call's ``traceparent``, which lies within it; else by
-time and content, if exactly one call within its time has its answer and it is the only such span. A twin is
-no call: only the gateway's spans have ``SpanKind.CALL``. A reward that names a response is about the call and
-did not see it, unless it is told on the telemetry's span of that call.
+A twin is of a call to a model, or of no known operation. It is known by the response's id; else by the call's
+``traceparent``, which lies within it; else by time and content, if exactly one call within its time has its
+answer and it is the only such span. A twin is no call: only the gateway's spans have ``SpanKind.CALL``. A
+reward that names a response is about the call and did not see it, unless it is told on the telemetry's span
+of that call.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import orjson
 
 from al_ray.traces import messages, semconv
 from al_ray.types import JSON, Span, SpanKind
+
+TOOL: Final = "execute_tool"
+OPERATIONS: Final = frozenset({TOOL, "invoke_agent", "create_agent", "invoke_workflow", "chat", "operation"})
+"""The known operations, in OpenTelemetry's words for agents."""
 
 _MODEL_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content"})
 _CLOCK_SECONDS: Final = 1.0
@@ -68,9 +73,11 @@ def text(span: Span, name: str) -> str:
 
 
 def _saw_a_call(span: Span) -> bool:
-    if span.kind is SpanKind.EVENT and _response(span):
-        return True
-    return text(span, semconv.OPERATION) in _MODEL_OPERATIONS and not _is_call(span)
+    operation = text(span, semconv.OPERATION)
+    if operation in _MODEL_OPERATIONS:
+        return not _is_call(span)
+    # An agent or a tool may name a response too: the last one in it, or the one that asked for it.
+    return span.kind is SpanKind.EVENT and operation not in OPERATIONS and bool(_response(span))
 
 
 def _is_call(span: Span) -> bool:

@@ -30,6 +30,7 @@ from al_ray.types import (
     Span,
     SpanKind,
     Task,
+    Trajectory,
     Transition,
 )
 
@@ -162,6 +163,19 @@ def test_metrics_tell_what_each_signal_was_worth_and_where_the_limit_cut() -> No
             "air/limited": 0.5,
         }
     )
+
+
+def test_a_rollout_was_cut_by_the_limit_though_later_calls_made_it_good() -> None:
+    """What comes to the limit, to the last digit that counts, is not cut."""
+    settings = TransitionsSection(intermediate={"tool_errors": -0.1, "tool_ok": 0.1}, intermediate_limit=0.3)
+    failed, went_well = (Signals(tool_errors=1), True), (Signals(tool_ok=1), True)
+    for calls, cut in (([failed] * 4 + [went_well] * 4, 1.0), ([failed] * 3 + [went_well] * 6, 0.0)):
+        of_calls = transitions(calls)
+        earned = intermediate_rewards(of_calls, settings)
+        episode = Trajectory("r", "g", "t", of_calls, 0.0, intermediate=math.fsum(earned))
+        worth = [0.1 if told.tool_ok else -0.1 for told, _ in calls]
+        assert (earned == pytest.approx(worth)) == (not cut)
+        assert intermediate_metrics([episode], settings)["air/limited"] == cut
 
 
 @given(st.permutations(range(3)))

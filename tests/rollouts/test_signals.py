@@ -88,6 +88,35 @@ def test_where_span_and_message_both_tell_the_worse_counts_and_once() -> None:
     assert _signals(*spans)["a", 0] == Signals(tool_errors=1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "arrives"),
+    [('{"a":1}', 1), ({"a": 1}, 1), ('{"a":1}', 3), ('{"context": "<Context>", "a": 1}', 1)],
+)
+def test_a_span_without_the_tool_calls_id_tells_of_the_one_that_asked_for_this(
+    arguments: JSON, arrives: int
+) -> None:
+    """By tool and arguments, though it comes after the next call; before that, also by the tool alone, where
+    the function is given more than the model asked for."""
+    told = {"TOOL_NAME": "add", "TOOL_CALL_ARGUMENTS": arguments, "TOOL_CALL_RESULT": "error: no"}
+    later = _call("b", 2, [ASKS, _told("1", "error: no")], _asking(("2", "add", '{"a": 2}')))
+    spans = [_call("a", 0, [], ASKS), later, _span("t", arrives, OPERATION="execute_tool", **told)]
+    assert _signals(*spans)["a", 0] == Signals(tool_errors=1)
+    assert _signals(*spans)["b", 0] == Signals()
+
+
+def test_each_span_without_an_id_tells_of_another_tool_call_and_of_none_where_all_are_told_of() -> None:
+    """What an agent executes once more than it was asked to counts as well."""
+    asks = _asking(*((id, "add", '{"a": 1}') for id in "12"), ("3", "find", "{}"))
+    done = {"OPERATION": "execute_tool", "TOOL_NAME": "add", "TOOL_CALL_ARGUMENTS": {"a": 1}}
+    answered = [asks, *(_told(id, "5") for id in "123")]
+    spans = [_call("a", 0, [], asks), *(_span(f"t{n}", n, **done) for n in (1, 2))]
+    raised = _span("e", 3, PARENT_ID="t2", EXCEPTION_TYPE="ValueError")
+    found = _signals(*spans, raised, _call("b", 4, answered, {"role": "assistant"}))
+    assert found["a", 0] == Signals(tool_ok=2, tool_errors=1, repeated_calls=1)
+    again = _signals(*spans, raised, _span("t3", 4, **done), _call("b", 5, answered, {"role": "assistant"}))
+    assert again["a", 0] == Signals(tool_ok=3, tool_errors=1, repeated_calls=1)
+
+
 def test_an_answer_that_the_agent_itself_calls_an_error_is_one() -> None:
     """Whatever it says: Anthropic's ``is_error``."""
     later = _call("b", 1, [ASKS, _told("1", "the moon is full", status="error")], {"role": "assistant"})

@@ -149,6 +149,18 @@ def test_of_several_choices_the_named_one_is_rewarded_and_their_call_where_none_
     assert [t.id for t in episode.transitions if t.call_reward] == together
 
 
+@pytest.mark.parametrize("name", ["s1/0", "s1/1"])
+def test_what_a_choice_without_tokens_earned_is_no_other_choices(name: str) -> None:
+    """The call before bears it; it came to this."""
+    choices = [[7], [8]]
+    choices[int(name[-1])] = []
+    reward = _span(2, SpanKind.REWARD, {semconv.REWARD: -1.0, semconv.REWARD_CALL: name})
+    spans = [_call(0, [[7]]), _call(1, choices), reward]
+    assert [*_rewards(spans).values()] == [-1.0, 0.0]
+    assert trajectory(_rollout(spans[1:])).reward == -1.0, "in the return at least"
+    assert [*_rewards(spans[1:]).values()] == [0.0]
+
+
 def test_a_reward_that_names_a_call_that_never_came_goes_to_the_call_before_it() -> None:
     reward = _span(1, SpanKind.REWARD, {semconv.REWARD: 2.0, semconv.REWARD_CALL: "lost"})
     assert _rewards([_call(0, [[7]]), reward]) == {"s0/0": 2.0}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from al_ray.traces import semconv
-from al_ray.traces.nesting import Nesting
+from al_ray.traces.nesting import Earner, Nesting
 from al_ray.types import Span, SpanKind
 
 ADD = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
@@ -170,6 +170,15 @@ def test_the_nearest_name_counts_and_a_circle_or_a_missing_parent_ends_the_searc
         span("b", "a"),
     )
     assert agents(nesting) == ["inner", "", ""]
+
+
+@pytest.mark.parametrize("operation", ["invoke_agent", "execute_tool", "invoke_workflow", "operation"])
+def test_a_span_of_another_operation_that_names_a_response_is_no_twin(operation: str) -> None:
+    """An agent's may name its last one: the calls in it keep their order, and what is told between them."""
+    outer = span("agent", gen_ai__operation__name=operation, gen_ai__response__id="c2")
+    between = replace(span("r", "agent", **{semconv.REWARD: 1.0}), kind=SpanKind.REWARD)
+    nesting = nested(call("c1", parent="agent"), between, call("c2", parent="agent"), outer)
+    assert (nesting.twins, nesting.earner(nesting.spans[1])) == ({}, Earner(nesting.calls[0]))
 
 
 @st.composite

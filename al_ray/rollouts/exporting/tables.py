@@ -103,13 +103,15 @@ _TRANSITION: Final = {
     "policy": pa.string(),
     "policy_version": pa.int64(),
     "reward": pa.float64(),
+    "call_reward": pa.float64(),
     "finish_reason": pa.string(),
 }
 
 
 def _transitions(source: Export) -> Iterator[Row]:
-    """Of each rollout's last attempt; ``return`` is null where nothing was rewarded. A judge's calls are
-    nobody's to learn from."""
+    """Of each rollout's last attempt; ``return`` is null where nothing was rewarded. With ``n > 1``,
+    ``call_reward`` is what a call earned as a whole, beside the ``reward`` of each of its choices: the same
+    in all of them, earned once. A judge's calls are nobody's to learn from."""
     for rollout in matching(source.records, source.search, with_calls=True):
         if rollout.request.mode == "judge":
             continue

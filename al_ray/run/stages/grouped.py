@@ -137,10 +137,6 @@ class Grouped(ABC):
     def learnt(self, groups: Sequence[Group]) -> Learnt:
         """What becomes of the groups."""
 
-    def reported(self, learnt: Learnt) -> Groups:
-        """Whose rewards and lengths are told."""
-        return learnt.comparable
-
     async def batch(self, step: int, agents: Agents, policy: Policy, progress: Progress) -> Batch:
         """What is learnt from the rollouts of a step. Those of the next ones are asked for too, as far as
         they are due, and go on meanwhile."""
@@ -249,7 +245,7 @@ class Grouped(ABC):
     ) -> dict[str, float]:
         """By the keys of ``al_ray.reports.names``."""
         transitions = self.recipe.transitions
-        episodes = [episode for group in self.reported(learnt) for episode in group]
+        episodes = [episode for group in learnt.comparable for episode in group]
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         by_model = sum(map(is_the_models_doing, rollouts))
         readable = sum(rollout.status is RolloutStatus.SUCCEEDED for rollout in rollouts)

@@ -55,10 +55,6 @@ class Reinforcement(Grouped):
         teaching = [group for group in comparable if group[0].group in unequal]
         return teaching[: self.settings.groups_per_step]
 
-    def reported(self, learnt: Learnt) -> Groups:
-        """Those that were replaced are left out."""
-        return learnt.kept
-
     def learnt(self, groups: Sequence[Group]) -> Learnt:
         """Where learners must measure calls, advantages are as if they had found nothing."""
         readable, comparable = self.sieved(groups)

@@ -41,16 +41,18 @@ def claimed(database: Database, asked: Sequence[RolloutRequest], name: str = "fi
     return list(claims)
 
 
-def end(database: Database, attempt: Attempt, reward: float, failed: str | None = None) -> None:
+def end(
+    database: Database, attempt: Attempt, reward: float, failed: str | None = None, choices: int = 1
+) -> None:
     """With one call, rewarded so; ``failed`` is the class of the error that came after that, if one did."""
     name, number = attempt.rollout_id, attempt.number
     call = {
         semconv.AGENT_NAME: "solver",
         semconv.INPUT_MESSAGES: [{"role": "user", "content": "?"}],
         semconv.OUTPUT_MESSAGES: [{"role": "assistant", "content": f"answer {name}"}],
-        semconv.FINISH_REASONS: ["stop"],
+        semconv.FINISH_REASONS: ["stop"] * choices,
         semconv.PROMPT_IDS: [1],
-        semconv.CHOICES: [{"ids": [7], "logprobs": [-0.5], "versions": [[0, 0, 1]]}],
+        semconv.CHOICES: [{"ids": [7], "logprobs": [-0.5], "versions": [[0, 0, 1]]}] * choices,
     }
     spans = [
         Span(f"{name}/c", name, number, SpanKind.CALL, "chat", 0.0, 1.0, call),
@@ -97,6 +99,17 @@ def test_what_broke_around_an_agent_is_exported_with_what_it_was_given_as_it_is_
         end(database, claim.attempt, 0.25, raised.get(claim.request.id))
     found = rows(database, "transitions", TransitionsSection(failed_reward=-1.0))
     assert [(row["reward"], row["return"]) for row in found] == [(-1.0, -1.0), (0.25, 0.25), (0.25, 0.25)]
+
+
+def test_what_a_call_earned_as_a_whole_is_exported_with_each_of_its_choices(database: Database) -> None:
+    """A reward that names none of them would else be in the return alone."""
+    for claim, choices in zip(claimed(database, requests(groups=1, members=2)), (1, 2), strict=True):
+        end(database, claim.attempt, 0.25, choices=choices)
+    found = rows(database, "transitions", TransitionsSection())
+    assert [(row["reward"], row["call_reward"], row["return"]) for row in found] == [
+        (0.25, 0.0, 0.25),
+        *[(0.0, 0.25, 0.25)] * 2,
+    ]
 
 
 @pytest.mark.parametrize(

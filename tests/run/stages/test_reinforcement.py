@@ -158,6 +158,16 @@ async def test_groups_that_teach_nothing_are_replaced_by_groups_of_further_tasks
     assert len(never.asked) == 3 and batch.rows == []
 
 
+@pytest.mark.parametrize("refills", [0, 2])
+def test_the_mean_reward_is_of_the_groups_that_were_replaced_too(refills: int) -> None:
+    """It does not fall as the policy comes to solve every task; no more do lengths and surprise."""
+    refilled = stage(refilling(refills))
+    for ended, mean in ((groups([1.0, 1.0], [1.0, 0.0]), 0.75), (groups([1.0, 1.0], [1.0, 1.0]), 1.0)):
+        metrics = made(refilled, ended, 5).metrics
+        assert (metrics["reward/mean"], metrics["rollout/response_tokens"]) == (mean, 2)
+        assert metrics["rollout/surprise"] == 1.0
+
+
 def test_a_refill_is_of_other_tasks_while_there_are_any() -> None:
     refilled = stage(refilling(3))
     for step in range(2, 5):
