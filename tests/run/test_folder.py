@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from al_ray.database.writer import Database
 from al_ray.errors import UserError
 from al_ray.recipe import Recipe, StoreSection
 from al_ray.run import folder as run_folder
@@ -174,6 +175,17 @@ def test_a_driver_that_cannot_make_its_folder_leaves_the_run_that_another_has_be
     with pytest.raises(UserError, match="cannot be written: Stale file handle"):
         RunFolder.create(recipe, "a")
     assert (under_way[0].path / "store.sqlite").exists() and under_way[0].recipe().name == recipe.name
+
+
+@pytest.mark.parametrize("odd", ["does it learn?", "a%20b", "50%", "a#b@c:d&e+f [é]"])
+def test_the_store_of_a_run_lies_in_its_folder_whatever_that_is_called(
+    recipe: Recipe, tmp_path: Path, odd: str
+) -> None:
+    """Also where its name has what a URL has for itself: no two runs share one."""
+    for name in ("a", "b"):
+        folder = RunFolder.create(changed(recipe, output=str(tmp_path / odd)), name)
+        Database(folder.store_url).close()
+        assert (folder.path / "store.sqlite").is_file()
 
 
 def test_runs_are_not_uploaded_with_a_job(recipe: Recipe, tmp_path: Path) -> None:
