@@ -168,9 +168,16 @@ class RunFolder:
         _write(self.path / _PLACEMENT, json.dumps(asdict(placed), indent=1))
 
     def placement(self) -> Mapping[str, Any] | None:
-        """What ``note_placement`` kept, by the fields of ``Plan``; None: nothing."""
+        """What ``note_placement`` kept, by the fields of ``Plan``; None: nothing. Raises ``UserError`` where
+        that cannot be read."""
         file = self.path / _PLACEMENT
-        return json.loads(file.read_bytes()) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_bytes())
+        except ValueError as error:
+            cure = "is damaged; remove it: it is there for people to look at"
+            raise UserError(Problem("placement", str(file), f"{cure} ({error})")) from error
 
     def require_tasks(self, digest: str) -> None:
         """Refused if the run was started with other tasks: its order of them would be another."""

@@ -106,6 +106,15 @@ def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolde
         overview(runs.one("toy/b"), everything=False)
 
 
+def test_a_placement_that_cannot_be_read_is_told_by_its_file(folder: RunFolder) -> None:
+    """On the run's page, as every other file that is damaged."""
+    Database(folder.store_url).close()
+    for damaged in (b'{"layout"', b"\xff"):
+        (folder.path / "placement.json").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"placement: '.*/toy/a/placement\.json': is damaged; remove it"):
+            overview(Runs(folder.path).one("run"), everything=False)
+
+
 def test_a_run_that_is_removed_while_runs_are_listed_does_not_hide_the_others(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
