@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from al_ray.cli.comparing import list_runs
 from al_ray.database.writer import Database
 from al_ray.errors import UserError
 from al_ray.recipe import Recipe, StoreSection
 from al_ray.run import folder as run_folder
-from al_ray.run.folder import RunFolder
+from al_ray.run.folder import RunFolder, is_checkpoint, recipe_at, recipe_of
+from al_ray.viewing.runs import Runs
 from tests.support.machines.processes import files_up_to
 from tests.support.runs import toy
 
@@ -300,6 +302,11 @@ def test_a_place_that_cannot_be_looked_at_is_told_as_such(
         lambda: RunFolder.resume(theirs, "a"),
         lambda: RunFolder.open(there),
         lambda: RunFolder.newest(there),
+        lambda: is_checkpoint(there),
+        lambda: recipe_at(there),
+        lambda: recipe_of(there),
+        lambda: list_runs(there),
+        lambda: Runs(there),
     )
     for look in looks:
         with pytest.raises(UserError, match=r"theirs/toy/a': cannot be looked at: Permission denied; name "):
@@ -334,15 +341,15 @@ def test_the_recipe_of_a_checkpoint_is_its_runs(recipe: Recipe) -> None:
     checkpoint = folder.checkpoint(2)
     checkpoint.mkdir(parents=True)
     with pytest.raises(UserError, match="no checkpoint of a run"):
-        run_folder.recipe_of(checkpoint)
+        recipe_of(checkpoint)
     (checkpoint / "config.json").write_text("{}")
-    assert run_folder.recipe_of(checkpoint) == folder.path / "recipe.yaml"
+    assert recipe_of(checkpoint) == folder.path / "recipe.yaml"
     link, copy = folder.path / "best", checkpoint.with_name("best")
     link.symlink_to(checkpoint)
     shutil.copytree(checkpoint, copy)
-    assert run_folder.recipe_of(link) == folder.path / "recipe.yaml"
+    assert recipe_of(link) == folder.path / "recipe.yaml"
     with pytest.raises(UserError, match="best': no checkpoint of a run"):
-        run_folder.recipe_of(copy)
+        recipe_of(copy)
 
 
 def test_each_run_on_a_server_has_a_schema_of_its_own_that_it_goes_on_with(recipe: Recipe) -> None:
