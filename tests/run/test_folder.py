@@ -344,6 +344,7 @@ def test_the_recipe_of_a_checkpoint_is_its_runs(recipe: Recipe) -> None:
         recipe_of(checkpoint)
     (checkpoint / "config.json").write_text("{}")
     assert recipe_of(checkpoint) == folder.path / "recipe.yaml"
+    assert recipe_at(checkpoint) == recipe_at(folder.recipe_file) == folder.path / "recipe.yaml"
     link, copy = folder.path / "best", checkpoint.with_name("best")
     link.symlink_to(checkpoint)
     shutil.copytree(checkpoint, copy)
