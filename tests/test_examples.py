@@ -1,15 +1,19 @@
-"""What the README shows is what is there, and runs."""
+"""What the README and the pages show is what is there, and runs."""
 
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from al_ray.cli.app import app
 from examples.cli_agent import agent as cli_agent
 from tests.support.machines.bubblewrap import NOT_HERE, builds_walls
 
@@ -20,6 +24,28 @@ EXAMPLE = ROOT / "examples" / "own_agent"
 def test_the_agent_in_the_readme_is_the_agent_of_the_example() -> None:
     code = (EXAMPLE / "my_agent.py").read_text(encoding="utf-8").split("\n", 2)[2]
     assert f"```python\n{code}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_has_every_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `al-ray (\w+)", readme, re.MULTILINE)
+    assert set(told) == typer.main.get_group(app).commands.keys()
+
+
+def test_the_loader_that_is_shown_loads_as_it_stands(tmp_path: Path) -> None:
+    """In a module beside its samples."""
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def load" in block]
+    (tmp_path / "samples").mkdir()
+    rows = (
+        '{"id": "a", "question": "2 + 2?", "answer": "4"}\n{"id": "b", "question": "long?", "answer": "4"}\n'
+    )
+    (tmp_path / "samples" / "train.jsonl").write_text(rows.replace("long", "long" * 300))
+    (tmp_path / "my_data.py").write_text(code)
+    module = runpy.run_path(str(tmp_path / "my_data.py"))
+    found = module["load"](None, "train")
+    assert [task.id for task in found.tasks] == ["a"]
+    assert found.left_out == {"longer than 1000 characters": 1}
 
 
 def test_the_program_that_a_coding_agent_mends_may_print_what_is_no_text(

@@ -23,6 +23,7 @@ from al_ray.rollouts.reading.search import READ, every
 from al_ray.rollouts.reading.terminal import told_lines
 from al_ray.run.ended.evaluated import Evaluated, evaluated
 from al_ray.run.ended.listing import listing
+from al_ray.run.folder import looking_at
 from al_ray.types import Rollout, SpanKind
 
 _SHOWN = 10
@@ -38,7 +39,9 @@ _PARTED = {
 
 def list_runs(folder: Path) -> None:
     """A table of the runs at or below ``folder``."""
-    if not folder.is_dir():
+    with looking_at(folder):
+        there = folder.is_dir()
+    if not there:
         raise UserError(
             Problem("FOLDER", str(folder), "there is no such folder; runs are in a recipe's output")
         )

@@ -31,8 +31,8 @@ def replay(run: Path, step: int, rollout: str | None, overrides: Sequence[str]) 
     _show_calls(step, here, there, rollout)
     wrong = list(differences(own.figures, told))
     shared = len(own.figures.keys() & told.keys())
-    for key, here, there in wrong:
-        terminal().print(f"{key}: {here!r}, but the run logged {there!r}", style="red")
+    for key, ours, theirs in wrong:
+        terminal().print(f"{key}: {ours!r}, but the run logged {theirs!r}", style="red")
     loss, norm = own.figures["optim/loss"], own.figures["optim/grad_norm"]
     equal = f"{shared - len(wrong)} of {shared} figures are equal bit for bit to what the run logged"
     terminal().print(f"step {step}: loss {loss:.6g}, gradient norm {norm:.6g}; {equal}")

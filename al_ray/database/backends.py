@@ -40,7 +40,7 @@ _LOCK: Final = sa.select(meta).with_for_update()
 
 def sqlite_url(path: Path) -> str:
     """The URL of the SQLite file at ``path``."""
-    return f"sqlite:///{path}"
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def postgresql_url(url: str, schema: str) -> str:

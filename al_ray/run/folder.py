@@ -65,7 +65,7 @@ class RunFolder:
         """Whether there is nothing but what a driver leaves that was killed before it wrote the recipe.
         Raises ``UserError`` where nobody here may look."""
         left = {_NOT_UPLOADED, _TEMPLATE, _SCHEMA, _LOCK}
-        with _looking_at(self.path):
+        with looking_at(self.path):
             try:
                 return all(file.name in left or is_partial(file) for file in self.path.iterdir())
             except (FileNotFoundError, NotADirectoryError):
@@ -99,7 +99,7 @@ class RunFolder:
         asks for another run by now, or the run cannot be looked at."""
         runs = Path(recipe.output) / recipe.name
         candidates = runs.glob(f"*/{_RECIPE}") if name is None else [_place(recipe, name) / _RECIPE]
-        with _looking_at(runs):
+        with looking_at(runs):
             there = [file for file in candidates if file.is_file()]
             found = sorted(there, key=lambda file: file.stat().st_mtime)
         if not found:
@@ -113,7 +113,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """The run at ``path``. Raises ``UserError`` if that is no run folder, or cannot be looked at."""
-        with _looking_at(path):
+        with looking_at(path):
             there = (path / _RECIPE).is_file()
         if not there:
             raise UserError(Problem("run", str(path), f"no run folder: it has no {_RECIPE}"))
@@ -132,7 +132,7 @@ class RunFolder:
     def all_in(cls, path: Path) -> Sequence[RunFolder]:
         """The run at ``path``, or all that are at most three folders below it, as ``outputs`` has them; the
         one that was begun last is the last. Raises ``UserError`` where ``path`` cannot be looked at."""
-        with _looking_at(path):
+        with looking_at(path):
             if cls.is_at(path):
                 return [cls(path)]
         begun: dict[Path, float] = {}
@@ -154,7 +154,7 @@ class RunFolder:
         """``recipe()``, to be compared with ``other``: the run's copy of the chat template is named as the
         other's, if that is the same one. Raises ``UserError`` where one of both cannot be read."""
         started = self.recipe()
-        with _looking_at(self.path):
+        with looking_at(self.path):
             same = _template(started) == _template(other)
         return _with_template(started, other.model.chat_template) if same else started
 
@@ -168,9 +168,16 @@ class RunFolder:
         _write(self.path / _PLACEMENT, json.dumps(asdict(placed), indent=1))
 
     def placement(self) -> Mapping[str, Any] | None:
-        """What ``note_placement`` kept, by the fields of ``Plan``; None: nothing."""
+        """What ``note_placement`` kept, by the fields of ``Plan``; None: nothing. Raises ``UserError`` where
+        that cannot be read."""
         file = self.path / _PLACEMENT
-        return json.loads(file.read_bytes()) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            cure = f"cannot be read: {error}; it is there for people to look at, and may be removed"
+            raise UserError(Problem("placement", str(file), cure)) from error
 
     def require_tasks(self, digest: str) -> None:
         """Refused if the run was started with other tasks: its order of them would be another."""
@@ -260,10 +267,25 @@ def recipe_of(checkpoint: Path) -> Path:
     """The recipe of the run that wrote ``checkpoint``. Raises ``UserError`` if that is no checkpoint."""
     place = checkpoint.resolve()
     recipe = place.parent.parent / _RECIPE
-    if not (recipe.is_file() and (place / "config.json").is_file() and step_of(place) is not None):
+    with looking_at(place):
+        there = recipe.is_file() and (place / "config.json").is_file()
+    if not there or step_of(place) is None:
         cure = "no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe"
         raise UserError(Problem("checkpoint", str(checkpoint), cure))
     return recipe
+
+
+def recipe_at(target: Path) -> Path:
+    """The recipe that ``target`` is or, where that is a folder, that of the checkpoint there. Raises
+    ``UserError`` if it is none."""
+    with looking_at(target):
+        return recipe_of(target) if target.is_dir() else target
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a checkpoint is named, and not a run. Raises ``UserError`` where nobody here may look."""
+    with looking_at(path):
+        return (path / "config.json").is_file()
 
 
 def _place(recipe: Recipe, name: str) -> Path:
@@ -274,7 +296,7 @@ def _place(recipe: Recipe, name: str) -> Path:
 
 
 @contextmanager
-def _looking_at(place: Path) -> Iterator[None]:
+def looking_at(place: Path) -> Iterator[None]:
     """Raises ``UserError`` where what is read inside, at ``place``, cannot be."""
     try:
         yield

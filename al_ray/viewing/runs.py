@@ -13,7 +13,7 @@ from al_ray.errors import Problem, UserError
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
-from al_ray.run.folder import RunFolder
+from al_ray.run.folder import RunFolder, looking_at
 from al_ray.viewing.index import Index
 from al_ray.viewing.tokens import Texts
 from al_ray.viewing.worth import Worths
@@ -95,11 +95,13 @@ class Runs:
     """All that are in ``root``, or the one that it is."""
 
     def __init__(self, root: Path) -> None:
-        """Raises ``UserError`` where there is none."""
+        """Raises ``UserError`` where there is none, or nobody here may look."""
         self.root = root
         self._known: dict[str, tuple[int, ViewedRun]] = {}
         """With the file of its recipe, as a number: a run that is made anew is another one."""
-        if not root.is_dir():
+        with looking_at(root):
+            there = root.is_dir()
+        if not there:
             raise UserError(Problem("RUN or FOLDER", str(root), "no such folder"))
         if not self.all():
             cure = "there is no run in it: a run's folder, as OUTPUT/RECIPE'S NAME/RUN, has a recipe.yaml "

@@ -46,12 +46,10 @@ def score(task: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, float
 
 
 def answer(text: str) -> str:
-    """What stands in the last ``<answer>`` of the text; nothing where there is none."""
-    found, end = "", 0
-    # A regular expression would look for an end behind each of many beginnings that have none.
-    while (begin := text.find(_OPEN, end)) >= 0 and (end := text.find(_CLOSE, begin)) >= 0:
-        found = text[begin + len(_OPEN) : end]
-    return found.strip()
+    """What stands in the last ``<answer>`` that has an end; nothing where there is none."""
+    before_last_end, _, _ = text.rpartition(_CLOSE)
+    _, begun, rest = before_last_end.rpartition(_OPEN)
+    return rest.partition(_CLOSE)[0].strip() if begun else ""
 
 
 def well_formed(text: str) -> bool:

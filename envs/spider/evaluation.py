@@ -39,11 +39,16 @@ def judge(database: Path, predicted: str, gold: str) -> Verdict:
     """Compare what the queries give on ``database`` and on all databases that lie beside it, up to the
     first where that is not the same.
 
-    Raises ``DataError`` where the gold query gives nothing to compare with.
+    Raises ``DataError`` where ``database`` cannot be seen from here, or the gold query gives nothing to
+    compare with.
     """
+    databases = sorted(database.parent.glob("*.sqlite"))
+    if database not in databases:
+        cure = "no such file can be seen from here; a runner needs the folder of databases where it works"
+        raise DataError(Problem("the task's database", str(database), cure))
     predicted, gold = normalized(predicted), normalized(gold)
     ordered = "order by" in gold.lower()
-    for each in sorted(database.parent.glob("*.sqlite")):
+    for each in databases:
         verdict = _verdict_on(each, predicted, gold, ordered)
         if verdict is not Verdict.SAME:
             return verdict

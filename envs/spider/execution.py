@@ -47,7 +47,11 @@ def run(database: Path, query: str, rows: int | None = None, cpu_seconds: float 
         process = _idle.pop()
     except IndexError:
         process = _Sandbox()
-    found = process.ask(request)
+    try:
+        found = process.ask(request)
+    except BrokenPipeError:  # somebody ended it while it was idle, as the kernel does for want of memory
+        process = _Sandbox()
+        found = process.ask(request)
     _idle.append(process)
     if isinstance(found, str):
         raise QueryError(found)

@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from al_ray.cli.comparing import list_runs
+from al_ray.database.writer import Database
 from al_ray.errors import UserError
 from al_ray.recipe import Recipe, StoreSection
 from al_ray.run import folder as run_folder
-from al_ray.run.folder import RunFolder
+from al_ray.run.folder import RunFolder, is_checkpoint, recipe_at, recipe_of
+from al_ray.viewing.runs import Runs
 from tests.support.machines.processes import files_up_to
 from tests.support.runs import toy
 
@@ -176,6 +179,17 @@ def test_a_driver_that_cannot_make_its_folder_leaves_the_run_that_another_has_be
     assert (under_way[0].path / "store.sqlite").exists() and under_way[0].recipe().name == recipe.name
 
 
+@pytest.mark.parametrize("odd", ["does it learn?", "a%20b", "50%", "a#b@c:d&e+f [é]"])
+def test_the_store_of_a_run_lies_in_its_folder_whatever_that_is_called(
+    recipe: Recipe, tmp_path: Path, odd: str
+) -> None:
+    """Also where its name has what a URL has for itself: no two runs share one."""
+    for name in ("a", "b"):
+        folder = RunFolder.create(changed(recipe, output=str(tmp_path / odd)), name)
+        Database(folder.store_url).close()
+        assert (folder.path / "store.sqlite").is_file()
+
+
 def test_runs_are_not_uploaded_with_a_job(recipe: Recipe, tmp_path: Path) -> None:
     """Or the second one, submitted from where the first left its runs, takes their stores and checkpoints."""
     from ray._private.runtime_env.packaging import create_package
@@ -288,6 +302,11 @@ def test_a_place_that_cannot_be_looked_at_is_told_as_such(
         lambda: RunFolder.resume(theirs, "a"),
         lambda: RunFolder.open(there),
         lambda: RunFolder.newest(there),
+        lambda: is_checkpoint(there),
+        lambda: recipe_at(there),
+        lambda: recipe_of(there),
+        lambda: list_runs(there),
+        lambda: Runs(there),
     )
     for look in looks:
         with pytest.raises(UserError, match=r"theirs/toy/a': cannot be looked at: Permission denied; name "):
@@ -322,15 +341,16 @@ def test_the_recipe_of_a_checkpoint_is_its_runs(recipe: Recipe) -> None:
     checkpoint = folder.checkpoint(2)
     checkpoint.mkdir(parents=True)
     with pytest.raises(UserError, match="no checkpoint of a run"):
-        run_folder.recipe_of(checkpoint)
+        recipe_of(checkpoint)
     (checkpoint / "config.json").write_text("{}")
-    assert run_folder.recipe_of(checkpoint) == folder.path / "recipe.yaml"
+    assert recipe_of(checkpoint) == folder.path / "recipe.yaml"
+    assert recipe_at(checkpoint) == recipe_at(folder.recipe_file) == folder.path / "recipe.yaml"
     link, copy = folder.path / "best", checkpoint.with_name("best")
     link.symlink_to(checkpoint)
     shutil.copytree(checkpoint, copy)
-    assert run_folder.recipe_of(link) == folder.path / "recipe.yaml"
+    assert recipe_of(link) == folder.path / "recipe.yaml"
     with pytest.raises(UserError, match="best': no checkpoint of a run"):
-        run_folder.recipe_of(copy)
+        recipe_of(copy)
 
 
 def test_each_run_on_a_server_has_a_schema_of_its_own_that_it_goes_on_with(recipe: Recipe) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -104,6 +106,24 @@ def test_metrics_that_cannot_be_read_do_not_hide_the_other_runs(folder: RunFolde
     assert "no line of metrics" in Site(runs).pages["/"]({})
     with pytest.raises(UserError, match="no line of metrics"):
         overview(runs.one("toy/b"), everything=False)
+
+
+def test_a_placement_that_cannot_be_read_is_told_by_its_file(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the run's page, as every other file that is damaged or somebody else's."""
+    Database(folder.store_url).close()
+    for damaged in (b'{"layout"', b"\xff"):
+        (folder.path / "placement.json").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"placement: '.*/toy/a/placement\.json': cannot be read: "):
+            overview(Runs(folder.path).one("run"), everything=False)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(UserError, match=r"placement\.json': cannot be read: .*Permission denied"):
+        folder.placement()
+
+
+def refused(*_: Any) -> bytes:
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_run_that_is_removed_while_runs_are_listed_does_not_hide_the_others(

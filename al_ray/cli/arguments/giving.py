@@ -57,8 +57,9 @@ def export(
     """Write what a run has recorded to a file that Hugging Face datasets reads, or a checkpoint's model to a
     folder that transformers and vLLM load, with a model card."""
     from al_ray.cli import publishing, rollouts
+    from al_ray.run.folder import is_checkpoint
 
-    if (run / "config.json").is_file():
+    if is_checkpoint(run):
         given = {"what": what, "format": format, "batch": batch, "mode": mode, "min-reward": min_reward}
         typer.echo(publishing.export(run, output, push, **given))
         return

@@ -60,11 +60,11 @@ def evaluate(
     """Evaluate a recipe's untrained model, a checkpoint of a run, or a served model on held-out tasks."""
     from al_ray.cli import evaluating, interruptible
     from al_ray.evaluation.subject import served, subject
-    from al_ray.run.folder import RunChoice, recipe_of
+    from al_ray.run.folder import RunChoice, recipe_at
 
     elsewhere = served(url, model, api_key_env)
     asked = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
-    loaded = load(recipe_of(target) if target.is_dir() else target, asked, seed)
+    loaded = load(recipe_at(target), asked, seed)
     evaluated = subject(target, loaded, elsewhere)
     scored = interruptible.run(evaluating.evaluate(evaluated, RunChoice(run, resume)))
     raise typer.Exit(0 if scored else 1)
@@ -83,8 +83,8 @@ def try_one(
     """Run the agent on one task, here and now, and show all that happens; breakpoint() works."""
     from al_ray.cli import trying
     from al_ray.evaluation.subject import served, subject
-    from al_ray.run.folder import recipe_of
+    from al_ray.run.folder import recipe_at
 
     elsewhere = served(url, model, api_key_env)
-    loaded = load(recipe_of(target) if target.is_dir() else target, overrides, None)
+    loaded = load(recipe_at(target), overrides, None)
     raise typer.Exit(0 if trying.try_task(subject(target, loaded, elsewhere), task) else 1)

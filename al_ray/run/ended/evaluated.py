@@ -11,7 +11,7 @@ from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import Recipe
 from al_ray.rollouts.requests import EVALUATIONS
-from al_ray.run.folder import RunFolder, recipe_of
+from al_ray.run.folder import RunFolder, is_checkpoint, recipe_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Evaluated:
 def evaluated(path: Path) -> Iterator[Evaluated]:
     """The last evaluation of the run at ``path``, or of the newest in it; where that is a checkpoint, the one
     that its run made after that step. Raises ``UserError`` where there is none."""
-    checkpoint = (path / "config.json").is_file()
+    checkpoint = is_checkpoint(path)
     folder = RunFolder.open(recipe_of(path).parent) if checkpoint else RunFolder.newest(path)
     with closing(Records(folder.store_url, read_only=True)) as records:
         there = records.batches(EVALUATIONS)

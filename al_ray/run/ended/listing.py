@@ -81,10 +81,10 @@ def _line(run: RunFolder) -> RunLine | None:
 
 
 def _bytes(folder: Path) -> int:
-    """Of its files. A run under way removes some while they are counted."""
+    """Of its files, those that may be looked at. A run under way removes some while they are counted."""
     found = 0
     for place, _, names in os.walk(folder):  # which passes over a folder that goes
         for name in names:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):
                 found += os.lstat(os.path.join(place, name)).st_size
     return found

@@ -60,6 +60,21 @@ def test_a_right_answer_in_the_wrong_form_loses_the_tenth_for_form(text: str) ->
     assert (metrics["f1"], metrics["format"], metrics["reward"]) == (1, 0, pytest.approx(0.9))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>I end with <answer> tags</think><answer>Erie</answer>",
+        "<answer>Ohio <answer>Erie</answer>",
+        "<answer>Erie</answer></answer>",
+        "<answer>Erie</answer> in <answer>",
+    ],
+)
+def test_a_tag_that_is_only_spoken_of_costs_the_form_alone(text: str) -> None:
+    """The answer is what the last ``<answer>`` that has an end holds, up to that."""
+    metrics = scoring.score(task(), {"text": text, "searches": SEARCHED})
+    assert (metrics["em"], metrics["format"]) == (1, 0)
+
+
 TEXTS = st.lists(
     st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "x", " ", "\n", "<"]), max_size=12
 ).map("".join)
@@ -70,7 +85,7 @@ FORMED = st.tuples(TEXTS, TEXTS).map(lambda parts: "<think>{}</think> <answer>{}
 @given(TEXTS | FORMED)
 def test_answer_and_form_are_those_of_the_plain_expressions(text: str) -> None:
     """Which say what is meant, and take a time that grows with the square of the text."""
-    answers = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    answers = re.findall(r"<answer>((?:(?!<answer>).)*?)</answer>", text, re.DOTALL)
     assert scoring.answer(text) == (answers[-1].strip() if answers else "")
     form = re.fullmatch(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", text, re.DOTALL)
     parts = form.groups() if form else [""]
@@ -84,6 +99,7 @@ def test_answer_and_form_are_those_of_the_plain_expressions(text: str) -> None:
     [
         "<answer>" * 20_000,
         "<answer>x" + "</answer>" * 20_000,
+        "<answer>x</answer>" * 20_000,
         "<think>" * 20_000,
         "<think>" + "</think><answer>x</answer>" * 20_000 + "y",
         "<think>x</think>" + " " * 100_000,

@@ -126,6 +126,18 @@ def test_a_gold_query_that_does_not_run_is_a_data_error() -> None:
         judge(HARBOUR, "SELECT 1", "SELECT nom FROM ship")
 
 
+@pytest.mark.parametrize("there", [[], ["suite_v1.sqlite"]])
+def test_no_answer_is_worth_anything_where_the_database_cannot_be_seen(
+    tmp_path: Path, there: list[str]
+) -> None:
+    """On a node without the data, say: there an attempt fails, whatever its answer, and what lies beside."""
+    for name in there:
+        (tmp_path / name).write_bytes(HARBOUR.read_bytes())
+    task = {"database": str(tmp_path / "suite.sqlite"), "query": "SELECT count(*) FROM ship"}
+    with pytest.raises(DataError, match=r"the task's database: '.*/suite\.sqlite': no such file can be seen"):
+        score(task, "SELECT count(*) FROM ship")
+
+
 def test_the_reward_is_the_match_and_tells_whether_the_query_runs() -> None:
     """Right, wrong and broken."""
     task = {"database": str(HARBOUR), "query": "SELECT count(*) FROM ship"}

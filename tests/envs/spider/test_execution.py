@@ -108,6 +108,15 @@ def test_the_kernel_refuses_writes_too(tmp_path: Path) -> None:
     assert "File too large" in done.stderr
 
 
+def test_a_query_is_answered_after_its_process_was_killed_while_it_was_idle() -> None:
+    """As the kernel may do it where memory is short: that is no fault of the query."""
+    run(HARBOUR, "SELECT 1")
+    for sandbox_process in execution._idle:
+        sandbox_process._process.kill()
+        sandbox_process._process.wait()
+    assert run(HARBOUR, "SELECT 2").rows == [(2,)]
+
+
 def test_queries_of_many_threads_do_not_mix() -> None:
     """Each gets the answer to its own."""
     with ThreadPoolExecutor(8) as threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -87,6 +88,23 @@ def test_files_may_go_while_the_runs_are_listed(
     stat = os.stat
     monkeypatch.setattr(os, "stat", look)
     monkeypatch.setattr(os, "lstat", lambda path: (look(path), stat(path, follow_symlinks=False))[1])
+    assert listing(run)[0].bytes == whole
+
+
+def test_files_that_nobody_here_may_look_at_are_not_counted(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As below a folder of somebody else's; the run is listed."""
+    run = make_run("a")
+    whole, look = listing(run)[0].bytes, os.lstat
+    (run / "theirs").write_text("whatever")
+
+    def refused(path: Any) -> os.stat_result:
+        if str(path).endswith("theirs"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return look(path)
+
+    monkeypatch.setattr(os, "lstat", refused)
     assert listing(run)[0].bytes == whole
 
 

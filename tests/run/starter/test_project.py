@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.errors import UserError
+from al_ray.recipe import loading
 from al_ray.run.starter.project import FRAMEWORKS, missing, write
 from tests.support.machines.processes import ROOT, run
 
@@ -49,6 +50,16 @@ recipe = loading.load(Path(sys.argv[1]))
 tasks = load_tasks(recipe)
 print(recipe.agent.isolation, len(tasks.train), len(tasks.held_out))
 """
+
+
+@pytest.mark.parametrize("name", ["2024", "007", "1.5", "1e3", "on", "null", "é", "a.b"])
+def test_a_project_is_called_as_its_folder_also_where_yaml_has_another_reading_of_that(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number, a truth value or nothing."""
+    write(tmp_path / name, "command")
+    monkeypatch.syspath_prepend(tmp_path / name)
+    assert loading.load(tmp_path / name / f"{name}.yaml").name == name
 
 
 def test_what_cannot_be_begun_is_told(tmp_path: Path) -> None:
