@@ -363,6 +363,17 @@ def test_a_lease_that_is_renewed_does_not_run_out(database: Database) -> None:
         assert database.renew(connection, "w1", 200.0) == []
 
 
+def test_a_claim_that_is_repeated_gives_a_lease_that_begins_anew(database: Database) -> None:
+    """As it tells: the store that gave the first may have died before its answer came."""
+    enqueue(database, request("a"))
+    with database.begin() as connection:
+        database.claim(connection, [Ask("w", "c", 1)], 0.0, 30.0, 30.0)
+        ((again,),) = database.claim(connection, [Ask("w", "c", 1)], 40.0, 30.0, 70.0)
+        assert (again.attempt.number, again.lease_seconds) == (1, 30.0)
+        assert database.expire(connection, 69.0, lease_clock=69.0) == []
+        assert database.expire(connection, 71.0, lease_clock=71.0) == [("a", 1)]
+
+
 def test_no_lease_outlives_the_limit(database: Database) -> None:
     """As one would that was written while the clock went ahead."""
     enqueue(database, request("a"), request("b"))
