@@ -92,7 +92,7 @@ class Store:
 
     async def ping(self) -> None:
         """Answers when the store is up. Raises ``UserError`` if its database cannot be used, ``StoreError``
-        if the disk did not take what was written last."""
+        if what was written last could not be."""
         await asyncio.to_thread(lambda: self._database)
         if self._commits.failure is not None:
             raise self._commits.failure
@@ -295,8 +295,9 @@ class Store:
 
     def _expired(self, connection: Connection) -> list[tuple[str, int]]:
         """Leases that are found from before a clock was put right, by another process, end in time too. None
-        ends in a look that comes late, as after a disk that hung: renewals that waited with it are next. Nor in
-        the time of a lease since this process began: by its clock, all that the one before gave may be over."""
+        ends in a look that comes late, as after a disk that hung: renewals that waited with it are next. Nor
+        does one in the time of a lease since this process began, by whose clock all that the one before gave
+        may be over."""
         clock = self._lease_clock()
         late = clock - self._looked > 3 * self._lease_seconds / _LOOKS
         self._looked = clock

@@ -128,7 +128,7 @@ class Database(Records):
         """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, batches by
         their names, in a batch the oldest first: what a step waits for comes before what was asked for ahead.
 
-        A ``claim_id`` that is known gives what it gave, as far as that has not ended, with a lease that begins
+        A ``claim_id`` that is known gives what it gave, as far as that has not ended, and its lease begins
         anew. Leases are told by a clock of the caller's own.
         """
         ids = [ask.claim_id for ask in asks]

@@ -212,8 +212,8 @@ async def test_a_store_that_stood_still_hears_the_renewals_that_waited_with_it_f
 async def test_a_store_that_is_started_anew_leaves_runners_the_time_to_renew(
     store_place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Leases that the one before gave are over by its clock, where the machine slept meanwhile. The runner that
-    is silent loses its attempt all the same."""
+    """Leases that the one before gave are over by its clock, where the machine slept meanwhile. The runner
+    that is silent loses its attempt all the same."""
     before = Store(store_place, lease_seconds=6.0)
     await before.enqueue([request("a"), request("b")])
     await before.claim("alive", "c1", 1, 0.0)
