@@ -50,8 +50,8 @@ def test_a_dataset_without_a_validation_split_gives_a_share_of_its_training_task
 @pytest.mark.parametrize(
     ("share", "told"),
     [
-        ("0.001", "data.validation_share: 0.001: none of the 64 tasks falls into it: raise it"),
-        ("0.999", "data.validation_share: 0.999: all of the 64 tasks fall into it: lower it"),
+        ("0.001", "data.validation_share: 0.001: none of the 48 tasks falls into it: raise it"),
+        ("0.999", "data.validation_share: 0.999: all of the 48 tasks fall into it: lower it"),
     ],
 )
 def test_a_share_that_leaves_one_side_without_tasks_is_told_with_what_falls_into_it(
