@@ -158,7 +158,8 @@ class DiskError(AlRayError):
 
 
 class StoreError(AlRayError):
-    """The disk does not take what the store writes."""
+    """The store cannot be written: the disk takes nothing more, or another process does not end what it
+    writes."""
 
 
 class UnresponsiveError(AlRayError):

@@ -105,7 +105,7 @@ class Gateway:
         limits = AttemptLimits(spec.limits, database, recorder)
         hosted = {name: HostedModel(model) for name, model in spec.hosted.items()}
         repeated, earlier = RepeatedCalls(database), EarlierCalls(keys, database)
-        recorded = None if spec.recorded is None else Records(spec.recorded)
+        recorded = None if spec.recorded is None else Records(spec.recorded, read_only=True)
         replays = Replays(database, recorded, recorder, self._engines)
         calls = ModelCalls(
             spec.rules, keys, limits, recorder, repeated, replays, self._engines, earlier, hosted

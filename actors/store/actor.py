@@ -78,6 +78,8 @@ class Store:
         self._lease_seconds = lease_seconds
         self._began = time.time() - time.monotonic()
         self._looked = self._lease_clock()
+        self._all_told = self._looked + lease_seconds
+        """By then, whoever has a lease from the process before has had the time to renew it."""
         self._commits = GroupCommit(lambda: self._database.begin())
         self._queued, self._ended = _Bell(), _Bell()
         self._dead_workers: set[str] = set()
@@ -90,7 +92,7 @@ class Store:
 
     async def ping(self) -> None:
         """Answers when the store is up. Raises ``UserError`` if its database cannot be used, ``StoreError``
-        if the disk did not take what was written last."""
+        if what was written last could not be."""
         await asyncio.to_thread(lambda: self._database)
         if self._commits.failure is not None:
             raise self._commits.failure
@@ -292,13 +294,17 @@ class Store:
                 _log.exception("leases could not be expired")
 
     def _expired(self, connection: Connection) -> list[tuple[str, int]]:
-        """Leases that are found from before a clock was put right, by another process, end in time too; none
-        ends in a look that comes late, as after a disk that hung: renewals that waited with it are next."""
+        """Leases that are found from before a clock was put right, by another process, end in time too. None
+        ends in a look that comes late, as after a disk that hung: renewals that waited with it are next. Nor
+        does one in the time of a lease since this process began, by whose clock all that the one before gave
+        may be over."""
         clock = self._lease_clock()
         late = clock - self._looked > 3 * self._lease_seconds / _LOOKS
         self._looked = clock
         self._database.limit_leases(connection, clock + self._lease_seconds)
-        return [] if late else self._database.expire(connection, time.time(), clock)
+        if late or clock < self._all_told:
+            return []
+        return self._database.expire(connection, time.time(), clock)
 
     async def _write_seen(self) -> None:
         seen, self._seen = self._seen, {}

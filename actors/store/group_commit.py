@@ -41,7 +41,7 @@ class GroupCommit:
         self._pending: list[_Write] = []
         self._committing: asyncio.Task[None] | None = None
         self.failure: StoreError | None = None
-        """Why nothing of the last commit is durable, if the disk is to blame."""
+        """Why nothing of the last commit is durable, if the store cannot be written."""
 
     async def write(self, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
         """The outcomes of the items, or the exceptions in their places, once all are durable."""

@@ -3,7 +3,6 @@ part."""
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -154,5 +153,4 @@ def _number(value: float | None) -> str:
 
 
 def _doubt(found: Estimate) -> tuple[str, str, str]:
-    interval = "-" if math.isnan(found.low) else f"{found.low:+.4f} to {found.high:+.4f}"
-    return interval, found.method, str(found.tasks)
+    return found.interval("+.4f"), found.method, str(found.tasks)

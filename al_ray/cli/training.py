@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 
 from rich.table import Table
@@ -34,8 +33,7 @@ def train_seeds(recipe: Recipe, seeds: int, choice: RunChoice) -> None:
     ended = [run for run in runs if run.path not in failed]
     table = Table("of the last evaluations", "mean", "95 % interval", "seeds")
     for name, found in over_seeds.summary(ended).items():
-        interval = "-" if math.isnan(found.low) else f"{found.low:.4f} to {found.high:.4f}"
-        table.add_row(Text(name), number(found.value), interval, str(found.tasks))
+        table.add_row(Text(name), number(found.value), found.interval(".4f"), str(found.tasks))
     out.print(table)
     if failed:
         told = ", ".join(f"{path.name}: {error}" for path, error in failed.items())

@@ -7,12 +7,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from types import MappingProxyType
 
 import numpy as np
 import orjson
 
-from al_ray.types import Task
+from al_ray.types import JSON, Task
 
 _HELD_OUT_SEED = 0x5EED
 """The same for every run, so that runs can be compared."""
@@ -46,8 +47,17 @@ def digest(tasks: Iterable[Task]) -> str:
     """Differs for other tasks, or for the same in another order."""
     found = hashlib.sha256()
     for task in tasks:
-        found.update(orjson.dumps([task.id, dict(task.data), task.split], option=orjson.OPT_SORT_KEYS))
+        said = [task.id, without_places(task.data), task.split]
+        found.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
     return found.hexdigest()
+
+
+def without_places(data: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """A task's data as it is wherever its files lie: of an absolute path, the name alone."""
+    return {
+        key: PurePath(value).name if isinstance(value, str) and value.startswith("/") else value
+        for key, value in data.items()
+    }
 
 
 def tasks_of_step(tasks: Sequence[Task], count: int, step: int, seed: Sequence[int]) -> list[Task]:

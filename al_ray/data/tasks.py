@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -82,6 +83,13 @@ def _splits(place: str, data: DataSection) -> dict[str, TaskSet]:
     if data.validation_share is None:
         return {"train": whole, "validation": _loaded(place, data, "validation")}
     train, validation = split_by_id(whole.tasks, data.validation_share, whole.families)
+    count = len(whole.tasks)
+    for tasks, cure in (
+        (train, f"all of the {count} tasks fall into it: lower it"),
+        (validation, f"none of the {count} tasks falls into it: raise it"),
+    ):
+        if whole.tasks and not tasks:
+            raise DataError(Problem(f"{place}.validation_share", data.validation_share, cure))
     return {"train": TaskSet(train, whole.left_out), "validation": TaskSet(validation)}
 
 
@@ -120,13 +128,27 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
         return Problem(f"{where}, id", task.id, "must be a text that names the task")
     if has_half_pair(task.id):
         return Problem(f"{where}, id", task.id, "holds half a surrogate pair, which is no character")
+    if "\x00" in task.id:
+        return Problem(f"{where}, id", task.id, "holds NUL, which PostgreSQL does not store")
     if not isinstance(task.data, Mapping):
         return Problem(f"{where}, data", task.data, "must be a mapping: what the agent is given")
     try:
         orjson.dumps(dict(task.data))
     except (TypeError, orjson.JSONEncodeError) as error:
         return Problem(f"{where}, data", task.id, f"must be JSON, for it is stored and sent: {error}")
-    return None
+    return next(_no_numbers(task.data, f"{where}, data"), None)
+
+
+def _no_numbers(value: object, place: str) -> Iterator[Problem]:
+    """The floats that JSON has not, which would be stored as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Problem(place, value, "is no number in JSON: write null, or leave the key out")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _no_numbers(item, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _no_numbers(item, f"{place}.{index}")
 
 
 def _repeated_ids(loader: str, split: str, tasks: Sequence[Task]) -> list[Problem]:

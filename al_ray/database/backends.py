@@ -34,6 +34,11 @@ _PRIMARY: Final = 0xFF
 """Of SQLite's error codes: what is above tells more of the same error."""
 _OF_THE_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 _PG_DISK_FULL: Final = "53100"
+_PG_NO_LOCK: Final = "55P03"
+_PG_LOCK_SECONDS: Final = 60.0
+_PG_SILENT_SECONDS: Final = 30.0
+"""After which PostgreSQL ends whoever has begun a transaction and says no more, its machine being lost, say:
+while others still wait for its lock."""
 _NOT_BEGUN: Final = "no run has written here; has it begun, or was the store removed?"
 _LOCK: Final = sa.select(meta).with_for_update()
 
@@ -114,9 +119,9 @@ def writing(engine: sa.Engine) -> sa.Engine:
 @contextmanager
 def exclusively(writing: sa.Engine) -> Iterator[Connection]:
     """A transaction that no other one writes beside. It waits for one that does: another process's, or
-    the last of one that was killed, which its server may not have ended yet. Raises ``StoreError`` where the
-    disk does not take what is written."""
-    with _told_of_the_disk(writing), writing.begin() as connection:
+    the last of one that was killed, which its server may not have ended yet. Raises ``StoreError`` where that
+    does not end, or the disk does not take what is written."""
+    with _told_why(writing), writing.begin() as connection:
         if connection.dialect.name != "sqlite":  # there, BEGIN IMMEDIATE has waited
             connection.execute(_LOCK)
         yield connection
@@ -169,21 +174,40 @@ def _require_version(engine: sa.Engine, where: str) -> None:
 
 
 @contextmanager
-def _told_of_the_disk(engine: sa.Engine) -> Iterator[None]:
+def _told_why(engine: sa.Engine) -> Iterator[None]:
     """Other trouble comes as it is."""
     try:
         yield
     except OperationalError as error:
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        if (code is None or code & _PRIMARY not in _OF_THE_DISK) and (
-            getattr(error.orig, "sqlstate", None) != _PG_DISK_FULL
-        ):
-            raise
-        place, told = engine.url.render_as_string(), str(error.orig).strip()
-        if code is not None:
+        is_sqlite = engine.dialect.name == "sqlite"
+        place = engine.url.render_as_string()
+        if is_sqlite:
             place = str(Path(str(engine.url.database)).absolute())
-            told += f" ({shutil.disk_usage(Path(place).parent).free / 2**30:.2f} GiB are free there)"
-        raise StoreError(f"the store {place} cannot be written: {told}") from error
+        reason = _of_sqlite(error, place) if is_sqlite else _of_postgresql(error)
+        if reason is None:
+            raise
+        raise StoreError(f"the store {place} cannot be written: {reason}") from error
+
+
+def _of_sqlite(error: OperationalError, file: str) -> str | None:
+    code = getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY
+    if code in _OF_THE_DISK:
+        return f"{error.orig} ({shutil.disk_usage(Path(file).parent).free / 2**30:.2f} GiB are free there)"
+    if code == sqlite3.SQLITE_BUSY:
+        return f"another process writes there, and has not ended that in {_BUSY_SECONDS:g} s"
+    return None
+
+
+def _of_postgresql(error: OperationalError) -> str | None:
+    code = getattr(error.orig, "sqlstate", None)
+    if code == _PG_DISK_FULL:
+        return str(error.orig).strip()
+    if code == _PG_NO_LOCK:
+        return (
+            f"another process has locked its table {meta.name!r}, and has not ended that transaction in "
+            f"{_PG_LOCK_SECONDS:g} s; the server's pg_stat_activity tells whose it is"
+        )
+    return None
 
 
 def _make_tables(engine: sa.Engine) -> None:
@@ -259,4 +283,16 @@ def _postgresql(url: str, **execution_options: Any) -> sa.Engine:
     schema = parsed.query.get("schema")
     plain = parsed.difference_update_query(["schema"]).set(drivername="postgresql+psycopg")
     options = {"schema_translate_map": {None: schema}, **execution_options}
-    return sa.create_engine(plain, pool_pre_ping=True, execution_options=options)
+    engine = sa.create_engine(plain, pool_pre_ping=True, execution_options=options)
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        limits = {
+            "lock_timeout": _PG_LOCK_SECONDS,
+            "idle_in_transaction_session_timeout": _PG_SILENT_SECONDS,
+        }
+        for name, seconds in limits.items():
+            connection.execute(f"SET {name} = {seconds * 1000:.0f}")
+        connection.commit()
+
+    return engine

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 
 from al_ray.database.reader import Records, chunks
 from al_ray.database.schema import IS_REWARD, attempts, rollouts, span_of, spans
@@ -20,8 +20,8 @@ from al_ray.types.value import Value
 
 _READ: Final = 5000
 """Rows that are read at once."""
-_HELD: Final = 50
-"""Spans whose texts are held at once."""
+_FEW: Final = {"yield_per": 50}
+"""The execution option of those who read long texts, to hold few at once."""
 _UNFINISHED: Final = [status for status in RolloutStatus if not status.ended]
 _LAST: Final = (
     sa.select(sa.func.max(attempts.c.number))
@@ -105,27 +105,30 @@ class Listing(Records):
 
     def with_error(self, text: str) -> set[str]:
         """The ids of the rollouts that have an attempt with this in its error, in whatever case."""
-        query = sa.select(attempts.c.rollout_id).where(attempts.c.error.icontains(text, autoescape=True))
+        folded = text.casefold()
+        failed = sa.select(attempts.c.rollout_id, attempts.c.error).where(attempts.c.error.is_not(None))
         with self._reading.connect() as connection:
-            return set(connection.scalars(query))
+            rows = connection.execute(failed, execution_options={"yield_per": _READ})
+            return {id for id, error in rows if folded in error.casefold()}
 
     def with_text(self, ids: Collection[str], text: str) -> set[str]:
         """Those of the rollouts in whose task, or in the words of whose spans, this text stands, in whatever
-        case."""
-        within, folded = _escaped_json(text), text.casefold()
+        case. Decided here: databases know the case of some letters only, and each of others."""
+        folded, within = text.casefold(), _escaped_json(text).casefold()
         data, attributes = (sa.type_coerce(column, sa.Text) for column in
                             (rollouts.c.data, spans.c.attributes))  # fmt: skip
         found: set[str] = set()
         with self._reading.connect() as connection:
             for chunk in chunks(list(ids)):
-                of_task = sa.select(rollouts.c.id).where(rollouts.c.id.in_(chunk))
-                found.update(connection.scalars(of_task.where(_has(connection, data, within))))
+                of_task = sa.select(rollouts.c.id, data).where(rollouts.c.id.in_(chunk))
+                for id, told in connection.execute(of_task, execution_options=_FEW):
+                    if within in told.casefold():
+                        found.add(id)
                 left = [each for each in chunk if each not in found]
                 of_spans = sa.select(spans.c.rollout_id, attributes).where(spans.c.rollout_id.in_(left))
-                having = of_spans.where(attributes.icontains(within, autoescape=True))
-                # It may stand in tokens and names alone, of which there are many: few are held at once.
-                for id, told in connection.execute(having, execution_options={"yield_per": _HELD}):
-                    if id not in found and _is_said(folded, told):
+                for id, told in connection.execute(of_spans, execution_options=_FEW):
+                    # It may stand in tokens and names alone.
+                    if id not in found and within in told.casefold() and _is_said(folded, told):
                         found.add(id)
         return found
 
@@ -140,13 +143,6 @@ def _brief(row: Row[Any]) -> Brief:
     asked = row.position, row.id, row.batch, row.group, row.task_id, row.mode
     last = row.worker or "", row.started_at, row.ended_at, row.error_class or ""
     return Brief(*asked, status, attempt, *last)
-
-
-def _has(connection: Connection, column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
-    """Whether ``text`` stands in it, in whatever case, which SQLite's own LIKE does not mind."""
-    if connection.dialect.name == "sqlite":
-        return column.contains(text, autoescape=True)
-    return column.icontains(text, autoescape=True)
 
 
 def _is_said(folded: str, attributes: str) -> bool:

@@ -6,6 +6,7 @@ turns pages neither repeats nor hides what was there. What cannot be asked is a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,8 +19,10 @@ from al_ray.database.schema import attempts, rollouts, spans
 from al_ray.errors import Problem, UserError
 from al_ray.types import JSON, AttemptStatus, RolloutStatus, SpanKind
 
-Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "prefix", "contains"]
-"""``prefix`` is exact; ``contains`` does not mind the case."""
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "prefix"]
+_NO_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
+_LIMITS: Final[Mapping[type, int]] = {int: 2**31, float: 2**63}
+"""Below which numbers are, by the type of their column."""
 
 Item = TypeVar("Item")
 
@@ -154,8 +157,6 @@ def _holds(kind: Kind, condition: Condition) -> sa.ColumnElement[bool]:
             return column.in_(value)
         case "prefix":  # not LIKE, which minds the case on one database and not on the other
             return sa.and_(column >= value, column < value + "\U0010ffff")
-        case "contains":
-            return column.icontains(value, autoescape=True)
     return column.op(condition.operator, is_comparison=True)(value)
 
 
@@ -173,11 +174,17 @@ def _check(kind: Kind, column: sa.Column[Any], condition: Condition) -> None:
     else:
         values = (condition.value,)
     text = column.type.python_type is str
-    if condition.operator in ("prefix", "contains") and not text:
+    if condition.operator == "prefix" and not text:
         raise UserError(Problem(where, condition.value, f"{condition.field} is a number; compare it"))
     choices = kind.choices.get(condition.field)
     for value in values:
         if text != isinstance(value, str) or not isinstance(value, str | int | float):
             raise UserError(Problem(where, value, f"{condition.field} is {'text' if text else 'a number'}"))
+        if isinstance(value, str):
+            if _NO_TEXT.search(value):
+                cure = "text without NUL and halves of surrogate pairs, which no database holds"
+                raise UserError(Problem(where, value, cure))
+        elif not abs(value) < (limit := _LIMITS[column.type.python_type]):  # nor is NaN
+            raise UserError(Problem(where, value, f"a number between {-limit} and {limit}"))
         if choices and condition.operator in ("=", "!=", "in") and value not in tuple(choices):
             raise UserError(Problem(where, value, f"one of {', '.join(choices)}"))

@@ -128,8 +128,8 @@ class Database(Records):
         """Give each worker that asks a new attempt at each of up to ``limit`` queued rollouts, batches by
         their names, in a batch the oldest first: what a step waits for comes before what was asked for ahead.
 
-        A ``claim_id`` that is known gives what it gave, as far as that has not ended. Leases are told by a
-        clock of the caller's own.
+        A ``claim_id`` that is known gives what it gave, as far as that has not ended, and its lease begins
+        anew. Leases are told by a clock of the caller's own.
         """
         ids = [ask.claim_id for ask in asks]
         known = _known(connection, attempts.c.claim_id, ids)
@@ -155,7 +155,8 @@ class Database(Records):
             connection.execute(attempts.insert(), rows)
             self._set_status(connection, [row["rollout_id"] for row in rows], RolloutStatus.RUNNING)
         return [
-            self._claimed(connection, name, lease_seconds) if name in known else given[name] for name in ids
+            self._claimed(connection, name, lease_seconds, lease_until) if name in known else given[name]
+            for name in ids
         ]
 
     def renew(self, connection: Connection, worker: str, lease_until: float) -> list[tuple[str, int]]:
@@ -355,9 +356,12 @@ class Database(Records):
         query = sa.select(attempts.c.rollout_id, attempts.c.number).where(where)
         return [(row.rollout_id, row.number) for row in connection.execute(query)]
 
-    def _claimed(self, connection: Connection, claim_id: str, lease_seconds: float) -> list[Claim]:
-        query = claims().where(attempts.c.claim_id == claim_id, _LIVE).order_by(rollouts.c.position)
-        rows = connection.execute(query)
+    def _claimed(
+        self, connection: Connection, claim_id: str, lease_seconds: float, lease_until: float
+    ) -> list[Claim]:
+        given = sa.and_(attempts.c.claim_id == claim_id, _LIVE)
+        connection.execute(attempts.update().where(given).values(lease_until=lease_until))
+        rows = connection.execute(claims().where(given).order_by(rollouts.c.position))
         return [Claim(request_of(row), attempt_of(row), lease_seconds) for row in rows]
 
 

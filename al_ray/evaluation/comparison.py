@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from al_ray.data.task_order import without_places
 from al_ray.errors import Problem, UserError
 from al_ray.evaluation.estimates import Estimate, estimate, paired
 from al_ray.evaluation.scores import succeeds
@@ -101,7 +102,7 @@ def task_scores(rollouts: Iterable[Rollout], primary: str) -> Mapping[str, TaskS
 def compared(first: Mapping[str, TaskScores], second: Mapping[str, TaskScores], primary: str) -> Comparison:
     """Raises ``UserError`` where the two have no task in common that both have a score of."""
     both = [task for task in first if task in second]
-    same = [task for task in both if first[task].data == second[task].data]
+    same = [task for task in both if without_places(first[task].data) == without_places(second[task].data)]
     pairs = [
         Pair(task, first[task], second[task], primary)
         for task in same

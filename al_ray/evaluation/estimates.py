@@ -25,6 +25,9 @@ _SEED: Final = 0
 """The same for every estimate, so that it can be made again."""
 _DRAWS_AT_ONCE: Final = 2**22
 """Of the bootstrap: 32 MiB of indices."""
+_ROUNDING: Final = 1e-9
+"""Values that are no further apart are equal: means and differences of them are rounded."""
+_UNKNOWN: Final = (math.nan, math.nan)
 
 Method = Literal["wilson", "bootstrap", "agresti-min", "student", "satterthwaite"]
 
@@ -41,13 +44,18 @@ class Estimate:
     tasks: int
     method: Method
 
+    def interval(self, form: str) -> str:
+        """For people, each end written in this form."""
+        return "-" if math.isnan(self.low) else f"{self.low:{form}} to {self.high:{form}}"
+
 
 def estimate(values: Sequence[float]) -> Estimate:
     """The mean of one value a task.
 
     Where each is 0 or 1 the interval is Wilson's: it covers what it should for few tasks too and for
     shares near 0 or 1, where resampling would say that there is no doubt. Otherwise it is the
-    percentile bootstrap over tasks. A single task that is neither tells nothing of others.
+    percentile bootstrap over tasks. A single task that is neither tells nothing of others, nor do several
+    that all have the same value: how far others would be from it, they do not show.
     """
     array = np.asarray(values, np.float64)
     count = len(array)
@@ -57,7 +65,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     stderr = float(array.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
     if np.isin(array, (0.0, 1.0)).all():
         return Estimate(mean, *wilson(mean, count), stderr, count, "wilson")
-    low, high = bootstrap(array) if count > 1 else (math.nan, math.nan)
+    low, high = _UNKNOWN if _are_equal(array) else bootstrap(array)
     return Estimate(mean, low, high, stderr, count, "bootstrap")
 
 
@@ -66,7 +74,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
 
     Where each value is 0 or 1 the interval is that of Agresti and Min (Statistics in Medicine 24, 2005,
     "Wald+2"): half a task more in each of the four cells, so that few changes, all of one kind, leave the
-    doubt that they should. Otherwise it is the percentile bootstrap over tasks.
+    doubt that they should. Otherwise it is the percentile bootstrap over tasks, if not all differ alike.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     differences = b - a
@@ -80,21 +88,22 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
         half = Z * math.sqrt((gained + lost - (gained - lost) ** 2) / (count + 2))
         low, high = float(gained - lost - half), float(gained - lost + half)
         return Estimate(value, max(low, -1.0), min(high, 1.0), stderr, count, "agresti-min")
-    low, high = bootstrap(differences) if count > 1 else (math.nan, math.nan)
+    low, high = _UNKNOWN if _are_equal(differences) else bootstrap(differences)
     return Estimate(value, low, high, stderr, count, "bootstrap")
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a run, where runs differ by nothing but their seed, with Student's interval: a
-    few runs tell little, and it says so. ``tasks`` counts runs."""
+    few runs tell little, and it says so; one, or several that happen to be equal, tell nothing of others.
+    ``tasks`` counts runs."""
     array = np.asarray(values, np.float64)
     count = len(array)
     if count == 0:
         raise ValueError("there is no run to estimate from")
     mean = float(array.mean())
-    if count == 1:
-        return Estimate(mean, math.nan, math.nan, math.nan, 1, "student")
-    stderr = float(array.std(ddof=1) / math.sqrt(count))
+    stderr = float(array.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    if _are_equal(array):
+        return Estimate(mean, *_UNKNOWN, stderr, count, "student")
     half = stderr * student(count - 1)
     return Estimate(mean, mean - half, mean + half, stderr, count, "student")
 
@@ -117,7 +126,7 @@ def over_seeds_and_tasks(values: Sequence[Sequence[float]]) -> Estimate:
     mean = float(array.mean())
     if tasks == 1:
         return replace(over_seeds(array[:, 0].tolist()), tasks=1)
-    if (array == array[0]).all():
+    if _are_equal(array):
         return estimate(array[0])
     of_runs, of_tasks = array.mean(1) - mean, array.mean(0) - mean
     left = array - mean - of_runs[:, None] - of_tasks[None, :]
@@ -143,9 +152,14 @@ def paired_over_seeds_and_tasks(
     """The mean difference, second less first, of the same runs and tasks in the same order; of one run, and
     of several that differ alike, as ``paired`` has it."""
     differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
-    if differences.ndim == 2 and differences.size and (differences == differences[0]).all():
+    if differences.ndim == 2 and differences.size and _are_equal(differences):
         return paired(first[0], second[0])
     return over_seeds_and_tasks(differences.tolist())
+
+
+def _are_equal(array: np.ndarray) -> bool:
+    """Whether the values, or rows, are all as the first: so is a single one."""
+    return bool(np.allclose(array, array[0], rtol=_ROUNDING, atol=_ROUNDING))
 
 
 def student(freedom: float) -> float:

@@ -3,7 +3,6 @@ the run's folder."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -85,19 +84,13 @@ def write_predictions(evaluation: Evaluation, recipe: Recipe, folder: Path) -> P
 
 
 def _cells(found: Estimate) -> tuple[str, str, str, int]:
-    return f"{found.value:.4f}", _interval(found, 4), found.method, found.tasks
-
-
-def _interval(found: Estimate, digits: int) -> str:
-    if math.isnan(found.low):
-        return "-"
-    return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+    return f"{found.value:.4f}", found.interval(".4f"), found.method, found.tasks
 
 
 def _part(value: str, part: Scores, names: list[str]) -> tuple[object, ...]:
     """A row: the intervals of small parts are wide, and are told with each."""
     cells = [
-        f"{part[name].value:.3f} ({_interval(part[name], 2)})" if name in part else "-" for name in names
+        f"{part[name].value:.3f} ({part[name].interval('.2f')})" if name in part else "-" for name in names
     ]
     return value, max((found.tasks for found in part.values()), default=0), *cells
 

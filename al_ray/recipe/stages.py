@@ -77,7 +77,8 @@ class SupervisedStage(Stage):
     """Demonstrations in a batch."""
     demonstrations: Positive | None = None
     """Of the training tasks so many have one, chosen by the recipe's seed; they are shown again and again.
-    Of several data.sources, one of which no task is among them is not shown. None: all have."""
+    Of several data.sources each gives its share, as far as it has so many; one that gives none is not shown.
+    None: all have."""
     aggregate: Literal["rollout_mean", "token_mean"] = "token_mean"
     """What the loss is a mean over."""
 

@@ -138,8 +138,11 @@ class Console:
         seconds: float,
         gain: Sequence[float] = (),
     ) -> None:
-        """``gain``: over the evaluation before on the same tasks, and the ends of its interval."""
+        """``gain``: over the evaluation before on the same tasks, and the ends of its interval, NaN where
+        none can be told."""
         value, interval = (f"{gain[0]:+.4f}", f"{gain[1]:+.4f} to {gain[2]:+.4f}") if gain else ("", "")
+        if gain and math.isnan(gain[1]):
+            interval = "-"
         self._evaluations[name] = (name, f"{accuracy:.4f}", f"± {stderr:.4f}", count, value, interval)
         told = f"{'evaluation':<10}  {name}: {accuracy:.4f} ± {stderr:.4f}, {count} tasks, {seconds:.1f} s"
         gained = f"; {value} ({interval}) since the one before" if gain else ""

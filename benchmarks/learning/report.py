@@ -188,7 +188,7 @@ def _cells(found: Measured | None, sign: str = "") -> tuple[str, str]:
     if found is None:
         return "", ""
     mean = found.over_all
-    told = f"{mean.value:{sign}.3f} ({mean.low:{sign}.3f} to {mean.high:{sign}.3f})"
+    told = f"{mean.value:{sign}.3f} ({mean.interval(f'{sign}.3f')})"
     return told, ", ".join(f"{value:{sign}.3f}" for value in found.by_seed)
 
 

@@ -95,6 +95,14 @@ def test_a_report_is_of_any_number_of_arms(tmp_path: Path) -> None:
         report.write(tmp_path / "another")
 
 
+def test_where_all_tasks_are_worth_the_same_no_interval_is_told(tmp_path: Path) -> None:
+    found = job(tasks(0.5, 0.5)) | {"arm": IMITATION, "seed": 1}
+    arms._write(tmp_path / "results" / "r" / f"{IMITATION}-1.json", found)
+    report.write(tmp_path)
+    told = (tmp_path / report.FILE).read_text()
+    assert "| 0.500 (-) |" in told and "| +0.500 (-) |" in told and "nan" not in told
+
+
 def ended(name: str, status: AttemptStatus, *spans: Span) -> Rollout:
     request = RolloutRequest(name, "b", "g", Task(name[0], {}))
     well = status is AttemptStatus.SUCCEEDED

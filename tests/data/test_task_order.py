@@ -100,3 +100,12 @@ def test_other_tasks_and_another_order_have_another_digest() -> None:
     others = [made[::-1], made[:2], [Task("0", {"x": 1}), *made[1:]], [Task("0", {}, "other"), *made[1:]]]
     assert len({digest(each) for each in [made, *others]}) == 5
     assert digest(tasks(3)) == digest(made)
+
+
+def test_tasks_are_the_same_wherever_their_files_lie() -> None:
+    """As databases of Spider do, on another machine."""
+    here, there, another = (
+        digest([Task("0", {"query": "SELECT 1", "database": place})])
+        for place in ("/data/db/pets.sqlite", "/mnt/spider/pets.sqlite", "/data/db/cars.sqlite")
+    )
+    assert here == there != another

@@ -47,6 +47,20 @@ def test_a_dataset_without_a_validation_split_gives_a_share_of_its_training_task
     assert {task.split for task in tasks.held_out} == {"validation"}
 
 
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        ("0.001", "data.validation_share: 0.001: none of the 48 tasks falls into it: raise it"),
+        ("0.999", "data.validation_share: 0.999: all of the 48 tasks fall into it: lower it"),
+    ],
+)
+def test_a_share_that_leaves_one_side_without_tasks_is_told_with_what_falls_into_it(
+    share: str, told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        load_tasks(loaded(f"validation_share={share}"))
+
+
 SOURCES = "sources={plain: {weight: 3}, short: {options: {max_question_chars: 60}}}"
 
 
@@ -117,6 +131,12 @@ def half_a_character(path, split):
 def half_an_id(path, split):
     return [Task(f"{split}-\\ud800", data(0), split)]
 
+def with_nul(path, split):
+    return [Task(f"{split}-\\x00", data(0), split)]
+
+def from_pandas(path, split):
+    return [Task(f"{split}-0", {"answers": [1.0, {"score": float("nan")}]}, split)]
+
 def numbered(path, split):
     return [Task(i, data(i), split) for i in range(20)]
 
@@ -178,6 +198,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
         ("no_json", r"task 0 of train, data: 'train-0': must be JSON, .*Type is not JSON serializable: set"),
         ("half_a_character", r"task 0 of train, data: 'train-0': must be JSON, .*surrogates"),
         ("half_an_id", r"task 0 of train, id: 'train-\\ud800': holds half a surrogate pair"),
+        ("with_nul", r"task 0 of train, id: 'train-\\x00': holds NUL, which"),
+        ("from_pandas", r"task 0 of train, data.answers.1.score: nan: is no number in JSON: write null"),
         ("numbered", r"task 4 of train, id: 4: must be a text that names the task\n.*15 more so"),
         ("no_mapping", r"data: 'what is 1 \+ 1\?': must be a mapping"),
     ],
@@ -205,7 +227,7 @@ def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> N
     [
         (
             "teach_badly",
-            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 46",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 52",
         ),
         ("teach_nothing", "teach_nothing': has no message of the assistant for the task 'train-0'"),
         ("teach_no_more", r"failed on the task 'train-0': SystemExit: 0 \(.*own_loaders.py"),

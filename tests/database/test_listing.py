@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 
 from al_ray.database.listing import Listing
 from al_ray.database.writer import Ask, Database
 from al_ray.traces import semconv
-from al_ray.types import JSON, RolloutRequest, Span, SpanKind, Task
+from al_ray.types import JSON, AttemptStatus, RolloutRequest, Span, SpanKind, Task
 
 TOOL_CALL = {"id": "call-42", "type": "function", "function": {"name": "add", "arguments": '{"to": "nine"}'}}
 SPANS: Mapping[str, Mapping[str, JSON]] = {
@@ -25,7 +26,7 @@ SPANS: Mapping[str, Mapping[str, JSON]] = {
         semconv.TRACE_ID: "42ab",
     },
     "a tool": {semconv.TOOL_NAME: "add", semconv.TOOL_CALL_RESULT: {"sum": 17}},
-    "an output": {semconv.STDOUT: "checked 42 times\n"},
+    "an output": {semconv.STDOUT: "checked 42 times\nGrüße\n"},
 }
 
 
@@ -34,7 +35,7 @@ def listing(store_url: str) -> Iterator[Listing]:
     """Of a run with a rollout for each of ``SPANS``, called so."""
     database = Database(store_url)
     with database.begin() as connection:
-        requests = [RolloutRequest(name, "b", "g", Task("t", {"question": "Why?"})) for name in SPANS]
+        requests = [RolloutRequest(name, "b", "g", Task("t", {"question": "Why l'école?"})) for name in SPANS]
         database.enqueue(connection, requests)
         database.claim(connection, [Ask("w", "all", 9)], 1.0, 30.0, 31.0)
         for name, attributes in SPANS.items():
@@ -61,8 +62,25 @@ def listing(store_url: str) -> Iterator[Listing]:
         ('{"to": "nine', {"a call"}),
         ("17", {"a tool"}),
         ("wHy", {*SPANS}),
+        ("L'ÉCOLE", {*SPANS}),
+        ("GRÜSSE", {"an output"}),
     ],
 )
 def test_a_text_is_found_where_somebody_said_it(listing: Listing, text: str, where: set[str]) -> None:
     """In tasks, messages, tools and what was printed: not in tokens, names, roles, counts or ids."""
     assert listing.with_text([*SPANS], text) == where
+
+
+def test_an_error_is_found_in_whatever_case(store_url: str) -> None:
+    database = Database(store_url)
+    with database.begin() as connection:
+        database.enqueue(connection, [RolloutRequest(name, "b", "g", Task("t", {})) for name in "ab"])
+        ((failed, *_),) = database.claim(connection, [Ask("w", "all", 9)], 1.0, 30.0, 31.0)
+        error = "ValueError: 50% étrange"
+        ended = replace(failed.attempt, status=AttemptStatus.FAILED, ended_at=2.0, error=error)
+        database.finish(connection, [(ended, ())])
+    database.close()
+    listing = Listing(store_url)
+    for text, found in (("valueerror", {"a"}), ("ÉTRANGE", {"a"}), ("5_%", set()), ("\0", set())):
+        assert listing.with_error(text) == found
+    listing.close()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import DBAPIError, StatementError
 
-from al_ray.database.backends import sqlite_url
+from al_ray.database.backends import open_sqlite, postgresql_url, sqlite_url
 from al_ray.database.judged import judge_batch
 from al_ray.database.query import Condition, Query
 from al_ray.database.retry import LOST_LIMIT
 from al_ray.database.schema import meta, rollouts
 from al_ray.database.writer import Ask, Database
-from al_ray.errors import AttemptEndedError, UserError
+from al_ray.errors import AttemptEndedError, StoreError, UserError
 from al_ray.types import (
     Attempt,
     AttemptStatus,
@@ -363,6 +364,17 @@ def test_a_lease_that_is_renewed_does_not_run_out(database: Database) -> None:
         assert database.renew(connection, "w1", 200.0) == []
 
 
+def test_a_claim_that_is_repeated_gives_a_lease_that_begins_anew(database: Database) -> None:
+    """As it tells: the store that gave the first may have died before its answer came."""
+    enqueue(database, request("a"))
+    with database.begin() as connection:
+        database.claim(connection, [Ask("w", "c", 1)], 0.0, 30.0, 30.0)
+        ((again,),) = database.claim(connection, [Ask("w", "c", 1)], 40.0, 30.0, 70.0)
+        assert (again.attempt.number, again.lease_seconds) == (1, 30.0)
+        assert database.expire(connection, 69.0, lease_clock=69.0) == []
+        assert database.expire(connection, 71.0, lease_clock=71.0) == [("a", 1)]
+
+
 def test_no_lease_outlives_the_limit(database: Database) -> None:
     """As one would that was written while the clock went ahead."""
     enqueue(database, request("a"), request("b"))
@@ -637,3 +649,34 @@ def test_two_stores_on_one_database_write_one_after_the_other(store_url: str) ->
     assert claims == []
     old.close()
     new.close()
+
+
+def test_a_writer_of_postgresql_that_falls_silent_holds_others_up_for_a_while_only(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose machine is lost amid a transaction; what it had not committed is undone."""
+    monkeypatch.setattr("al_ray.database.backends._PG_SILENT_SECONDS", 1.0)
+    url = postgresql_url(postgresql, "silent_writer")
+    silent, other = Database(url), Database(url)
+    with pytest.raises(DBAPIError), silent.begin() as connection:
+        silent.enqueue(connection, [request("of the silent")])
+        enqueue(other, request("of another"))
+        silent.enqueue(connection, [request("too late")])
+    assert other.rollout_ids() == ["of another"]
+    enqueue(silent, request("later"))
+    assert other.rollout_ids() == ["of another", "later"]
+    silent.close()
+    other.close()
+
+
+def test_who_waits_in_vain_for_another_writer_is_told_so(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("al_ray.database.backends._PG_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("al_ray.database.backends.open_sqlite", partial(open_sqlite, busy_seconds=0.3))
+    busy, waiting = Database(store_url), Database(store_url)
+    with busy.begin(), pytest.raises(StoreError, match=r"the store .* cannot be written: another process"):
+        enqueue(waiting, request("a"))
+    enqueue(waiting, request("a"))
+    busy.close()
+    waiting.close()

@@ -52,6 +52,11 @@ def test_evaluations_of_other_tasks_are_refused() -> None:
         UserError, match=re.escape("tasks: 'a; b': nothing can be compared: 1 only in the first")
     ):
         compared(scores(a=[1.0]), scores(b=[1.0]), "reward")
+    here, there = (
+        {"a": TaskScores({"database": f"{folder}/x.sqlite"}, {"a/0": {"reward": 1.0}})}
+        for folder in ("/here", "/there")
+    )
+    assert not compared(here, there, "reward").left_out, "they are the same but for their place"
     other = {"a": TaskScores({"question": "another"}, {"a/0": {"reward": 1.0}})}
     with pytest.raises(UserError, match="1 of the same id, but with other data"):
         compared(scores(a=[1.0]), other, "reward")

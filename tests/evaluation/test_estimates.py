@@ -161,12 +161,29 @@ def test_one_change_among_many_tasks_proves_nothing() -> None:
 
 
 def test_differences_of_other_numbers_are_resampled_by_task() -> None:
-    """What both share cancels out: tasks that differ much and move alike leave no doubt."""
-    first = [0.1, 0.9, 0.4, 0.6]
-    found = paired(first, [value + 0.25 for value in first])
+    """What both share cancels out: tasks that differ much and move nearly alike leave little doubt."""
+    first, moves = [0.1, 0.9, 0.4, 0.6], [0.25, 0.25, 0.24, 0.26]
+    found = paired(first, [value + move for value, move in zip(first, moves, strict=True)])
     assert (found.method, found.value) == ("bootstrap", pytest.approx(0.25))
-    assert found.low == pytest.approx(0.25) and found.high == pytest.approx(0.25)
-    assert math.isnan(paired([0.1], [0.3]).low)
+    assert 0.24 <= found.low < 0.25 < found.high <= 0.26
+
+
+def test_where_all_values_are_equal_no_interval_is_told() -> None:
+    """They do not show how far others would be from them; zeros and ones do, by their shares."""
+    told = [
+        estimate([0.5] * 3),
+        paired([0.5] * 3, [0.5] * 3),
+        paired([0.1, 0.9, 0.4], [0.1 + 0.25, 0.9 + 0.25, 0.4 + 0.25]),  # but for their rounding
+        paired([0.1], [0.3]),
+        over_seeds([0.45, 0.45]),
+        over_seeds([1.0, 1.0]),
+        over_seeds_and_tasks([[0.5] * 3] * 2),
+        paired_over_seeds_and_tasks([[0.5] * 3] * 2, [[0.7] * 3] * 2),
+    ]
+    assert [found.interval(".2f") for found in told] == ["-"] * len(told)
+    assert all(math.isnan(found.low) and math.isnan(found.high) for found in told)
+    assert estimate([1.0] * 3).interval(".2f") == "0.44 to 1.00"
+    assert paired([1.0] * 3, [1.0] * 3).low < 0 < over_seeds_and_tasks([[0.0] * 3] * 2).high
 
 
 def test_the_interval_over_seeds_is_students() -> None:

@@ -63,6 +63,7 @@ def _say_everything(said: Console) -> None:
     said.evaluation("step 20", 0.5, 0.04, 128, 3.0)
     said.evaluation("step 20", 0.75, 0.04, 128, 3.0)
     said.evaluation("after grpo", 0.8125, 0.034, 128, 3.0, (0.5625, 0.46, 0.65))
+    said.evaluation("without an interval", 0.5, 0.0, 2, 3.0, (0.25, math.nan, math.nan))
     said.table("Placement", ("bundle", "tenants"), [(0, "engine 0, learner 0")])
     said.close()
 
@@ -88,6 +89,7 @@ def test_the_end_sums_up_every_evaluation_as_it_was_made_last() -> None:
     assert [line[2] for line in summary if line[:1] == ["step"]] == ["0.7500"]
     gained = ["+0.5625", "+0.4600", "to", "+0.6500"]
     assert ["after", "grpo", "0.8125", "±", "0.0340", "128", *gained] in summary
+    assert ["without", "an", "interval", "0.5000", "±", "0.0000", "2", "+0.2500", "-"] in summary
 
 
 def test_off_a_terminal_a_phase_is_told_of_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

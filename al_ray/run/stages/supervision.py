@@ -91,10 +91,15 @@ class Supervision:
 
     def _demonstrated(self) -> Sequence[Task]:
         """The tasks that have a demonstration: the same for every stage of a recipe, and for every recipe
-        with its seed."""
+        with its seed. Where a source has fewer than its share, the others have more."""
         count = self.settings.demonstrations
         if count is None:
             return self.tasks
         sources = sources_of(self.recipe.data, self.tasks)
-        chosen = mixed_tasks_of_step(sources, count, 0, (self.recipe.seed,))
-        return list({task.id: task for task in chosen}.values())
+        chosen: dict[str, Task] = {}
+        turn = 0
+        while len(chosen) < min(count, len(self.tasks)):
+            more = mixed_tasks_of_step(sources, count, turn, (self.recipe.seed,), chosen)
+            chosen |= {task.id: task for task in more}
+            turn += 1
+        return [*chosen.values()][:count]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -12,7 +14,10 @@ import orjson
 import pytest
 import ray
 
+from al_ray.actors.gateway.actor import Gateway
 from al_ray.actors.runner.clock import absent
+from al_ray.database.backends import close_log, sqlite_url
+from al_ray.database.writer import Database
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import call_span, semconv
 from al_ray.types import Attempt, AttemptStatus
@@ -464,3 +469,14 @@ async def test_a_hundred_calls_at_once_are_all_answered_and_all_recorded(
     assert {reply.id for reply in replies} == {span.id for span in spans}
     order = [span.sequence for span in spans]
     assert order == sorted(set(order)) and len(order) == 100
+
+
+async def test_the_store_of_the_rollouts_that_are_repeated_is_only_read(tmp_path: Path) -> None:
+    """Its run has ended, and left one whole file."""
+    recorded, own = (sqlite_url(tmp_path / f"{name}.sqlite") for name in ("recorded", "own"))
+    Database(recorded).close()
+    close_log(recorded)
+    database = Database(own)
+    Gateway(replace(SPEC, recorded=recorded), own)._routes(database)
+    assert [file.name for file in tmp_path.glob("recorded*")] == ["recorded.sqlite"]
+    database.close()

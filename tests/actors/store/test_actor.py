@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from al_ray.actors.ray_errors import unwrapped
+from al_ray.actors.store.actor import Store
 from al_ray.database.query import Query
 from al_ray.database.schema import meta
 from al_ray.database.writer import Database
@@ -206,6 +207,38 @@ async def test_a_store_that_stood_still_hears_the_renewals_that_waited_with_it_f
     assert await renewed == [("a", 1)]
     (again,) = await claimed(store, "c3", wait=60.0)
     assert (again.request.id, again.attempt.number) == ("b", 2)
+
+
+async def test_a_store_that_is_started_anew_leaves_runners_the_time_to_renew(
+    store_place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leases that the one before gave are over by its clock, where the machine slept meanwhile. The runner
+    that is silent loses its attempt all the same."""
+    before = Store(store_place, lease_seconds=6.0)
+    await before.enqueue([request("a"), request("b")])
+    await before.claim("alive", "c1", 1, 0.0)
+    await before.claim("silent", "c2", 1, 0.0)
+    _end(before)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600.0)
+    after = Store(store_place, lease_seconds=6.0)
+    await after.heartbeat("driver", "driver", WorkerStatus.IDLE)
+    await asyncio.sleep(2.0)  # it has looked for leases that have run out
+    assert await after.renew("alive") == [("a", 1)]
+    waiting = asyncio.ensure_future(after.claim("other", "c3", 1, 60.0))
+    while not waiting.done():
+        assert await after.renew("alive") == [("a", 1)]
+        await asyncio.sleep(0.2)
+    (again,) = await waiting
+    assert (again.request.id, again.attempt.number) == ("b", 2)
+    _end(after)
+
+
+def _end(store: Store) -> None:
+    """One that is no actor, but of this process."""
+    assert store._expiring is not None
+    store._expiring.cancel()
+    store._database.close()
 
 
 def _put_clock(store: Any, jump: float) -> None:

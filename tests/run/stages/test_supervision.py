@@ -133,6 +133,25 @@ async def test_a_stage_with_few_demonstrations_shows_those_again_whatever_its_pl
     assert all(len(set(order)) == 30 for order in orders)
 
 
+async def test_as_many_tasks_have_a_demonstration_as_are_asked_for_also_where_a_source_has_few(
+    stage: Supervision,
+) -> None:
+    """The others have more; those that a source has in its share stay the same."""
+    tasks = [
+        Task(f"{name}/{index}", {SOURCE: name, "word": f"{name}/{index}"})
+        for name, count in (("small", 3), ("large", 97))
+        for index in range(count)
+    ]
+    sources = {name: SourceSection() for name in ("small", "large")}
+    data = stage.recipe.data.model_copy(update={"sources": sources})
+    recipe = stage.recipe.model_copy(update={"data": data})
+    for count in (4, 40, 100, 200):
+        settings = stage.settings.model_copy(update={"demonstrations": count})
+        shown = replace(stage, recipe=recipe, settings=settings, tasks=tasks)._demonstrated()
+        assert len({task.id for task in shown}) == len(shown) == min(count, 100)
+        assert sum(task.data[SOURCE] == "small" for task in shown) == (2 if count == 4 else 3)
+
+
 @pytest.mark.parametrize("aggregate", ["rollout_mean", "token_mean"])
 async def test_a_task_that_a_batch_shows_several_times_counts_as_often(
     stage: Supervision, aggregate: str
