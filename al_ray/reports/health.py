@@ -49,8 +49,8 @@ class Rule:
 
 
 RULES: Final[Sequence[Rule]] = (
-    Rule("health/failed", "of the rollouts failed and taught nothing", "mend what they died of, or say "
-         "what they are worth where it is the model's doing (transitions.failed_reward)"),
+    Rule("health/failed", "of the rollouts failed", "mend what they died of; where it is the model's doing, "
+         "they teach nothing unless transitions.failed_reward says what they are worth"),
     Rule("health/without_calls", "of the rollouts had no answer of the model and taught nothing",
          _ASK_THE_ENDPOINT),
     Rule("health/equal_groups", "of the groups have equal rewards, and nothing was learnt from them",
@@ -128,12 +128,15 @@ def warnings(
     return [_warning(rule, values, limits, outcomes, run) for rule in beyond]
 
 
-def useless(where: str, outcomes: Sequence[Outcome], run: Path) -> UselessRunError | None:
-    """Why a run whose rollouts all end so is not gone on with, if it is so."""
+def useless(
+    where: str, outcomes: Sequence[Outcome], run: Path, *, failures_teach: bool
+) -> UselessRunError | None:
+    """Why a run whose rollouts all end so is not gone on with, if it is so. ``failures_teach``: the model is
+    going to be taught to avoid those that are its own doing."""
     if not outcomes:
         return None
     again = "then start a new run: what has ended in this one is not run again"
-    if all(outcome.error is not None for outcome in outcomes):
+    if all(outcome.error is not None and not (failures_teach and outcome.by_model) for outcome in outcomes):
         return UselessRunError(
             f"{where}: all {len(outcomes)} rollouts failed{told_error(errors(outcomes)[0], run)}\n"
             f"  Mend that, {again}."
@@ -145,6 +148,13 @@ def useless(where: str, outcomes: Sequence[Outcome], run: Path) -> UselessRunErr
             f"  There is nothing to learn: {_ASK_THE_ENDPOINT}. Mend that, {again}."
         )
     return None
+
+
+def of_use(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics is of rollouts of which some have come to something."""
+    stepped = line.get("health/failed", 1) < 1 and line.get("health/without_calls", 1) < 1
+    evaluated = line.get("eval/accuracy") is not None and not line.get("eval/without_calls")
+    return stepped or evaluated
 
 
 def told_error(common: CommonError, run: Path) -> str:

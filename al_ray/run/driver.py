@@ -17,9 +17,9 @@ from typing import Final
 from ray.exceptions import RayError
 
 from al_ray.actors.keepers import MAX_LOST, Keepers
-from al_ray.errors import AlRayError, CheckpointError, LearnerLostError
+from al_ray.errors import AlRayError, CheckpointError, LearnerLostError, UselessRunError
 from al_ray.evaluation.evaluate import evaluate
-from al_ray.recipe import Recipe
+from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import (
     StageSpan,
     checkpoint_due,
@@ -30,8 +30,9 @@ from al_ray.recipe.schedule import (
 )
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
-from al_ray.reports.health import Health, useless, warnings
+from al_ray.reports.health import Health, of_use, useless, warnings
 from al_ray.reports.sinks import Sinks
+from al_ray.rollouts.outcome import Outcome
 from al_ray.run.agents import Agents
 from al_ray.run.folder import RunFolder
 from al_ray.run.forecast import SEEN, Forecast, forecast
@@ -82,8 +83,8 @@ class Run:
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
-        ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt. Whoever
-        interrupts it waits for a checkpoint of the steps that are done."""
+        ``UselessRunError`` after an evaluation or batch from which nothing can be learnt, if none before was
+        better. Whoever interrupts it waits for a checkpoint of the steps that are done."""
         self._keepers.start([heed(self.policy, self._save_what_is_done, self.console)])
         try:
             await self._train()
@@ -202,7 +203,7 @@ class Run:
             await self.policy.serve()
         served = time.perf_counter()
         batch = await stage.batch(step, self.agents, self.policy, self._show_rollouts)
-        if error := useless(f"step {step + 1}", batch.outcomes, self.folder.path):
+        if error := self._useless(f"step {step + 1}", batch.outcomes, span):
             self.metrics.log(step + 1, batch.metrics)
             raise error
         collected = time.perf_counter()
@@ -280,10 +281,23 @@ class Run:
         self.metrics.log(step, values)
         self._show_evaluation(step, values)
         run = self.folder.path
-        if error := useless(f"evaluation, {name}", found.outcomes, run):
+        coming = next((span for span in stage_spans(self.recipe) if step < span.end), None)
+        if error := self._useless(f"evaluation, {name}", found.outcomes, coming):
             raise error
         for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
             self.console.warning(f"evaluation, {name}: {warning}")
+
+    def _useless(
+        self, where: str, outcomes: Sequence[Outcome], span: StageSpan | None
+    ) -> UselessRunError | None:
+        """Why the run is not gone on with, in the stage of ``span``. One of which earlier rollouts came to
+        something is: it was set up well, and chance or an outage may fail all of a batch."""
+        shown = span is not None and isinstance(span.stage, SupervisedStage)
+        teach = shown or self.recipe.transitions.failed_reward is not None
+        error = useless(where, outcomes, self.folder.path, failures_teach=teach)
+        if error is not None and any(map(of_use, jsonl_sink.read(self.folder.path))):
+            return None
+        return error
 
     async def _means_before(self, step: int) -> Mapping[str, float] | None:
         """Of each task in the evaluation before. One that this process has not made is asked for once more,

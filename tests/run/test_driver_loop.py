@@ -17,10 +17,11 @@ from al_ray.errors import CheckpointError, LearnerLostError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import StageSpan
+from al_ray.recipe.schedule import StageSpan, stage_spans
 from al_ray.reports.console import Console
 from al_ray.reports.health import Health
 from al_ray.reports.jsonl_sink import JsonlSink
+from al_ray.rollouts.agent_error import AgentError
 from al_ray.rollouts.outcome import Outcome
 from al_ray.run.driver import Run
 from al_ray.run.folder import RunFolder
@@ -423,3 +424,30 @@ async def test_an_evaluation_that_this_process_has_made_is_not_read_again(
     sink.close(ok=True)
     assert asked == [4, 2, 6]
     assert [run._evaluated()[step]["eval/gain"] for step in (4, 6)] == pytest.approx([0.2, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("lines", "step", "failed_reward", "ends"),
+    [
+        ([], 3, None, True),
+        ([{"step": 2, "health/failed": 1.0, "health/without_calls": 0.0}], 3, None, True),
+        ([{"step": 2, "health/failed": 0.5, "health/without_calls": 0.0}], 3, None, False),
+        ([{"step": 0, "eval/accuracy": 0.5, "eval/without_calls": 0}], 3, None, False),
+        ([], 3, -1.0, False),
+        ([], 0, None, False),
+        ([], 2, None, True),
+    ],
+)
+def test_a_run_whose_rollouts_all_failed_ends_unless_that_teaches_or_earlier_ones_were_better(
+    lines: list[dict[str, Any]], step: int, failed_reward: float | None, ends: bool, tmp_path: Path
+) -> None:
+    """By the model's doing. What a model fails at before it was shown how, after 0 of the recipe's two
+    supervised steps, says nothing."""
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    transitions = RECIPE.transitions.model_copy(update={"failed_reward": failed_reward})
+    recipe = RECIPE.model_copy(update={"transitions": transitions})
+    nothing: Any = None
+    run = Run(recipe, RunFolder(tmp_path), nothing, nothing, nothing, nothing, (), (), nothing)
+    coming = next(span for span in stage_spans(recipe) if step < span.end)
+    failed = [Outcome("r", AgentError("ValueError: no answer"), by_model=True)]
+    assert (run._useless("evaluation", failed, coming) is not None) is ends

@@ -250,9 +250,8 @@ class Grouped(ABC):
         """By the keys of ``al_ray.reports.names``."""
         transitions = self.recipe.transitions
         episodes = [episode for group in self.reported(learnt) for episode in group]
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        by_model = sum(map(is_the_models_doing, rollouts))
-        readable = sum(rollout.status is RolloutStatus.SUCCEEDED for rollout in rollouts)
+        by_model = sum(outcome.by_model for outcome in outcomes)
+        readable = sum(outcome.error is None for outcome in outcomes)
         readable += by_model if transitions.failed_reward is not None else 0
         equal = [group for group in learnt.comparable if len({each.reward for each in group}) == 1]
         return {
