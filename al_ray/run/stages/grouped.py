@@ -39,7 +39,7 @@ from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
 from al_ray.run.stages.asked import Asked, Progress
-from al_ray.run.stages.batch import Batch, Measures
+from al_ray.run.stages.batch import Batch, Lesson, Measures
 from al_ray.run.stages.history import History, Tries, told_of, worth_of
 from al_ray.run.stages.staleness import require_fresh
 from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, SpanKind, Task, Trajectory
@@ -68,6 +68,8 @@ class Learnt:
     told: Mapping[str, float] = field(default_factory=dict)
     """What else there is to tell of it, by the keys of ``al_ray.reports.names``."""
     passes: Passes = ONCE
+    lesson: Lesson | None = None
+    """The critic's, where there is one."""
 
     @property
     def reasons(self) -> Mapping[str, str | None]:
@@ -242,7 +244,9 @@ class Grouped(ABC):
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
         metrics = self.metrics(groups, learnt, outcomes, policy.served_version)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(learnt.rows, learnt.loss, learnt.passes, metrics, examples, outcomes)
+        return Batch(
+            learnt.rows, learnt.loss, learnt.passes, learnt.lesson, metrics, examples, outcomes
+        )
 
     def metrics(
         self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
