@@ -76,7 +76,8 @@ RULES: Final[Sequence[Rule]] = (
     Rule("optim/steps_refused", "of the update was refused: its gradient is not finite, and moved nothing",
          "lower the learning rate, or use a more exact model.dtype"),
     Rule("health/wasted_tokens", "of the sampled tokens came from rollouts without a gradient",
-         "see which of the numbers of health are high: failed, dropped_groups or equal_groups"),
+         "see which of the numbers of health are high: failed, dropped_groups or equal_groups; where "
+         "rejection sampling finds too few rollouts worth imitating, lower its threshold"),
 )  # fmt: skip
 
 
@@ -105,12 +106,23 @@ class Health:
 
     def step(self, values: Mapping[str, float], outcomes: Sequence[Outcome]) -> list[str]:
         """The new warnings about a step."""
-        beyond = [rule for rule in RULES if _is_beyond(rule, values, self.limits)]
-        self._steps += 1
-        self._beyond.update(rule.limit for rule in beyond)
+        beyond = self._counted(values)
         new = [rule for rule in beyond if rule.limit not in self._held]
         self._held = {rule.limit for rule in beyond}
         return [_warning(rule, values, self.limits, outcomes, self.run) for rule in new]
+
+    def recall(self, line: Mapping[str, Any]) -> None:
+        """A line of metrics that an earlier life of the run has told."""
+        self.entropy_fall(line)
+        if "stage" in line:
+            self._counted(line)
+
+    def _counted(self, values: Mapping[str, Any]) -> list[Rule]:
+        """Those that a step passes."""
+        beyond = [rule for rule in RULES if _is_beyond(rule, values, self.limits)]
+        self._steps += 1
+        self._beyond.update(rule.limit for rule in beyond)
+        return beyond
 
     def summary(self) -> list[str]:
         """In how many steps each limit was passed, the most often first."""
@@ -167,8 +179,9 @@ def told_error(common: CommonError, run: Path) -> str:
     )
 
 
-def _is_beyond(rule: Rule, values: Mapping[str, float], limits: HealthSection) -> bool:
-    return values.get(rule.key, 0.0) > getattr(limits, rule.limit)
+def _is_beyond(rule: Rule, values: Mapping[str, Any], limits: HealthSection) -> bool:
+    """Not where a line of metrics has no number."""
+    return (values.get(rule.key) or 0.0) > getattr(limits, rule.limit)
 
 
 def _warning(
