@@ -6,58 +6,54 @@ his own answers is not counted. What broke around the agent says nothing of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Final
 
 from al_ray.traces import call_span, semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus, Span
 
-_BY_SOURCE: Final[Mapping[str, Sequence[str]]] = {
-    "hooks": ("agent.before", "agent.after"),
-    "al_ray": ("EngineUnavailableError", "HostedModelError", "ServiceUnavailableError"),
+_BY_SOURCE: Final = {
+    "hooks": "agent.after agent.before",
+    "al_ray": "EngineUnavailableError HostedModelError ServiceUnavailableError",
     "Python's sockets": (
-        *("BrokenPipeError", "ConnectionAbortedError", "ConnectionError", "ConnectionRefusedError"),
-        *("ConnectionResetError", "gaierror", "herror", "SSLCertVerificationError", "SSLEOFError", "SSLError"),
-        *("SSLSyscallError", "SSLWantReadError", "SSLWantWriteError", "SSLZeroReturnError"),
+        "BrokenPipeError ConnectionAbortedError ConnectionError ConnectionRefusedError ConnectionResetError "
+        "gaierror herror SSLCertVerificationError SSLEOFError SSLError SSLSyscallError SSLWantReadError "
+        "SSLWantWriteError SSLZeroReturnError"
     ),
     "asyncio, http.client, urllib": (
-        *("IncompleteReadError", "BadStatusLine", "IncompleteRead", "RemoteDisconnected"),
-        *("ContentTooShortError", "URLError"),
+        "BadStatusLine ContentTooShortError IncompleteRead IncompleteReadError RemoteDisconnected URLError"
     ),
     "httpx, httpcore": (
-        *("ConnectError", "ConnectTimeout", "CloseError", "NetworkError", "PoolTimeout", "ProxyError"),
-        *("httpcore.ReadError", "httpx.ReadError", "ReadTimeout", "RemoteProtocolError", "TimeoutException"),
-        *("WriteError", "WriteTimeout"),
+        "CloseError ConnectError ConnectTimeout httpcore.ReadError httpx.ReadError NetworkError PoolTimeout "
+        "ProxyError ReadTimeout RemoteProtocolError TimeoutException WriteError WriteTimeout"
     ),
     "requests, beside SSLError, ProxyError and others that are called as above": (
-        *("ChunkedEncodingError", "requests.exceptions.RetryError", "requests.exceptions.Timeout"),
+        "ChunkedEncodingError requests.exceptions.RetryError requests.exceptions.Timeout"
     ),
     "urllib3": (
-        *("ConnectTimeoutError", "EmptyPoolError", "InvalidChunkLength", "MaxRetryError"),
-        *("NameResolutionError", "NewConnectionError", "ReadTimeoutError"),
-        *("urllib3.exceptions.ProtocolError", "urllib3.exceptions.TimeoutError"),
+        "ConnectTimeoutError EmptyPoolError InvalidChunkLength MaxRetryError NameResolutionError "
+        "NewConnectionError ReadTimeoutError urllib3.exceptions.ProtocolError "
+        "urllib3.exceptions.TimeoutError"
     ),
     "aiohttp": (
-        *("ClientConnectionError", "ClientConnectionResetError", "ClientConnectorCertificateError"),
-        *("ClientConnectorDNSError", "ClientConnectorError", "ClientConnectorSSLError"),
-        *("ClientHttpProxyError", "ClientOSError", "ClientPayloadError", "ClientProxyConnectionError"),
-        *("ClientSSLError", "ConnectionTimeoutError", "ServerConnectionError", "ServerDisconnectedError"),
-        *("ServerFingerprintMismatch", "ServerTimeoutError", "SocketTimeoutError", "UnixClientConnectorError"),
+        "ClientConnectionError ClientConnectionResetError ClientConnectorCertificateError "
+        "ClientConnectorDNSError ClientConnectorError ClientConnectorSSLError ClientHttpProxyError "
+        "ClientOSError ClientPayloadError ClientProxyConnectionError ClientSSLError ConnectionTimeoutError "
+        "ServerConnectionError ServerDisconnectedError ServerFingerprintMismatch ServerTimeoutError "
+        "SocketTimeoutError UnixClientConnectorError"
     ),
     "openai": (
-        *("APIConnectionError", "APITimeoutError", "InternalServerError", "RateLimitError"),
-        *("WebSocketConnectionClosedError",),
+        "APIConnectionError APITimeoutError InternalServerError RateLimitError WebSocketConnectionClosedError"
     ),
     "anthropic, beside those that are called as openai's": (
-        *("CMEKContextUnavailableError", "CMEKKeyUnreachableError", "ContractSpendLimitReachedError"),
-        *("DeadlineExceededError", "EnforcedSpendLimitReachedError", "GatewayTimeoutError"),
-        *("HTTPNotImplementedError", "OverloadedError", "RampLimitExceededError", "RequestTimeoutError"),
+        "CMEKContextUnavailableError CMEKKeyUnreachableError ContractSpendLimitReachedError "
+        "DeadlineExceededError EnforcedSpendLimitReachedError GatewayTimeoutError HTTPNotImplementedError "
+        "OverloadedError RampLimitExceededError RequestTimeoutError"
     ),
 }
-"""By ``Attempt.error_names``; in full where others call something else so. Not among them: ``TimeoutError``, by
-which an agent tells that its own time is over; and what says that a server did not like what it was asked, or
-that a file is missing, which the model may have named."""
-AROUND_THE_AGENT: Final = tuple(name for names in _BY_SOURCE.values() for name in names)
+"""Names of ``Attempt.error_names``; in full where others call something else so. Not among them:
+``TimeoutError``, by which an agent tells that its own time is over; and what says that a server did not like
+what it was asked, or that a file is missing, which the model may have named."""
+AROUND_THE_AGENT: Final = tuple(" ".join(_BY_SOURCE.values()).split())
 """The errors by which the clients of model and services tell that these failed, and the recipe's hooks."""
 
 

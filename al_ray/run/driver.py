@@ -157,7 +157,7 @@ class Run:
     def _recall(self) -> None:
         """What the lives of this run before this process have told."""
         for line in jsonl_sink.read(self.folder.path):
-            self.health.entropy_fall(line)
+            self.health.recall(line)
         for step, values in self._evaluated().items():
             self._show_evaluation(step, values)
 

@@ -11,7 +11,6 @@ from al_ray.types.spans import Span
 from al_ray.types.tasks import Mode, Task
 from al_ray.types.value import JSON, Value
 
-
 HOOK_FAILED: Final = " failed:\n\n"
 """Stands between the key of a hook, ``agent.after`` say, and what it raised, in the error of an attempt."""
 
@@ -115,8 +114,9 @@ class Attempt(Value):
 
     @property
     def error_names(self) -> frozenset[str]:
-        """By which it is known what failed it: the class of the error, in full (``openai.APIConnectionError``)
-        and its last part; and, where a hook raised it, the hook's key (``agent.after``)."""
+        """By which it is known what failed it: the class of the error, in full
+        (``openai.APIConnectionError``) and its last part; and, where a hook raised it, the hook's key
+        (``agent.after``)."""
         if self.error_class is None:
             return frozenset()
         hook, is_of_hook, _ = (self.error or "").partition(HOOK_FAILED)

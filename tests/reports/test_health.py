@@ -102,6 +102,16 @@ def test_a_warning_is_given_when_it_begins_to_hold_and_summed_up_at_the_end() ->
     assert health.summary() == ["health.equal_groups passed in 3 of 4 steps"]
 
 
+def test_what_an_earlier_life_of_the_run_told_is_in_its_sum() -> None:
+    """And what goes on is warned of anew."""
+    health = Health(LIMITS, RUN)
+    for failed in (0.9, 0.9, 0.0, None):
+        health.recall({"step": 1, "stage": 0.0, "health/failed": failed})
+    health.recall({"step": 1, "eval/accuracy": 0.5})
+    assert len(health.step({"health/failed": 0.9}, FINE)) == 1
+    assert health.summary() == ["health.failed passed in 3 of 5 steps"]
+
+
 def test_entropy_falls_from_the_first_step_of_its_stage() -> None:
     health = Health(LIMITS, RUN)
     lines = [(0.0, 2.0), (0.0, 0.5), (1.0, 1.0), (1.0, 1.5), (1.0, 0.25)]

@@ -364,7 +364,10 @@ async def test_a_checkpoint_for_a_node_that_is_to_go_is_tried_once_a_step_and_it
 
 @pytest.mark.parametrize(
     ("limit", "told"),
-    [(120.0, "interrupted after step 3; --resume"), (0.05, "no checkpoint of the last steps: not within 0.05 s")],
+    [
+        (120.0, "interrupted after step 3; --resume"),
+        (0.05, "no checkpoint of the last steps: not within 0.05 s"),
+    ],
 )
 async def test_who_interrupts_a_run_that_writes_a_checkpoint_waits_for_that_one(
     limit: float, told: str, monkeypatch: pytest.MonkeyPatch

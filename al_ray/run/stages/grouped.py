@@ -147,7 +147,7 @@ class Grouped(ABC):
         """What is learnt from the rollouts of a step. Those of the next ones are asked for too, as far as
         they are due, and go on meanwhile."""
         asked = await self.ask(step, agents)
-        ahead = {"rollout/ahead": asked.ended}
+        ahead = {"rollout/ahead": asked.ended, "rollout/recorded": asked.recorded}
         groups = await self.groups(step, agents, progress)
         judges = await asyncio.to_thread(self.judges, step, agents.records) if agents.judges else []
         of_judges = judge_metrics(step, judges)
@@ -244,9 +244,7 @@ class Grouped(ABC):
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
         metrics = self.metrics(groups, learnt, outcomes, policy.served_version)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(
-            learnt.rows, learnt.loss, learnt.passes, learnt.lesson, metrics, examples, outcomes
-        )
+        return Batch(learnt.rows, learnt.loss, learnt.passes, learnt.lesson, metrics, examples, outcomes)
 
     def metrics(
         self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int

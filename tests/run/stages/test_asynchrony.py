@@ -103,6 +103,9 @@ class Agents:
         self._world = world
         self._withdraws = withdraws
 
+    async def recorded(self, requests: Sequence[RolloutRequest]) -> float:
+        return 0.0
+
     async def ask(self, requests: Sequence[RolloutRequest]) -> None:
         for request in requests:
             task = self._world.asked.setdefault(request.id, request.task)

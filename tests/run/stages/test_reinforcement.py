@@ -111,6 +111,9 @@ class Simulated:
         self.solves = solves
         self.asked: list[list[RolloutRequest]] = []
 
+    async def recorded(self, requests: Sequence[RolloutRequest]) -> float:
+        return 0.0
+
     async def ask(self, requests: Sequence[RolloutRequest]) -> None:
         self.asked.append(list(requests))
 
