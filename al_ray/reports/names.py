@@ -127,8 +127,8 @@ FURTHER: Final[Sequence[Metric]] = (
     Metric("judge/groups", "groups", "Groups that `agent.judge` was asked to reward."),
     Metric("judge/failed", "groups", "Those of them on which it failed: they are left out."),
     Metric("rollout/ahead", "share", "Rollouts that had ended before their step began (`staleness`)."),
-    Metric("rollout/recorded", "share", "Groups that were there before the step asked for them: of a step that "
-           "is repeated, whose time is not that of others."),
+    Metric("rollout/recorded", "share", "Groups that were there before the step asked for them: of a step "
+           "that is repeated, whose time is not that of others."),
     Metric("curriculum/tried", "share", "Training tasks that were tried before the step."),
     Metric("curriculum/always_solved", "share", "Training tasks whose last rollouts all solved them."),
     Metric("curriculum/never_solved", "share", "Training tasks that were tried, and not solved lately."),
