@@ -141,14 +141,14 @@ def warnings(
 
 
 def useless(
-    where: str, outcomes: Sequence[Outcome], run: Path, *, failures_teach: bool
+    where: str, outcomes: Sequence[Outcome], run: Path, *, excuses_model: bool
 ) -> UselessRunError | None:
-    """Why a run whose rollouts all end so is not gone on with, if it is so. ``failures_teach``: the model is
-    going to be taught to avoid those that are its own doing."""
+    """Why a run whose rollouts all end so is not gone on with, if it is so. ``excuses_model``: failures that
+    are the model's own doing do not count."""
     if not outcomes:
         return None
     again = "then start a new run: what has ended in this one is not run again"
-    if all(outcome.error is not None and not (failures_teach and outcome.by_model) for outcome in outcomes):
+    if all(outcome.error is not None and not (excuses_model and outcome.by_model) for outcome in outcomes):
         return UselessRunError(
             f"{where}: all {len(outcomes)} rollouts failed{told_error(errors(outcomes)[0], run)}\n"
             f"  Mend that, {again}."
@@ -162,11 +162,14 @@ def useless(
     return None
 
 
-def of_use(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics is of rollouts of which some have come to something."""
-    stepped = line.get("health/failed", 1) < 1 and line.get("health/without_calls", 1) < 1
-    evaluated = line.get("eval/accuracy") is not None and not line.get("eval/without_calls")
-    return stepped or evaluated
+def trained_well(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics is of a step of which some rollouts have come to something."""
+    return line.get("health/failed", 1) < 1 and line.get("health/without_calls", 1) < 1
+
+
+def evaluated_well(line: Mapping[str, Any]) -> bool:
+    """Whether it is of an evaluation of which some have."""
+    return line.get("eval/accuracy") is not None and not line.get("eval/without_calls")
 
 
 def told_error(common: CommonError, run: Path) -> str:

@@ -30,7 +30,7 @@ from al_ray.recipe.schedule import (
 )
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
-from al_ray.reports.health import Health, of_use, useless, warnings
+from al_ray.reports.health import Health, evaluated_well, trained_well, useless, warnings
 from al_ray.reports.sinks import Sinks
 from al_ray.rollouts.outcome import Outcome
 from al_ray.run.agents import Agents
@@ -204,7 +204,7 @@ class Run:
             await self.policy.serve()
         served = time.perf_counter()
         batch = await stage.batch(step, self.agents, self.policy, self._show_rollouts)
-        if error := self._useless(f"step {step + 1}", batch.outcomes, span):
+        if error := self._useless(f"step {step + 1}", batch.outcomes, span, of_evaluation=False):
             self.metrics.log(step + 1, batch.metrics)
             raise error
         collected = time.perf_counter()
@@ -285,22 +285,26 @@ class Run:
         self._show_evaluation(step, values)
         run = self.folder.path
         coming = next((span for span in stage_spans(self.recipe) if step < span.end), None)
-        if error := self._useless(f"evaluation, {name}", found.outcomes, coming):
+        if error := self._useless(f"evaluation, {name}", found.outcomes, coming, of_evaluation=True):
             raise error
         for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
             self.console.warning(f"evaluation, {name}: {warning}")
 
     def _useless(
-        self, where: str, outcomes: Sequence[Outcome], span: StageSpan | None
+        self, where: str, outcomes: Sequence[Outcome], span: StageSpan | None, *, of_evaluation: bool
     ) -> UselessRunError | None:
-        """Why the run is not gone on with, in the stage of ``span``. One of which earlier rollouts came to
-        something is: it was set up well, and chance or an outage may fail all of a batch."""
-        shown = span is not None and isinstance(span.stage, SupervisedStage)
-        teach = shown or self.recipe.transitions.failed_reward is not None
-        error = useless(where, outcomes, self.folder.path, failures_teach=teach)
-        if error is not None and any(map(of_use, jsonl_sink.read(self.folder.path))):
+        """Why the run is not gone on with, in the stage of ``span``. One of which such rollouts came to
+        something before is: it was set up well, and chance or an outage may fail all of a batch."""
+        run = self.folder.path
+        if useless(where, outcomes, run, excuses_model=False) is None:
             return None
-        return error
+        lines = jsonl_sink.read(run)
+        evaluated = any(map(evaluated_well, lines))
+        if any(map(trained_well, lines)) or (of_evaluation and evaluated):
+            return None
+        shown = span is not None and isinstance(span.stage, SupervisedStage)
+        taught = shown or self.recipe.transitions.failed_reward is not None
+        return useless(where, outcomes, run, excuses_model=taught or evaluated)
 
     async def _means_before(self, step: int) -> Mapping[str, float] | None:
         """Of each task in the evaluation before. One that this process has not made is asked for once more,

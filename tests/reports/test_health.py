@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.recipe import HealthSection
-from al_ray.reports.health import RULES, Health, of_use, useless, warnings
+from al_ray.reports.health import RULES, Health, evaluated_well, trained_well, useless, warnings
 from al_ray.reports.names import METRICS
 from al_ray.rollouts.agent_error import AgentError
 from al_ray.rollouts.outcome import Outcome
@@ -59,39 +59,39 @@ def test_rollouts_without_a_call_are_told_with_one_of_them() -> None:
 
 def test_a_run_is_of_no_use_where_all_rollouts_failed_or_none_was_answered() -> None:
     for outcomes in ((), FINE, [*FINE, *FAILED], [*FAILED, Outcome("r", called=False)][3:] + FINE):
-        assert useless("step 1", outcomes, RUN, failures_teach=False) is None
-    failed = str(useless("step 1", FAILED, RUN, failures_teach=True))
+        assert useless("step 1", outcomes, RUN, excuses_model=False) is None
+    failed = str(useless("step 1", FAILED, RUN, excuses_model=True))
     assert failed.startswith("step 1: all 4 rollouts failed; the commonest error, of 4:\n")
     assert failed.count("ValueError: no column a") == 1 and "/home/me/agent.py, line 7" in failed
     untrained = [Outcome("r", called=False), FAILED[0]]
-    silent = str(useless("evaluation, untrained", untrained, RUN, failures_teach=False))
+    silent = str(useless("evaluation, untrained", untrained, RUN, excuses_model=False))
     assert "answered no call of any of the 2 rollouts" in silent
     assert "al-ray rollouts outputs/toy/a r" in silent and "llm.base_url" in silent
 
 
 def test_failures_that_are_the_models_doing_end_a_run_only_where_they_teach_nothing() -> None:
     by_model = [Outcome(f"step-000000/2/{i}", BROKEN, by_model=True) for i in range(2)]
-    assert useless("step 1", by_model, RUN, failures_teach=True) is None
-    assert useless("step 1", [*FAILED, *by_model], RUN, failures_teach=True) is None
-    assert "all 2 rollouts failed" in str(useless("step 1", by_model, RUN, failures_teach=False))
+    assert useless("step 1", by_model, RUN, excuses_model=True) is None
+    assert useless("step 1", [*FAILED, *by_model], RUN, excuses_model=True) is None
+    assert "all 2 rollouts failed" in str(useless("step 1", by_model, RUN, excuses_model=False))
 
 
 @pytest.mark.parametrize(
-    ("line", "is_of_use"),
+    ("line", "well"),
     [
-        ({"health/failed": 0.9, "health/without_calls": 0.9}, True),
-        ({"health/failed": 1.0, "health/without_calls": 0.0}, False),
-        ({"health/failed": 0.0, "health/without_calls": 1.0}, False),
-        ({"eval/accuracy": 0.0, "eval/without_calls": 0}, True),
-        ({"eval/accuracy": None, "eval/without_calls": 0}, False),
-        ({"eval/accuracy": 1.0, "eval/without_calls": 2}, False),
-        ({"time/checkpoint": 1.0}, False),
+        ({"health/failed": 0.9, "health/without_calls": 0.9}, (True, False)),
+        ({"health/failed": 1.0, "health/without_calls": 0.0}, (False, False)),
+        ({"health/failed": 0.0, "health/without_calls": 1.0}, (False, False)),
+        ({"eval/accuracy": 0.0, "eval/without_calls": 0}, (False, True)),
+        ({"eval/accuracy": None, "eval/without_calls": 0}, (False, False)),
+        ({"eval/accuracy": 1.0, "eval/without_calls": 2}, (False, False)),
+        ({"time/checkpoint": 1.0}, (False, False)),
     ],
 )
 def test_rollouts_have_come_to_something_where_some_went_well_and_asked_the_model(
-    line: dict[str, float | None], is_of_use: bool
+    line: dict[str, float | None], well: tuple[bool, bool]
 ) -> None:
-    assert of_use(line) is is_of_use
+    assert (trained_well(line), evaluated_well(line)) == well
 
 
 def test_a_warning_is_given_when_it_begins_to_hold_and_summed_up_at_the_end() -> None:

@@ -483,28 +483,37 @@ async def test_an_evaluation_that_this_process_has_made_is_not_read_again(
     assert [run._evaluated()[step]["eval/gain"] for step in (4, 6)] == pytest.approx([0.2, 0.2])
 
 
+TRAINED_WELL = {"step": 2, "health/failed": 0.5, "health/without_calls": 0.0}
+EVALUATED_WELL = {"step": 0, "eval/accuracy": 0.5, "eval/without_calls": 0}
+ALL_FAILED = {"step": 2, "health/failed": 1.0, "health/without_calls": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("lines", "step", "failed_reward", "ends"),
-    [
-        ([], 3, None, True),
-        ([{"step": 2, "health/failed": 1.0, "health/without_calls": 0.0}], 3, None, True),
-        ([{"step": 2, "health/failed": 0.5, "health/without_calls": 0.0}], 3, None, False),
-        ([{"step": 0, "eval/accuracy": 0.5, "eval/without_calls": 0}], 3, None, False),
-        ([], 3, -1.0, False),
-        ([], 0, None, False),
-        ([], 2, None, True),
+    ("line", "step", "failed_reward", "ends"),
+    [  # of a batch by the model's doing, of one by others', of an evaluation by others'
+        (ALL_FAILED, 3, None, (True, True, True)),
+        (TRAINED_WELL, 3, None, (False, False, False)),
+        (EVALUATED_WELL, 3, None, (False, True, False)),
+        (ALL_FAILED, 3, -1.0, (False, True, True)),
+        (ALL_FAILED, 0, None, (False, True, True)),
+        (ALL_FAILED, 2, None, (True, True, True)),
     ],
 )
-def test_a_run_whose_rollouts_all_failed_ends_unless_that_teaches_or_earlier_ones_were_better(
-    lines: list[dict[str, Any]], step: int, failed_reward: float | None, ends: bool, tmp_path: Path
+def test_a_run_whose_rollouts_all_failed_ends_unless_that_teaches_or_such_ones_were_better_before(
+    line: dict[str, Any], step: int, failed_reward: float | None, ends: tuple[bool, ...], tmp_path: Path
 ) -> None:
-    """By the model's doing. What a model fails at before it was shown how, after 0 of the recipe's two
-    supervised steps, says nothing."""
-    (tmp_path / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    """What a model fails at before it was shown how, after 0 of the recipe's two supervised steps, says
+    nothing; and an evaluation that went well says of a batch that its agents can do it, as far as it is the
+    model's to do."""
+    (tmp_path / "metrics.jsonl").write_bytes(orjson.dumps(line) + b"\n")
     transitions = RECIPE.transitions.model_copy(update={"failed_reward": failed_reward})
     recipe = RECIPE.model_copy(update={"transitions": transitions})
     nothing: Any = None
     run = Run(recipe, RunFolder(tmp_path), nothing, nothing, nothing, nothing, (), (), nothing)
     coming = next(span for span in stage_spans(recipe) if step < span.end)
-    failed = [Outcome("r", AgentError("ValueError: no answer"), by_model=True)]
-    assert (run._useless("evaluation", failed, coming) is not None) is ends
+    found = []
+    for by_model, of_evaluation in ((True, False), (False, False), (False, True)):
+        failed = [Outcome("r", AgentError("ValueError: no answer"), by_model=by_model)]
+        error = run._useless("evaluation", failed, coming, of_evaluation=of_evaluation)
+        found.append(error is not None)
+    assert tuple(found) == ends
