@@ -90,7 +90,7 @@ class UnreadableError(AlRayError):
 
 
 class ToldError(AlRayError):
-    """An error of another process, as that process told it: ``str`` of it is the traceback."""
+    """An error of another process, or of a hook, as it is told: ``str`` of it holds the traceback."""
 
     def __init__(self, told: str, error_class: str) -> None:
         self.error_class = error_class

@@ -23,6 +23,5 @@ def is_retried(rules: RetryRules, ended: Attempt, ends: Sequence[str]) -> bool:
         return False
     if ended.status is not AttemptStatus.FAILED:
         return True
-    names = {ended.error_class, (ended.error_class or "").rpartition(".")[2]}
-    wanted = rules.errors is None or not names.isdisjoint(rules.errors)
-    return wanted and names.isdisjoint(rules.never_errors)
+    wanted = rules.errors is None or not ended.error_names.isdisjoint(rules.errors)
+    return wanted and ended.error_names.isdisjoint(rules.never_errors)

@@ -19,7 +19,6 @@ import orjson
 from al_ray.errors import UnreadableError
 from al_ray.evaluation.estimates import Estimate, estimate, pass_at_k
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.rollouts.outcome import Outcome, outcome_of
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.types import JSON, Attempt, AttemptStatus, Rollout, RolloutStatus, Task, Trajectory
@@ -63,7 +62,7 @@ def result_of(rollout: Rollout, settings: TransitionsSection, model: str) -> Res
     """What counts of an ended rollout; ``model`` is the name of the one that is evaluated."""
     task, group, outcome = rollout.request.task, rollout.request.group, outcome_of(rollout, model)
     if rollout.status is not RolloutStatus.SUCCEEDED:
-        worth = (settings.failed_reward or 0.0) if is_the_models_doing(rollout, model) else None
+        worth = (settings.failed_reward or 0.0) if outcome.by_model else None
         reason = _reason(rollout.status, rollout.attempts)
         return Result(task, group, None, outcome, failure=reason, failed_reward=worth)
     try:

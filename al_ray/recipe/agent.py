@@ -48,7 +48,8 @@ class RetrySection(Section):
     """How an attempt must have ended to be tried again."""
     errors: list[str] | None = None
     """Of failed attempts, only those that raised one of these, by full or bare class name, for example
-    ``openai.APIConnectionError``. None: whatever they raised."""
+    ``openai.APIConnectionError``, or that such a hook failed: ``agent.before``, ``agent.after``. None:
+    whatever they raised."""
     never_errors: list[str] = []
     """... and none that raised one of these."""
 

@@ -13,7 +13,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class HealthSection(Section):
     """The most of each that is well; beyond it, the run says what that means and what to do. 1: never. What
-    makes a run useless, that all rollouts failed or none asked the model, ends it whatever stands here."""
+    makes a run useless from its beginning, that all rollouts failed or none asked the model, ends it whatever
+    stands here."""
 
     failed: Share = 0.2
     """Rollouts that failed."""

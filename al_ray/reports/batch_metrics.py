@@ -77,8 +77,8 @@ def health_metrics(
     trains: Callable[[Row], bool],
 ) -> dict[str, float]:
     """Shares, and the tokens of which one is: ``kept`` are the groups that can be compared, ``unequal`` the
-    ids of those that are no equals, ``rows`` what is made of them, each of which has a gradient if it
-    ``trains``."""
+    ids of those of which something is learnt, ``rows`` what is made of them, each of which has a gradient if
+    it ``trains``."""
     learning = {row.rollout_id for row in rows if trains(row)}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     sampled = {
@@ -93,11 +93,15 @@ def health_metrics(
         "rollout/sampled_tokens": total,
         "health/failed": _mean([outcome.error is not None for outcome in outcomes]),
         "health/without_calls": _mean([not outcome.called for outcome in outcomes]),
-        "health/equal_groups": _mean([group[0].group not in unequal for group in kept]),
+        "health/equal_groups": _mean([group[0].group not in unequal and _are_equal(group) for group in kept]),
         "health/dropped_groups": 1 - len(kept) / len(groups) if groups else 0.0,
         "health/branches": branches / max(branches + lineage["lineage/continued"], 1),
         "health/wasted_tokens": wasted / max(total, 1),
     }
+
+
+def _are_equal(group: Sequence[Trajectory]) -> bool:
+    return len({each.reward for each in group}) == 1
 
 
 def call_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -49,8 +49,8 @@ class Rule:
 
 
 RULES: Final[Sequence[Rule]] = (
-    Rule("health/failed", "of the rollouts failed and taught nothing", "mend what they died of, or say "
-         "what they are worth where it is the model's doing (transitions.failed_reward)"),
+    Rule("health/failed", "of the rollouts failed", "mend what they died of; where it is the model's doing, "
+         "they teach nothing unless transitions.failed_reward says what they are worth"),
     Rule("health/without_calls", "of the rollouts had no answer of the model and taught nothing",
          _ASK_THE_ENDPOINT),
     Rule("health/equal_groups", "of the groups have equal rewards, and nothing was learnt from them",
@@ -76,7 +76,8 @@ RULES: Final[Sequence[Rule]] = (
     Rule("optim/steps_refused", "of the update was refused: its gradient is not finite, and moved nothing",
          "lower the learning rate, or use a more exact model.dtype"),
     Rule("health/wasted_tokens", "of the sampled tokens came from rollouts without a gradient",
-         "see which of the numbers of health are high: failed, dropped_groups or equal_groups"),
+         "see which of the numbers of health are high: failed, dropped_groups or equal_groups; where "
+         "rejection sampling finds too few rollouts worth imitating, lower its threshold"),
 )  # fmt: skip
 
 
@@ -105,12 +106,23 @@ class Health:
 
     def step(self, values: Mapping[str, float], outcomes: Sequence[Outcome]) -> list[str]:
         """The new warnings about a step."""
-        beyond = [rule for rule in RULES if _is_beyond(rule, values, self.limits)]
-        self._steps += 1
-        self._beyond.update(rule.limit for rule in beyond)
+        beyond = self._counted(values)
         new = [rule for rule in beyond if rule.limit not in self._held]
         self._held = {rule.limit for rule in beyond}
         return [_warning(rule, values, self.limits, outcomes, self.run) for rule in new]
+
+    def recall(self, line: Mapping[str, Any]) -> None:
+        """A line of metrics that an earlier life of the run has told."""
+        self.entropy_fall(line)
+        if "stage" in line:
+            self._counted(line)
+
+    def _counted(self, values: Mapping[str, Any]) -> list[Rule]:
+        """Those that a step passes."""
+        beyond = [rule for rule in RULES if _is_beyond(rule, values, self.limits)]
+        self._steps += 1
+        self._beyond.update(rule.limit for rule in beyond)
+        return beyond
 
     def summary(self) -> list[str]:
         """In how many steps each limit was passed, the most often first."""
@@ -128,12 +140,15 @@ def warnings(
     return [_warning(rule, values, limits, outcomes, run) for rule in beyond]
 
 
-def useless(where: str, outcomes: Sequence[Outcome], run: Path) -> UselessRunError | None:
-    """Why a run whose rollouts all end so is not gone on with, if it is so."""
+def useless(
+    where: str, outcomes: Sequence[Outcome], run: Path, *, excuses_model: bool
+) -> UselessRunError | None:
+    """Why a run whose rollouts all end so is not gone on with, if it is so. ``excuses_model``: failures that
+    are the model's own doing do not count."""
     if not outcomes:
         return None
     again = "then start a new run: what has ended in this one is not run again"
-    if all(outcome.error is not None for outcome in outcomes):
+    if all(outcome.error is not None and not (excuses_model and outcome.by_model) for outcome in outcomes):
         return UselessRunError(
             f"{where}: all {len(outcomes)} rollouts failed{told_error(errors(outcomes)[0], run)}\n"
             f"  Mend that, {again}."
@@ -147,6 +162,16 @@ def useless(where: str, outcomes: Sequence[Outcome], run: Path) -> UselessRunErr
     return None
 
 
+def trained_well(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics is of a step of which some rollouts have come to something."""
+    return line.get("health/failed", 1) < 1 and line.get("health/without_calls", 1) < 1
+
+
+def evaluated_well(line: Mapping[str, Any]) -> bool:
+    """Whether it is of an evaluation of which some have."""
+    return line.get("eval/accuracy") is not None and not line.get("eval/without_calls")
+
+
 def told_error(common: CommonError, run: Path) -> str:
     """After what was said of failed rollouts: the error once, where it was raised, and how to see one."""
     place = common.error
@@ -157,8 +182,9 @@ def told_error(common: CommonError, run: Path) -> str:
     )
 
 
-def _is_beyond(rule: Rule, values: Mapping[str, float], limits: HealthSection) -> bool:
-    return values.get(rule.key, 0.0) > getattr(limits, rule.limit)
+def _is_beyond(rule: Rule, values: Mapping[str, Any], limits: HealthSection) -> bool:
+    """Not where a line of metrics has no number."""
+    return (values.get(rule.key) or 0.0) > getattr(limits, rule.limit)
 
 
 def _warning(

@@ -127,6 +127,8 @@ FURTHER: Final[Sequence[Metric]] = (
     Metric("judge/groups", "groups", "Groups that `agent.judge` was asked to reward."),
     Metric("judge/failed", "groups", "Those of them on which it failed: they are left out."),
     Metric("rollout/ahead", "share", "Rollouts that had ended before their step began (`staleness`)."),
+    Metric("rollout/recorded", "share", "Groups that were there before the step asked for them: of a step "
+           "that is repeated, whose time is not that of others."),
     Metric("curriculum/tried", "share", "Training tasks that were tried before the step."),
     Metric("curriculum/always_solved", "share", "Training tasks whose last rollouts all solved them."),
     Metric("curriculum/never_solved", "share", "Training tasks that were tried, and not solved lately."),
@@ -213,7 +215,8 @@ STEP: Final[Sequence[Metric]] = (
     Metric("stage", "", "Index of the stage, from 0."),
     Metric("policy/version", "", "Weight updates since the run began.", gauge="al_ray_policy_version"),
     Metric("perf/generated_tokens_per_s", "tokens/s",
-           "Sampled tokens over the time of the rollouts; with staleness, over that of the step.",
+           "Sampled tokens over the time of the rollouts; with staleness, over that of the step. Not of "
+           "a step with recorded rollouts.",
            column=Column(8, "gen tok/s", 9), gauge="al_ray_generated_tokens_per_s"),
     Metric("perf/trained_tokens_per_s", "tokens/s", "Computed tokens over the time of the update.",
            column=Column(9, "train tok/s", 11), gauge="al_ray_trained_tokens_per_s"),

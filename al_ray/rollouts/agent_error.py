@@ -14,14 +14,14 @@ from itertools import groupby
 from typing import Final
 
 from al_ray.errors import is_library
-from al_ray.types import Attempt
+from al_ray.types import HOOK_FAILED, Attempt
 
 _TRACEBACK: Final = "Traceback (most recent call last):"
 _FRAME: Final = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 _AROUND_THE_AGENT: Final = re.compile(r"/actors/(?:agent|runner)/")
 _IN_A_GROUP: Final = re.compile(r"^(?: *\|)+ ?")
 """What stands before each line of an exception group."""
-_AFTER: Final = "\n\nagent.after failed:"
+_AFTER: Final = f"\n\nagent.after{HOOK_FAILED}"
 _SAID: Final = 300
 """Characters of an exception that are told in a line."""
 _LONGEST_CYCLE: Final = 6

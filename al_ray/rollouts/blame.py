@@ -11,42 +11,50 @@ from typing import Final
 from al_ray.traces import call_span, semconv
 from al_ray.types import AttemptStatus, Rollout, RolloutStatus, Span
 
-AROUND_THE_AGENT: Final = (
-    "APIConnectionError",
-    "APITimeoutError",
-    "ClientConnectionError",
-    "ClientConnectionResetError",
-    "ClientConnectorCertificateError",
-    "ClientConnectorDNSError",
-    "ClientConnectorError",
-    "ClientConnectorSSLError",
-    "ClientOSError",
-    "ClientPayloadError",
-    "ClientProxyConnectionError",
-    "ClientSSLError",
-    "ConnectError",
-    "ConnectTimeout",
-    "ConnectionAbortedError",
-    "ConnectionError",
-    "ConnectionRefusedError",
-    "ConnectionResetError",
-    "ConnectionTimeoutError",
-    "EngineUnavailableError",
-    "HostedModelError",
-    "InternalServerError",
-    "RateLimitError",
-    "ReadError",
-    "ReadTimeout",
-    "RemoteProtocolError",
-    "ServerConnectionError",
-    "ServerDisconnectedError",
-    "ServerFingerprintMismatch",
-    "ServerTimeoutError",
-    "ServiceUnavailableError",
-    "SocketTimeoutError",
-)
-"""Bare names of the errors by which the clients of model and services tell that these failed: those of the
-openai, anthropic, httpx, requests and aiohttp packages, Python's and ours."""
+_BY_SOURCE: Final = {
+    "hooks": "agent.after agent.before",
+    "al_ray": "EngineUnavailableError HostedModelError ServiceUnavailableError",
+    "Python's sockets": (
+        "BrokenPipeError ConnectionAbortedError ConnectionError ConnectionRefusedError ConnectionResetError "
+        "gaierror herror SSLCertVerificationError SSLEOFError SSLError SSLSyscallError SSLWantReadError "
+        "SSLWantWriteError SSLZeroReturnError"
+    ),
+    "asyncio, http.client, urllib": (
+        "BadStatusLine ContentTooShortError IncompleteRead IncompleteReadError RemoteDisconnected URLError"
+    ),
+    "httpx, httpcore": (
+        "CloseError ConnectError ConnectTimeout httpcore.ReadError httpx.ReadError NetworkError PoolTimeout "
+        "ProxyError ReadTimeout RemoteProtocolError TimeoutException WriteError WriteTimeout"
+    ),
+    "requests, beside SSLError, ProxyError and others that are called as above": (
+        "ChunkedEncodingError requests.exceptions.RetryError requests.exceptions.Timeout"
+    ),
+    "urllib3": (
+        "ConnectTimeoutError EmptyPoolError InvalidChunkLength MaxRetryError NameResolutionError "
+        "NewConnectionError ReadTimeoutError urllib3.exceptions.ProtocolError "
+        "urllib3.exceptions.TimeoutError"
+    ),
+    "aiohttp": (
+        "ClientConnectionError ClientConnectionResetError ClientConnectorCertificateError "
+        "ClientConnectorDNSError ClientConnectorError ClientConnectorSSLError ClientHttpProxyError "
+        "ClientOSError ClientPayloadError ClientProxyConnectionError ClientSSLError ConnectionTimeoutError "
+        "ServerConnectionError ServerDisconnectedError ServerFingerprintMismatch ServerTimeoutError "
+        "SocketTimeoutError UnixClientConnectorError"
+    ),
+    "openai": (
+        "APIConnectionError APITimeoutError InternalServerError RateLimitError WebSocketConnectionClosedError"
+    ),
+    "anthropic, beside those that are called as openai's": (
+        "CMEKContextUnavailableError CMEKKeyUnreachableError ContractSpendLimitReachedError "
+        "DeadlineExceededError EnforcedSpendLimitReachedError GatewayTimeoutError HTTPNotImplementedError "
+        "OverloadedError RampLimitExceededError RequestTimeoutError"
+    ),
+}
+"""Names of ``Attempt.error_names``; in full where others call something else so. Not among them:
+``TimeoutError``, by which an agent tells that its own time is over; and what says that a server did not like
+what it was asked, or that a file is missing, which the model may have named."""
+AROUND_THE_AGENT: Final = tuple(" ".join(_BY_SOURCE.values()).split())
+"""The errors by which the clients of model and services tell that these failed, and the recipe's hooks."""
 
 
 def is_the_models_doing(rollout: Rollout, model: str | None = None) -> bool:
@@ -58,7 +66,7 @@ def is_the_models_doing(rollout: Rollout, model: str | None = None) -> bool:
     last = rollout.attempts[-1]
     if last.status not in (AttemptStatus.FAILED, AttemptStatus.TIMED_OUT):
         return False
-    if (last.error_class or "").rpartition(".")[2] in AROUND_THE_AGENT:
+    if not last.error_names.isdisjoint(AROUND_THE_AGENT):
         return False
     return any(_is_the_models(call, model) for call in call_span.answered(rollout.spans))
 

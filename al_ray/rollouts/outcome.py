@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from al_ray.rollouts.agent_error import AgentError, agent_error
+from al_ray.rollouts.blame import is_the_models_doing
 from al_ray.traces import call_span, semconv
 from al_ray.types import Rollout, RolloutStatus
 
@@ -24,6 +25,8 @@ class Outcome:
     """None: it succeeded."""
     called: bool = True
     """The model that is trained or evaluated has answered a call of it."""
+    by_model: bool = False
+    """It failed by what that model answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def outcome_of(rollout: Rollout, model: str) -> Outcome:
         error = agent_error(rollout.attempts[-1]) if rollout.attempts else AgentError(str(rollout.status))
     calls = call_span.answered(rollout.spans)
     called = any(call.attributes.get(semconv.REQUEST_MODEL) == model for call in calls)
-    return Outcome(rollout.id, error, called)
+    return Outcome(rollout.id, error, called, is_the_models_doing(rollout, model))
 
 
 def errors(outcomes: Sequence[Outcome]) -> Sequence[CommonError]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from ray.exceptions import RayError
 
 from al_ray.actors.keepers import MAX_LOST, Keepers
-from al_ray.errors import AlRayError, CheckpointError, LearnerLostError
+from al_ray.errors import AlRayError, LearnerLostError, UselessRunError
 from al_ray.evaluation.evaluate import evaluate
-from al_ray.recipe import Recipe
+from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import (
     StageSpan,
     checkpoint_due,
@@ -30,8 +30,9 @@ from al_ray.recipe.schedule import (
 )
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
-from al_ray.reports.health import Health, useless, warnings
+from al_ray.reports.health import Health, evaluated_well, trained_well, useless, warnings
 from al_ray.reports.sinks import Sinks
+from al_ray.rollouts.outcome import Outcome
 from al_ray.run.agents import Agents
 from al_ray.run.folder import RunFolder
 from al_ray.run.forecast import SEEN, Forecast, forecast
@@ -67,8 +68,8 @@ class Run:
     """That it holds."""
     _done: int = 0
     """Steps that have been told."""
-    _learning: asyncio.Task[None] | None = None
-    """The update under way."""
+    _whole: asyncio.Task[None] | None = None
+    """What was begun last that is ended and told whatever interrupts the run: an update or a checkpoint."""
     _unwritten: int = 0
     """The step that no checkpoint could be written of when a node was to go."""
     _steady: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -82,8 +83,8 @@ class Run:
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
-        ``UselessRunError`` after the first evaluation or batch from which nothing can be learnt. Whoever
-        interrupts it waits for a checkpoint of the steps that are done."""
+        ``UselessRunError`` after an evaluation or batch from which nothing can be learnt, if none before was
+        better. Whoever interrupts it waits for a checkpoint of the steps that are done."""
         self._keepers.start([heed(self.policy, self._save_what_is_done, self.console)])
         try:
             await self._train()
@@ -120,17 +121,18 @@ class Run:
         """Keep what was learnt since the last checkpoint, if that takes no longer than ``_LEAVE_SECONDS``."""
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
-                if self._learning is not None and not self._learning.done():
-                    self.console.note("interrupted: the update under way is ended first; once more ends all")
-                    await self._learning
+                if self._whole is not None and not self._whole.done():
+                    self.console.note("interrupted: what is under way is ended first; once more ends all")
+                    await self._whole
                 await self._save(self._done)
         except (AlRayError, RayError, OSError, TimeoutError) as error:
-            told = str(error) or f"not within {_LEAVE_SECONDS:g} s"
-            self.console.warning(f"no checkpoint of the last steps: {told}; --resume repeats them")
-        else:
-            # Whoever has not loaded the last checkpoint yet has done none of its steps.
-            kept = max([self._done, *self.folder.checkpoints()])
-            self.console.note(f"interrupted after step {kept}; --resume goes on from there")
+            if self._done not in self.folder.checkpoints():  # it may have been written all the same
+                told = str(error) or f"not within {_LEAVE_SECONDS:g} s"
+                self.console.warning(f"no checkpoint of the last steps: {told}; --resume repeats them")
+                return
+        # Whoever has not loaded the last checkpoint yet has done none of its steps.
+        kept = max([self._done, *self.folder.checkpoints()])
+        self.console.note(f"interrupted after step {kept}; --resume goes on from there")
 
     async def _go_on(self, done: int) -> None:
         """To the end, when ``done`` steps are done."""
@@ -155,7 +157,7 @@ class Run:
     def _recall(self) -> None:
         """What the lives of this run before this process have told."""
         for line in jsonl_sink.read(self.folder.path):
-            self.health.entropy_fall(line)
+            self.health.recall(line)
         for step, values in self._evaluated().items():
             self._show_evaluation(step, values)
 
@@ -168,7 +170,7 @@ class Run:
             for step in range(max(done, span.begin), span.end):
                 await self._step(span, stage, step)
                 if checkpoint_due(self.recipe, span, step + 1):
-                    await self._save(step + 1)
+                    await self._to_its_end(self._save(step + 1))
                 if evaluation_due(self.recipe, span, step + 1):
                     await self._evaluate(step + 1)
                 self._foresee(span, step + 1)
@@ -202,20 +204,24 @@ class Run:
             await self.policy.serve()
         served = time.perf_counter()
         batch = await stage.batch(step, self.agents, self.policy, self._show_rollouts)
-        if error := useless(f"step {step + 1}", batch.outcomes, self.folder.path):
+        if error := self._useless(f"step {step + 1}", batch.outcomes, span, of_evaluation=False):
             self.metrics.log(step + 1, batch.metrics)
             raise error
         collected = time.perf_counter()
         times = {"weights": served - started, "rollouts": collected - served}
-        # Once begun it is ended and told, whatever interrupts the run: weights are those of a whole step.
-        self._learning = asyncio.create_task(self._learn(span, step + 1, batch, times))
-        await asyncio.shield(self._learning)
+        # Weights are those of a whole step.
+        await self._to_its_end(self._learn(span, step + 1, batch, times))
+
+    async def _to_its_end(self, doing: Coroutine[None, None, None]) -> None:
+        """What is ended and told, once begun, whatever interrupts the run."""
+        self._whole = asyncio.create_task(doing)
+        await asyncio.shield(self._whole)
 
     async def _learn(self, span: StageSpan, step: int, batch: Batch, times: Mapping[str, float]) -> None:
         async with self._steady:
             self.console.phase("update")
             started = time.perf_counter()
-            report = await self.policy.update(batch.rows, batch.loss, batch.passes)
+            report = await self.policy.update(batch)
             times = {**times, "update": time.perf_counter() - started}
             self._tell(span, step, batch, report, {**times, "step": sum(times.values())})
             self._done = step
@@ -239,10 +245,10 @@ class Run:
             await self._write(step)
 
     async def _save_what_is_done(self) -> None:
-        """Whatever the run is at, unless the learners have begun with the next step. What failed is not tried
-        again: each time, the next update would wait for it."""
+        """Whatever the run is at. What failed is not tried again: each time, the next update would wait for
+        it."""
         async with self._steady:
-            if not self.policy.between_steps or self._done == self._unwritten:
+            if self._done == self._unwritten:
                 return
             try:
                 await self._write(self._done)
@@ -253,8 +259,6 @@ class Run:
     async def _write(self, step: int) -> None:
         if step in (0, *self.folder.checkpoints()):
             return
-        if not self.policy.between_steps:
-            raise CheckpointError("the critic has begun to learn from the next one")
         self.console.phase("checkpoint")
         started = time.perf_counter()
         await self.policy.save(self.folder.checkpoint(step))
@@ -280,10 +284,27 @@ class Run:
         self.metrics.log(step, values)
         self._show_evaluation(step, values)
         run = self.folder.path
-        if error := useless(f"evaluation, {name}", found.outcomes, run):
+        coming = next((span for span in stage_spans(self.recipe) if step < span.end), None)
+        if error := self._useless(f"evaluation, {name}", found.outcomes, coming, of_evaluation=True):
             raise error
         for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
             self.console.warning(f"evaluation, {name}: {warning}")
+
+    def _useless(
+        self, where: str, outcomes: Sequence[Outcome], span: StageSpan | None, *, of_evaluation: bool
+    ) -> UselessRunError | None:
+        """Why the run is not gone on with, in the stage of ``span``. One of which such rollouts came to
+        something before is: it was set up well, and chance or an outage may fail all of a batch."""
+        run = self.folder.path
+        if useless(where, outcomes, run, excuses_model=False) is None:
+            return None
+        lines = jsonl_sink.read(run)
+        evaluated = any(map(evaluated_well, lines))
+        if any(map(trained_well, lines)) or (of_evaluation and evaluated):
+            return None
+        shown = span is not None and isinstance(span.stage, SupervisedStage)
+        taught = shown or self.recipe.transitions.failed_reward is not None
+        return useless(where, outcomes, run, excuses_model=taught or evaluated)
 
     async def _means_before(self, step: int) -> Mapping[str, float] | None:
         """Of each task in the evaluation before. One that this process has not made is asked for once more,

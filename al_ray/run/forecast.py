@@ -20,7 +20,8 @@ from al_ray.run.folder import RunFolder
 SEEN: Final = 5
 """Steps of a stage that are known when it is told, beside the first, in which much is done once."""
 _UNITS: Final = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
-_TIMES: Final = ("time/step", "time/checkpoint", "time/evaluation")
+_BESIDE: Final = ("time/checkpoint", "time/evaluation")
+"""The times of a run beside its steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def forecast(
 ) -> Forecast | None:
     """From the metrics of a run of which ``done`` steps are done; None where too few steps of the stage are
     known, or none is left. Checkpoints and evaluations are taken to last as long as the last one did."""
-    known = _steps(span, done, lines)
+    known = _sampled(_steps(span, done, lines))
     left = range(done + 1, span.end + 1)
     if len(known) <= SEEN or not left:
         return None
@@ -92,8 +93,10 @@ def of_earlier_run(recipe: Recipe, gpus: int) -> str | None:
             lines, spans = jsonl_sink.read(run.path), stage_spans(recipe)
         except UserError:  # of another version, or damaged: this run is another
             continue
-        if same and all(len(_steps(span, span.end, lines)) == span.stage.steps for span in spans):
-            taken = sum(line.get(name) or 0.0 for line in lines for name in _TIMES)
+        steps = [_steps(span, span.end, lines) for span in spans] if same else []
+        if steps and all(len(own) == span.stage.steps for own, span in zip(steps, spans, strict=True)):
+            taken = sum(len(own) * statistics.fmean(_sampled(own)) for own in steps)
+            taken += sum(line.get(name) or 0.0 for line in lines for name in _BESIDE)
             stages = ", ".join(_of_stage(span, lines) for span in spans)
             told = f"{stages}, in all {_time(taken)}{_gpu_hours(taken, gpus)}"
             return f"as {run.path.name} of the same recipe: {told}"
@@ -102,14 +105,20 @@ def of_earlier_run(recipe: Recipe, gpus: int) -> str | None:
 
 def _of_stage(span: StageSpan, lines: Sequence[Mapping[str, Any]]) -> str:
     """Its steps, from the shortest to the longest."""
-    own = _steps(span, span.end, lines)
+    own = _sampled(_steps(span, span.end, lines))
     seconds = Seconds(statistics.fmean(own), min(own), max(own))
     return f"{span.stage.algorithm} {_amounts(seconds)} s a step"
 
 
-def _steps(span: StageSpan, done: int, lines: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Seconds of those that are done."""
-    return [line["time/step"] for line in lines if span.begin < line["step"] <= done and "time/step" in line]
+def _steps(span: StageSpan, done: int, lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of those that are done."""
+    return [line for line in lines if span.begin < line["step"] <= done and "time/step" in line]
+
+
+def _sampled(steps: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds of those whose rollouts were not there already: of others, where there are none else."""
+    first = [step for step in steps if not step.get("rollout/recorded")]
+    return [step["time/step"] for step in first or steps]
 
 
 def _gpu_hours(seconds: float, gpus: int) -> str:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     from al_ray.actors.learner.spec import StageSpec
     from al_ray.algorithms.demonstration import TokenisedCall
     from al_ray.algorithms.losses.token import Loss
-    from al_ray.algorithms.passes import Passes
+    from al_ray.run.stages.batch import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +65,6 @@ class Policy:
         """Held by whoever asks the learners: ranks that are asked in different orders wait for each other."""
         self._asked: asyncio.Future[Any] | None = None
         """What they were asked last, in a thread of its own."""
-        self._mid_step = False
-        """Something has learnt from a batch that the weights have not."""
         self._learner_lost: LearnerLostError | None = None
         """As new engines were to have weights."""
         self._settled = True
@@ -100,11 +98,6 @@ class Policy:
         return self._keepers.failure() or self._engines.failure() or self._learner_lost
 
     @property
-    def between_steps(self) -> bool:
-        """Whether the learners are as the last update left them."""
-        return not self._mid_step
-
-    @property
     def going(self) -> Mapping[str, float]:
         """The nodes that Ray is to take away, each with the time of its end, as it was last told."""
         return self._going
@@ -130,17 +123,15 @@ class Policy:
         """What the critic expects of each call, ``[C]``."""
         return await self._of_learners(self._learning.critic_values, features)
 
-    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
-        """Let the critic learn ``targets``, ``[C]``; returns metrics."""
-        self._mid_step = True
-        return await self._of_learners(self._learning.fit_critic, features, targets)
-
-    async def update(self, rows: Sequence[Row], loss: Loss, passes: Passes) -> UpdateReport:
-        """What the learners make of a batch. Engines go on with the version that they have, until
-        ``serve``."""
-        report = await self._of_learners(self._learning.update, rows, loss, passes)
-        self._mid_step = False
-        return report
+    async def update(self, batch: Batch) -> UpdateReport:
+        """What the learners make of a batch, the critic first. Engines go on with the version that they have,
+        until ``serve``."""
+        told: Mapping[str, float] = {}
+        if batch.lesson is not None:
+            lesson = batch.lesson
+            told = await self._of_learners(self._learning.fit_critic, lesson.features, lesson.targets)
+        report = await self._of_learners(self._learning.update, batch.rows, batch.loss, batch.passes)
+        return UpdateReport(report.policy_version, {**report.metrics, **told})
 
     async def serve(self) -> None:
         """Let the engines answer, with the learners' weights. Calls wait until then."""
@@ -177,7 +168,7 @@ class Policy:
         """In the place of learners that were lost; ``load`` comes next, or they begin anew."""
         self._settled = False
         await self._of_learners(self._learning.restart)
-        self._mid_step, self._learner_lost, self._met = False, None, ()
+        self._learner_lost, self._met = None, ()
 
     async def save(self, folder: Path) -> None:
         """Write a checkpoint."""

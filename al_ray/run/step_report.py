@@ -29,7 +29,7 @@ def step_values(
     }
     if report.metrics.get("learner/computed_tokens"):
         values["perf/trained_tokens_per_s"] = report.metrics["learner/computed_tokens"] / times["update"]
-    if "rollout/sampled_tokens" in batch.metrics:
+    if "rollout/sampled_tokens" in batch.metrics and not batch.metrics.get("rollout/recorded"):
         # What was asked for ahead was sampled while learners worked too.
         seconds = times["step" if Admission(span).staleness else "rollouts"]
         values["perf/generated_tokens_per_s"] = batch.metrics["rollout/sampled_tokens"] / seconds

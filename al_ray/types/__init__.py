@@ -21,6 +21,7 @@ from al_ray.types.calls import (
 )
 from al_ray.types.learning import REWARD_PLACES, Row, Signals, Trajectory, Transition, UpdateReport
 from al_ray.types.rollouts import (
+    HOOK_FAILED,
     Attempt,
     AttemptStatus,
     Claim,
@@ -40,6 +41,7 @@ from al_ray.types.tasks import Mode, Task, TaskSet
 from al_ray.types.value import JSON, Value
 
 __all__ = [
+    "HOOK_FAILED",
     "JSON",
     "REWARD_PLACES",
     "Attempt",

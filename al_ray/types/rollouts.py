@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from al_ray.types.spans import Span
 from al_ray.types.tasks import Mode, Task
 from al_ray.types.value import JSON, Value
+
+HOOK_FAILED: Final = " failed:\n\n"
+"""Stands between the key of a hook, ``agent.after`` say, and what it raised, in the error of an attempt."""
 
 
 class RolloutStatus(StrEnum):
@@ -47,8 +51,8 @@ class AttemptStatus(StrEnum):
 class RetryRules(Value):
     """Whether a rollout whose attempt did not succeed is tried again.
 
-    An error class is named in full (``openai.APIConnectionError``) or by its last part. Unresponsive
-    attempts are nobody's failure: they are always tried again, up to the store's own limit.
+    An error is named by ``Attempt.error_names``. Unresponsive attempts are nobody's failure: they are always
+    tried again, up to the store's own limit.
     """
 
     max_attempts: int = 1
@@ -107,6 +111,16 @@ class Attempt(Value):
     """What the agent returned, where that is JSON."""
     resources: Mapping[str, int] = field(default_factory=dict)
     """The versions of the resources that the agent was started with, by name."""
+
+    @property
+    def error_names(self) -> frozenset[str]:
+        """By which it is known what failed it: the class of the error, in full
+        (``openai.APIConnectionError``) and its last part; and, where a hook raised it, the hook's key
+        (``agent.after``)."""
+        if self.error_class is None:
+            return frozenset()
+        hook, is_of_hook, _ = (self.error or "").partition(HOOK_FAILED)
+        return frozenset({self.error_class, self.error_class.rpartition(".")[2], *[hook] * bool(is_of_hook)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.recipe import HealthSection
-from al_ray.reports.health import RULES, Health, useless, warnings
+from al_ray.reports.health import RULES, Health, evaluated_well, trained_well, useless, warnings
 from al_ray.reports.names import METRICS
 from al_ray.rollouts.agent_error import AgentError
 from al_ray.rollouts.outcome import Outcome
@@ -59,13 +59,39 @@ def test_rollouts_without_a_call_are_told_with_one_of_them() -> None:
 
 def test_a_run_is_of_no_use_where_all_rollouts_failed_or_none_was_answered() -> None:
     for outcomes in ((), FINE, [*FINE, *FAILED], [*FAILED, Outcome("r", called=False)][3:] + FINE):
-        assert useless("step 1", outcomes, RUN) is None
-    failed = str(useless("step 1", FAILED, RUN))
+        assert useless("step 1", outcomes, RUN, excuses_model=False) is None
+    failed = str(useless("step 1", FAILED, RUN, excuses_model=True))
     assert failed.startswith("step 1: all 4 rollouts failed; the commonest error, of 4:\n")
     assert failed.count("ValueError: no column a") == 1 and "/home/me/agent.py, line 7" in failed
-    silent = str(useless("evaluation, untrained", [Outcome("r", called=False), FAILED[0]], RUN))
+    untrained = [Outcome("r", called=False), FAILED[0]]
+    silent = str(useless("evaluation, untrained", untrained, RUN, excuses_model=False))
     assert "answered no call of any of the 2 rollouts" in silent
     assert "al-ray rollouts outputs/toy/a r" in silent and "llm.base_url" in silent
+
+
+def test_failures_that_are_the_models_doing_end_a_run_only_where_they_teach_nothing() -> None:
+    by_model = [Outcome(f"step-000000/2/{i}", BROKEN, by_model=True) for i in range(2)]
+    assert useless("step 1", by_model, RUN, excuses_model=True) is None
+    assert useless("step 1", [*FAILED, *by_model], RUN, excuses_model=True) is None
+    assert "all 2 rollouts failed" in str(useless("step 1", by_model, RUN, excuses_model=False))
+
+
+@pytest.mark.parametrize(
+    ("line", "well"),
+    [
+        ({"health/failed": 0.9, "health/without_calls": 0.9}, (True, False)),
+        ({"health/failed": 1.0, "health/without_calls": 0.0}, (False, False)),
+        ({"health/failed": 0.0, "health/without_calls": 1.0}, (False, False)),
+        ({"eval/accuracy": 0.0, "eval/without_calls": 0}, (False, True)),
+        ({"eval/accuracy": None, "eval/without_calls": 0}, (False, False)),
+        ({"eval/accuracy": 1.0, "eval/without_calls": 2}, (False, False)),
+        ({"time/checkpoint": 1.0}, (False, False)),
+    ],
+)
+def test_rollouts_have_come_to_something_where_some_went_well_and_asked_the_model(
+    line: dict[str, float | None], well: tuple[bool, bool]
+) -> None:
+    assert (trained_well(line), evaluated_well(line)) == well
 
 
 def test_a_warning_is_given_when_it_begins_to_hold_and_summed_up_at_the_end() -> None:
@@ -74,6 +100,16 @@ def test_a_warning_is_given_when_it_begins_to_hold_and_summed_up_at_the_end() ->
     given = [len(health.step({"health/equal_groups": equal}, FINE)) for equal in steps]
     assert given == [1, 0, 0, 1]
     assert health.summary() == ["health.equal_groups passed in 3 of 4 steps"]
+
+
+def test_what_an_earlier_life_of_the_run_told_is_in_its_sum() -> None:
+    """And what goes on is warned of anew."""
+    health = Health(LIMITS, RUN)
+    for failed in (0.9, 0.9, 0.0, None):
+        health.recall({"step": 1, "stage": 0.0, "health/failed": failed})
+    health.recall({"step": 1, "eval/accuracy": 0.5})
+    assert len(health.step({"health/failed": 0.9}, FINE)) == 1
+    assert health.summary() == ["health.failed passed in 3 of 5 steps"]
 
 
 def test_entropy_falls_from_the_first_step_of_its_stage() -> None:

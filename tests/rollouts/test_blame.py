@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import builtins
+import http.client
+import socket
+import ssl
+import tarfile
+import urllib.error
 from dataclasses import replace
+from types import ModuleType
 
 import aiohttp
+import anthropic
+import httpcore
+import httpx
+import openai
 import pytest
+import requests
+import urllib3
 
+from al_ray.database.retry import is_retried
 from al_ray.recipe import TransitionsSection
-from al_ray.rollouts.blame import is_the_models_doing
+from al_ray.rollouts.blame import AROUND_THE_AGENT, is_the_models_doing
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
 from al_ray.types import (
     Attempt,
     AttemptStatus,
+    RetryRules,
     Rollout,
     RolloutRequest,
     RolloutStatus,
@@ -96,19 +111,59 @@ def test_what_a_hosted_model_answered_counts_where_it_is_the_one_that_is_evaluat
     assert is_the_models_doing(rollout, evaluated) is its_doing
 
 
-def test_nothing_by_which_aiohttp_tells_of_a_broken_connection_is_the_models_doing() -> None:
-    """It raises the particular class, and only names are known of what an agent raised."""
-    connection = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-    raised = [
-        each for each in vars(aiohttp).values() if isinstance(each, type) and issubclass(each, connection)
-    ]
-    assert {aiohttp.ClientConnectorDNSError, aiohttp.ServerTimeoutError} <= set(raised)
-    blamed = [
-        each.__name__
-        for each in raised
-        if is_the_models_doing(ended(AttemptStatus.FAILED, f"aiohttp.{each.__name__}", ANSWERED))
-    ]
-    assert blamed == []
+CONNECTIONS: dict[ModuleType, tuple[type[BaseException], ...]] = {
+    aiohttp: (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError),
+    anthropic: (anthropic.APIConnectionError, anthropic.InternalServerError, anthropic.RateLimitError),
+    httpcore: (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProxyError),
+    httpx: (httpx.TimeoutException, httpx.NetworkError, httpx.ProxyError, httpx.RemoteProtocolError),
+    openai: (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError),
+    requests.exceptions: (
+        *(requests.exceptions.ConnectionError, requests.exceptions.Timeout),
+        *(requests.exceptions.ChunkedEncodingError, requests.exceptions.RetryError),
+    ),
+    urllib3.exceptions: (
+        *(urllib3.exceptions.TimeoutError, urllib3.exceptions.SSLError, urllib3.exceptions.ProxyError),
+        *(urllib3.exceptions.MaxRetryError, urllib3.exceptions.IncompleteRead, http.client.IncompleteRead),
+    ),
+    builtins: (ConnectionError,),
+    socket: (socket.gaierror, socket.herror),
+    ssl: (ssl.SSLError,),
+}
+"""By package, the roots of the errors by which it tells that a connection or a server failed."""
+
+
+@pytest.mark.parametrize("package", CONNECTIONS, ids=lambda package: package.__name__)
+def test_no_error_of_a_connection_or_a_server_is_the_models_doing(package: ModuleType) -> None:
+    """Each package raises the particular class, and only names are known of what an agent raised."""
+    roots = CONNECTIONS[package]
+    named = [*vars(package).values()]
+    raised = [each for each in named if isinstance(each, type) and issubclass(each, roots)]
+    assert raised and not blamed(*raised), blamed(*raised)
+
+
+def blamed(*raised: type[BaseException]) -> list[str]:
+    """The names of those that are the model's doing."""
+    names = [f"{each.__module__}.{each.__qualname__}" for each in raised]
+    return [n for n in names if is_the_models_doing(ended(AttemptStatus.FAILED, n, ANSWERED))]
+
+
+def test_what_an_agent_ran_out_of_or_asked_for_in_vain_is_the_models_doing() -> None:
+    """Its own time, a file, a page or a scheme that the model may have named; one that cannot be told apart
+    from those counts as the model's."""
+    own = (TimeoutError, FileNotFoundError, tarfile.ReadError, urllib.error.HTTPError)
+    own += (httpx.HTTPStatusError, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+    assert len(blamed(*own)) == len(own)
+
+
+@pytest.mark.parametrize("hook", ["agent.before", "agent.after"])
+def test_what_a_hook_raised_is_not_the_models_doing_and_is_tried_again(hook: str) -> None:
+    rollout = ended(AttemptStatus.FAILED, "sqlite3.OperationalError", ANSWERED)
+    assert is_the_models_doing(rollout)
+    attempt = replace(rollout.attempts[-1], error=f"{hook} failed:\n\nTraceback")
+    assert not is_the_models_doing(replace(rollout, attempts=[attempt]))
+    rules = RetryRules(2, (AttemptStatus.FAILED,), AROUND_THE_AGENT)
+    assert is_retried(rules, attempt, [attempt.status])
+    assert not is_retried(rules, rollout.attempts[-1], [attempt.status])
 
 
 @pytest.mark.parametrize("choices", [[[2]], [[2], [3]]])

@@ -20,7 +20,7 @@ from al_ray.database.reader import Records
 from al_ray.errors import EngineUnavailableError, RecipeError, UnresponsiveError
 from al_ray.recipe import AgentSection
 from al_ray.run.agents import Agents
-from al_ray.types import RolloutRequest, Task
+from al_ray.types import Group, RetryRules, Rollout, RolloutRequest, RolloutStatus, Task
 from tests.support.houses.gateway import SPEC
 from tests.support.houses.stores import lent_store
 
@@ -92,3 +92,31 @@ async def test_a_store_that_does_not_come_up_again_ends_the_run_whatever_was_ask
     for waiting in (anext(agents.ended([REQUEST])), agents.ask([REQUEST]), agents.withdraw(0, 0)):
         with pytest.raises(UnresponsiveError, match="the store, started anew"):
             await asyncio.wait_for(waiting, 20)
+
+
+async def test_a_judged_group_is_there_when_it_is_judged_though_others_still_run() -> None:
+    """And it is known which groups there were before they are asked for."""
+
+    async def nothing(*_: Any) -> None: ...
+
+    async def finished(batch: str, done: list[str], wait: float) -> list[str]:
+        await asyncio.sleep(0.01)
+        return [name for name in ("g0", "g1") if name not in done]
+
+    def groups(batch: str, names: list[str]) -> list[Group]:
+        ended = RolloutStatus.SUCCEEDED
+        return [
+            Group(name, batch, [Rollout(replace(REQUEST, batch=batch, group=name), ended)]) for name in names
+        ]
+
+    store = SimpleNamespace(
+        enqueue=SimpleNamespace(remote=nothing), finished_groups=SimpleNamespace(remote=finished)
+    )
+    records: Any = SimpleNamespace(groups=groups, finished_groups=lambda batch, done: ["g0", "g1", "old"])
+    requests = [replace(REQUEST, id=f"g{i}/0", group=f"g{i}") for i in range(4)]
+    agents = Agents(store, records, [], RetryRules(1))
+    assert await agents.recorded(requests) == 0.5
+    judged = agents.ended(requests)
+    assert {group.id for group in await asyncio.wait_for(anext(judged), 20)} == {"g0", "g1"}
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(judged), 0.2)

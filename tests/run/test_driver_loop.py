@@ -5,27 +5,33 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import orjson
 import pytest
 
+from al_ray.algorithms.losses.cross_entropy import CrossEntropy
 from al_ray.errors import CheckpointError, LearnerLostError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import StageSpan
+from al_ray.recipe.schedule import StageSpan, stage_spans
 from al_ray.reports.console import Console
 from al_ray.reports.health import Health
 from al_ray.reports.jsonl_sink import JsonlSink
+from al_ray.rollouts.agent_error import AgentError
 from al_ray.rollouts.outcome import Outcome
 from al_ray.run.driver import Run
 from al_ray.run.folder import RunFolder
+from al_ray.run.policy import Policy
+from al_ray.run.stages.batch import Batch, Lesson
 from al_ray.run.stages.stage import Stage
-from al_ray.types import Task, Trajectory
+from al_ray.types import Task, Trajectory, UpdateReport
 
 RECIPE = Recipe.model_validate(
     {
@@ -297,29 +303,34 @@ def test_a_run_goes_on_after_an_evaluation_of_a_single_task_which_has_no_interva
     assert "0.3000 ± nan, 1 tasks, 1.0 s; +0.1000 (+nan to +nan)" in told.getvalue()
 
 
-def with_checkpoints(told: io.StringIO) -> tuple[Run, Any, list[int]]:
-    """A run that has nothing but those, its policy, and the steps of which one is written."""
+def with_checkpoints(told: io.StringIO, seconds: float = 0.0) -> tuple[Run, list[int]]:
+    """A run that has nothing but those, each of which takes so long, and the steps of which one is written,
+    by a thread, as learners write it: whoever is cancelled leaves it at work."""
     saved: list[int] = []
 
-    async def save(step: int) -> None:
+    def write(step: int) -> None:
+        time.sleep(seconds)
         saved.append(step)
 
-    policy: Any = SimpleNamespace(between_steps=True, save=save)
+    async def save(step: int) -> None:
+        await asyncio.to_thread(write, step)
+
+    policy: Any = SimpleNamespace(save=save)
     folder: Any = SimpleNamespace(
         checkpoints=lambda: saved, checkpoint=lambda step: step, prune_checkpoints=lambda keep: None
     )
     metrics: Any = SimpleNamespace(log=lambda step, values: None)
     nothing: Any = None
-    return Run(RECIPE, folder, nothing, policy, metrics, Console(told), (), (), nothing), policy, saved
+    return Run(RECIPE, folder, nothing, policy, metrics, Console(told), (), (), nothing), saved
 
 
 async def test_when_a_node_is_to_go_what_whole_steps_have_learnt_is_written_once() -> None:
-    """Neither nothing, nor what is there, nor what a critic has learnt from a batch that is not trained."""
-    run, policy, saved = with_checkpoints(io.StringIO())
+    """Neither nothing, nor what is there, nor a part of an update."""
+    run, saved = with_checkpoints(io.StringIO())
     await run._save_what_is_done()
     assert saved == []
     run._done = 1
-    for policy.between_steps in (False, True, True):
+    for _ in range(2):
         await run._save_what_is_done()
     assert saved == [1]
     async with run._steady:  # an update
@@ -338,7 +349,7 @@ async def test_a_checkpoint_for_a_node_that_is_to_go_is_tried_once_a_step_and_it
         tried.append(step)
         raise CheckpointError("no room")
 
-    policy: Any = SimpleNamespace(between_steps=True, save=save)
+    policy: Any = SimpleNamespace(save=save)
     folder: Any = SimpleNamespace(checkpoints=list, checkpoint=lambda step: step)
     nothing: Any = None
     told = io.StringIO()
@@ -351,17 +362,64 @@ async def test_a_checkpoint_for_a_node_that_is_to_go_is_tried_once_a_step_and_it
         await run._save(6)
 
 
-async def test_who_interrupts_a_run_whose_critic_is_a_step_ahead_is_told_that_it_keeps_nothing() -> None:
-    """The critic of a checkpoint would learn from that step's rollouts once more."""
-    told = io.StringIO()
-    run, policy, saved = with_checkpoints(told)
-    policy.between_steps = False
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (120.0, "interrupted after step 3; --resume"),
+        (0.05, "no checkpoint of the last steps: not within 0.05 s"),
+    ],
+)
+async def test_who_interrupts_a_run_that_writes_a_checkpoint_waits_for_that_one(
+    limit: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as may be waited: it is not written twice, and what is told of it is so."""
+    monkeypatch.setattr("al_ray.run.driver._LEAVE_SECONDS", limit)
+    words = io.StringIO()
+    run, saved = with_checkpoints(words, 0.5)
     run._done = 3
+    saving = asyncio.create_task(run._to_its_end(run._save(3)))
+    await asyncio.sleep(0.1)
+    saving.cancel()
     await run._leave()
-    assert saved == [] and "no checkpoint of the last steps: the critic has begun" in told.getvalue()
-    policy.between_steps = True
+    assert told in words.getvalue()
+    assert saved == [3] * (limit > 1)
+    await asyncio.sleep(1)
+    assert saved == [3]
+
+
+async def test_who_interrupts_a_run_as_its_critic_learns_keeps_that_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The critic's learning and the update are one thing, which is ended."""
+    asked: list[Any] = []
+
+    class Learners:
+        def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+            time.sleep(0.3)
+            asked.append("fit the critic")
+            return {"critic/loss": 0.5}
+
+        def update(self, *batch: Any) -> UpdateReport:
+            asked.append("update")
+            return UpdateReport(1, {"optim/loss": 2.0})
+
+        def save(self, folder: str) -> None:
+            asked.append(f"save {folder}")
+
+    def tell(run: Run, span: Any, step: int, batch: Any, report: UpdateReport, times: Any) -> None:
+        asked.append(report.metrics)
+
+    monkeypatch.setattr(Run, "_tell", tell)
+    run, _ = with_checkpoints(io.StringIO())
+    parts: Any = SimpleNamespace()
+    learners: Any = Learners()
+    run.policy = Policy(parts, parts, learners)
+    batch = Batch((), CrossEntropy(), lesson=Lesson(np.zeros((1, 2)), np.ones(1)))
+    learning = asyncio.create_task(run._to_its_end(run._learn(stage_spans(RECIPE)[1], 3, batch, {})))
+    await asyncio.sleep(0.1)
+    learning.cancel()
     await run._leave()
-    assert saved == [3] and "interrupted after step 3" in told.getvalue()
+    assert asked == ["fit the critic", "update", {"optim/loss": 2.0, "critic/loss": 0.5}, "save 3"]
 
 
 async def test_who_interrupts_a_run_before_it_has_loaded_its_checkpoint_is_told_of_that_ones_step() -> None:
@@ -423,3 +481,39 @@ async def test_an_evaluation_that_this_process_has_made_is_not_read_again(
     sink.close(ok=True)
     assert asked == [4, 2, 6]
     assert [run._evaluated()[step]["eval/gain"] for step in (4, 6)] == pytest.approx([0.2, 0.2])
+
+
+TRAINED_WELL = {"step": 2, "health/failed": 0.5, "health/without_calls": 0.0}
+EVALUATED_WELL = {"step": 0, "eval/accuracy": 0.5, "eval/without_calls": 0}
+ALL_FAILED = {"step": 2, "health/failed": 1.0, "health/without_calls": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("line", "step", "failed_reward", "ends"),
+    [  # of a batch by the model's doing, of one by others', of an evaluation by others'
+        (ALL_FAILED, 3, None, (True, True, True)),
+        (TRAINED_WELL, 3, None, (False, False, False)),
+        (EVALUATED_WELL, 3, None, (False, True, False)),
+        (ALL_FAILED, 3, -1.0, (False, True, True)),
+        (ALL_FAILED, 0, None, (False, True, True)),
+        (ALL_FAILED, 2, None, (True, True, True)),
+    ],
+)
+def test_a_run_whose_rollouts_all_failed_ends_unless_that_teaches_or_such_ones_were_better_before(
+    line: dict[str, Any], step: int, failed_reward: float | None, ends: tuple[bool, ...], tmp_path: Path
+) -> None:
+    """What a model fails at before it was shown how, after 0 of the recipe's two supervised steps, says
+    nothing; and an evaluation that went well says of a batch that its agents can do it, as far as it is the
+    model's to do."""
+    (tmp_path / "metrics.jsonl").write_bytes(orjson.dumps(line) + b"\n")
+    transitions = RECIPE.transitions.model_copy(update={"failed_reward": failed_reward})
+    recipe = RECIPE.model_copy(update={"transitions": transitions})
+    nothing: Any = None
+    run = Run(recipe, RunFolder(tmp_path), nothing, nothing, nothing, nothing, (), (), nothing)
+    coming = next(span for span in stage_spans(recipe) if step < span.end)
+    found = []
+    for by_model, of_evaluation in ((True, False), (False, False), (False, True)):
+        failed = [Outcome("r", AgentError("ValueError: no answer"), by_model=by_model)]
+        error = run._useless("evaluation", failed, coming, of_evaluation=of_evaluation)
+        found.append(error is not None)
+    assert tuple(found) == ends

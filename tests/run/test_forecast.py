@@ -76,6 +76,18 @@ def test_it_is_told_when_enough_steps_are_known_and_with_what_is_due_beside_them
     assert forecast(recipe, span, STEPS, steps([1.0] * STEPS)) is None
 
 
+def test_a_step_that_is_repeated_with_the_rollouts_that_are_there_tells_nothing_of_others(
+    tmp_path: Path,
+) -> None:
+    recipe = recipe_in(tmp_path)
+    [span] = stage_spans(recipe)
+    taken = [9.0, 6.0, 6.0, 0.5, 0.5, 6.0, 6.0, 6.0]
+    lines = [{**line, "rollout/recorded": float(line["time/step"] < 1)} for line in steps(taken)]
+    assert forecast(recipe, span, 7, lines[:7]) is None
+    found = forecast(recipe, span, 8, lines)
+    assert found is not None and (found.step.low, found.step.high) == (6.0, 6.0)
+
+
 @pytest.fixture
 def ended(tmp_path: Path) -> Callable[..., None]:
     """Writes a run of so many steps, each of so many seconds, as another life left it."""
@@ -106,6 +118,19 @@ def test_before_a_run_starts_an_earlier_one_of_the_same_recipe_tells(
     assert of_earlier_run(recipe, 8) is None
     ended("first", STEPS, 6.0, seed=7)
     assert of_earlier_run(recipe, 8) == (
+        "as first of the same recipe: grpo 6 (6 to 6) s a step, in all 2.5 min, 0.333 GPU-hours"
+    )
+
+
+def test_an_earlier_run_that_repeated_steps_is_told_as_if_it_had_not(
+    tmp_path: Path, ended: Callable[..., None]
+) -> None:
+    ended("first", STEPS - 5, 6.0)
+    sink = JsonlSink(tmp_path / "out" / "toy" / "first", STEPS)
+    for step in range(STEPS - 5, STEPS):
+        sink.log(step + 1, {"time/step": 0.5, "rollout/recorded": 1.0})
+    sink.close(ok=True)
+    assert of_earlier_run(recipe_in(tmp_path), 8) == (
         "as first of the same recipe: grpo 6 (6 to 6) s a step, in all 2.5 min, 0.333 GPU-hours"
     )
 

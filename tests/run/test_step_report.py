@@ -35,6 +35,10 @@ def test_a_step_is_logged_with_what_batch_and_learners_told_its_times_and_its_sp
     assert unlisted(values) == [] and missing(STEP, values) == set()
     assert {**batch.metrics, **report.metrics, "time/step": 6.0}.items() <= values.items()
     assert values["perf/generated_tokens_per_s"] == 10 and values["perf/trained_tokens_per_s"] == 25
+    again = replace(batch, metrics={**batch.metrics, "rollout/recorded": 0.5})
+    assert "perf/generated_tokens_per_s" not in step_values(SPAN, again, report, times), (
+        "in the time of others"
+    )
     ahead = replace(SPAN, stage=SPAN.stage.model_copy(update={"staleness": 1}))
     assert step_values(ahead, batch, report, times)["perf/generated_tokens_per_s"] == pytest.approx(20 / 6)
 

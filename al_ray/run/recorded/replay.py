@@ -116,8 +116,10 @@ def _again(stage: Grouped, step: int, groups: Sequence[Group], learner: Learner)
         learner.start_stage(stage.spec)
     batch = asyncio.run(stage.batch_of(groups, _Alone(learner)))
     kept, of_rows = worth_computing(batch.rows, batch.loss)
+    lesson = batch.lesson
+    of_critic = {} if lesson is None else learner.fit_critic(lesson.features, lesson.targets)
     report = learner.update(batch.passes(kept), batch.loss)
-    return Step(step + 1, stage, groups, batch, {**report.metrics, **of_rows})
+    return Step(step + 1, stage, groups, batch, {**report.metrics, **of_rows, **of_critic})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,6 @@ class _Alone:
 
     async def critic_values(self, features: np.ndarray) -> np.ndarray:
         return self.learner.critic_values(features)
-
-    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
-        return self.learner.fit_critic(features, targets)
 
 
 def differences(figures: Mapping[str, float], others: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -14,10 +14,14 @@ Progress = Callable[[int, int], None]
 
 
 class Asked:
-    """``tries`` is what a curriculum went by when they were chosen."""
+    """``tries`` is what a curriculum went by when they were chosen; ``recorded`` the share of the groups that
+    had ended before they were asked for."""
 
-    def __init__(self, agents: Agents, requests: Sequence[RolloutRequest], tries: Tries) -> None:
+    def __init__(
+        self, agents: Agents, requests: Sequence[RolloutRequest], tries: Tries, recorded: float
+    ) -> None:
         self.tries = tries
+        self.recorded = recorded
         self._requests = requests
         self._groups: list[Group] = []
         self._progress: Progress = _to_nobody
@@ -26,8 +30,9 @@ class Asked:
     @classmethod
     async def of(cls, agents: Agents, requests: Sequence[RolloutRequest], tries: Tries) -> Asked:
         """Ask for them; they are known to the store when this returns, and judged as their groups end."""
+        recorded = await agents.recorded(requests)
         await agents.ask(requests)
-        return cls(agents, requests, tries)
+        return cls(agents, requests, tries, recorded)
 
     @property
     def ended(self) -> float:

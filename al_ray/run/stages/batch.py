@@ -30,7 +30,15 @@ class Measures(Protocol):
 
     async def critic_values(self, features: np.ndarray) -> np.ndarray: ...
 
-    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> Mapping[str, float]: ...
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a critic is to learn of a batch's calls."""
+
+    features: np.ndarray
+    """Of each, ``[C, F]``."""
+    targets: np.ndarray
+    """What it was worth, ``[C]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class Batch:
     rows: Sequence[Row]
     loss: Loss
     passes: Passes = ONCE
+    lesson: Lesson | None = None
+    """The critic's, where there is one: it learns with the update."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     examples: Sequence[Rollout] = ()
     """A few of its rollouts, for people to look at."""

@@ -39,7 +39,7 @@ from al_ray.rollouts.trajectory import require_named, trajectory
 from al_ray.run.agents import Agents
 from al_ray.run.policy import Policy
 from al_ray.run.stages.asked import Asked, Progress
-from al_ray.run.stages.batch import Batch, Measures
+from al_ray.run.stages.batch import Batch, Lesson, Measures
 from al_ray.run.stages.history import History, Tries, told_of, worth_of
 from al_ray.run.stages.staleness import require_fresh
 from al_ray.types import Group, Rollout, RolloutRequest, RolloutStatus, Row, SpanKind, Task, Trajectory
@@ -68,6 +68,8 @@ class Learnt:
     told: Mapping[str, float] = field(default_factory=dict)
     """What else there is to tell of it, by the keys of ``al_ray.reports.names``."""
     passes: Passes = ONCE
+    lesson: Lesson | None = None
+    """The critic's, where there is one."""
 
     @property
     def reasons(self) -> Mapping[str, str | None]:
@@ -141,7 +143,7 @@ class Grouped(ABC):
         """What is learnt from the rollouts of a step. Those of the next ones are asked for too, as far as
         they are due, and go on meanwhile."""
         asked = await self.ask(step, agents)
-        ahead = {"rollout/ahead": asked.ended}
+        ahead = {"rollout/ahead": asked.ended, "rollout/recorded": asked.recorded}
         groups = await self.groups(step, agents, progress)
         judges = await asyncio.to_thread(self.judges, step, agents.records) if agents.judges else []
         of_judges = judge_metrics(step, judges)
@@ -238,7 +240,7 @@ class Grouped(ABC):
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
         metrics = self.metrics(groups, learnt, outcomes, policy.served_version)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(learnt.rows, learnt.loss, learnt.passes, metrics, examples, outcomes)
+        return Batch(learnt.rows, learnt.loss, learnt.passes, learnt.lesson, metrics, examples, outcomes)
 
     def metrics(
         self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
@@ -246,9 +248,8 @@ class Grouped(ABC):
         """By the keys of ``al_ray.reports.names``."""
         transitions = self.recipe.transitions
         episodes = [episode for group in learnt.comparable for episode in group]
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        by_model = sum(map(is_the_models_doing, rollouts))
-        readable = sum(rollout.status is RolloutStatus.SUCCEEDED for rollout in rollouts)
+        by_model = sum(outcome.by_model for outcome in outcomes)
+        readable = sum(outcome.error is None for outcome in outcomes)
         readable += by_model if transitions.failed_reward is not None else 0
         equal = [group for group in learnt.comparable if len({each.reward for each in group}) == 1]
         return {

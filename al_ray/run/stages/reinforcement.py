@@ -12,7 +12,7 @@ from al_ray.actors.learner.spec import Reference, StageSpec
 from al_ray.algorithms.measured import Measured
 from al_ray.algorithms.named import Groups, needs_measured
 from al_ray.recipe import ReinforcementStage
-from al_ray.run.stages.batch import Measures
+from al_ray.run.stages.batch import Lesson, Measures
 from al_ray.run.stages.grouped import Grouped, Learnt
 from al_ray.types import Group
 
@@ -65,8 +65,7 @@ class Reinforcement(Grouped):
         return Learnt(readable, comparable, kept, rows, chosen.loss, unequal, why, passes=chosen.passes)
 
     async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
-        """By what the learners measure of the calls, where that is needed. A critic learns from them at once:
-        their values were asked for before."""
+        """By what the learners measure of the calls, where that is needed."""
         learnt = self.learnt(groups)
         if not self.needs_measured:
             return learnt
@@ -76,12 +75,12 @@ class Reinforcement(Grouped):
         values = await policy.critic_values(seen.features) if with_critic and seen.calls else ()
         measured = Measured.of(seen.calls, seen.divergences, values)
         metrics: dict[str, float] = {}
+        lesson = None
         if estimator:
             tokens = sum(int(row.trained.sum()) for row in learnt.rows)
             metrics["policy/kl"] = float(seen.divergences.sum()) / max(1, tokens)
         if measured.values:
             targets = chosen.critic_targets(learnt.kept, measured)
-            wanted = np.array([targets[call] for call in seen.calls])
-            metrics |= await policy.fit_critic(seen.features, wanted)
+            lesson = Lesson(seen.features, np.array([targets[call] for call in seen.calls]))
         rows, unequal = chosen.rows(learnt.kept, measured), chosen.unequal(learnt.kept, measured)
-        return replace(learnt, rows=rows, unequal=unequal, told=metrics)
+        return replace(learnt, rows=rows, unequal=unequal, told=metrics, lesson=lesson)

@@ -345,7 +345,12 @@ async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_fa
     for rollout in (unprepared, undone, worse):
         assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
     assert "LookupError: a mistake before" in (unprepared.attempts[0].error or "")
-    assert "agent.after failed" in (undone.attempts[0].error or "")
+    blamed = [sorted(r.attempts[0].error_names) for r in (unprepared, undone)]
+    assert blamed == [
+        ["LookupError", "agent.before", "builtins.LookupError"],
+        ["LookupError", "agent.after", "builtins.LookupError"],
+    ]
+    assert not {"agent.before", "agent.after"} & worse.attempts[0].error_names
     told = worse.attempts[0].error or ""
     assert told.index("a mistake of the agent") < told.index("a mistake after")
     assert late.attempts[0].status is AttemptStatus.TIMED_OUT

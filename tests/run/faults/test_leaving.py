@@ -74,7 +74,7 @@ def test_an_update_under_way_is_ended_and_kept(tmp_path: Path, tiny_model: Path,
     with Command(training, tmp_path, inside) as command:
         command.wait_until((moments / "update.held").exists)
         os.kill(command.pid, signal.SIGTERM)
-        command.wait_until(lambda: "the update under way is ended first" in command.output)
+        command.wait_until(lambda: "what is under way is ended first" in command.output)
         (moments / "update.held").unlink()
         assert command.wait(120) == 130, command.output
     assert "interrupted after step 1; --resume goes on from there" in command.output

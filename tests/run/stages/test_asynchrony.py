@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from al_ray.algorithms.passes import Passes
 from al_ray.errors import AlRayError, LearnerLostError
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import Admission, first_not_due, stage_spans
 from al_ray.reports.health import Health
 from al_ray.rollouts.requests import step_batch
 from al_ray.run.driver import Run
-from al_ray.types import Group, Rollout, RolloutRequest, Row, Task, UpdateReport
+from al_ray.run.stages.batch import Batch
+from al_ray.types import Group, Rollout, RolloutRequest, Task, UpdateReport
 from tests.run.stages.test_reinforcement import TASKS, of_versions, rollout
 from tests.support.runs import toy
 
@@ -103,6 +103,9 @@ class Agents:
         self._world = world
         self._withdraws = withdraws
 
+    async def recorded(self, requests: Sequence[RolloutRequest]) -> float:
+        return 0.0
+
     async def ask(self, requests: Sequence[RolloutRequest]) -> None:
         for request in requests:
             task = self._world.asked.setdefault(request.id, request.task)
@@ -136,8 +139,6 @@ class Agents:
 class Policy:
     """As ``al_ray.run.policy.Policy``, of versions without weights."""
 
-    between_steps = True
-
     def __init__(self, world: World) -> None:
         self._world = world
         self.version = 0
@@ -154,9 +155,9 @@ class Policy:
         self._world.served = self.version
         self._world.pass_by()
 
-    async def update(self, rows: Sequence[Row], loss: Any, passes: Passes) -> UpdateReport:
+    async def update(self, batch: Batch) -> UpdateReport:
         world = self._world
-        (step,) = {int(row.rollout_id[5:11]) for row in rows}
+        (step,) = {int(row.rollout_id[5:11]) for row in batch.rows}
         for _ in range(world.dice.randrange(3)):
             world.pass_by()
             await asyncio.sleep(0)

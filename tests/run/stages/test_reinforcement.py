@@ -111,6 +111,9 @@ class Simulated:
         self.solves = solves
         self.asked: list[list[RolloutRequest]] = []
 
+    async def recorded(self, requests: Sequence[RolloutRequest]) -> float:
+        return 0.0
+
     async def ask(self, requests: Sequence[RolloutRequest]) -> None:
         self.asked.append(list(requests))
 
@@ -198,9 +201,6 @@ class Learning:
     async def critic_values(self, features: np.ndarray) -> np.ndarray:
         return self.learner.critic_values(features)
 
-    async def fit_critic(self, features: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        return self.learner.fit_critic(features, targets)
-
 
 async def test_a_critics_values_and_a_divergence_are_in_the_advantages_and_the_critic_learns(
     tiny_model: Path,
@@ -213,6 +213,8 @@ async def test_a_critics_values_and_a_divergence_are_in_the_advantages_and_the_c
     agents = Simulated(lambda request: float(request.id.endswith("/0")))
     for _ in range(10):
         batch = await learning.batch(2, agents, policy, lambda *_: None)  # type: ignore[arg-type]
+        assert batch.lesson is not None
+        policy.learner.fit_critic(batch.lesson.features, batch.lesson.targets)
     assert batch.passes == Passes(epochs=3) and len(batch.rows) == 4
     seen = policy.learner.observe(batch.rows, batch.loss, "k1", features=False)
     costs = dict(zip(seen.calls, 0.05 * seen.divergences, strict=True))

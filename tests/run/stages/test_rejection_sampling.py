@@ -59,6 +59,7 @@ def test_a_step_in_which_nothing_is_worth_imitating_is_empty_and_says_so() -> No
     assert batch.rows == []
     assert (batch.metrics["imitation/groups"], batch.metrics["imitation/reward"]) == (0, 0)
     assert batch.metrics["reward/mean"] == 0.25
+    assert batch.metrics["health/equal_groups"] == 0, "they are unlike, and none is good enough"
 
 
 def test_a_group_of_equals_is_imitated_if_it_is_good_enough() -> None:
