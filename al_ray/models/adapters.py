@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.turns import turn
 from al_ray.machines.whole import whole_folder
-from al_ray.models import tensors
+from al_ray.models import beside, tensors
 from al_ray.models.config import config_of, read
 from al_ray.recipe import LoraSection, Recipe
 
@@ -215,7 +214,4 @@ def _merge(base: Path, adapter: Path, into: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     added(model, adapter).save_pretrained(into)
-    for path in adapter.iterdir():
-        ours = path.name in (WEIGHTS, CONFIG) or path.name.startswith(".")
-        if path.is_file() and not ours and not (into / path.name).exists():
-            shutil.copyfile(path, into / path.name)
+    beside.copy(adapter, into)
