@@ -257,7 +257,9 @@ class Policy:
         learners that wait for an engine gives the turn back when they are ended, and not before."""
         try:
             if self._engines.engines() != self._met:
-                self._met = await self._engines.meet(partial(self._ask, learners.connect_engines))
+                self._met = await self._engines.meet(
+                    lambda *those: self._ask(learners.connect_engines, *those)
+                )
             await self._engines.update(update, partial(self._ask, learners.send_weights), self._met)
         except LearnerLostError:
             learners.end()
