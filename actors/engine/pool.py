@@ -46,6 +46,8 @@ ANSWER_SECONDS: Final = 60.0
 """In which an engine answers that need not load anything: it does between two steps of its model."""
 _LOADED_PER_SECOND: Final = 50 * 2**20
 """Bytes of weights that an engine loads at least, over a slow network."""
+_MEETING_SECONDS: Final = 300.0
+"""In which learners connect to engines: they import vLLM first."""
 _START_SECONDS: Final = 3600.0
 _ALIVE_EVERY: Final = 5.0
 _STARTING_SECONDS: Final = 300.0
@@ -73,7 +75,6 @@ class EnginePool:
         self._spec = spec
         self._engine_class = engine_class
         self._answer_seconds = answer_seconds
-        self.tensor_parallel = spec.tensor_parallel
         self._options: Mapping[str, Any] = {
             "max_concurrency": CALLS_AT_ONCE,
             "runtime_env": {"env_vars": engine_environment(spec)},
@@ -105,7 +106,7 @@ class EnginePool:
         return self._keepers.failure()
 
     def engines(self) -> list[ActorHandle]:
-        """The engines that were alive when last looked at: whom the learner connects to."""
+        """The engines that were alive when last looked at."""
         return [slot.engine for slot in self._slots if slot.engine is not None]
 
     def admitted(self) -> list[ActorHandle]:
@@ -134,6 +135,24 @@ class EnginePool:
             await self._look()
         return admitted[0]
 
+    async def meet(
+        self, connect: Callable[[Sequence[ActorHandle], int], Awaitable[object]]
+    ) -> Sequence[ActorHandle]:
+        """Let the learners connect to the engines that there are, before the next ``update`` that is sent;
+        returns these. ``connect`` is told how many devices each has. Where it fails, they are ended: they may
+        wait for a learner for good. Raises ``LearnerLostError`` when it takes too long."""
+        async with self._changing:  # an engine that waits for learners answers nothing else
+            engines = self.engines()
+            try:
+                connecting = connect(engines, self._spec.tensor_parallel)
+                await _of_learners(connecting, _MEETING_SECONDS, "as they meet")
+            except BaseException:
+                for slot in self._slots:
+                    if slot.engine in engines:
+                        slot.dismiss()
+                raise
+        return engines
+
     async def update(
         self,
         update: WeightUpdate,
@@ -142,8 +161,8 @@ class EnginePool:
     ) -> None:
         """Give every engine the weights of ``update``, holding its calls meanwhile, and admit it.
 
-        ``send`` makes all learner ranks send, where the update is not stored; those that have come since the
-        learners met ``sent_to`` are not reached, and not admitted. When all engines are lost on
+        ``send`` makes all learner ranks send, where the update is not stored; those that have come since
+        ``meet`` returned ``sent_to`` are not reached, and not admitted. When all engines are lost on
         the way, waits for those that come in their place, which hold the weights if they are stored. Raises
         ``EngineUnavailableError`` when live engines cannot load the weights, and the current ones stay; or
         when no engine can be kept alive. Raises ``LearnerLostError`` when the weights are gone before an
@@ -163,12 +182,13 @@ class EnginePool:
                 if send is None:
                     slots = await self._each(slots, "load", update, refused=refused)
                 else:
-                    await self._sent(send, update.version)
+                    sending = f"sending policy version {update.version}"
+                    await _of_learners(send(), self._loading_seconds, sending)
                     slots = await self._each(slots, "admit", update.version)
                 slots = await self._each(slots, "resume")
             except BaseException:
                 for slot in slots:
-                    slot.end()
+                    slot.dismiss()
                 raise
             if refused and not slots:
                 if lost := next(filter(_of_weights, refused), None):
@@ -341,18 +361,21 @@ class EnginePool:
         return well
 
     async def _ask(self, slot: Slot, engine: Any, method: str, *args: object) -> None:
-        seconds = self._answer_seconds
-        if method == "load":
-            seconds += _size(self._spec.model_path) / _LOADED_PER_SECOND
+        seconds = self._loading_seconds if method == "load" else self._answer_seconds
         await answered(getattr(engine, method).remote(*args), seconds, f"{slot}, asked to {method},")
 
-    async def _sent(self, send: Callable[[], Awaitable[object]], version: int) -> None:
-        """An engine that dies as weights are sent keeps learners waiting for it for good."""
-        seconds = self._answer_seconds + _size(self._spec.model_path) / _LOADED_PER_SECOND
-        try:
-            await answered(send(), seconds, f"a learner or an engine, sending policy version {version},")
-        except UnresponsiveError as error:
-            raise LearnerLostError(str(error)) from error
+    @property
+    def _loading_seconds(self) -> float:
+        """In which engines load weights, or are sent them."""
+        return self._answer_seconds + _size(self._spec.model_path) / _LOADED_PER_SECOND
+
+
+async def _of_learners(asked: Awaitable[object], seconds: float, doing: str) -> None:
+    """What learners do with engines: one of these that dies meanwhile keeps them waiting for good."""
+    try:
+        await answered(asked, seconds, f"a learner or an engine, {doing},")
+    except UnresponsiveError as error:
+        raise LearnerLostError(str(error)) from error
 
 
 async def _started(engine: ActorHandle, who: str) -> None:

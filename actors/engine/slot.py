@@ -50,10 +50,14 @@ class Slot:
                 ray.kill(actor)
         self.starting, self.engine, self.admitted, self.leaves = None, None, False, None
 
-    def move(self) -> None:
-        """End its engine; the next is to be on another node."""
+    def dismiss(self) -> None:
+        """End its engine, which is not to blame."""
         self.end()
         self.blameless = True
+
+    def move(self) -> None:
+        """End its engine; the next is to be on another node."""
+        self.dismiss()
         self.seat.release()
 
     async def excused(self) -> bool:

@@ -19,10 +19,9 @@ from al_ray.actors.learner.holding.held import Held
 from al_ray.actors.learner.model import load_model
 from al_ray.actors.learner.spec import LearnerSpec
 from al_ray.errors import CheckpointError
-from al_ray.models import adapters
+from al_ray.models import adapters, beside
 
 _RESUME_STATE = Path("resume", "state.pt")
-_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 
 
 @contextmanager
@@ -54,9 +53,8 @@ def _nearest(folder: Path) -> Path:
 def write_model(
     held: Held, values: Mapping[str, Mapping[str, Tensor]], spec: LearnerSpec, folder: Path
 ) -> None:
-    """The trained ``values``, by policy and name, and everything else byte for byte from the model's folder:
-    a tokenizer that was loaded and saved again might not be the same tokenizer."""
-    source = Path(spec.model)
+    """The trained ``values``, by policy and name, and everything else byte for byte from the model's
+    folder."""
     if spec.lora is None:
         parameters = dict(held.model.named_parameters(remove_duplicate=False))
         others = {name: each for name, each in held.model.state_dict().items() if name not in parameters}
@@ -68,11 +66,9 @@ def write_model(
             place.mkdir(parents=True, exist_ok=True)
             public = {adapter.public_name(policy, name): value for name, value in own.items()}
             adapter.write(place, public, spec.lora, spec.model)
-    for path in source.iterdir():
-        if path.is_file() and not path.name.endswith(_WEIGHT_FILES) and not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
+    beside.copy(Path(spec.model), folder)
     if spec.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
+        beside.set_template(folder, spec.chat_template)
 
 
 def read_model(held: Held, spec: LearnerSpec, folder: Path) -> None:

@@ -86,7 +86,7 @@ class LearnerGroup:
         return self.computes()
 
     def _restart(self) -> None:
-        self._end()
+        self.end()
         ranks = len(self._options)
         # Where there is a second group, all methods run in threads that are not the first; to these only the
         # variable tells how many there are to be.
@@ -97,7 +97,7 @@ class LearnerGroup:
             for rank, option in enumerate(self._options)
         ]
         if self._closed:  # meanwhile, by another thread
-            self._end()
+            self.end()
         self._there, self._placed, self._told_of_waiting = self._ask_alive(), {}, False
         self._starting = [learner.start.remote() for learner in self._learners]
         if ranks > 1:
@@ -177,13 +177,19 @@ class LearnerGroup:
         told, _ = ray.wait(asked, num_returns=len(asked), timeout=_LOOK_SECONDS)
         return {ray.get(answer) for answer in told if _error(answer) is None}
 
+    def end(self) -> None:
+        """End the learners, whatever they are at; asked by another thread than one that waits for them, which
+        is told that they died. Next comes ``restart``."""
+        for learner in self._learners:
+            ray.kill(learner)
+
     def close(self) -> None:
         """End the learners, also those that hang or start, and free what they published."""
         self._closed = True
         asked = [learner.close.remote() for learner in self._learners]
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=_CLOSE_SECONDS)
-        self._end()
+        self.end()
 
     def _while_lost(self, ask: Callable[[], _Answer]) -> _Answer:
         """What is answered; asked again where learners are lost meanwhile."""
@@ -196,10 +202,6 @@ class LearnerGroup:
                 if lost > MAX_LOST or self._closed:
                     raise
                 _log.warning("learners are started anew: %s", error)
-
-    def _end(self) -> None:
-        for learner in self._learners:
-            ray.kill(learner)
 
     def _on_first(self, method: str, *arguments: Any) -> Any:
         return self._all([getattr(self._learners[0], method).remote(*arguments)])[0]
@@ -222,7 +224,7 @@ class LearnerGroup:
             errors = [error for answer in told if (error := _error(answer))]
             harmed = len(told) < len(asked) or not all(_is_a(harmless, error) for error in errors)
             if len(answers) > 1 and harmed:
-                self._end()
+                self.end()
             first = min(errors, key=_is_of_another)
             if isinstance(first, DIED):
                 raise LearnerLostError(f"a learner died: {in_brief(first)}") from first
@@ -241,7 +243,7 @@ class LearnerGroup:
         asked, seconds = self._ask_alive(), _LOADING_SECONDS if self._starting else _ANSWER_SECONDS
         _, silent = ray.wait(asked, num_returns=len(asked), timeout=seconds)
         if silent:
-            self._end()
+            self.end()
             raise LearnerLostError(silence("a learner", seconds))
 
     def _require_coming(self, learners: Sequence[ActorHandle[Any]]) -> None:
@@ -253,7 +255,7 @@ class LearnerGroup:
             _log.warning("learners wait for Ray to start them: it may be that no node has room")
         for learner in there:
             if now > self._placed.setdefault(learner._actor_id, now) + _LOADING_SECONDS:
-                self._end()
+                self.end()
                 raise LearnerLostError(silence("a learner, which starts,", _LOADING_SECONDS))
 
     def _ask_alive(self) -> list[ObjectRef[Any]]:

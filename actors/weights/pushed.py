@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class PushingPublisher(ABC):
-    """Over devices: ``connect`` once, then for each version ``publish`` and, engines paused, ``send``.
+    """Over devices: ``connect`` whenever the engines are others, then for each version ``publish`` and,
+    engines paused, ``send``.
 
     All three are called on every learner rank, since gathering sharded tensors is collective; rank
     0 alone speaks with the engines.
@@ -41,6 +42,7 @@ class PushingPublisher(ABC):
         from vllm.distributed.weight_transfer.clients import RayVLLMWeightSyncClient
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
+        self.close()  # what the last ones were sent over keeps memory of the device
         self._trainer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(len(engines) * tensor_parallel, address, port),
             client=RayVLLMWeightSyncClient(list(engines)),
@@ -53,6 +55,7 @@ class PushingPublisher(ABC):
     def close(self) -> None:
         if self._trainer is not None:
             self._trainer.shutdown()
+            self._trainer = None
 
     @abstractmethod
     def _init_info(self, workers: int, address: str, port: int) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ray.exceptions import ObjectLostError
 
@@ -25,23 +25,25 @@ SHARD_BYTES = 2**29
 
 
 async def local_files(update: WeightUpdate) -> AsyncIterator[str]:
-    """The files of ``update`` on this node; one from the object store lives until the next is asked for, and
-    no longer than this process. Ray brings a shard to a node once, for all that read it there. Raises
-    ``WeightsLostError`` where they are gone."""
+    """The files of ``update`` on this node. Each can be read until the next is asked for, whoever removes it
+    meanwhile, and no longer than this process lives. Ray brings a shard to a node once, for all that read it
+    there. Raises ``WeightsLostError`` where they are gone."""
     gone = f"the weights of policy version {update.version} are gone with the learner that stored them"
     if update.path is not None:
-        if not Path(update.path).exists():
-            raise WeightsLostError(f"{gone}: {update.path}")
-        yield update.path
+        try:
+            with open(update.path, "rb") as file:
+                yield _as_path(file)
+        except FileNotFoundError as error:
+            raise WeightsLostError(f"{gone}: {update.path}") from error
     for shard in update.shards:
         try:
             held = await shard
         except ObjectLostError as error:
             raise WeightsLostError(gone) from error
-        with open(os.memfd_create(PREFIX), "wb") as file:
-            file.write(memoryview(held))
-            file.flush()
-            yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        with open(os.memfd_create(PREFIX), "wb") as memory:
+            memory.write(memoryview(held))
+            memory.flush()
+            yield _as_path(memory)
 
 
 async def adapters_of(update: WeightUpdate) -> dict[str, dict[str, torch.Tensor]]:
@@ -64,7 +66,12 @@ def as_file(tensors: Mapping[str, torch.Tensor]) -> Iterator[Path]:
     with open(os.memfd_create(PREFIX), "wb") as file:
         file.write(save(dict(tensors)))
         file.flush()
-        yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        yield Path(_as_path(file))
+
+
+def _as_path(file: IO[bytes]) -> str:
+    """By which other processes of this node open it, also when it has a name no more."""
+    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 class SharedMemoryPublisher:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from al_ray.errors import Problem, RecipeError
 from al_ray.machines.turns import turn
 from al_ray.machines.whole import whole_folder
-from al_ray.models import tensors
+from al_ray.models import beside, tensors
 from al_ray.models.config import config_of, read
 from al_ray.recipe import LoraSection, Recipe
 
@@ -34,6 +33,30 @@ _OF_LAYER: Final = re.compile(r"\.\d+\..*?(\w+)\.weight$")
 _OF_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
 _OF_EXPERTS: Final = re.compile(r"\.experts\.")
 """Of one, or of all of a layer in one tensor."""
+_IN_FILES: Final = re.compile(r"\.(\w+)\.lora_[AB]\.weight$")
+"""At the end of the name of an adapter's matrix: what it is put beside."""
+_OTHERWISE: Final[Mapping[str, Sequence[object]]] = {
+    "use_rslora": (),
+    "use_dora": (),
+    "use_qalora": (),
+    "use_bdlora": (),
+    "lora_bias": (),
+    "bias": ("none",),
+    "rank_pattern": (),
+    "alpha_pattern": (),
+    "modules_to_save": (),
+    "target_parameters": (),
+    "trainable_token_indices": (),
+    "exclude_modules": (),
+    "layers_to_transform": (),
+    "layer_replication": (),
+    "alora_invocation_tokens": (),
+    "arrow_config": (),
+    "kasa_config": (),
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal", "mica", "lora_ga"),
+}
+"""What peft may do otherwise than to add ``alpha / rank * B A`` to each target of the model, with the values
+by which it does not, beside none, false and empty. With other beginnings peft changes the model, too."""
 
 
 def config(section: LoraSection, base: str) -> dict[str, Any]:
@@ -106,13 +129,21 @@ def problem_of(where: str, folder: Path, section: LoraSection) -> Problem | None
         return Problem(where, str(folder), f"holds no adapter: no {CONFIG} and {WEIGHTS}")
     try:
         found, wanted = read(folder / CONFIG, where), config(section, "")
-        tensors.shapes_in(folder / WEIGHTS, where)
+        names = tensors.shapes_in(folder / WEIGHTS, where)
     except RecipeError as error:
         return error.problems[0]
     for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("target_modules", "targets")):
         theirs, ours = found.get(key), wanted[key]
         if (sorted(theirs or ()) != sorted(ours)) if key == "target_modules" else theirs != ours:
             cure = f"has {key} {theirs}, and model.lora.{name} is {ours}: adapters of a run are alike"
+            return Problem(where, str(folder), cure)
+    for key, plain in _OTHERWISE.items():
+        if (value := found.get(key)) and value not in plain:
+            cure = f"has {key} {value}: adapters of a run are matrices that are scaled by alpha / rank alone"
+            return Problem(where, str(folder), cure)
+    for name in names:
+        if (match := _IN_FILES.search(name)) is None or match[1] not in section.targets:
+            cure = f"has {name}, which is no matrix of model.lora.targets: adapters of a run have no others"
             return Problem(where, str(folder), cure)
     return None
 
@@ -183,7 +214,4 @@ def _merge(base: Path, adapter: Path, into: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     added(model, adapter).save_pretrained(into)
-    for path in adapter.iterdir():
-        ours = path.name in (WEIGHTS, CONFIG) or path.name.startswith(".")
-        if path.is_file() and not ours and not (into / path.name).exists():
-            shutil.copyfile(path, into / path.name)
+    beside.copy(adapter, into)

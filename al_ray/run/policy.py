@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # with torch, of which an evaluation needs nothing
     from al_ray.actors.learner.group import LearnerGroup
     from al_ray.actors.learner.observing import Observations
     from al_ray.actors.learner.spec import StageSpec
+    from al_ray.actors.weights.update import WeightUpdate
     from al_ray.algorithms.demonstration import TokenisedCall
     from al_ray.algorithms.losses.token import Loss
     from al_ray.run.stages.batch import Batch
@@ -43,6 +44,8 @@ _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
 
 _WATCH_SECONDS: Final = 2.0
+_NONE: Final = -1
+"""No version: what lost learners had made by a number is not what others make by it again."""
 _TRANSFERS: Final = 5
 """Of the first weights, one after the loss of the other's learners."""
 _RENDERINGS: Final = 5
@@ -76,7 +79,7 @@ class Policy:
 
     @property
     def served_version(self) -> int:
-        """The version that the engines answer with."""
+        """The version that the engines answer with; after ``restart_learners``, none before ``serve``."""
         return self._served_version
 
     async def start(self) -> None:
@@ -167,8 +170,10 @@ class Policy:
     async def restart_learners(self) -> None:
         """In the place of learners that were lost; ``load`` comes next, or they begin anew."""
         self._settled = False
-        await self._of_learners(self._learning.restart)
-        self._learner_lost, self._met = None, ()
+        async with self._transferring:  # what goes on of one is of the lost ones
+            await self._of_learners(self._learning.restart)
+            self._learner_lost, self._met = None, ()
+            self._served_version = _NONE
 
     async def save(self, folder: Path) -> None:
         """Write a checkpoint."""
@@ -221,9 +226,7 @@ class Policy:
             version = await self._ask(learners.policy_version)
             update = await self._ask(learners.publish, version)
             if learners.pushes_weights:  # as they are when they are sent
-                await self._meet(learners)
-                send = partial(self._ask, learners.send_weights)
-                await self._engines.update(update, send, self._met)
+                await self._push(learners, update)
         if not learners.pushes_weights:
             await self._engines.update(update)
         await self._admit()
@@ -240,12 +243,18 @@ class Policy:
                 _log.warning("learners are started anew: %s", error)
                 await self._of_learners(learners.restart)
 
-    async def _meet(self, learners: LearnerGroup) -> None:
-        """Let the learners meet the engines that there are, if they are others than before."""
-        engines = self._engines.engines()
-        if engines != self._met:
-            await self._ask(learners.connect_engines, engines, self._engines.tensor_parallel)
-            self._met = engines
+    async def _push(self, learners: LearnerGroup, update: WeightUpdate) -> None:
+        """In turn. The learners meet the engines first, if these are others than before. Whoever waits for
+        learners that wait for an engine gives the turn back when they are ended, and not before."""
+        try:
+            if self._engines.engines() != self._met:
+                self._met = await self._engines.meet(
+                    lambda *those: self._ask(learners.connect_engines, *those)
+                )
+            await self._engines.update(update, partial(self._ask, learners.send_weights), self._met)
+        except LearnerLostError:
+            learners.end()
+            raise
 
     async def _of_learners(
         self, asked: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs
@@ -264,7 +273,13 @@ class Policy:
             if self._asked is None or self._asked.done():
                 self._turn.release()
             else:
-                self._asked.add_done_callback(lambda _: self._turn.release())
+                self._asked.add_done_callback(self._give_back)
+
+    def _give_back(self, asked: asyncio.Future[Any]) -> None:
+        """The turn, when nobody waits any more for what was asked."""
+        if not asked.cancelled():
+            asked.exception()  # or asyncio would print it as one that was never looked at
+        self._turn.release()
 
     async def _ask(
         self, asked: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs

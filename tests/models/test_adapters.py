@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaForCausalLM
 
 from al_ray.errors import RecipeError, UserError
 from al_ray.machines import turns
 from al_ray.models import adapters, folders
+from al_ray.models.config import read
 from al_ray.recipe import LoraSection, ModelSection, Recipe
 from tests.conftest import write_tiny_model
 from tests.support.models.weights import write_weights
 from tests.support.runs import toy
+
+OF_QUERIES = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
 def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
@@ -33,7 +38,7 @@ def adapter(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     write_weights(tmp_path / "base" / "model.safetensors", {"a.weight": [8, 8]})
-    write_weights(tmp_path / "adapter" / adapters.WEIGHTS, {"a": [2, 8], "b": [8, 2]})
+    write_weights(tmp_path / "adapter" / adapters.WEIGHTS, {OF_QUERIES: [32, 8]})
     config = adapters.config(LoraSection(), str(tmp_path / "base"))
     (tmp_path / "adapter" / adapters.CONFIG).write_text(json.dumps(config))
     return tmp_path / "adapter"
@@ -134,6 +139,16 @@ def test_experts_which_are_held_as_one_tensor_get_no_adapter(tmp_path: Path) -> 
             {"target_modules": ["q_proj"]},
             "has target_modules ['q_proj'], and model.lora.targets is ['k_proj', ",
         ),
+        (
+            {"use_rslora": True},
+            "has use_rslora True: adapters of a run are matrices that are scaled",
+        ),
+        ({"use_dora": True}, "has use_dora True"),
+        ({"alpha_pattern": {"q_proj": 128}}, "has alpha_pattern {'q_proj': 128}"),
+        ({"modules_to_save": ["lm_head"]}, "has modules_to_save ['lm_head']"),
+        ({"bias": "lora_only"}, "has bias lora_only"),
+        ({"layers_to_transform": [0]}, "has layers_to_transform [0]"),
+        ({"init_lora_weights": "pissa_niter_4"}, "has init_lora_weights pissa_niter_4"),
         (None, "holds no adapter: no adapter_config.json"),
     ],
 )
@@ -142,7 +157,7 @@ def test_what_a_policy_begins_as_is_an_adapter_like_the_others(
 ) -> None:
     section = LoraSection(rank=4, targets=["k_proj", "q_proj"])
     whole = adapters.config(section, "base") | {"target_modules": ["q_proj", "k_proj"]}
-    write_weights(tmp_path / adapters.WEIGHTS, {"a": [1]})
+    write_weights(tmp_path / adapters.WEIGHTS, {OF_QUERIES: [4, 8]})
     if changed is not None:
         (tmp_path / adapters.CONFIG).write_text(json.dumps(whole))
         assert adapters.problem_of("policies.a.adapter", tmp_path, section) is None
@@ -155,3 +170,32 @@ def test_what_a_policy_begins_as_is_an_adapter_like_the_others(
     with pytest.raises(RecipeError) as caught:
         adapters.require_alike(Recipe.model_validate(content))
     assert [str(problem) for problem in caught.value.problems] == [found]
+
+
+def test_an_adapter_that_peft_writes_is_like_the_others(tmp_path: Path, tiny_model: Path) -> None:
+    """Its config has all that peft knows of."""
+    section = LoraSection(rank=4, targets=["q_proj", "down_proj"])
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    like = LoraConfig(r=4, lora_alpha=section.alpha, target_modules=list(section.targets))
+    get_peft_model(model, like).save_pretrained(tmp_path)
+    assert adapters.problem_of("policies.a.adapter", tmp_path, section) is None
+    assert adapters._OTHERWISE.keys() <= read(tmp_path / adapters.CONFIG, "").keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base_model.model.lm_head.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+        "base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight",
+    ],
+)
+def test_an_adapter_with_tensors_beside_the_matrices_of_its_targets_is_none_like_the_others(
+    tmp_path: Path, name: str
+) -> None:
+    """Whatever its config says; learners would leave them out."""
+    section = LoraSection(rank=4, targets=["q_proj"])
+    (tmp_path / adapters.CONFIG).write_text(json.dumps(adapters.config(section, "base")))
+    write_weights(tmp_path / adapters.WEIGHTS, {OF_QUERIES: [4, 8], name: [8]})
+    found = str(adapters.problem_of("policies.a.adapter", tmp_path, section))
+    assert found.startswith(f"policies.a.adapter: '{tmp_path}': has {name}, which is no matrix of model.lora")

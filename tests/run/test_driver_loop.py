@@ -300,7 +300,7 @@ def test_a_run_goes_on_after_an_evaluation_of_a_single_task_which_has_no_interva
     run = Run(RECIPE, folder, nothing, nothing, nothing, Console(told), (), (), nothing)
     [(step, values)] = run._evaluated().items()
     run._show_evaluation(step, values)
-    assert "0.3000 ± nan, 1 tasks, 1.0 s; +0.1000 (+nan to +nan)" in told.getvalue()
+    assert "0.3000 ± nan, 1 tasks, 1.0 s; +0.1000 (-) since the one before" in told.getvalue()
 
 
 def with_checkpoints(told: io.StringIO, seconds: float = 0.0) -> tuple[Run, list[int]]:

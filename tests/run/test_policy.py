@@ -11,15 +11,17 @@ from typing import Any, cast
 import pytest
 from ray.exceptions import RaySystemError
 
+from al_ray.actors.engine.pool import EnginePool
+from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import LearnerLostError
 from al_ray.run.policy import Policy
+from tests.support.models.engine_inputs import engine_spec
 
 
 class Parts:
     """Engines, gateways and learners of a run that goes on at ``version``; notes what is asked of them."""
 
     adapts = False
-    tensor_parallel = 1
 
     def __init__(self, version: int, pushes_weights: bool = False) -> None:
         self.version = version
@@ -47,6 +49,10 @@ class Parts:
 
     def send_weights(self) -> None:
         """Asked by the engines' pool, when they are paused."""
+
+    async def meet(self, connect: Any) -> list[str]:
+        await connect(self.there, 1)
+        return self.there
 
     def connect_engines(self, engines: list[str], width: int) -> None:
         self.met = list(engines)
@@ -124,6 +130,106 @@ async def test_learners_that_are_lost_as_they_give_the_first_adapters_are_follow
     parts.losses = 99
     with pytest.raises(LearnerLostError):
         await Policy(parts, parts, parts).start()
+
+
+class Waiting:
+    """Learners that wait for an engine that died, at one of their methods, until their processes end."""
+
+    adapts, pushes_weights = False, True
+
+    def __init__(self, at: str) -> None:
+        self.version = 1
+        self.at = at
+        self.lost = threading.Event()
+
+    def policy_version(self) -> int:
+        return self.version
+
+    def publish(self, version: int) -> WeightUpdate:
+        return WeightUpdate(version)
+
+    def connect_engines(self, engines: list[Any], width: int) -> None:
+        self.wait("connect_engines")
+
+    def send_weights(self) -> None:
+        self.wait("send_weights")
+
+    def observe(self, *_: Any, **__: Any) -> None:
+        if self.lost.is_set():
+            raise LearnerLostError("a learner died")
+
+    def wait(self, at: str) -> None:
+        if self.at == at:
+            assert self.lost.wait(60)
+            raise LearnerLostError("a learner died")
+
+    def end(self) -> None:
+        self.lost.set()
+
+    def restart(self) -> None:
+        self.at, self.version = "", 0
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> EnginePool:
+    """Learners are waited for for a moment only; there is nobody whom they reach."""
+    monkeypatch.setattr("al_ray.actors.engine.pool._MEETING_SECONDS", 0.1)
+    monkeypatch.setattr("al_ray.run.policy._WATCH_SECONDS", 0.001)
+    return EnginePool(engine_spec(Path("nowhere")), [], answer_seconds=0.1)
+
+
+@pytest.mark.parametrize("at", ["connect_engines", "send_weights"])
+async def test_learners_that_wait_for_an_engine_for_good_are_ended_and_started_anew(
+    engines: EnginePool, at: str
+) -> None:
+    """Whoever asked them keeps their turn until then."""
+    learners: Any = Waiting(at)
+    policy = Policy(engines, cast(Any, Parts(0)), learners)
+    async with asyncio.timeout(60):
+        with pytest.raises(LearnerLostError, match=r"a learner or an engine, .*, did not answer for 0.1 s"):
+            await policy.serve()
+        await policy.restart_learners()
+    assert learners.version == 0
+
+
+@pytest.mark.parametrize("at", ["connect_engines", "send_weights"])
+async def test_whoever_waits_for_learners_that_wait_for_an_engine_that_joined_is_told_that_they_are_lost(
+    engines: EnginePool, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """They would be at the next update, say."""
+    monkeypatch.setattr(engines, "unserved", lambda: True)
+    learners, nothing = Waiting(at), cast(Any, None)
+    policy = Policy(engines, cast(Any, Parts(0)), cast(Any, learners))
+    await policy.start()
+    async with asyncio.timeout(60):
+        while not policy._turn.locked():
+            await asyncio.sleep(0.001)
+        with pytest.raises(LearnerLostError):
+            await policy.observe([], nothing, None, features=False)
+    await policy.stop()
+    assert isinstance(policy.failure(), LearnerLostError)
+
+
+async def test_after_learners_were_lost_engines_are_given_what_the_next_ones_make_by_a_number() -> None:
+    """Steps that are repeated on another machine, or on a GPU, do not make the same weights again."""
+
+    class Repeated(Parts):
+        life = "first"
+
+        def publish(self, version: int) -> str:
+            return f"weights {version} of the {self.life} life"
+
+        def restart(self) -> None:
+            self.version, self.life = 0, "second"
+
+    parts: Any = Repeated(4)
+    policy = Policy(parts, parts, parts)
+    await policy.serve()
+    await policy.restart_learners()
+    parts.version = 4
+    await policy.serve()
+    loaded = [each for each in parts.asked if each.startswith("load")]
+    assert loaded == ["load weights 4 of the first life", "load weights 4 of the second life"]
 
 
 @pytest.mark.parametrize("asked", ["observe", "publish"])

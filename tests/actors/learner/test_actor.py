@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,15 @@ def test_a_checkpoint_is_a_model_folder_with_the_models_own_tokenizer_files(
     assert AutoTokenizer.from_pretrained(folder).chat_template == "{{ messages }}"
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert learner.logprobs(PROBE) == pytest.approx(probe_logprobs(model), abs=1e-6)
+
+
+def test_a_checkpoint_renders_calls_with_tools_as_the_model_does(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = {"default": "plain", "tool_use": "with tools"}
+    tokenizer.save_pretrained(model)
+    Learner(learner_spec(model)).save(str(tmp_path / "step_1"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "step_1").chat_template == tokenizer.chat_template
 
 
 @pytest.mark.parametrize("room", [1_000, 500_000], ids=["in the weights", "in the resume state"])

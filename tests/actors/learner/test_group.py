@@ -490,6 +490,32 @@ def test_learners_that_die_each_time_are_told_of_and_a_model_that_cannot_be_load
     group.close()
 
 
+def test_whoever_waits_for_learners_that_are_ended_is_told_that_they_are_lost(
+    ray_cluster: None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a kernel of NCCL that waits for a dead engine, they answer that they live, and nothing else ends it.
+    Others may be started in their place."""
+    idle = without_a_model()
+
+    class Waiting(idle):
+        def send_weights(self) -> None:
+            time.sleep(600)
+
+    monkeypatch.setattr(learner_group, "Learner", Waiting)
+    group = LearnerGroup(learner_spec(tiny_model), [{"num_cpus": 0}])
+    group.start()
+    with ThreadPoolExecutor() as threads:
+        sending = threads.submit(group.send_weights)
+        with pytest.raises(TimeoutError):
+            sending.result(0.5)
+        group.end()
+        with pytest.raises(LearnerLostError, match="a learner died"):
+            sending.result(60)
+    group.restart()
+    assert group.computes() == "packs"
+    group.close()
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_group_that_is_closed_as_it_starts_starts_no_others(
     ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from al_ray.actors.weights import stored
 from al_ray.actors.weights.stored import ObjectStorePublisher, SharedMemoryPublisher, local_files
 from al_ray.actors.weights.update import WeightUpdate
-from al_ray.errors import DiskError
+from al_ray.errors import DiskError, WeightsLostError
 from tests.support.machines.processes import files_up_to
 
 
@@ -41,6 +41,19 @@ async def test_a_file_holds_what_was_published(tmp_path: Path) -> None:
     assert update.version == 1 and update.stored
     torch.testing.assert_close(await read(update), tensors(1), atol=0, rtol=0)
     publisher.close()
+
+
+async def test_a_file_that_its_publisher_removes_as_it_is_read_can_be_read_to_its_end(tmp_path: Path) -> None:
+    """Asked for later, it is told to be gone."""
+    publisher = SharedMemoryPublisher(tmp_path)
+    update = publisher.publish(tensors(1).items(), 1)
+    async for path in local_files(update):
+        publisher.close()
+        code = f"from safetensors.torch import load_file; print(load_file({path!r})['embed'].sum())"
+        asked = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=-1)
+        assert (await asked.communicate())[0] == b"tensor(78.)\n"
+    with pytest.raises(WeightsLostError, match="policy version 1 are gone with the learner that stored them"):
+        await read(update)
 
 
 def test_shared_memory_that_is_full_is_told_with_its_place_and_the_room_that_is_left(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.update import WeightUpdate
-from al_ray.errors import EngineUnavailableError
+from al_ray.errors import EngineUnavailableError, LearnerLostError
 from al_ray.machines import cluster
 from al_ray.machines.placement import SharedSeat
 from tests.actors.engine.pool.faulty import FaultyEngine
@@ -208,6 +208,26 @@ async def test_engines_that_cannot_be_kept_alive_end_the_waiting_with_their_numb
             EngineUnavailableError, match="6 engines died since policy version 1 was admitted"
         ):
             await pool.update(WeightUpdate(1, path="nowhere"))
+    await pool.shutdown()
+
+
+@pytest.mark.parametrize("at", ["meet", "update"])
+async def test_engines_that_are_ended_because_learners_were_lost_are_not_to_blame(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """However many there are."""
+    monkeypatch.setattr("al_ray.actors.engine.pool.MAX_LOST", 1)
+
+    async def lose(*_: object) -> None:
+        raise LearnerLostError("a learner died")
+
+    pool = pool_of(2, tmp_path)
+    await pool.start()
+    before = await processes(pool)
+    with pytest.raises(LearnerLostError):
+        await (pool.meet(lose) if at == "meet" else pool.update(WeightUpdate(1), lose))
+    await lost(pool, before, 2)
+    await all_admitted(pool, 0)
     await pool.shutdown()
 
 
