@@ -260,7 +260,8 @@ def test_metrics_tell_each_step_once(place: Place, finished: str, recipe: Recipe
         assert line["reward/mean"] == pytest.approx(sum(rewards(rollout)["reward"] for rollout in batch) / 4)
         assert (line["rollout/count"], line["rollout/failed"], line["off_policy/staleness_max"]) == (4, 0, 0)
         assert 0 < line["rollout/response_tokens"] <= 8 and line["rollout/prompt_tokens"] > 4
-        assert line["policy/kl"] >= 0 and line["perf/generated_tokens_per_s"] > 0
+        assert line["policy/kl"] >= 0
+        assert line["rollout/recorded"] or line["perf/generated_tokens_per_s"] > 0
     # What was sampled is what is trained: engine and learner give each token the same probability.
     assert line["step"] == WITH_A_MODEL and abs(line["off_policy/mismatch_kl"]) < 1e-6
     records.close()

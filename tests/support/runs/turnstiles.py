@@ -81,11 +81,13 @@ class Part:
 
 
 class Babbling(without_vllm.SpeakingEngine):
-    """It says letters and digits by chance, so that there is something to be learnt."""
+    """It says letters and digits as a call's seed has it, so that there is something to be learnt, in every
+    run the same."""
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         reply = await super().chat(request)
-        said = "".join(random.choices("ab12", k=len(reply.choices[0].response_ids)))
+        chance = random.Random(request.sampling.seed)
+        said = "".join(chance.choices("ab12", k=len(reply.choices[0].response_ids)))
         message = {"role": "assistant", "content": said}
         choice = replace(reply.choices[0], message=message, response_ids=list(said.encode()))
         return replace(reply, choices=[choice])
