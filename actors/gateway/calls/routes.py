@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -37,7 +37,7 @@ from al_ray.actors.gateway.failures import failure
 from al_ray.actors.http import json_response, read_body
 from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
-from al_ray.errors import BadRequestError
+from al_ray.errors import AttemptEndedError, BadRequestError
 from al_ray.recipe import PolicySection, policy_of
 from al_ray.traces import semconv
 from al_ray.traces.messages import Message, without_ids
@@ -113,7 +113,7 @@ class ModelCalls:
         try:
             reply = await answerer.chat(call)
         except asyncio.CancelledError:
-            self._record_aborted(call, PartialAnswer())
+            self.recorder.record_soon(self._aborted(call, PartialAnswer()))
             raise
         await self._record(call, reply)
         return _told_whole(dialect, call.head, asked, reply)
@@ -144,14 +144,15 @@ class ModelCalls:
         except (ConnectionResetError, TimeoutError, asyncio.CancelledError) as error:
             _log.debug("the client of call %s hung up", call.id)
             if not whole:
-                self._record_aborted(call, seen)
+                self.recorder.record_soon(self._aborted(call, seen))
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Exception as error:
             if not response.prepared:
                 raise
-            if not whole:
-                self._record_aborted(call, seen)
+            if not whole:  # before the agent asks for more, or rewards what it has seen
+                with suppress(AttemptEndedError):
+                    await self.recorder.record(self._aborted(call, seen))
             await _write(response, b"".join(wire.fail(failure(error))))
         return response
 
@@ -161,10 +162,10 @@ class ModelCalls:
         await self.recorder.record(call.span(reply))
         self.repeated.note_answered(call.id)
 
-    def _record_aborted(self, call: Call, seen: PartialAnswer) -> None:
-        """A call of which the agent has seen no more than this."""
+    def _aborted(self, call: Call, seen: PartialAnswer) -> Span:
+        """A call of which the agent has seen no more than this: it is counted, and to be recorded."""
         self.limits.spend(call.attempt, seen.tokens)
-        self.recorder.record_soon(call.aborted_span(seen))
+        return call.aborted_span(seen)
 
     async def _call(self, dialect: Dialect, claim: Claim, asked: Asked, headers: Mapping[str, str]) -> Call:
         attempt, agent = claim.attempt, _header_text(headers.get(AGENT_HEADER, ""))

@@ -60,7 +60,7 @@ async def test_a_call_whose_client_hangs_up_while_it_is_recorded_is_counted_and_
 
 
 async def test_a_stream_that_breaks_off_leaves_a_call_and_counts_what_was_seen(tmp_path: Path) -> None:
-    """Its agent, which was told an id, may reward it."""
+    """Its agent, which was told an id, may reward it: it is there as soon as the agent knows."""
     async with open_at_hand(tmp_path, Frail("a"), limited(1)) as house:
         attempt = await house.attempt()
         async with house.client(attempt) as client:
@@ -68,6 +68,7 @@ async def test_a_stream_that_breaks_off_leaves_a_call_and_counts_what_was_seen(t
             with pytest.raises(openai.APIError, match="in the middle"):
                 async for piece in pieces:
                     call_id = piece.id
+            assert len(house.calls(attempt)) == 1
             report = orjson.dumps({"value": 0.0, "call": call_id})
             assert (await house.post(report, attempt.key, "/al_ray/rewards"))[0] == 200
             [call, _] = house.calls(attempt)

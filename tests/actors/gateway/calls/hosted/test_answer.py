@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from al_ray.actors.gateway.calls.hosted.answer import choice_of
 from al_ray.actors.gateway.calls.hosted.model import HostedModelSpec
 from al_ray.actors.gateway.dialects.logprobs import TextTokens, openai_logprobs
-from al_ray.traces import semconv
+from al_ray.traces import call_span, semconv
 from tests.support.houses.gateway import SPEC, TOOLS, House, beside, say
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -249,9 +249,10 @@ async def test_a_hosted_models_tokens_are_told_with_their_own_bytes() -> None:
     ],
 )
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-async def test_what_is_no_answer_is_a_failure_in_the_apis_own_shape_and_is_not_recorded(
+async def test_what_is_no_answer_is_a_failure_in_the_apis_own_shape_and_no_call_that_was_answered(
     hosting: House, order: str, stream: bool, says: str, api: str
 ) -> None:
+    """Nor is it recorded at all, unless the agent has seen some of it."""
     attempt = await hosting.attempt()
     asked: Any = {"model": "wise", "stream": stream}
     with pytest.raises((openai.APIError, anthropic.APIError), match=says) as caught:
@@ -266,9 +267,12 @@ async def test_what_is_no_answer_is_a_failure_in_the_apis_own_shape_and_is_not_r
                 else:
                     told = await other.responses.create(**asked, input=order)
                 _ = [event async for event in told]
-    if order != "unfinished":  # that stream had begun
-        assert isinstance(caught.value, openai.APIStatusError | anthropic.APIStatusError)
-        assert caught.value.status_code == 502
+    if order == "unfinished":  # that stream had begun
+        [call] = hosting.calls(attempt)
+        assert call_span.is_aborted(call)
+        return
+    assert isinstance(caught.value, openai.APIStatusError | anthropic.APIStatusError)
+    assert caught.value.status_code == 502
     assert hosting.calls(attempt) == []
 
 
