@@ -34,11 +34,14 @@ def main(result: int) -> None:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     signal.signal(signal.SIGTERM, _leave)
+    process = os.getpid()
     try:
         answer = json.dumps({"output": _run(request)}, default=_plain)
     except BaseException as error:  # also SystemExit: told as what it is
         name = f"{type(error).__module__}.{type(error).__qualname__}"
         answer = json.dumps({"error": traceback.format_exc(), "error_class": name})
+    if os.getpid() != process:
+        return  # a copy that the agent has forked, and SIGTERM found: the answer is not its to give
     with os.fdopen(result, "wb") as file:
         file.write(answer.encode())
 

@@ -170,6 +170,10 @@ async def test_what_an_agent_leaves_behind_ends_with_it(apart: House) -> None:
     assert alive(rollout.id) == []
 
 
+async def test_a_copy_that_an_agent_has_forked_gives_no_answer_in_its_place(process: House) -> None:
+    assert reward(await process.rollout({"do": "fork"})) == 1.0
+
+
 async def test_an_attempt_that_the_store_has_cancelled_leaves_no_process(apart: House) -> None:
     batch = await apart.enqueue({"do": "start_programs"})
     await until(lambda: len(alive(f"{batch}/0")) > 6)
