@@ -82,8 +82,8 @@ class _Family:
                 self.status = status
 
     def _signal(self, number: int, sent: set[int]) -> None:
-        """To all children, and to the groups that they are in, which join ``sent``; to none of those again: a
-        second SIGTERM may end what the first has them do."""
+        """Once to each child, and to all of the group that it is in, which join ``sent``; to none of those
+        again: a second SIGTERM may end what the first has them do."""
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             for pid in map(int, file.read().split()):
                 group = os.getpgid(pid)
@@ -91,12 +91,15 @@ class _Family:
                     continue
                 sent.add(pid)
                 try:
-                    if group != os.getpgrp():  # as it is until the program has a session of its own
+                    if group == os.getpgrp():  # as it is until the program has a session of its own
+                        os.kill(pid, number)
+                    else:
                         sent.add(group)
                         os.killpg(group, number)
-                    os.kill(pid, number)
                 except PermissionError:  # by setuid it has become another user's
                     continue
+                except ProcessLookupError:  # it has left that group meanwhile: the next round finds it
+                    sent.difference_update({pid, group})
 
     def _signals(self) -> bytes:
         try:

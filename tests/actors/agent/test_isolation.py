@@ -260,16 +260,23 @@ time.sleep(100)
 async def test_all_that_descends_from_a_program_is_asked_once_to_end_and_has_its_grace(
     tmp_path: Path,
 ) -> None:
-    """In whatever session it is; and whoever ends early ends the wait."""
+    """In whatever session it is; and whoever ends early ends the wait. Of several at once, so that some note
+    a first signal before a second could come."""
     members = ["in its group", "in another session", "its child's child"]
-    command = [sys.executable, "-c", FAMILY, str(tmp_path)]
-    program = guarded_process.Program(command, dict(os.environ), None, b"", grace=60.0)
-    process = await guarded_process.GuardedProcess.start(program, KeptText(), KeptText())
-    for member in members:
-        await until((tmp_path / f"{member} is ready").exists)
-    async with asyncio.timeout(30):
-        await process.end()
-    assert {member: (tmp_path / member).read_text() for member in members} == dict.fromkeys(members, "asked ")
+
+    async def noted(folder: Path) -> dict[str, str]:
+        folder.mkdir()
+        command = [sys.executable, "-c", FAMILY, str(folder)]
+        program = guarded_process.Program(command, dict(os.environ), None, b"", grace=60.0)
+        process = await guarded_process.GuardedProcess.start(program, KeptText(), KeptText())
+        for member in members:
+            await until((folder / f"{member} is ready").exists)
+        async with asyncio.timeout(30):
+            await process.end()
+        return {member: (folder / member).read_text() for member in members}
+
+    found = await asyncio.gather(*[noted(tmp_path / str(number)) for number in range(8)])
+    assert found == [dict.fromkeys(members, "asked ")] * 8
 
 
 def job(name: str, task: dict[str, Any]) -> Job:
