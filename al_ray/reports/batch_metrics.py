@@ -93,14 +93,15 @@ def health_metrics(
         "rollout/sampled_tokens": total,
         "health/failed": _mean([outcome.error is not None for outcome in outcomes]),
         "health/without_calls": _mean([not outcome.called for outcome in outcomes]),
-        "health/equal_groups": _mean([group[0].group not in unequal and _are_equal(group) for group in kept]),
+        "health/equal_groups": _mean([group[0].group not in unequal and are_equal(group) for group in kept]),
         "health/dropped_groups": 1 - len(kept) / len(groups) if groups else 0.0,
         "health/branches": branches / max(branches + lineage["lineage/continued"], 1),
         "health/wasted_tokens": wasted / max(total, 1),
     }
 
 
-def _are_equal(group: Sequence[Trajectory]) -> bool:
+def are_equal(group: Sequence[Trajectory]) -> bool:
+    """Whether all its rollouts are worth the same."""
     return len({each.reward for each in group}) == 1
 
 

@@ -116,7 +116,7 @@ class ModelCalls:
             self.recorder.record_soon(self._aborted(call, PartialAnswer()))
             raise
         await self._record(call, reply)
-        return _told_whole(dialect, call.head, asked, reply)
+        return json_response(dialect.reply(call.head, asked, reply))
 
     async def _stream(
         self, request: web.Request, dialect: Dialect, call: Call, answerer: Answerer

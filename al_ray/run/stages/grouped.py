@@ -22,6 +22,7 @@ from al_ray.errors import UnreadableError, UselessRunError
 from al_ray.recipe import GroupedStage, Recipe, TransitionsSection
 from al_ray.recipe.schedule import Admission, StageSpan
 from al_ray.reports.batch_metrics import (
+    are_equal,
     call_metrics,
     dimension_metrics,
     health_metrics,
@@ -251,7 +252,6 @@ class Grouped(ABC):
         by_model = sum(outcome.by_model for outcome in outcomes)
         readable = sum(outcome.error is None for outcome in outcomes)
         readable += by_model if transitions.failed_reward is not None else 0
-        equal = [group for group in learnt.comparable if len({each.reward for each in group}) == 1]
         return {
             **rollout_metrics(groups, episodes, policy_version, transitions.reward),
             **call_metrics(episodes),
@@ -263,7 +263,7 @@ class Grouped(ABC):
             "rollout/unreadable": readable - sum(map(len, learnt.readable)),
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
-            "rollout/equal_groups": len(equal),
+            "rollout/equal_groups": sum(map(are_equal, learnt.comparable)),
             **learnt.told,
             **health_metrics(
                 groups, outcomes, learnt.comparable, learnt.unequal, learnt.rows, learnt.loss.trains

@@ -2,10 +2,9 @@
 
 A call is answered with what was recorded of the first call there that asked the very same and has not been
 repeated yet: so agents that make calls side by side may make them in another order. One whose agent hangs up
-before it is answered is not repeated, and may be asked again. When all that is to be
-repeated was, calls are sampled anew. An agent that asks for something else before that has *diverged*:
-nothing that it does from there on is of the recorded rollout, so it is refused, and an event tells what it
-asked otherwise.
+before it is answered is not repeated, and may be asked again. When all that is to be repeated was, calls
+are sampled anew. An agent that asks for something else before that has *diverged*: nothing that it does from
+there on is of the recorded rollout, so it is refused, and an event tells what it asked otherwise.
 """
 
 from __future__ import annotations
