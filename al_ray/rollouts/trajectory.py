@@ -105,7 +105,8 @@ def _sum(parts: Sequence[float], settings: TransitionsSection) -> float:
 
 
 def require_named(settings: TransitionsSection, trajectories: Sequence[Trajectory]) -> None:
-    """Raises ``UserError`` if the settings name a reward or agents of which nothing is seen."""
+    """Raises ``UserError`` if the settings name a reward or agents of which nothing is seen, or agents that
+    frozen policies alone answered."""
     rewards = sorted({name for episode in trajectories for name in episode.rewards})
     transitions = [transition for episode in trajectories for transition in episode.transitions]
     problems = []
@@ -113,9 +114,15 @@ def require_named(settings: TransitionsSection, trajectories: Sequence[Trajector
         cure = f"no rollout has such a reward; there are: {', '.join(rewards)}"
         problems.append(Problem("transitions.reward", settings.reward, cure))
     if transitions and not any(transition.trained for transition in transitions):
-        agents = ", ".join(sorted({repr(transition.agent) for transition in transitions}))
-        cure = f"no agent that made a call has such a name; there are: {agents}"
-        problems.append(Problem("transitions.train", settings.train, cure))
+        named = [transition for transition in transitions if _is_named(transition.agent, settings)]
+        agents = ", ".join(sorted({repr(transition.agent) for transition in named or transitions}))
+        if named:
+            frozen = sorted({transition.policy for transition in named})
+            cure = f"are frozen, and answered every call of an agent in transitions.train: of {agents}"
+            problems.append(Problem("policies", ", ".join(frozen), cure))
+        else:
+            cure = f"no agent that made a call has such a name; there are: {agents}"
+            problems.append(Problem("transitions.train", settings.train, cure))
     if problems:
         raise UserError(*problems)
 
@@ -128,8 +135,7 @@ def _transitions(
     found = signals(nesting)
     for call, given in answers:
         agent = nesting.agent(call)
-        named = any(fnmatchcase(agent, pattern) for pattern in settings.train)
-        trained = named and not call_span.is_frozen(call)
+        trained = _is_named(agent, settings) and not call_span.is_frozen(call)
         prompt_ids = tuple(call_span.prompt_ids(call))
         for choice, reason in given:
             if reason is not None:
@@ -151,6 +157,10 @@ def _transitions(
                     signals=found.get((call.id, choice.index), Signals()),
                 ),
             )
+
+
+def _is_named(agent: str, settings: TransitionsSection) -> bool:
+    return any(fnmatchcase(agent, pattern) for pattern in settings.train)
 
 
 def _answers(call: Span) -> Iterator[tuple[Choice, str | None]]:

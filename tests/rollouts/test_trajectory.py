@@ -204,6 +204,16 @@ def test_a_recipe_that_names_a_reward_or_an_agent_that_there_is_not_is_refused()
     require_named(TransitionsSection(), [trajectory(_rollout([_call(0, [[7]])]))])
 
 
+def test_calls_that_frozen_policies_alone_answered_are_told_as_such() -> None:
+    """Their agent's name is one that is trained; a policy for the rest took what came without a name, say."""
+    call = _call(0, [[7]])
+    call.attributes.update({semconv.POLICY: "rest", semconv.FROZEN: True})  # type: ignore[attr-defined]
+    with pytest.raises(
+        UserError, match=r"policies: 'rest': are frozen, and answered every call of .*: of ''"
+    ):
+        require_named(TransitionsSection(), [trajectory(_rollout([call]))])
+
+
 def test_a_named_choice_of_thousands_of_digits_is_none() -> None:
     """Python reads no integer of so many digits; the reward is the last call's."""
     named = {semconv.REWARD: 2.0, semconv.REWARD_CALL: "s0/" + "9" * 5000}
