@@ -16,7 +16,7 @@ from al_ray.algorithms.advantages import Advantages, Comparison, advantages
 from al_ray.algorithms.credit import Credit, credit_of
 from al_ray.algorithms.credit.gae import targets
 from al_ray.algorithms.credit.identical import alike, identical
-from al_ray.algorithms.credit.layer import Layer, of_each
+from al_ray.algorithms.credit.layer import of_each
 from al_ray.algorithms.losses import SURROGATES, Correction, CrossEntropy, PolicyGradient
 from al_ray.algorithms.losses.clipped import Clipped
 from al_ray.algorithms.losses.token import Loss
@@ -56,9 +56,20 @@ class Algorithm:
     expected: Callable[[Trajectory], Sequence[float | None]] | None = None
     """What a critic is to learn of the calls of a rollout, where there is one."""
 
-    def returns(self, groups: Groups, measured: Measured | None = None) -> list[Sequence[Layer]]:
-        """What credit gives to the calls of each group, for people to look at."""
-        return [self.credit(group) for group in self._shaped(groups, measured)]
+    def returns(self, groups: Groups) -> list[list[list[float | None]]]:
+        """What credit gives each call of each group, in its first layer and to the call's own policy, for
+        people to look at; None for a call that is not trained or not learnt from."""
+        found: list[list[list[float | None]]] = [
+            [[None] * len(each.transitions) for each in group] for group in groups
+        ]
+        for own in by_policy(groups):
+            for group, of_group in zip(self._shaped(own, None), found, strict=True):
+                given = self.credit(group)[0].returns
+                for episode, of_episode, values in zip(group, of_group, given, strict=True):
+                    for number, (t, value) in enumerate(zip(episode.transitions, values, strict=True)):
+                        if t.trained:
+                            of_episode[number] = value
+        return found
 
     def advantages(self, groups: Groups, measured: Measured | None = None) -> list[Advantages]:
         """Those of the calls of each group, compared as they came, each with calls of its own policy alone.

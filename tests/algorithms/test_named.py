@@ -101,6 +101,17 @@ def test_each_policy_has_the_rows_that_it_would_have_if_no_other_were_trained(na
     assert made == [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(*of_each, strict=True)]
 
 
+@pytest.mark.parametrize(("credit", "critics"), [("identical", 0.5), ("final", 0.5), ("reward_to_go", 0.0)])
+def test_what_people_are_shown_of_credit_is_what_each_policy_learns_from(credit: str, critics: float) -> None:
+    """Each has a last call of its own, and bears its own shaping; who is not trained has nothing."""
+    cut = Transition("0", "a", (1,), (2,), (-1.0,), 0, policy="writer", finish_reason="length", reward=0.5)
+    more = [Transition(str(i), "b", (1,), (2,), (-1.0,), 0, policy="critic") for i in (1, 2)]
+    calls = [cut, more[0], replace(more[1], trained=False)]
+    given = {"steps": 1, "optimizer": OPTIMIZER, "algorithm": "grpo", "overlong_tokens": 1, "credit": credit}
+    chosen = algorithm(GRPO.model_validate(given), SAMPLING)
+    assert chosen.returns([[Trajectory("r", "g", "t", calls, 0.5)]]) == [[[-0.5, critics, None]]]
+
+
 def test_a_named_algorithm_chooses_what_was_published_and_a_recipe_may_choose_otherwise() -> None:
     def chosen(**given: object) -> Algorithm:
         stage = {"steps": 1, "optimizer": {"learning_rate": 1e-5}, **given}

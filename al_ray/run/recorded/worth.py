@@ -41,7 +41,7 @@ class CallRow:
     """What it earned, before it was shaped."""
     intermediate: float
     returned: float | None
-    """By credit, in its first layer; None for a call that is not trained."""
+    """By credit, in its first layer; None for a call that is not trained, or to which credit gives none."""
     advantage: float
     """As its tokens have it: what was measured of it included."""
     weight: float
@@ -114,8 +114,8 @@ def calls_of(stage: Grouped, kept: Groups, rows: Sequence[Row]) -> Iterator[Call
             own = row.calls == number
             of_rows[row.rollout_id, number] = float(row.advantages[own][0]), float(row.weights[own].sum())
     returns = stage.algorithm.returns(kept)
-    for group, layers in zip(kept, returns, strict=True):
-        for episode, given in zip(group, layers[0].returns, strict=True):
+    for group, of_group in zip(kept, returns, strict=True):
+        for episode, given in zip(group, of_group, strict=True):
             for number, (t, returned) in enumerate(zip(episode.transitions, given, strict=True)):
                 advantage, weight = of_rows.get((episode.rollout_id, number), (0.0, 0.0))
                 yield CallRow(
