@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
@@ -34,6 +34,15 @@ if TYPE_CHECKING:
     from al_ray.actors.learner.actor import Learner
     from al_ray.actors.learner.observing import Observations
     from al_ray.algorithms.losses.token import Loss
+
+
+_KEPT: Final = {
+    "optimizer": "optimizer",
+    "updates": "steps",
+    "reference": "kl_coefficient, reference_every, reference_mix",
+    "critic": "credit, critic",
+}
+"""By the fields of ``StageSpec``, what of the recipe's stage decides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +73,10 @@ def logged(folder: RunFolder, step: int) -> Mapping[str, Any]:
 
 def replay(folder: RunFolder, step: int, recipe: Recipe) -> Step:
     """The step, from the weights that it had, by ``recipe``: the run's own, or a changed one that has the
-    same stages. Raises ``UserError`` where the step is none of reinforcement, or its weights are gone."""
+    same stages. Raises ``UserError`` where the step is none of reinforcement, its weights are gone, or
+    learners would have kept something else since the stage began."""
     own = folder.recipe()
-    _stage(own, step - 1)
+    _require_kept(_stage(own, step - 1), _stage(recipe, step - 1), step)
     with closing(Records(folder.store_url, read_only=True)) as records:
         learner = _learner(own)
         for before in range(_restore(learner, folder, own, step), step - 1):
@@ -86,6 +96,17 @@ def _stage(recipe: Recipe, step: int) -> Grouped:
                 raise UserError(Problem("STEP", step + 1, cure))
             return stage
     raise UserError(Problem("STEP", step + 1, f"from 1 to {stage_spans(recipe)[-1].end}"))
+
+
+def _require_kept(own: Grouped, changed: Grouped, step: int) -> None:
+    """After its first step, a stage has the optimizer, the reference and the critic that it began with."""
+    asked = [name for name in _KEPT if getattr(own.spec, name) != getattr(changed.spec, name)]
+    if asked and step - 1 > own.span.begin:
+        cure = (
+            f"learners keep what these decide from step {own.span.begin + 1} on, with which the stage "
+            "begins: that step alone can be computed with others"
+        )
+        raise UserError(Problem("--set", ", ".join(_KEPT[name] for name in asked), cure))
 
 
 def _learner(recipe: Recipe) -> Learner:
