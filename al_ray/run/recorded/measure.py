@@ -61,6 +61,12 @@ def chosen(folder: RunFolder, recipe: Recipe, wanted: Wanted) -> Chosen:
     if recipe.policies:
         cure = "has several policies, and a call is measured by playing on from it with one: not supported"
         raise UserError(Problem("run", str(folder.path), cure))
+    if judge := folder.recipe().agent.judge:
+        cure = (
+            "rewards a group's rollouts beside each other, and those that play on from one state would be a "
+            "group of their own: their mean is no value of the state. Not supported"
+        )
+        raise UserError(Problem("agent.judge", judge, cure))
     with closing(Records(folder.store_url, read_only=True)) as records:
         named = [find(records, prefix) for prefix in wanted.rollouts]
         step = _step(folder, recipe, records, wanted, named)

@@ -14,6 +14,7 @@ import pytest
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
 from al_ray.errors import UserError
+from al_ray.recipe import Recipe
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
 from al_ray.run.recorded.measure import Wanted, chosen
@@ -184,3 +185,14 @@ def test_rollouts_that_are_named_are_measured_by_the_weights_that_are_named(done
     first = chosen(done.run, done.run.recipe(), Wanted(step=1))
     assert (first.weights, first.weights_name) == (None, "untrained")
     assert [each.request.id[-3:] for each in first.recorded] == ["0/0", "1/0", "0/1", "1/1"]
+
+
+def test_a_run_whose_rewards_are_a_judge_s_is_refused(tmp_path: Path) -> None:
+    """Who plays on from one state would be compared with nobody from another, also without the judge."""
+    content = toy.recipe(tmp_path / "model", tmp_path / "out")
+    content["agent"]["judge"] = "toy_agent:judge"
+    folder = RunFolder.create(Recipe.model_validate(content), "a")
+    content["agent"]["judge"] = None
+    for recipe in (folder.recipe(), Recipe.model_validate(content)):
+        with pytest.raises(UserError, match="rewards a group's rollouts beside each other"):
+            chosen(folder, recipe, Wanted())
