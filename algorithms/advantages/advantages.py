@@ -55,7 +55,8 @@ def _of_group(group: Sequence[Trajectory], layers: Sequence[Layer], comparison: 
 
 
 def _compared(returns: Returns, keys: Keys, comparison: Comparison, *, widen: bool) -> dict[_Call, float]:
-    """The advantages of one layer."""
+    """The advantages of one layer. A rollout that has nobody to be compared with has none: its calls would be
+    measured from each other."""
     scopes: dict[_Scope, dict[int, list[_Call]]] = {}
     """The calls whose keys begin so, by rollout."""
     for rollout, (given, own) in enumerate(zip(returns, keys, strict=True)):
@@ -66,7 +67,7 @@ def _compared(returns: Returns, keys: Keys, comparison: Comparison, *, widen: bo
     for scope, members in scopes.items():
         places = [place for of_rollout in members.values() for place in of_rollout]
         own_scope = {(i, j) for i, j in places if _scope_of(keys[i][j], scopes, widen) == scope}
-        if own_scope:
+        if own_scope and (len(members) > 1 or comparison.baseline == "none"):
             values = [np.array([returns[i][j] for i, j in of], np.float64) for of in members.values()]
             left = BASELINES[comparison.baseline](values)
             unit = of_group(left) if comparison.scale == "group" else 1.0

@@ -1,5 +1,5 @@
-"""What a return is measured from. Each takes the returns of one comparison, an array a rollout that has a
-part in it, and gives what is left of them, in the same shape.
+"""What a return is measured from. Each takes the returns of one comparison, an array for each of the several
+rollouts that have a part in it, and gives what is left of them, in the same shape.
 
 A rollout counts once, by the mean of its calls, whatever their number. Equal returns give exactly zero:
 the mean of equal floats can differ from them by a rounding, so all are first taken from one of them
@@ -33,10 +33,8 @@ def mean(values: Values) -> Values:
 
 def leave_one_out(values: Values) -> Values:
     """The mean of the *other* rollouts (RLOO, arXiv 2402.14740, equation 8): unbiased, where the mean that
-    counts oneself shrinks the gradient by ``(R - 1) / R``. A rollout without others has its own mean."""
+    counts oneself shrinks the gradient by ``(R - 1) / R``."""
     shifted, means = _shifted(values)
-    if len(means) == 1:
-        return mean(values)
     others = (means.sum() - means) / (len(means) - 1)
     return [of_rollout - other for of_rollout, other in zip(shifted, others, strict=True)]
 

@@ -28,18 +28,19 @@ def by_agent(group: Sequence[Trajectory]) -> Keys:
 
 def by_turn(group: Sequence[Trajectory]) -> Keys:
     """The first call of an agent with the first calls of its namesakes, the second with the second. The
-    choices of one call have one place."""
+    choices of one call have one place. Agents without a name, who ask for a policy by its own, are told apart
+    by that."""
     return [_turns(trajectory) for trajectory in group]
 
 
 def _turns(trajectory: Trajectory) -> Sequence[tuple[str, int]]:
     places: dict[str, int] = {}
-    made = Counter[str]()
+    made = Counter[tuple[str, str]]()
     keys = []
     for t in trajectory.transitions:
         if t.of_call not in places:
-            places[t.of_call] = made[t.agent]
-            made[t.agent] += 1
+            places[t.of_call] = made[t.agent, t.policy]
+            made[t.agent, t.policy] += 1
         keys.append((t.agent, places[t.of_call]))
     return keys
 

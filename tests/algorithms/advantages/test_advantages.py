@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,13 +60,14 @@ def by_hand(group: Group, comparison: Comparison) -> list[list[float]]:
                     alike.setdefault(other, []).append(their)
             if len(alike) > 1:
                 break
+        if len(alike) == 1 and comparison.baseline != "none":
+            continue  # who is compared with nobody
         means = {other: statistics.fmean(values) for other, values in alike.items()}
         baselines = {
             "none": dict.fromkeys(alike, 0.0),
             "mean": dict.fromkeys(alike, statistics.fmean(means.values())),
             "leave_one_out": {
-                o: statistics.fmean([m for p, m in means.items() if p != o] or list(means.values()))
-                for o in alike
+                o: statistics.fmean([m for p, m in means.items() if p != o] or [0.0]) for o in alike
             },
         }[comparison.baseline]
         unit = 1.0
@@ -273,6 +273,27 @@ def test_group_in_group_adds_what_calls_did_better_than_those_that_saw_the_same(
             assert found[i][j] == pytest.approx(expected, abs=1e-6)
 
 
-def test_of_a_rollout_without_others_its_own_mean_is_what_is_left_out() -> None:
-    assert [left.tolist() for left in BASELINES["leave_one_out"]([np.array([1.0, 3.0])])] == [[-1.0, 1.0]]
-    assert [left.tolist() for left in BASELINES["leave_one_out"]([np.array([0.1])])] == [[0.0]]
+@pytest.mark.parametrize("comparison", [c for c in COMPARISONS if c.scale != "batch"])
+def test_a_rollout_without_others_is_measured_from_nothing_or_not_at_all(comparison: Comparison) -> None:
+    """Where no other one has a call of its policy, say. Measured from each other, its later calls, to which
+    less was still to come, would always seem the worse."""
+    group = [episode(1.0, 1.0), of([call("0", trained=False), call("1", trained=False)], "x", 3.0)]
+    found = of_group(group, AHEAD, comparison)
+    assert found[1] == [0.0, 0.0]
+    assert found[0] == ([2.0, 1.0] if comparison.baseline == "none" else [0.0, 0.0])
+
+
+def test_agents_without_a_name_have_turns_by_the_policy_that_they_ask_for() -> None:
+    """As if each had a name: how often the other spoke before does not count."""
+
+    def said(rollout: str, *policies: str) -> Trajectory:
+        calls = [call(str(n), n + 1, "", policy=p, trained=p == "writer") for n, p in enumerate(policies)]
+        return of(calls, rollout)
+
+    unnamed = [said("x", "writer", "critic", "writer"), said("y", "writer", "writer"), said("z", "critic")]
+    named = [
+        replace(each, transitions=[replace(t, agent=t.policy) for t in each.transitions]) for each in unnamed
+    ]
+    comparison = Comparison("turn", "mean", "none")
+    assert of_group(unnamed, AHEAD, comparison) == of_group(named, AHEAD, comparison)
+    assert of_group(unnamed, AHEAD, comparison) == [[1.5, 0.0, 0.5], [-1.5, -0.5], [0.0]]
