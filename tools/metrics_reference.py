@@ -46,7 +46,7 @@ SECTIONS = (
     (
         "Health",
         "What a run warns of beyond the limits of its recipe's `health` ([recipes.md](recipes.md#health)),\n"
-        "beside `signals/truncated`, `off_policy/mismatch_kl` and `optim/steps_refused`. That all rollouts\n"
+        "beside `signals/truncated` and `off_policy/mismatch_kl`. That all rollouts\n"
         "failed, or that the model answered none, ends the run with exit code 1 and the commonest error.",
         HEALTH,
     ),

@@ -35,11 +35,13 @@ def moves(norm: float) -> bool:
 
 def of_norms(norms: Sequence[float]) -> dict[str, float]:
     """Metrics of optimizer steps, by the norms of their gradients."""
+    refused = sum(not math.isfinite(norm) for norm in norms)
     return {
         "optim/grad_norm": math.fsum(norms) / len(norms),
         "optim/steps": float(sum(map(moves, norms))),
-        "optim/steps_refused": float(sum(not math.isfinite(norm) for norm in norms)),
+        "optim/steps_refused": float(refused),
         "optim/steps_empty": float(norms.count(0.0)),
+        "health/steps_refused": refused / len(norms),
     }
 
 

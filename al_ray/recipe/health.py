@@ -38,6 +38,6 @@ class HealthSection(Section):
     wasted_tokens: Share = 0.8
     """Tokens that were sampled in rollouts without a gradient."""
     steps_refused: Share = 0.0
-    """Of an update: 1 where its gradient was not finite."""
+    """Optimizer steps of an update whose gradient was not finite."""
     mismatch_kl: Annotated[float, Field(gt=0)] = 0.05
     """Divergence of the learner from the sampler whose tokens it trains on, in nats."""

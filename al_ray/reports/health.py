@@ -72,9 +72,10 @@ RULES: Final[Sequence[Rule]] = (
          "group become alike", "lower the learning rate, raise clip_high, or set kl_coefficient"),
     Rule("off_policy/mismatch_kl", "lie between the learner and the sampler of its tokens, so that the "
          "gradient is of another policy's doings", "use a more exact model.dtype, and train no agent whose "
-         "sampling differs from agent.sampling"),
-    Rule("optim/steps_refused", "of the update was refused: its gradient is not finite, and moved nothing",
-         "lower the learning rate, or use a more exact model.dtype"),
+         "sampling differs from agent.sampling; with staleness, epochs or mini_batches the policy also moves "
+         "away from its sampler: lower these, or the learning rate"),
+    Rule("health/steps_refused", "of the update's steps were refused: their gradient is not finite, and "
+         "moved nothing", "lower the learning rate, or use a more exact model.dtype"),
     Rule("health/wasted_tokens", "of the sampled tokens came from rollouts without a gradient",
          "see which of the numbers of health are high: failed, dropped_groups or equal_groups; where "
          "rejection sampling finds too few rollouts worth imitating, lower its threshold"),

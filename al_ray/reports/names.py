@@ -208,6 +208,8 @@ HEALTH: Final[Sequence[Metric]] = (
            gauge="al_ray_entropy_fall"),
     Metric("health/wasted_tokens", "share", "Sampled tokens of rollouts that gave no gradient.",
            column=Column(17, "wasted", 6), gauge="al_ray_wasted_tokens"),
+    Metric("health/steps_refused", "share", "Optimizer steps of the update whose gradient was not finite.",
+           gauge="al_ray_refused"),
 )
 """What a warning may be about, beside truncation and mismatch; the recipe's ``health`` has the limits."""
 

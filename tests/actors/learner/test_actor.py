@@ -141,8 +141,9 @@ def test_gradients_that_are_not_finite_are_refused_and_counted_and_the_next_step
     report = learner.update([poisoned], POLICY_GRADIENT)
     assert report.metrics["optim/steps_refused"] == 1 and report.policy_version == 0
     assert_equal(before, weights(learner))
-    report = learner.update([rows()], POLICY_GRADIENT)
-    assert report.metrics["optim/steps_refused"] == 0 and report.policy_version == 1
+    report = learner.update([rows(), poisoned], POLICY_GRADIENT)
+    assert report.metrics["optim/steps_refused"] == 1 and report.policy_version == 1
+    assert report.metrics["health/steps_refused"] == 0.5, "of several steps, what health warns of is a share"
     assert all(tensor.isfinite().all() for tensor in weights(learner).values())
 
 

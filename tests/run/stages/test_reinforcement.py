@@ -446,7 +446,7 @@ def test_signals_other_rewards_and_what_was_left_out_are_told() -> None:
     ended = [with_spans(Group("g0", "step-000002", members), changed)]
     metrics = made(stage(settled(intermediate={"tool_errors": -0.1})), ended, 5).metrics
     assert unlisted(metrics) == [] and missing(BATCH, metrics) == {"demonstration/too_long", *CRITIC}
-    assert missing(HEALTH, metrics) == {"health/too_long", "health/entropy_fall"}
+    assert missing(HEALTH, metrics) == {"health/too_long", "health/entropy_fall", "health/steps_refused"}
     assert metrics["rewards/style"] == 1.0 and "rewards/reward" not in metrics
     assert metrics["signals/truncated"] == pytest.approx(1 / 3) and metrics["signals/tool_errors"] == 0
     assert metrics["rollout/left_out_aborted"] == metrics["rollout/attempts_failed"] == 1
