@@ -24,7 +24,7 @@ def replay(run: Path, step: int, rollout: str | None, overrides: Sequence[str]) 
     ``overrides``, where a recipe so changed would have differed."""
     folder = RunFolder.open(run)
     told = logged(folder, step)
-    recipe = loading.load(folder.recipe_file, overrides) if overrides else None
+    recipe = loading.load_changed(folder.recipe_file, overrides) if overrides else None
     own = replayed(folder, step, folder.recipe())
     changed = replayed(folder, step, recipe) if recipe else None
     here, there = _by_call(own), _by_call(changed) if changed else None

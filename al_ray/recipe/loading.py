@@ -44,7 +44,18 @@ _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe at ``path`` with ``overrides`` (``a.b=c``, lists by index) applied in order."""
-    raw = _read(path)
+    return _loaded(_read(path), path, overrides)
+
+
+def load_changed(path: Path, overrides: Sequence[str]) -> Recipe:
+    """As ``load``, of a recipe that ``dump`` has written to ``path``: what an algorithm chose is no choice of
+    whoever changes it, so another algorithm chooses anew."""
+    recipe = reload(path)
+    stages: list[JSON] = [stage.as_chosen() for stage in recipe.stages]
+    return _loaded({**recipe.model_dump(mode="json"), "stages": stages}, path, overrides)
+
+
+def _loaded(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> Recipe:
     wrong = [problem for override in overrides for problem in _apply(raw, override)]
     data = raw.get("data")
     if isinstance(data, dict) and data.get("path") is None and os.environ.get(DATA_VARIABLE):

@@ -31,6 +31,19 @@ class Stage(Section):
     optimizer: OptimizerSection
     """Fresh at the start of the stage."""
 
+    def would_be(self, field: str) -> bool:
+        """Whether the field is as it would be if the recipe left it out."""
+        if type(self).model_fields[field].is_required():
+            return False
+        without = type(self).model_validate(self.model_dump(exclude={field}))
+        return bool(getattr(without, field) == getattr(self, field))
+
+    def as_chosen(self) -> dict[str, Any]:
+        """As JSON, without defaults and what algorithm, credit or another field chooses: the same stage, of
+        which they choose anew if it is changed."""
+        left_out = {field for field in type(self).model_fields if self.would_be(field)}
+        return self.model_dump(mode="json", exclude=left_out)
+
 
 class CriticSection(Section):
     """Of a stage with credit: gae: a small network that learns what to expect of each call."""

@@ -50,7 +50,7 @@ def test_what_a_changed_recipe_changes_is_told_also_where_the_figures_are_not_th
     monkeypatch.setattr(replaying, "logged", lambda *_: {"optim/loss": 0.5000001, "optim/grad_norm": 1.0})
     monkeypatch.setattr(replaying, "replayed", lambda *_: next(steps))
     monkeypatch.setattr(replaying, "calls", calls)
-    monkeypatch.setattr(loading, "load", lambda *_: recipe)
+    monkeypatch.setattr(loading, "load_changed", lambda *_: recipe)
     assert replaying.replay(folder.path, 3, None, ["seed=1"]) is False
     told = " ".join(capsys.readouterr().out.split())
     assert "optim/loss: 0.5, but the run logged 0.5000001" in told

@@ -684,6 +684,27 @@ def test_a_dumped_recipe_is_loaded_as_the_same_recipe(folder: Path, values: dict
     assert written["stages"][1]["clip_high"] == recipe.stages[1].clip_high  # type: ignore[union-attr]
 
 
+def test_in_a_changed_recipe_of_a_run_its_algorithm_chooses_anew(folder: Path) -> None:
+    """Though every choice of the old one is written there. What was chosen otherwise stays."""
+    changed = content(folder)
+    changed["stages"][1] |= {"clip_high": 0.3, "credit": "identical"}
+    dumped = folder / "dumped.yaml"
+    dumped.write_text(loading.dump(Recipe.model_validate(changed)), encoding="utf-8")
+    assert loading.load_changed(dumped, []) == loading.load(dumped)
+    for own in (
+        {"algorithm": "rloo"},
+        {"algorithm": "gspo", "mini_batches": 2},
+        {"credit": "reward_to_go"},
+        {"staleness": 1, "epochs": 2},
+        {"algorithm": "reinforce_pp_baseline", "kl_in": "reward"},
+    ):
+        found = loading.load_changed(dumped, [f"stages.1.{key}={value}" for key, value in own.items()])
+        expected = Recipe.model_validate(
+            {**changed, "stages": [changed["stages"][0], changed["stages"][1] | own]}
+        )
+        assert found.stages[1] == expected.stages[1] and found.stages[1].clip_high == 0.3  # type: ignore[union-attr]
+
+
 def test_what_an_agents_sampling_leaves_out_is_as_for_the_others_in_a_dumped_recipe_too(folder: Path) -> None:
     """A run that goes on reads the recipe that it wrote: its agents are sampled as they were before."""
     changed = content(folder)

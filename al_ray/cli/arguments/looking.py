@@ -14,7 +14,6 @@ from al_ray.cli.arguments.shared import (
     NewestArgument,
     RunArgument,
     SetOption,
-    load,
 )
 from al_ray.cli.arguments.spread import spread
 
@@ -136,10 +135,11 @@ def measure(
 ) -> None:
     """Measure what calls of a run's rollouts were worth, by playing on from them, beside what credits say."""
     from al_ray.cli import interruptible, measuring
+    from al_ray.recipe import loading
     from al_ray.run.folder import RunChoice, RunFolder
     from al_ray.run.recorded.measure import Wanted
 
-    loaded = load(RunFolder.open(run).recipe_file, overrides, None)
+    loaded = loading.load_changed(RunFolder.open(run).recipe_file, overrides or [])
     wanted = Wanted(step, rollout or (), rollouts, checkpoint)
     done = interruptible.run(measuring.measure(run, loaded, wanted, samples, RunChoice(name, resume)))
     raise typer.Exit(0 if done else 1)

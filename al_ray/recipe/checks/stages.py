@@ -97,8 +97,11 @@ def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
     if ":" in stage.credit:
         yield from callable_with(f"{place}.credit", stage.credit, ("group",))
     for fields, is_idle, cure in _IDLE:
-        for field in _chosen(stage, *fields) if is_idle(stage) else ():
-            yield Problem(f"{place}.{field}", getattr(stage, field), f"has no effect {cure.format(stage)}")
+        for field in fields if is_idle(stage) else ():
+            if not stage.would_be(field):
+                yield Problem(
+                    f"{place}.{field}", getattr(stage, field), f"has no effect {cure.format(stage)}"
+                )
     if stage.scale == "group" and stage.kl_in == "reward" and stage.kl_coefficient > 0:
         cure = (
             "loss, or set scale to none or batch: in a group of equal rewards scale: group divides what the "
@@ -117,16 +120,6 @@ def _reinforcement(place: str, stage: ReinforcementStage) -> Iterator[Problem]:
     if stage.refills and stage.credit == "gae":
         cure = "has no effect with credit: gae, which compares no group; set it to 0"
         yield Problem(f"{place}.refills", stage.refills, cure)
-
-
-def _chosen(stage: ReinforcementStage, *fields: str) -> list[str]:
-    """Those that are not as they would be if the recipe left them out."""
-    return [
-        field
-        for field in fields
-        if getattr(type(stage).model_validate(stage.model_dump(exclude={field})), field)
-        != getattr(stage, field)
-    ]
 
 
 def shaping(recipe: Recipe) -> Iterator[Problem]:
