@@ -122,6 +122,7 @@ def choices(call: Span) -> Sequence[Choice]:
             tokens["logprobs"] if tokens else (),
             [VersionSpan(*version) for version in tokens["versions"]] if tokens else (),
             tokens.get("stop") if tokens else None,
+            calls_left_out=tokens.get("calls_left_out", 0) if tokens else 0,
         )
         for index, (tokens, message, reason) in enumerate(rows)
     ]
@@ -176,6 +177,7 @@ def _tokens(choice: Choice) -> dict[str, JSON]:
         "logprobs": list(choice.logprobs),
         "versions": [[span.version, span.start, span.end] for span in choice.versions],
         **({} if choice.stop is None else {"stop": choice.stop}),
+        **({"calls_left_out": choice.calls_left_out} if choice.calls_left_out else {}),
     }
 
 

@@ -37,7 +37,8 @@ ASKED_FORM: Final = "al_ray.asked_form"
 PROMPT_IDS: Final = "al_ray.tokens.prompt"
 CHOICES: Final = "al_ray.tokens.choices"
 """A list, one entry a choice: ``{"ids": [...], "logprobs": [...], "versions": [[v, start, end], ...]}``,
-and ``stop``, the stop sequence that ended it, if one did."""
+``stop``, the stop sequence that ended it, if one did, and ``calls_left_out``, how many tool calls in the
+tokens the agent was not shown, if any."""
 CONSTRAINED: Final = "al_ray.constrained"
 """True where a grammar held the answers: a format or a tool was demanded."""
 LINEAGE: Final = "al_ray.lineage.outcome"

@@ -25,7 +25,9 @@ def a_choice(draw: st.DrawFn, index: int) -> Choice:
     versions = [VersionSpan(version, 0, cut), VersionSpan(version + 1, cut, len(ids))] if ids else []
     message = {"role": "assistant", "content": draw(TEXTS)}
     reason = draw(st.sampled_from(["stop", "length", "tool_calls"]))
-    return Choice(index, message, reason, ids, logprobs, versions, draw(st.none() | TEXTS))
+    left_out = draw(st.integers(0, 2)) if ids else 0
+    stop = draw(st.none() | TEXTS)
+    return Choice(index, message, reason, ids, logprobs, versions, stop, calls_left_out=left_out)
 
 
 @st.composite
