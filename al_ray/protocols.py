@@ -26,7 +26,8 @@ class Agent(Protocol):
 
     Under ``isolation: async`` an async one, under ``thread`` a plain one, under ``process`` either, which
     may then take the task alone. What it returns is handed to the evaluator; without one it is the
-    reward: a number, or a mapping of numbers with the key ``reward``; or None, where it posted rewards.
+    reward: a number, or a mapping of numbers with the key ``reward``; or its answer or None, where it posted
+    rewards.
     """
 
     def __call__(self, task: Mapping[str, JSON], llm: Endpoint, /) -> Any: ...

@@ -2,8 +2,8 @@
 
 A judge of the whole group, where one is named and the rollout is trained on: it comes later (``judging``). An
 evaluator, where one is named. Else what the agent returned or posted, as ``agent.reward`` says; where
-it says nothing, what the agent returned, and what it posted if it returned no reward. Rewards posted on
-the way stay what they are; what is returned or evaluated comes on top, as the terminal one.
+it says nothing, what the agent returned, and what it posted if it returned no reward but its answer. Rewards
+posted on the way stay what they are; what is returned or evaluated comes on top, as the terminal one.
 """
 
 from __future__ import annotations
@@ -44,22 +44,18 @@ class Scoring:
         if self._evaluate is not None:
             result = await self._user_code.called(self._evaluate, job.printed, job.task, output)
             return [reward_span(job.attempt, result, self._source)]
-        if self._agent.reward == "events" or (self._agent.reward is None and not self._holds_reward(output)):
+        if self._agent.reward == "events" or (self._agent.reward is None and not _holds_reward(output)):
             if not await self._rewarded(job.attempt.rollout_id, job.attempt.number):
-                raise RewardError(self._nothing_found())
+                raise RewardError(self._nothing_found(output))
             return []
         return [reward_span(job.attempt, output, self._source)]
 
-    def _holds_reward(self, output: Any) -> bool:
-        if self._agent.command is not None:
-            return isinstance(output, Mapping) and "reward" in output
-        return output is not None
-
-    def _nothing_found(self) -> str:
+    def _nothing_found(self, output: Any) -> str:
         if self._agent.reward == "events":
             return "the agent posted no reward, and agent.reward is events"
         if self._agent.command is None:
-            return "the agent returned no reward and posted none; do either, or name agent.evaluate"
+            returned = "no reward" if output is None else f"{reprlib.repr(output)}, which is no reward,"
+            return f"the agent returned {returned} and posted none; do either, or name agent.evaluate"
         return (
             'no reward: standard output does not end with a line such as {"reward": 1.0}, and none was posted'
         )
@@ -67,6 +63,13 @@ class Scoring:
     @property
     def _source(self) -> str:
         return self._agent.evaluate or self._agent.run or "the command"
+
+
+def _holds_reward(output: Any) -> bool:
+    """A text is an answer, and so is a mapping without ``reward``."""
+    if isinstance(output, Mapping):
+        return "reward" in output
+    return output is not None and not isinstance(output, str)
 
 
 def reward_span(attempt: Attempt, result: Any, source: str) -> Span:

@@ -12,11 +12,12 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from al_ray.actors.coalescer import Coalescer
-from al_ray.errors import BadRequestError, Problem, RecipeError
+from al_ray.errors import BadRequestError, Problem, RecipeError, UserError
 from al_ray.recipe import dotted
 from al_ray.retrieval.ranking import DEPTH
 from al_ray.types import JSON
@@ -62,15 +63,24 @@ class Retrieval:
         self._ask: Coalescer[tuple[str, int], JSON] = Coalescer(self._search)
 
     def build(self, progress: Callable[[str, int, int], None]) -> str:
+        self._require_packages()
         from al_ray.retrieval.build import build
 
         build(self._corpus, self._folder, self._settings, progress)
         return str(self._folder)
 
     def check(self) -> None:
+        self._require_packages()
         from al_ray.retrieval import manifest
 
         manifest.require_fresh(self._folder, self._corpus, self._settings)
+
+    def _require_packages(self) -> None:
+        """Raises ``UserError``: they come with an extra, which a recipe may need for nothing else."""
+        needed = ["bm25s", "faiss", *["sentence_transformers"] * bool(self._settings.encoder)]
+        if missing := [package for package in needed if find_spec(package) is None]:
+            cure = "needed to search, and not installed: pip install 'al_ray[musique]'"
+            raise UserError(Problem("retrieval", ", ".join(missing), cure))
 
     async def start(self) -> None:
         import ray

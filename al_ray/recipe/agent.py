@@ -42,6 +42,10 @@ class LimitsSection(Section):
 
 
 class RetrySection(Section):
+    """In evaluations, and in training where ``transitions.failed_reward`` is given, what failed counts and is
+    not tried again, unless it was by one of ``errors``, or, without these, by what is around the agent:
+    connections, servers, hooks."""
+
     max_attempts: Positive = 2
     """Tries at a rollout before it counts as failed. An attempt that is lost with its runner is none."""
     statuses: list[Literal["failed", "timed_out"]] = ["failed", "timed_out"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
 from al_ray.errors import Problem, RecipeError, in_a_line
@@ -29,5 +30,16 @@ def _cure(module_name: str, error: Exception | SystemExit) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         if f"{module_name}.".startswith(f"{error.name}."):
             return f"no module named {error.name!r} is here, installed, or on PYTHONPATH"
-        return f"{module_name} imports {error.name!r}, which is not installed"
+        return f"{module_name} imports {error.name!r}, which is not installed{_extra(module_name)}"
     return f"{module_name} cannot be imported: {in_a_line(error)}"
+
+
+def _extra(module_name: str) -> str:
+    """The cure where it is an environment of ours: what it imports comes with an extra of its name, and may
+    be called otherwise than its package."""
+    name = module_name.removeprefix("al_ray.envs.").partition(".")[0]
+    try:
+        extras = metadata("al_ray").get_all("Provides-Extra", [])
+    except PackageNotFoundError:  # only its files are here
+        return ""
+    return f": pip install 'al_ray[{name}]'" if name in extras else ""

@@ -12,9 +12,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class HealthSection(Section):
-    """The most of each that is well; beyond it, the run says what that means and what to do. 1: never. What
-    makes a run useless from its beginning, that all rollouts failed or none asked the model, ends it whatever
-    stands here."""
+    """The most of each that is well; beyond it, the run says what that means and what to do. All but the last
+    are shares: 1 is never passed. What makes a run useless from its beginning, that all rollouts failed or
+    none asked the model, ends it whatever stands here."""
 
     failed: Share = 0.2
     """Rollouts that failed."""

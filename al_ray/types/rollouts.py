@@ -82,7 +82,7 @@ class RolloutRequest(Value):
 
     id: str
     batch: str
-    """What is waited for together, for example ``rl/step-3`` or ``eval/start``."""
+    """What is waited for together, for example ``step-000003`` or ``eval/step-000000``."""
     group: str
     """The rollouts of one task that are compared with each other share this."""
     task: Task

@@ -364,6 +364,16 @@ def test_code_that_cannot_be_imported_is_told_with_its_line(folder: Path) -> Non
     assert failing.endswith(f"({folder / 'failing_agent.py'}, line 2)")
 
 
+def test_packages_that_an_environment_of_ours_lacks_are_told_by_its_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what it imports, the package may be called otherwise."""
+    monkeypatch.setitem(sys.modules, "agents", None)
+    monkeypatch.delitem(sys.modules, "al_ray.envs.musique.agent", raising=False)
+    [told] = mistakes(folder, set_in("agent.run", "al_ray.envs.musique.agent:solve"))
+    assert told.endswith("imports 'agents', which is not installed: pip install 'al_ray[musique]'")
+
+
 @pytest.mark.parametrize("agent", ["ending_agent", "parsing_agent"])
 def test_code_that_ends_the_program_as_it_is_imported_is_told_with_its_line(folder: Path, agent: str) -> None:
     """Else the command would end with it, and with its exit code: 0, as if all had gone well."""

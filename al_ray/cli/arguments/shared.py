@@ -20,7 +20,7 @@ SetOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Override the recipe's seed.")]
 BatchOption = Annotated[str | None, typer.Option(help="Only batches whose name begins so, for example eval.")]
-ModeOption = Annotated[str | None, typer.Option(help="Only train, or only eval.")]
+ModeOption = Annotated[str | None, typer.Option(help="Only train, eval or judge.")]
 RunOption = Annotated[str | None, typer.Option(help="Name of the run folder; the time if not given.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --run, or with the newest run.")]
 UrlOption = Annotated[

@@ -1,4 +1,5 @@
-"""An evaluator is the user's code: it may block, hang and print, at the expense of its own attempt alone."""
+"""The terminal reward. An evaluator is the user's code: it may block, hang and print, at the expense of its
+own attempt alone."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import Printed, route_prints
 from al_ray.actors.runner.scoring import Scoring
 from al_ray.actors.runner.user_code import UserCode
+from al_ray.errors import RewardError
 from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
@@ -89,3 +91,34 @@ async def test_what_an_async_evaluator_prints_is_kept_too() -> None:
         (span,) = await scoring("say", UserCode()).terminal(said, 1)
     assert span.attributes[semconv.REWARD] == 1.0
     assert said.printed.stdout.text == "said later\n"
+
+
+ANSWERS = ("Paris", {"answer": "Paris"}, "1")
+
+
+async def returned(output: Any, *, posted: bool) -> list[Any]:
+    """The terminal reward of an agent that returned this, and that has ``posted`` rewards or has not."""
+
+    async def rewarded(rollout_id: str, number: int) -> bool:
+        return posted
+
+    spans = await Scoring(AgentSection(run="agents:solve"), rewarded, UserCode()).terminal(job(), output)
+    return [span.attributes[semconv.REWARD] for span in spans]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_an_agent_that_posted_its_rewards_may_return_its_answer(answer: Any) -> None:
+    """As a program may print it. A reward that it returns comes on top."""
+    assert await returned(answer, posted=True) == await returned(None, posted=True) == []
+    assert await returned({"answer": 7, "reward": 0.5}, posted=True) == [0.5]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_an_answer_alone_is_no_reward_and_what_would_be_is_told(answer: Any) -> None:
+    with pytest.raises(RewardError, match="which is no reward, and posted none; do either, or name"):
+        await returned(answer, posted=False)
+
+
+async def test_a_reward_that_is_no_number_is_not_made_up_for_by_those_that_were_posted() -> None:
+    with pytest.raises(RewardError, match="agents:solve returned 'good' as reward"):
+        await returned({"reward": "good"}, posted=True)
