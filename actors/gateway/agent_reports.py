@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
 from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED
-from al_ray.actors.gateway.dialects.core import Body, parse_body
+from al_ray.actors.gateway.dialects.core import Body, FewNames, parse_body
 from al_ray.actors.gateway.otlp_receiver import LEAST_SPAN_BYTES, MAX_ATTEMPT_BYTES
 from al_ray.actors.http import json_response, read_body
 from al_ray.actors.recent import Recent
@@ -45,7 +45,7 @@ class RewardBody(Body):
     """A reward, or several by name."""
 
     value: Number | None = None
-    dimensions: dict[Name, Number] = Field(default_factory=dict)
+    dimensions: Annotated[dict[Name, Number], FewNames] = Field(default_factory=dict)
     """Rewards by name; ``reward`` is the value where none is given."""
     call: Name | None = None
     """The id of the call that earned it, as the API told it, or ``ID/INDEX`` for one of its choices. None:
@@ -64,7 +64,7 @@ class EventBody(Body):
     """Anything worth keeping with the attempt."""
 
     name: Name
-    attributes: dict[Name, Any] = Field(default_factory=dict)
+    attributes: Annotated[dict[Name, Any], FewNames] = Field(default_factory=dict)
     id: Name | None = None
     """The agent's own, for reports that it repeats."""
 
