@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from aiohttp import web
 from pydantic import AfterValidator, Field, model_validator
 
 from al_ray.actors.gateway.attempt_keys import AttemptKeys
-from al_ray.actors.gateway.dialects.core import Body, parse_body
+from al_ray.actors.gateway.attempt_limits import ATTEMPTS_REMEMBERED
+from al_ray.actors.gateway.dialects.core import Body, FewNames, parse_body
+from al_ray.actors.gateway.otlp_receiver import LEAST_SPAN_BYTES, MAX_ATTEMPT_BYTES
 from al_ray.actors.http import json_response, read_body
+from al_ray.actors.recent import Recent
 from al_ray.actors.store.span_recorder import SpanRecorder
 from al_ray.database.reader import Records
 from al_ray.errors import BadRequestError
@@ -42,7 +45,7 @@ class RewardBody(Body):
     """A reward, or several by name."""
 
     value: Number | None = None
-    dimensions: dict[Name, Number] = Field(default_factory=dict)
+    dimensions: Annotated[dict[Name, Number], FewNames] = Field(default_factory=dict)
     """Rewards by name; ``reward`` is the value where none is given."""
     call: Name | None = None
     """The id of the call that earned it, as the API told it, or ``ID/INDEX`` for one of its choices. None:
@@ -61,7 +64,7 @@ class EventBody(Body):
     """Anything worth keeping with the attempt."""
 
     name: Name
-    attributes: dict[Name, Any] = Field(default_factory=dict)
+    attributes: Annotated[dict[Name, Any], FewNames] = Field(default_factory=dict)
     id: Name | None = None
     """The agent's own, for reports that it repeats."""
 
@@ -73,13 +76,17 @@ class AgentReports:
     keys: AttemptKeys
     recorder: SpanRecorder
     records: Records
+    _told: Recent[tuple[str, int, SpanKind], int] = field(
+        default_factory=lambda: Recent(2 * ATTEMPTS_REMEMBERED)
+    )
+    """Bytes, by attempt and kind: events without end leave room for the reward."""
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post(REWARDS, self._reward), web.post(EVENTS, self._event)]
 
     async def _reward(self, request: web.Request) -> web.Response:
         attempt = (await self.keys.claim(request)).attempt
-        body = parse_body(RewardBody, await read_body(request))
+        body = parse_body(RewardBody, await self._read(request, attempt, SpanKind.REWARD))
         value = body.dimensions[PRIMARY] if body.value is None else body.value
         attributes = reward_attributes(body.dimensions or {PRIMARY: value}, value)
         if body.call is not None:
@@ -89,11 +96,24 @@ class AgentReports:
 
     async def _event(self, request: web.Request) -> web.Response:
         attempt = (await self.keys.claim(request)).attempt
-        body = parse_body(EventBody, await read_body(request))
+        body = parse_body(EventBody, await self._read(request, attempt, SpanKind.EVENT))
         attributes = {
             name: told for name, told in body.attributes.items() if not name.startswith(semconv.OURS)
         }
         return await self._keep(attempt, SpanKind.EVENT, body.name, attributes, body.id)
+
+    async def _read(self, request: web.Request, attempt: Attempt, kind: SpanKind) -> bytes:
+        """The body. Raises ``BadRequestError`` where the attempt has told too much."""
+        raw = await read_body(request)
+        teller = attempt.rollout_id, attempt.number, kind
+        told = self._told.get(teller, 0) + max(len(raw), LEAST_SPAN_BYTES)
+        if told > MAX_ATTEMPT_BYTES:
+            raise BadRequestError(
+                f"the {kind}s of an attempt may have {MAX_ATTEMPT_BYTES} bytes together, each of them "
+                f"{LEAST_SPAN_BYTES} at least; keep larger things elsewhere"
+            )
+        self._told[teller] = told
+        return raw
 
     async def _find_call(self, attempt: Attempt, call: str) -> None:
         call_id, slash, index = call.partition("/")

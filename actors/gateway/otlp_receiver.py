@@ -47,7 +47,9 @@ MAX_BODY_BYTES: Final = 8 * 2**20
 MAX_PLAIN_BYTES: Final = 16 * 2**20
 """Without its compression."""
 MAX_ATTEMPT_BYTES: Final = 64 * 2**20
-"""Of one attempt's spans together, as sent."""
+"""Of one attempt's spans together, as sent; of its events and of its rewards (``agent_reports``) as much."""
+LEAST_SPAN_BYTES: Final = 2**10
+"""That a span counts for: what it takes in the store and in memory, however little it says."""
 _EXPORTS_AT_ONCE: Final = 4
 _BODIES_AT_ONCE: Final = 2
 """Of one attempt, or of all who send no key."""
@@ -144,7 +146,8 @@ class OtlpReceiver:
         owned: list[tuple[ResourceSpans, dict[str, JSON], Owner | None]] = []
         anonymous = 0
         for resource in export.resource_spans:
-            told = await asyncio.to_thread(otlp_in.attributes_of, resource.resource.attributes)
+            pairs = resource.resource.attributes[: otlp_in.MAX_ATTRIBUTES]
+            told = await asyncio.to_thread(otlp_in.attributes_of, pairs)
             if told.get(semconv.EXPORTED):
                 continue  # our own, on their way back through a collector: they are here already
             try:
@@ -210,7 +213,7 @@ class OtlpReceiver:
             if mine is None:
                 rejected["spans of a trace that belongs to no attempt, or to several"] += 1
                 continue
-            size = self._received.get(mine, 0) + span.ByteSize()
+            size = self._received.get(mine, 0) + max(span.ByteSize(), LEAST_SPAN_BYTES)
             if size > MAX_ATTEMPT_BYTES:
                 rejected[f"spans beyond the {MAX_ATTEMPT_BYTES} bytes of an attempt"] += 1
                 continue

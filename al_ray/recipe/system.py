@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -115,17 +115,21 @@ class PlacementSection(Section):
     cluster."""
 
 
+_PASSWORDS: Final = frozenset({"password", "sslpassword"})
+"""What libpq takes for one in a URL's query."""
+
+
 def _postgresql_without_password(url: str) -> str:
     try:
         parts = urlsplit(url)
-        # The second is libpq's own way to name a socket's folder.
-        host = parts.hostname or parse_qs(parts.query).get("host")
+        asked = parse_qs(parts.query, keep_blank_values=True)
+        host = parts.hostname or asked.get("host")  # libpq's own way to name a socket's folder
         is_one = parts.scheme == "postgresql" and host and parts.port != 0 and parts.path.strip("/")
     except ValueError:  # of the port, or of brackets
         is_one = False
     if not is_one:
         raise ValueError("write postgresql://USER@HOST/DATABASE or postgresql://USER@HOST:PORT/DATABASE")
-    if parts.password is not None:
+    if parts.password is not None or asked.keys() & _PASSWORDS:
         raise ValueError("recipes are copied and logged: leave the password to ~/.pgpass or PGPASSWORD")
     return url
 

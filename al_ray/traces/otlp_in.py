@@ -11,9 +11,9 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from google.protobuf import json_format
@@ -31,8 +31,17 @@ MAX_VALUE_BYTES: Final = 64 * 2**10
 MAX_SPAN_BYTES: Final = 256 * 2**10
 MAX_NAME: Final = 256
 MAX_EVENTS: Final = 32
+MAX_PARTS: Final = 2**17
+"""Of each kind (resources, scopes, spans, events) in one export. Empty ones are two bytes each on the wire,
+hundreds in memory, and work for tens of microseconds."""
+MAX_JSON_OBJECTS: Final = 2**19
+"""In one export."""
+_ENOUGH_BYTES: Final = 4 * MAX_VALUE_BYTES
+"""On the wire, of which JSON takes no less than ``MAX_VALUE_BYTES``."""
 _LEAST_BYTES: Final = 64
 """A number takes less, and a text that is cut to less says nothing."""
+_LEAST_PART_BYTES: Final = 2
+"""Of a part on the wire, beside what it holds."""
 _EXCEPTION: Final = "exception"
 _EARLIEST: Final = 946_684_800.0
 """The year 2000: a clock that says less is not set."""
@@ -40,6 +49,8 @@ _AHEAD_SECONDS: Final = 86_400.0
 _TOLD_BY_AGENTS: Final = frozenset({semconv.REWARD, semconv.REWARD_DIMENSIONS, semconv.REWARD_CALL})
 """Of our own names, those that an agent may use; the others are what only the gateway knows."""
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+
+_Part = TypeVar("_Part", AnyValue, KeyValue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +62,11 @@ class Owner:
 
 
 def parse(body: bytes, *, is_json: bool) -> ExportTraceServiceRequest:
-    """Raises ``BadRequestError`` for what is no export of traces."""
+    """Raises ``BadRequestError`` for what is no export of traces, or has too many parts to be one."""
     request = ExportTraceServiceRequest()
     try:
         if is_json:
+            _require(body.count(b"{"), MAX_JSON_OBJECTS, "objects of JSON")
             told = orjson.loads(body)
             if not isinstance(told, dict):
                 raise ValueError("it is no object")
@@ -64,6 +76,9 @@ def parse(body: bytes, *, is_json: bool) -> ExportTraceServiceRequest:
     except (orjson.JSONDecodeError, json_format.ParseError, DecodeError, ValueError, RecursionError) as error:
         kind = "JSON" if is_json else "protobuf"
         raise BadRequestError(f"the body is no ExportTraceServiceRequest in {kind}: {error}") from None
+    resources = _few([request], "resource_spans", "resources")
+    scopes = _few(resources, "scope_spans", "scopes")
+    _few(_few(scopes, "spans", "spans"), "events", "events")
     return request
 
 
@@ -118,6 +133,17 @@ def _parent(owner: Owner, trace: str, wire_id: str) -> dict[str, JSON]:
     return {semconv.PARENT_ID: span_id(owner, trace, wire_id), semconv.PARENT_WIRE_ID: wire_id}
 
 
+def _few(holders: Sequence[Any], name: str, kind: str) -> Sequence[Any]:
+    """The parts of all ``holders`` that have this name. They are counted before any is looked at."""
+    _require(sum(len(getattr(holder, name)) for holder in holders), MAX_PARTS, kind)
+    return [part for holder in holders for part in getattr(holder, name)]
+
+
+def _require(found: int, most: int, kind: str) -> None:
+    if found > most:
+        raise BadRequestError(f"an export may have {most} {kind}, not {found}; send smaller batches")
+
+
 def _with_base64_ids(body: JSON) -> JSON:
     """OTLP writes ids in hexadecimal, where protobuf's own JSON has base64."""
     for resource in _objects(body, "resourceSpans"):
@@ -142,7 +168,9 @@ def _bounded(told: trace_pb2.Span) -> dict[str, JSON]:
     kept: dict[str, JSON] = {}
     events, exceptions, dropped = _events(told)
     room, dropped = MAX_SPAN_BYTES, dropped + told.dropped_attributes_count
-    own = [(_text(pair.key)[:MAX_NAME], _value(pair.value)) for pair in told.attributes]
+    pairs = told.attributes[:MAX_ATTRIBUTES]
+    dropped += len(told.attributes) - len(pairs)
+    own = [(_text(pair.key)[:MAX_NAME], _value(pair.value)) for pair in pairs]
     within = [(semconv.EVENTS, events)] if events else []
     for key, told_value in (*_of_agents(own), *within, *_of_agents(exceptions)):
         value, size = _sized(told_value, MAX_VALUE_BYTES)
@@ -227,10 +255,20 @@ def _value(value: AnyValue) -> JSON:
         case "bytes_value":
             return base64.b64encode(value.bytes_value).decode()
         case "array_value":
-            return [_value(each) for each in value.array_value.values]
+            return [_value(each) for each in _enough(value.array_value.values)]
         case "kvlist_value":
-            return attributes_of(value.kvlist_value.values)
+            return attributes_of(_enough(value.kvlist_value.values))
     return None
+
+
+def _enough(parts: Iterable[_Part]) -> Iterator[_Part]:
+    """As many as there could be room for: the others would be converted to be cut off."""
+    size = 0
+    for part in parts:
+        yield part
+        size += part.ByteSize() + _LEAST_PART_BYTES
+        if size > _ENOUGH_BYTES:
+            return
 
 
 def _text(text: str) -> str:

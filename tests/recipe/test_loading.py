@@ -265,7 +265,14 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
             "postgres://h/d",
         )
     ),
-    ("store.url", "postgresql://me:word@h/d", "store.url: 'postgresql://me:word@h/d': recipes are copied"),
+    *(
+        ("store.url", url, f"store.url: {url!r}: recipes are copied and logged: leave the password to")
+        for url in (
+            "postgresql://me:word@h/d",
+            "postgresql://me@h/d?password=word",
+            "postgresql://me@/d?host=/run&sslpassword=word",
+        )
+    ),
     ("traces.export.endpoint", "example.org", "traces.export.endpoint: 'example.org': write http"),
     ("agent.limits.calls", 0, "agent.limits.calls: 0: "),
     (

@@ -112,6 +112,62 @@ def test_a_span_is_never_larger_than_a_span_may_be() -> None:
     assert spans[2].attributes["k"] == ["nan"]
 
 
+def _field(number: int, content: bytes) -> bytes:
+    """Of a message on the wire, for what a generated class would take minutes to write."""
+    size = len(content)
+    digits = []
+    while size > 127:
+        digits.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2, *digits, size]) + content
+
+
+_MANY = otlp_in.MAX_PARTS + 1
+_OBJECTS = b",".join([b"{}"] * otlp_in.MAX_JSON_OBJECTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "is_json"),
+    [
+        ("resources", _field(1, b"") * _MANY, False),
+        ("scopes", _field(1, _field(2, b"") * _MANY), False),
+        ("spans", _field(1, _field(2, _field(2, b"") * _MANY)), False),
+        ("events", _field(1, _field(2, _field(2, _field(11, b"") * _MANY))), False),
+        ("objects of JSON", b'{"resourceSpans": [%b]}' % _OBJECTS, True),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_an_export_of_more_parts_than_there_may_be_is_refused_at_once(
+    kind: str, body: bytes, is_json: bool
+) -> None:
+    """Of 16 MiB of them, a few kilobytes as they are sent, a gateway was busy for minutes, with gigabytes."""
+    with pytest.raises(BadRequestError, match=rf"an export may have \d+ {kind}, not \d+; send smaller"):
+        otlp_in.parse(body, is_json=is_json)
+
+
+def test_of_many_attributes_and_of_long_lists_no_more_is_read_than_is_kept() -> None:
+    """As text, which is cut where a value ends that may be kept."""
+    span = wire()
+    for number in range(otlp_in.MAX_ATTRIBUTES + 3):
+        span.attributes.add(key=f"k{number}").value.int_value = number
+    attributes = ours(span).attributes
+    assert "k255" in attributes and "k256" not in attributes
+    assert attributes[semconv.DROPPED_ATTRIBUTES] == 3
+    numbers = [0.0] * 50_000
+    span = wire()
+    listed = span.attributes.add(key="list").value.array_value.values
+    named = span.attributes.add(key="map").value.kvlist_value.values
+    for number in numbers:
+        listed.add(double_value=number)
+        named.add(key=f"n{len(named)}").value.double_value = number
+    attributes = ours(span).attributes
+    whole = {"list": numbers, "map": {f"n{place}": number for place, number in enumerate(numbers)}}
+    for name, value in whole.items():
+        kept = attributes[name]
+        assert len(kept) > otlp_in.MAX_VALUE_BYTES // 2
+        assert orjson.dumps(value).decode().startswith(kept)
+
+
 def test_an_agent_cannot_claim_what_only_the_gateway_knows() -> None:
     told = wire()
     exception = told.events.add(name="exception")

@@ -14,6 +14,7 @@ from al_ray.actors.gateway.dialects.core import (
     Choices,
     Dialect,
     Head,
+    Many,
     Stop,
     Temperature,
     Tokens,
@@ -54,7 +55,7 @@ class _NamedCustom(Body):
 
 class _AllowedTools(Body):
     mode: Literal["auto", "required"]
-    tools: list[Annotated[_NamedFunction | _NamedCustom, Field(discriminator="type")]]
+    tools: Many[Annotated[_NamedFunction | _NamedCustom, Field(discriminator="type")]]
 
 
 class _Allowed(Body):
@@ -89,9 +90,9 @@ class ChatBody(Body):
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Many[dict[str, Any]] = Field(min_length=1)
     model: str = ""
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: Literal["auto", "none", "required"] | _NamedFunction | _NamedCustom | _Allowed | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | JsonSchemaFormat | None = None

@@ -14,6 +14,7 @@ from al_ray.actors.gateway.dialects.core import (
     Choices,
     Dialect,
     Head,
+    Many,
     Stop,
     Temperature,
     Tokens,
@@ -33,7 +34,7 @@ from al_ray.types import JSON, ChatDelta, ChatReply, Choice, TokenLogprob
 
 _FIELDS: Final = with_vllms(COMPLETIONS_FIELDS["request"], "/v1/completions")
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+TokenIds = Annotated[Many[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 OnePrompt = Annotated[list[Text | TokenIds], Field(min_length=1, max_length=1)]
 

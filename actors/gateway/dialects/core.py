@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from al_ray.actors.gateway.dialects.fields import Does, Fields, Treatment
 from al_ray.errors import BadRequestError
@@ -23,6 +23,8 @@ from al_ray.traces.messages import Message, thought
 from al_ray.types import JSON, ChatDelta, ChatReply
 
 MAX_CHOICES = 16
+MAX_NAMES = 1000
+"""In one mapping."""
 
 Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -30,7 +32,22 @@ Tokens = Annotated[int, Field(ge=1)]
 Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 """20 is what vLLM gives at most."""
-Stop = str | tuple[str, ...] | None
+_Each = TypeVar("_Each")
+Many = Annotated[list[_Each], Field(fail_fast=True)]
+"""Of which the first that is wrong is told: a body has room for millions, and to tell of one takes two
+kilobytes."""
+Texts = Annotated[tuple[str, ...], Field(fail_fast=True)]
+Stop = str | Texts | None
+
+
+def _few(named: Any) -> Any:
+    if isinstance(named, dict) and len(named) > MAX_NAMES:
+        raise ValueError(f"has {len(named)} names; give {MAX_NAMES} at most")
+    return named
+
+
+FewNames = BeforeValidator(_few)
+"""For a mapping of which every name or value may be wrong."""
 
 
 class Body(BaseModel):
@@ -162,7 +179,8 @@ _MAX_DIGITS = 20
 
 
 def parse_body(model: type[_AnyBody], raw: bytes) -> _AnyBody:
-    """Raises ``BadRequestError`` that names every field that is wrong, and what is wrong with it."""
+    """Raises ``BadRequestError`` that names every field that is wrong, of a list the first part that is, and
+    what is wrong with it."""
     if _LONG_NUMBER in raw.translate(_DIGITS_AS_0):  # a dozen times as fast as a regular expression
         _refuse_long_integers(raw)
     try:

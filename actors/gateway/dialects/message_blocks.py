@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 from pydantic import Field
 
-from al_ray.actors.gateway.dialects.core import Body
+from al_ray.actors.gateway.dialects.core import Body, Many
 from al_ray.actors.gateway.dialects.fields import Does
 from al_ray.actors.gateway.dialects.fields.messages import MESSAGES_FIELDS
 from al_ray.actors.gateway.dialects.tools import function_call, input_arguments
@@ -38,7 +38,7 @@ class _Document(Body):
 
 class _SearchResult(Body):
     type: Literal["search_result"]
-    content: list[Text]
+    content: Many[Text]
     source: str
     title: str
 
@@ -74,7 +74,7 @@ _ResultBlock = Annotated[
 class _ToolResult(Body):
     type: Literal["tool_result", "mcp_tool_result"]
     tool_use_id: str
-    content: str | list[_ResultBlock] | None = None
+    content: str | Many[_ResultBlock] | None = None
     is_error: bool | None = None
 
 

@@ -14,7 +14,9 @@ from al_ray.actors.gateway.dialects.core import (
     AskedSampling,
     Body,
     Dialect,
+    Many,
     Temperature,
+    Texts,
     Tokens,
     TopP,
     left_out,
@@ -83,7 +85,7 @@ without its version."""
 
 class _Message(Body):
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Many[Block]
 
 
 class _Tool(Body):
@@ -129,9 +131,9 @@ class PromptBody(Body):
     model_config = ConfigDict(extra="allow")
 
     model: str = ""
-    messages: list[_Message] = Field(min_length=1)
-    system: str | list[Text] | None = None
-    tools: list[_Tool] | None = None
+    messages: Many[_Message] = Field(min_length=1)
+    system: str | Many[Text] | None = None
+    tools: Many[_Tool] | None = None
     tool_choice: _ToolChoice | None = None
     output_config: _OutputConfig | None = None
     output_format: _Format | None = None
@@ -143,7 +145,7 @@ class MessagesBody(PromptBody):
     max_tokens: Tokens
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    stop_sequences: tuple[str, ...] | None = None
+    stop_sequences: Texts | None = None
     stream: bool | None = None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 import orjson
 from pydantic import ConfigDict, Field
 
-from al_ray.actors.gateway.dialects.core import Body
+from al_ray.actors.gateway.dialects.core import Body, Many
 from al_ray.actors.gateway.dialects.fields import Does
 from al_ray.actors.gateway.dialects.fields.responses import RESPONSES_FIELDS
 from al_ray.actors.gateway.dialects.tools import custom_call, full_name, function_call
@@ -48,7 +48,7 @@ _Part = Annotated[_Text | _Image | _File | _Refusal, Field(discriminator="type")
 class _Message(Body):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[_Part]
+    content: str | Many[_Part]
     id: str | None = None
 
 
@@ -73,7 +73,7 @@ class _CustomCall(Body):
 class _Output(Body):
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: str | None = None
-    output: str | list[_Part]
+    output: str | Many[_Part]
 
 
 class _ReasoningText(Body):
@@ -82,7 +82,7 @@ class _ReasoningText(Body):
 
 class _Reasoning(Body):
     type: Literal["reasoning"]
-    content: list[_ReasoningText] | None = None
+    content: Many[_ReasoningText] | None = None
     id: str | None = None
 
 
@@ -223,23 +223,27 @@ class _Turn:
 
     parts: list[Mapping[str, JSON]] | None = None
     """Of its content. None: no item has any."""
-    reasoning: str = ""
+    reasoning: list[str] = field(default_factory=list)
     calls: list[JSON] = field(default_factory=list)
     answer: str | None = None
     """Whose item was the last that said or thought something, as far as it told."""
 
     def __bool__(self) -> bool:
-        return self.parts is not None or bool(self.reasoning or self.calls)
+        return self.parts is not None or any(self.reasoning) or bool(self.calls)
 
     def goes_on(self, answer: str | None) -> bool:
         """Whether what an item of ``answer`` says or thinks is of this turn. Many clients leave ids out; but
         while calls wait for their answers, no other turn begins."""
         return bool(self.calls) or (answer is not None and answer == self.answer)
 
+    def say(self, parts: Iterable[Mapping[str, JSON]]) -> None:
+        self.parts = [] if self.parts is None else self.parts
+        self.parts += parts
+
     def message(self) -> _Built:
         told: _Built = {"role": "assistant", "content": None if self.parts is None else _told(self.parts)}
-        if self.reasoning:
-            told["reasoning"] = self.reasoning
+        if thought := "".join(self.reasoning):
+            told["reasoning"] = thought
         if self.calls:
             told["tool_calls"] = self.calls
         return told
@@ -259,12 +263,12 @@ class _Reader:
             case _Message(role="assistant"):
                 if self._turn.parts is not None and not self._turn.goes_on(answer):
                     self.end_turn()
-                self._turn.parts = [*(self._turn.parts or ()), *_parts(item.content)]
+                self._turn.say(_parts(item.content))
                 self._turn.answer = answer
             case _Reasoning():
                 if not self._turn.goes_on(answer):
                     self.end_turn()
-                self._turn.reasoning += "".join(part.text for part in item.content or ())
+                self._turn.reasoning += [part.text for part in item.content or ()]
                 self._turn.answer = answer
             case _FunctionCall():
                 name = full_name(item.name, item.namespace)

@@ -12,7 +12,9 @@ from al_ray.actors.gateway.dialects.core import (
     AskedSampling,
     Body,
     Dialect,
+    FewNames,
     Head,
+    Many,
     Temperature,
     Tokens,
     TopLogprobs,
@@ -109,7 +111,7 @@ class _Namespace(Body):
     type: Literal["namespace"]
     name: str
     description: str | None = None
-    tools: list[Annotated[_Function | _Custom, Field(discriminator="type")]]
+    tools: Many[Annotated[_Function | _Custom, Field(discriminator="type")]]
 
 
 _Tool = Annotated[
@@ -119,7 +121,7 @@ _Tool = Annotated[
     | Annotated[_Other, Tag("other")],
     Discriminator(_tool_kind),
 ]
-_TOOLS: Final = TypeAdapter(list[_Tool])
+_TOOLS: Final = TypeAdapter(Many[_Tool])
 
 
 class _AllowedTool(Body):
@@ -135,7 +137,7 @@ class _Chosen(Body):
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list[_AllowedTool] | None = None
+    tools: Many[_AllowedTool] | None = None
 
 
 class _PlainFormat(Body):
@@ -158,11 +160,11 @@ class ResponsesBody(Body):
 
     model_config = ConfigDict(extra="allow")
 
-    input: str | list[Item] = Field(default_factory=list)
+    input: str | Many[Item] = Field(default_factory=list)
     model: str = ""
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: list[_Tool] | None = None
+    tools: Many[_Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | _Chosen | None = None
     parallel_tool_calls: bool | None = None
     text: _TextConfig | None = None
@@ -170,8 +172,8 @@ class ResponsesBody(Body):
     top_p: TopP | None = None
     max_output_tokens: Tokens | None = None
     top_logprobs: TopLogprobs | None = None
-    include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    include: Many[str] | None = None
+    metadata: Annotated[dict[str, str], FewNames] | None = None
     stream: bool | None = None
 
     @field_validator("input", mode="before")

@@ -99,7 +99,8 @@ def gateway_spec(recipe: Recipe, recorded: str | None) -> GatewaySpec:
             name: _hosted(upstream, pinned=name == recipe.model.name)
             for name, upstream in recipe.upstreams.items()
         },
-        collector_key=os.environ.get(recipe.traces.collector_key_env),
+        # An empty one is none: it would be had by whoever sends no key.
+        collector_key=os.environ.get(recipe.traces.collector_key_env) or None,
         export=export_of(recipe),
         recorded=recorded,
         host=recipe.gateway.host,

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,9 +35,10 @@ from al_ray.actors.gateway.actor import GATEWAY_OPTIONS, Gateway
 from al_ray.actors.store.actor import STORE_OPTIONS, Store
 from al_ray.database.backends import sqlite_url
 from al_ray.database.writer import Database
-from al_ray.traces import semconv
+from al_ray.traces import otlp_in, semconv
 from al_ray.traces.nesting import Nesting
 from al_ray.types import Attempt, AttemptStatus, Endpoint, RolloutRequest, Span, SpanKind, Task
+from tests.support.houses.at_hand import open_at_hand
 from tests.support.houses.gateway import SPEC
 from tests.support.models.fake_engine import FakeEngine
 
@@ -315,6 +317,7 @@ async def test_bad_bodies_are_answered_with_a_status_that_says_what_is_wrong(hou
         (400, "protobuf", b"\xff\xff", {}),
         (400, "decompressed", b"no gzip", {"Content_Encoding": "gzip"}),
         (400, "", gzip.compress(raw)[:-12], {"Content_Encoding": "gzip"}),
+        (400, "resources", b"\x0a\x00" * (otlp_in.MAX_PARTS + 1), {}),
         (413, "bytes", bytes(otlp_receiver.MAX_BODY_BYTES + 1), {}),
         (413, "bytes", bomb, {"Content_Encoding": "gzip"}),
         (
@@ -370,6 +373,19 @@ async def test_an_attempt_that_floods_is_stopped_and_others_go_on(
     assert rejected >= 36 - otlp_receiver.MAX_ATTEMPT_BYTES // (2 * 2**20)
     assert len(house.names(flood)) == 36 - rejected
     assert (await house.post(export("a").SerializeToString(), other.key))[0] == 200
+
+
+async def test_a_span_that_says_nothing_counts_for_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two million of them are as few bytes on the wire as an attempt may send."""
+    monkeypatch.setattr(otlp_receiver, "MAX_ATTEMPT_BYTES", 3 * otlp_receiver.LEAST_SPAN_BYTES)
+    async with open_at_hand(tmp_path, FakeEngine("a")) as at_hand:
+        attempt = await at_hand.attempt()
+        house = House(None, at_hand.url, at_hand.database)
+        status, answer = await house.post(export(*"abcde").SerializeToString(), attempt.key)
+        assert (status, answer.partial_success.rejected_spans) == (200, 2)
+        assert house.names(attempt) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("table", ["attempts", "spans"])
