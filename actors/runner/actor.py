@@ -60,7 +60,7 @@ class Runner:
         self._leaving = False
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
-        self._user_code = UserCode()
+        self._user_code = UserCode(spec.agent.grace)
         self._agent: ReadyAgent
         self._scoring: Scoring
         self._judging: Judging

@@ -377,7 +377,7 @@ async def test_hooks_that_hang_time_out_however_many_there_are(ray_cluster: None
 
 async def test_what_hangs_of_the_users_counts_until_it_ends() -> None:
     """A runner gives itself up when it has too much of that."""
-    released, code = threading.Event(), UserCode()
+    released, code = threading.Event(), UserCode(grace=1.0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await code.called(released.wait, Printed())
