@@ -222,8 +222,8 @@ class Runner:
         return replace(job.attempt, status=AttemptStatus.SUCCEEDED, output=output), rewards
 
     async def _output(self, job: Job) -> Any:
-        """What the agent returned; by then, or if it is cancelled, the agent has been ended. It is ended to the
-        last, though the deadline may come while what the store has cancelled is ended."""
+        """What the agent returned; by then, or if it is cancelled, the agent has been ended: to the last,
+        though the deadline may come while what the store has cancelled is ended."""
         starting = asyncio.ensure_future(self._agent.start(job))
         try:
             running = await asyncio.shield(starting)
