@@ -145,7 +145,7 @@ class _Caller:
                 last = await method(*arguments)
             _write(self._writer, number, _Kind.DONE, last)
         except Exception as error:
-            with suppress(OSError):
+            if not self._writer.is_closing():
                 _write(self._writer, number, _Kind.FAILED, _told(error))
         finally:
             self._actor._under_way -= 1
@@ -167,7 +167,7 @@ class Line:
         self._numbers = count()
         self._under_way: dict[int, asyncio.Queue[tuple[int, bytes]]] = {}
         self._attended = attended
-        self.lost = False
+        self._ended = False
         self._watching = [asyncio.create_task(each) for each in (self._read(reader), self._attend())]
 
     @classmethod
@@ -182,6 +182,11 @@ class Line:
             raise LineLostError(f"{address}: {str(error) or 'nothing is heard of it'}") from error
         writer.write(address.token)
         return cls(reader, writer, actor.attend.remote())
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing can be asked any more: also of a socket that broke, before it has been heard of."""
+        return self._ended or self._writer.is_closing()
 
     async def ask(self, method: str, *arguments: Any) -> Any:
         """What the method returns. Raises what it raises, or ``LineLostError``."""
@@ -241,9 +246,9 @@ class Line:
             self._end(in_a_line(error))
 
     def _end(self, why: str) -> None:
-        if self.lost:
+        if self._ended:
             return
-        self.lost = True
+        self._ended = True
         lost = pickle.dumps(LineLostError(why))
         for answers in self._under_way.values():
             answers.put_nowait((_Kind.FAILED, lost))

@@ -47,13 +47,15 @@ class AsyncAgent:
         self._call = _load(section)
         self._section = section
 
-    async def start(self, job: Job) -> _InTask:
+    async def start(self, job: Job) -> InTask:
         running = await_agent(self._section, self._call, job)
         task = asyncio.create_task(Outcome.awaited(running), context=job.printed.context())
-        return _InTask(task, self._section.grace)
+        return InTask(task, self._section.grace)
 
 
-class _InTask:
+class InTask:
+    """A call in a task of its own, under way, which has ``grace`` seconds to heed its cancellation."""
+
     def __init__(self, task: asyncio.Task[Outcome], grace: float) -> None:
         self._task = task
         self._grace = grace

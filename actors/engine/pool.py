@@ -48,6 +48,8 @@ _LOADED_PER_SECOND: Final = 50 * 2**20
 """Bytes of weights that an engine loads at least, over a slow network."""
 _MEETING_SECONDS: Final = 300.0
 """In which learners connect to engines: they import vLLM first."""
+_LEAVE_SECONDS: Final = 60.0
+"""In which they end what they do with engines, where whoever asked for it is cancelled."""
 _START_SECONDS: Final = 3600.0
 _ALIVE_EVERY: Final = 5.0
 _STARTING_SECONDS: Final = 300.0
@@ -371,11 +373,18 @@ class EnginePool:
 
 
 async def _of_learners(asked: Awaitable[object], seconds: float, doing: str) -> None:
-    """What learners do with engines: one of these that dies meanwhile keeps them waiting for good."""
+    """What learners do with engines: one of these that is gone meanwhile keeps them waiting for good. So
+    whoever is cancelled, and ends the engines, waits for it first, but not for long."""
+    asking = asyncio.ensure_future(answered(asked, seconds, f"a learner or an engine, {doing},"))
     try:
-        await answered(asked, seconds, f"a learner or an engine, {doing},")
+        await asyncio.shield(asking)
     except UnresponsiveError as error:
         raise LearnerLostError(str(error)) from error
+    except asyncio.CancelledError:
+        await asyncio.wait({asking}, timeout=_LEAVE_SECONDS)
+        raise
+    finally:
+        asking.cancel()
 
 
 async def _started(engine: ActorHandle, who: str) -> None:

@@ -111,7 +111,7 @@ class _Post:
                 return door
 
     async def keep(self) -> None:
-        """Replace the gateway whenever its process ends."""
+        """Replace the gateway whenever its process ends. Raises why that does not help."""
         while True:
             try:
                 await while_answering(
@@ -120,8 +120,7 @@ class _Post:
             except (*DIED, UnresponsiveError) as error:
                 _log.warning("the gateway at port %d is replaced: %s", self._port, error)
             ray.kill(self._gateway)  # it may only have been out of reach
-            with suppress(*DIED):  # dead again: staying tells
-                await self.open()
+            await self.open()
 
     async def admit(self, engines: Sequence[Any]) -> None:
         self._engines = engines

@@ -60,7 +60,7 @@ class Runner:
         self._leaving = False
         self._left_behind: list[Running] = []
         """Agents that could not be ended."""
-        self._user_code = UserCode()
+        self._user_code = UserCode(spec.agent.grace)
         self._agent: ReadyAgent
         self._scoring: Scoring
         self._judging: Judging
@@ -222,19 +222,20 @@ class Runner:
         return replace(job.attempt, status=AttemptStatus.SUCCEEDED, output=output), rewards
 
     async def _output(self, job: Job) -> Any:
-        """What the agent returned; by then, or if it is cancelled, the agent has been ended."""
+        """What the agent returned; by then, or if it is cancelled, the agent has been ended: to the last,
+        though the deadline may come while what the store has cancelled is ended."""
         starting = asyncio.ensure_future(self._agent.start(job))
         try:
             running = await asyncio.shield(starting)
         except asyncio.CancelledError:
             # A start goes on in its thread, with files whose numbers would be the next one's if they were
-            # closed now. Shielded too: the deadline may come while what the store has cancelled is ended.
+            # closed now.
             await asyncio.shield(asyncio.ensure_future(self._end_started(job, starting)))
             raise
         try:
             return await running.wait()
         finally:
-            await self._end(job, running)
+            await asyncio.shield(asyncio.ensure_future(self._end(job, running)))
 
     async def _end_started(self, job: Job, starting: asyncio.Future[Running]) -> None:
         """End what nobody waits for any more, once it has started, if it can be."""

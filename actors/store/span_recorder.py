@@ -30,6 +30,10 @@ class SpanRecorder:
     async def append(self, batches: Sequence[Sequence[Span]]) -> Sequence[Exception | None]:
         """Returns when the spans are durable. Each batch belongs to one attempt and succeeds or fails for
         itself: with ``AttemptEndedError`` in its place if its attempt has ended."""
+        # They will be durable though whoever waits for it hangs up, and so they are to be exported.
+        return await asyncio.shield(asyncio.ensure_future(self._append(batches)))
+
+    async def _append(self, batches: Sequence[Sequence[Span]]) -> Sequence[Exception | None]:
         outcomes = await self._commits.write(self._database.append, batches)
         if self._exporter:
             for spans, refused in zip(batches, outcomes, strict=True):

@@ -137,7 +137,8 @@ class AgentSection(Section):
     retry: RetrySection = RetrySection()
     """When a rollout is tried again."""
     grace: Seconds = 5.0
-    """Seconds that an agent is given to end by itself (a process: after SIGTERM) before it is killed."""
+    """Seconds that an agent is given to end by itself (a process: after SIGTERM) before it is killed, and
+    what is async of hooks, evaluator and judge, before it is left behind."""
     concurrency: Positive = 32
     """Attempts that one runner has under way at once."""
     runners: Positive = 1

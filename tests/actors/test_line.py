@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import ray
+import uvloop
 from ray.exceptions import RayActorError
 
 from al_ray.actors.line import Address, Line, LineLostError, OnLine
@@ -151,6 +153,38 @@ async def test_calls_of_an_actor_that_is_killed_are_told_so_and_it_is_not_reache
         await waiting
     with pytest.raises(RayActorError):
         await Line.to(actor)
+
+
+def test_a_call_that_begins_as_its_line_breaks_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop of Ray's actors refuses what is written to a socket that broke; whoever reads from that
+    hears of it a moment later."""
+    monkeypatch.setattr(ray, "cancel", lambda attended: None)
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        linger = struct.pack("ii", True, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    async def ask_as_it_breaks() -> None:
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(reset, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        line, asked = Line(reader, writer, loop.create_future()), loop.create_future()
+        protocol: Any = writer.transport.get_protocol()
+        tell = protocol.connection_lost
+
+        def connection_lost(error: Exception | None) -> None:
+            asked.set_result(asyncio.create_task(line.ask("twice", 1)))
+            tell(error)
+
+        protocol.connection_lost = connection_lost
+        writer.write(b"!")
+        with pytest.raises(LineLostError):
+            await (await asked)
+        server.close()
+
+    uvloop.new_event_loop().run_until_complete(ask_as_it_breaks())
 
 
 async def test_ray_tells_of_an_actor_of_which_its_socket_does_not(actor: Any, line: Line) -> None:

@@ -7,6 +7,7 @@ import math
 import threading
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from ray.exceptions import RaySystemError
@@ -14,6 +15,7 @@ from ray.exceptions import RaySystemError
 from al_ray.actors.engine.pool import EnginePool
 from al_ray.actors.weights.update import WeightUpdate
 from al_ray.errors import LearnerLostError
+from al_ray.machines.placement import SharedSeat
 from al_ray.run.policy import Policy
 from tests.support.models.engine_inputs import engine_spec
 
@@ -266,6 +268,44 @@ async def test_learners_are_asked_nothing_else_before_they_have_answered_whoever
     go_on.set()
     await saving
     assert parts.asked == [asked, "save"]
+
+
+@pytest.mark.parametrize("at", ["connect_engines", "send_weights"])
+async def test_engines_that_learners_wait_for_are_ended_after_them_where_whoever_asked_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Ctrl-C is followed by a checkpoint, which learners could not write that waited for an engine."""
+    ended, begun, go_on = list[Any](), threading.Event(), threading.Event()
+
+    class Slow(Waiting):
+        def wait(self, at: str) -> None:
+            if self.at == at:
+                begun.set()
+                assert go_on.wait(60)
+                ended.append("learners")
+
+        def save(self, folder: str) -> None:
+            ended.append("checkpoint")
+
+    async def done() -> None:
+        """Whatever the engine is asked."""
+
+    monkeypatch.setattr("al_ray.actors.engine.slot.ray.kill", ended.append)
+    pool, engine = EnginePool(engine_spec(Path("nowhere")), [SharedSeat({})]), Mock()
+    for method in (engine.pause, engine.admit, engine.resume):
+        method.remote = done
+    pool._slots[0].engine = engine
+    policy = Policy(pool, cast(Any, Parts(0)), cast(Any, Slow(at)))
+    serving = asyncio.create_task(policy.serve())
+    assert await asyncio.to_thread(begun.wait, 60)
+    serving.cancel()
+    await asyncio.wait({serving}, timeout=0.1)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    async with asyncio.timeout(60):
+        await policy.save(Path("step"))
+    assert ended == ["learners", engine, "checkpoint"]
 
 
 @pytest.fixture

@@ -74,7 +74,9 @@ def attempted(recipe: Recipe, task: Task, database: Database, house: House) -> T
     begun = time.perf_counter()
     ended, rewards, raised = _played(recipe, job, database)
     seconds = time.perf_counter() - begun
-    ended = replace(asyncio.run(Hooks(recipe.agent, UserCode()).after(job, ended)), ended_at=time.time())
+    ended = replace(
+        asyncio.run(Hooks(recipe.agent, UserCode(recipe.agent.grace)).after(job, ended)), ended_at=time.time()
+    )
     if ended.status is not AttemptStatus.SUCCEEDED:
         rewards = ()
     with database.begin() as connection:
@@ -105,10 +107,12 @@ def _played(
 
     attempt = job.attempt
     try:
-        asyncio.run(Hooks(recipe.agent, UserCode()).before(job))
+        asyncio.run(Hooks(recipe.agent, UserCode(recipe.agent.grace)).before(job))
         output = output_of(recipe.agent, job)
         attempt = replace(attempt, output=as_json(output))
-        rewards = asyncio.run(Scoring(recipe.agent, rewarded, UserCode()).terminal(job, output))
+        rewards = asyncio.run(
+            Scoring(recipe.agent, rewarded, UserCode(recipe.agent.grace)).terminal(job, output)
+        )
     except KeyboardInterrupt:
         raise
     except BaseException as error:

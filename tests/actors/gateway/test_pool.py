@@ -13,13 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
+from ray.exceptions import ActorDiedError
 
 from al_ray.actors.gateway import door
 from al_ray.actors.gateway import pool as gateway_pool
 from al_ray.actors.gateway.pool import GatewayPool
+from al_ray.actors.keepers import MAX_LOST
 from tests.support.houses.gateway import SPEC, House
 from tests.support.machines.processes import has_ended, wait_until_ended
 
@@ -245,3 +248,38 @@ async def test_a_gateway_that_cannot_be_replaced_is_reported(
             while (error := pool.failure()) is None:
                 await asyncio.sleep(0.05)
     assert "no gateway here" in str(error)
+
+
+async def test_a_gateway_that_dies_each_time_it_starts_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be started anew for good, while all that agents ask waits at its door."""
+    starts: list[str] = []
+
+    async def start(at: door.Address) -> str:
+        starts.append("start")
+        if len(starts) > 1:
+            raise ActorDiedError
+        return "http://gateway/v1"
+
+    async def stay() -> None:
+        raise ActorDiedError
+
+    async def opened(port: int) -> door.Address:
+        return door.Address(1, "hatch", "0" * 56)
+
+    async def answer(*_: Any) -> None:
+        """Any other question."""
+
+    gateway, its_door = Mock(), Mock()
+    for method, does in ((gateway.start, start), (gateway.stay, stay), (its_door.open, opened)):
+        method.remote = does
+    gateway.ping.remote = gateway.admit.remote = answer
+    actors = {gateway_pool.Gateway: gateway, door.Door: its_door}
+    made = Mock(side_effect=lambda kind: Mock(**{"options.return_value.remote.return_value": actors[kind]}))
+    monkeypatch.setattr(gateway_pool, "ray", Mock(remote=made))
+    pool = GatewayPool(SPEC, 1, "sqlite://", {})
+    await pool.start()
+    async with asyncio.timeout(60):
+        while pool.failure() is None:
+            await asyncio.sleep(0.001)
+    assert isinstance(pool.failure(), ActorDiedError)
+    assert len(starts) == 2 + MAX_LOST

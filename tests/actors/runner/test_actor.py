@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import Printed
 from al_ray.actors.runner.actor import Runner
 from al_ray.actors.runner.failure import failed
@@ -23,7 +24,7 @@ from al_ray.actors.runner.user_code import UserCode
 from al_ray.errors import AttemptEndedError, RecipeError, RewardError, ToldError
 from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
-from al_ray.types import Attempt, AttemptStatus, RolloutRequest, RolloutStatus, Span, SpanKind, Task
+from al_ray.types import Attempt, AttemptStatus, Endpoint, RolloutRequest, RolloutStatus, Span, SpanKind, Task
 from tests.support.agents.told import NUMBERS, STRANGE
 from tests.support.houses.beside_the_store import append, authorize, finished
 from tests.support.houses.runner import CONCURRENCY, House, appears, house_of, until
@@ -198,6 +199,36 @@ async def test_an_attempt_that_the_store_has_cancelled_ends_its_agent(house: Hou
     await appears(tmp_path / "cancelled")
     (group,) = await finished(house.store, "c", 0.0)
     assert group.rollouts[0].status is RolloutStatus.CANCELLED
+
+
+async def test_an_agent_is_ended_to_the_last_though_its_attempt_is_cancelled_twice() -> None:
+    """By the store, and by its time-out while it is ended."""
+    waiting, ending, released, ended = (asyncio.Event() for _ in range(4))
+
+    async def wait() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    async def end() -> None:
+        ending.set()
+        await released.wait()
+        ended.set()
+
+    async def start(job: Job) -> Any:
+        return Mock(wait=wait, end=end, ended=True)
+
+    runner = Runner(RunnerSpec("r", AgentSection(run="a:b"), [], "toy"), Mock())
+    runner._agent = Mock(start=start)
+    request = RolloutRequest("r", "g", "b", Task("t", {}))
+    job = Job(request, Attempt("r", 1, "k"), Endpoint("http://gateway/v1", "k", "toy"), Printed())
+    attempt = asyncio.create_task(runner._output(job))
+    for moment in (waiting, ending):
+        await moment.wait()
+        attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    released.set()
+    await until(ended.is_set)
 
 
 async def test_an_evaluator_turns_the_output_into_rewards(judged: House) -> None:
@@ -377,7 +408,7 @@ async def test_hooks_that_hang_time_out_however_many_there_are(ray_cluster: None
 
 async def test_what_hangs_of_the_users_counts_until_it_ends() -> None:
     """A runner gives itself up when it has too much of that."""
-    released, code = threading.Event(), UserCode()
+    released, code = threading.Event(), UserCode(grace=1.0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await code.called(released.wait, Printed())

@@ -40,6 +40,17 @@ def hang(task: Mapping[str, Any], output: Any) -> float:
     return 1.0
 
 
+async def go_on(task: Mapping[str, Any], output: Any) -> float:
+    """Tries again whatever comes between, its cancellation too."""
+    while not task["released"].is_set():
+        try:
+            task["begun"].set()
+            await task["released"].wait()
+        except BaseException:
+            print("once more")
+    return 1.0
+
+
 async def never(rollout_id: str, number: int) -> bool:
     raise AssertionError("an evaluator gives the reward")
 
@@ -65,14 +76,14 @@ def routed() -> Iterator[None]:
 
 async def test_plain_evaluators_that_block_hold_up_neither_the_loop_nor_each_other() -> None:
     """In the loop the second would wait for the first, which waits for it."""
-    scored, barrier = scoring("meet", UserCode()), threading.Barrier(2, timeout=60)
+    scored, barrier = scoring("meet", UserCode(grace=0.1)), threading.Barrier(2, timeout=60)
     spans = await asyncio.gather(*(scored.terminal(job(barrier=barrier), reward) for reward in (0.25, 0.75)))
     assert [span.attributes[semconv.REWARD] for (span,) in spans] == [0.25, 0.75]
 
 
 async def test_one_that_hangs_is_ended_by_the_deadline_and_counted_until_it_ends() -> None:
     """What it has printed is kept."""
-    code, released = UserCode(), threading.Event()
+    code, released = UserCode(grace=0.1), threading.Event()
     hung = job(released=released)
     with routed(), pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
@@ -85,10 +96,30 @@ async def test_one_that_hangs_is_ended_by_the_deadline_and_counted_until_it_ends
             await asyncio.sleep(0.01)
 
 
+async def test_an_async_one_that_goes_on_has_its_grace_and_is_counted_until_it_ends() -> None:
+    """Waited for, it would keep its attempt, and whoever waits for that, for good."""
+    code, begun, released = UserCode(grace=0.1), asyncio.Event(), asyncio.Event()
+    hung = job(begun=begun, released=released)
+    with routed():
+        scored = asyncio.create_task(scoring("go_on", code).terminal(hung, 1))
+        await begun.wait()
+        scored.cancel()
+        try:
+            await asyncio.wait({scored}, timeout=60)
+            assert scored.cancelled()
+            assert code.still_there() == 1
+        finally:
+            released.set()
+        async with asyncio.timeout(60):
+            while code.still_there():
+                await asyncio.sleep(0.01)
+    assert hung.printed.stdout.text == "once more\n"
+
+
 async def test_what_an_async_evaluator_prints_is_kept_too() -> None:
     said = job()
     with routed():
-        (span,) = await scoring("say", UserCode()).terminal(said, 1)
+        (span,) = await scoring("say", UserCode(grace=0.1)).terminal(said, 1)
     assert span.attributes[semconv.REWARD] == 1.0
     assert said.printed.stdout.text == "said later\n"
 

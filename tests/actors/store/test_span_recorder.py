@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -93,6 +94,21 @@ async def test_a_lone_span_waits_for_another_writer_and_the_event_loop_does_not(
         assert not recording.done()
     await recording
     assert [kept.id for kept in database.attempt_spans("a", 1)] == ["before", "during"]
+
+
+async def test_what_is_durable_is_exported_though_its_agent_hangs_up_meanwhile(database: Database) -> None:
+    (attempt,) = attempts(database, "a")
+    exporter = Mock()
+    recorder = SpanRecorder(database, exporter)
+    with database.begin():
+        recording = asyncio.create_task(recorder.record(span("s", attempt)))
+        await asyncio.sleep(0)  # it waits for the other writer
+        recording.cancel()
+        await asyncio.wait({recording})
+    async with asyncio.timeout(60):
+        while not exporter.offer.called:
+            await asyncio.sleep(0.01)
+    assert [kept.id for kept in database.attempt_spans("a", 1)] == ["s"]
 
 
 async def test_spans_of_any_size_are_recorded(database: Database) -> None:

@@ -138,7 +138,7 @@ class HttpAnswer:
             await self._wait()
         taken = b"".join(self._pieces)
         self._pieces.clear()
-        if self._ahead > _MAX_AHEAD:
+        if self._ahead > _MAX_AHEAD and not self._is_whole:  # else another may have the connection
             self._connection.resume()
         self._ahead = 0
         return taken
@@ -265,6 +265,7 @@ class _Connection(asyncio.Protocol):
         self._answer.end()
         self._answer = None
         if self._parser.should_keep_alive():
+            self.resume()  # the last that came may have been more than is taken
             self._client.keep(self)
         else:
             self._transport.close()

@@ -114,6 +114,9 @@ class Transport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
 
+    def resume_reading(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -261,6 +264,19 @@ async def test_a_server_that_says_more_than_is_taken_has_to_wait() -> None:
             await asyncio.sleep(0.2)
         assert sent < size / 2
         assert len(await answer.read()) == size
+
+
+async def test_a_connection_whose_last_answer_was_not_taken_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agent may have hung up when all of it was here."""
+    monkeypatch.setattr(http_client, "_MAX_AHEAD", len(BODY) - 1)
+    serve = Answering(WHOLE)
+    async with asyncio.timeout(60), server(serve) as url:
+        client = HttpClient(url, {})
+        async with client.post(b"hello"):
+            while not client._idle:
+                await asyncio.sleep(0.01)
+        assert await ask(client) == BODY
+    assert serve.connections == 1
 
 
 async def test_what_nobody_asked_for_ends_the_connection() -> None:
