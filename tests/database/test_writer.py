@@ -249,6 +249,17 @@ class DatabaseMachine(RuleBasedStateMachine):
             self.model[rollout_id].end(AttemptStatus.UNRESPONSIVE)
 
     @rule()
+    def lose_all(self) -> None:
+        """Their run had ended, for which they are not to blame."""
+        with self.database.begin() as connection:
+            lost = self.database.lose_all(connection, 6.0)
+        running = [rollout for rollout in self.model.values() if rollout.status is RolloutStatus.RUNNING]
+        assert sorted(lost) == sorted((r.attempts[-1].rollout_id, r.attempts[-1].number) for r in running)
+        for rollout in running:
+            rollout.status = RolloutStatus.QUEUED
+            rollout.ends[-1] = AttemptStatus.CANCELLED
+
+    @rule()
     def cancel(self) -> None:
         with self.database.begin() as connection:
             self.database.cancel_batch(connection, "b", 7.0)
@@ -350,6 +361,19 @@ def test_lost_attempts_do_not_count_as_tries_but_are_limited(database: Database)
         assert claim(database, f"c{number}")
         with database.begin() as connection:
             assert database.lose(connection, 6.0, "w") == [("r", number + 1)]
+    assert status_of(database, "r") is RolloutStatus.FAILED
+
+
+def test_a_run_may_be_interrupted_as_often_as_anybody_likes(database: Database) -> None:
+    """What agents were about then is no failure of theirs: it is run again."""
+    enqueue(database, request("r", max_attempts=1))
+    for number in range(LOST_LIMIT + 1):
+        assert claim(database, f"c{number}")
+        with database.begin() as connection:
+            assert database.lose_all(connection, 6.0) == [("r", number + 1)]
+        assert status_of(database, "r") is RolloutStatus.QUEUED
+    (last,) = claim(database, "last")
+    assert finish(database, last.attempt, AttemptStatus.FAILED)
     assert status_of(database, "r") is RolloutStatus.FAILED
 
 
