@@ -16,6 +16,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from al_ray.database.backends import postgresql_url, sqlite_url
+from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import Plan
 from al_ray.machines.whole import is_partial, whole_file
@@ -96,7 +97,7 @@ class RunFolder:
     @classmethod
     def resume(cls, recipe: Recipe, name: str | None) -> RunFolder:
         """The run called ``name``, or the one of the recipe that was started last; refused if the recipe
-        asks for another run by now, or the run cannot be looked at."""
+        asks for another run by now, or the run cannot be looked at, or has lost its records."""
         runs = Path(recipe.output) / recipe.name
         candidates = runs.glob(f"*/{_RECIPE}") if name is None else [_place(recipe, name) / _RECIPE]
         with looking_at(runs):
@@ -108,7 +109,21 @@ class RunFolder:
         changed = loading.differences(recipe, folder.recipe_beside(recipe))
         if changed:
             raise UserError(*changed)
+        folder._require_records()
         return folder
+
+    def _require_records(self) -> None:
+        """Refused where they are gone or damaged: a curriculum goes by them, as does what evaluations gained.
+        Before its first checkpoint a run may have none yet, and begins anew."""
+        if not self.checkpoints():
+            return
+        try:
+            Records(self.store_url, read_only=True).close()
+        except UserError as error:
+            cure = (
+                "what its rollouts came to decides how it goes on: bring its store back, or start a new run"
+            )
+            raise UserError(*error.problems, Problem("--resume", str(self.path), cure)) from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -639,6 +639,12 @@ def test_a_database_that_is_not_there_is_the_users_problem(url: str) -> None:
         Database(url)
 
 
+def test_a_damaged_file_is_the_users_problem(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").write_bytes(b"no store" * 1024)
+    with pytest.raises(UserError, match="file is not a database': no database can be used there"):
+        Database(sqlite_url(tmp_path / "store.sqlite"))
+
+
 def test_the_password_of_a_database_is_not_told() -> None:
     with pytest.raises(UserError) as caught:
         Database("postgresql://somebody:secret@127.0.0.1:1/none")
