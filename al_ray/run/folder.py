@@ -19,7 +19,7 @@ from al_ray.database.backends import postgresql_url, sqlite_url
 from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import Plan
-from al_ray.machines.whole import is_partial, whole_file
+from al_ray.machines.whole import is_partial, whole_file, whole_file_of_run
 from al_ray.recipe import Recipe, loading
 
 _RECIPE = "recipe.yaml"
@@ -91,7 +91,8 @@ class RunFolder:
         if recipe.store.url is not None:  # a server may still hold an earlier run of this name
             readable = re.sub(r"[^a-z0-9]", "_", f"{recipe.name}_{name}".lower())[:40]
             (path / _SCHEMA).write_text(f"{readable}_{uuid.uuid4().hex[:8]}", encoding="utf-8")
-        _write(path / _RECIPE, loading.dump(recipe))
+        with whole_file(path / _RECIPE) as file:
+            file.write(loading.dump(recipe).encode())
         return self
 
     @classmethod
@@ -321,7 +322,7 @@ def looking_at(place: Path) -> Iterator[None]:
 
 
 def _write(file: Path, text: str) -> None:
-    with whole_file(file) as whole:
+    with whole_file_of_run(file) as whole:
         whole.write(text.encode())
 
 
