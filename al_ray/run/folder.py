@@ -206,13 +206,21 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Raises ``UserError`` while another process has the run under way."""
+        """Raises ``UserError`` while another process has the run under way, or where it cannot be written."""
+        lock = FileLock(self.path / _LOCK, timeout=0)
         try:
-            with FileLock(self.path / _LOCK, timeout=0):
-                yield
+            lock.acquire()
         except Timeout:
             cure = "another process has this run under way; wait for its end, or stop it"
             raise UserError(Problem("run", str(self.path), cure)) from None
+        except OSError as error:
+            cure = f"cannot be written: {error.strerror}; copy it to OUTPUT/RECIPE'S NAME/RUN elsewhere, and "
+            cure += "name that place by --set output=OUTPUT"
+            raise UserError(Problem("run", str(self.path), cure)) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def store_url(self) -> str:

@@ -297,6 +297,15 @@ def test_a_run_is_under_way_in_one_process_at_a_time(recipe: Recipe) -> None:
         pass
 
 
+def test_a_run_that_cannot_be_written_is_told_as_such(recipe: Recipe) -> None:
+    """On read-only media, or another user's; here its lock is none."""
+    folder = RunFolder.create(recipe, "a")
+    (folder.path / ".lock").unlink()
+    (folder.path / ".lock").mkdir()
+    with pytest.raises(UserError, match="a': cannot be written: Is a directory; copy it"), folder.locked():
+        pass
+
+
 def test_an_error_inside_the_lock_stays_itself(recipe: Recipe) -> None:
     with pytest.raises(ZeroDivisionError), RunFolder.create(recipe, "a").locked():
         _ = 1 / 0
