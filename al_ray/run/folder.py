@@ -121,9 +121,7 @@ class RunFolder:
         try:
             Records(self.store_url, read_only=True).close()
         except UserError as error:
-            cure = (
-                "what its rollouts came to decides how it goes on: bring its store back, or start a new run"
-            )
+            cure = "how it goes on depends on its rollouts: bring its store back, or start a new run"
             raise UserError(*error.problems, Problem("--resume", str(self.path), cure)) from error
 
     @classmethod
