@@ -16,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,10 @@ _IMPORT_SECONDS: Final = 300.0
 """The libraries of a large framework are imported in less, from a slow disk too."""
 _NOBODY: Final = "http://127.0.0.1:9"
 """Nobody listens there."""
+_INCLUDED: Final = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
+"""A line of a requirements file that names another."""
+_LOCAL: Final = re.compile(r"\s*(?:-e|--editable|\.|[^#:]*/)")
+"""The beginning of one that names a path, and no URL."""
 _FRAME: Final = re.compile(r'File "(.+)", line (\d+)')
 _IDENTITY: Final = "import os, sys; print(sys.version, os.path.realpath(sys.executable))"
 
@@ -137,14 +141,28 @@ def _is_installed(path: Path, installed: Sequence[Path]) -> bool:
 
 
 def _requirements(given: str | Sequence[str]) -> str:
-    """As the text of a requirements file."""
+    """All that tells them from others: of a file, also the files that it includes, and the folder of what it
+    names relative to one."""
     if not isinstance(given, str):
         return "\n".join(given)
     try:
-        return Path(given).read_text(encoding="utf-8")
+        return "\n".join(_told(Path(given), set()))
     except OSError as error:
         cure = f"the file cannot be read: {error.strerror}"
         raise RecipeError(Problem("agent.requirements", given, cure)) from None
+
+
+def _told(file: Path, known: set[Path]) -> Iterator[str]:
+    known.add(file)
+    text = file.read_text(encoding="utf-8")
+    yield text
+    for line in text.splitlines():
+        if included := _INCLUDED.match(line):
+            other = file.parent / included[1]
+            if other.is_file() and other not in known:  # what is not there, the installer complains of
+                yield from _told(other, known)
+        elif _LOCAL.match(line):
+            yield str(file.parent.absolute())
 
 
 def _make(agent: AgentSection, base: str, folder: Path, wanted: str) -> None:

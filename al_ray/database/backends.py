@@ -66,7 +66,7 @@ def open_engine(url: str) -> sa.Engine:
         if not _has_tables(engine):
             _make_tables(engine)
         _require_version(engine, where)
-    except OperationalError as error:
+    except DatabaseError as error:
         raise UserError(Problem(where, str(error.orig).strip(), "no database can be used there")) from error
     return engine
 

@@ -12,7 +12,8 @@ LOST_LIMIT = 5
 
 def is_retried(rules: RetryRules, ended: Attempt, ends: Sequence[str]) -> bool:
     """Whether the rollout of an attempt that ended otherwise than well is tried again; ``ends`` are
-    the statuses of all its attempts. Those count for nothing that were cancelled: it had been withdrawn."""
+    the statuses of all its attempts. Those count for nothing that were cancelled: it had been withdrawn, or
+    its run had ended."""
     lost = ends.count(AttemptStatus.UNRESPONSIVE)
     tried = len(ends) - lost - ends.count(AttemptStatus.CANCELLED)
     if lost >= LOST_LIMIT or tried >= rules.max_attempts:

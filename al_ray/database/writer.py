@@ -258,8 +258,16 @@ class Database(Records):
         return self._lose(connection, now, attempts.c.worker == worker, "its runner died")
 
     def lose_all(self, connection: Connection, now: float) -> list[_Reference]:
-        """End all attempts under way as unresponsive; returns them."""
-        return self._lose(connection, now, sa.true(), "its run had ended when it was gone on with")
+        """End all attempts under way, whose run has ended, and queue their rollouts again; returns them. That
+        counts for nothing: a run may be interrupted as often as anybody likes."""
+        lost = self._references(connection, _LIVE)
+        error = "its run had ended when it was gone on with"
+        ended = (
+            attempts.update().where(_LIVE).values(status=AttemptStatus.CANCELLED, ended_at=now, error=error)
+        )
+        connection.execute(ended)
+        self._set_status(connection, [rollout_id for rollout_id, _ in lost], RolloutStatus.QUEUED)
+        return lost
 
     def expire(self, connection: Connection, now: float, lease_clock: float) -> list[_Reference]:
         """End the attempts whose lease has run out as unresponsive; returns them."""

@@ -13,7 +13,7 @@ import orjson
 from al_ray.evaluation.estimates import Estimate
 from al_ray.evaluation.evaluate import Evaluation
 from al_ray.evaluation.scores import Result, Scores
-from al_ray.machines.whole import whole_file
+from al_ray.machines.whole import whole_file_of_run
 from al_ray.protocols import WritePredictions
 from al_ray.recipe import Recipe, dotted
 from al_ray.reports.console import Console
@@ -63,7 +63,7 @@ def write(evaluation: Evaluation, recipe: Recipe, folder: Path) -> Path:
         "tasks": _per_task(evaluation),
     }
     path = folder / FILE_NAME
-    with whole_file(path) as file:
+    with whole_file_of_run(path) as file:
         file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     return path
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from al_ray.errors import DiskError
+
 _PARTIAL: Final = ".partial"
 _REPLACED: Final = ".replaced"
 
@@ -32,6 +34,16 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file_of_run(path: Path) -> Iterator[BinaryIO]:
+    """``whole_file``. Raises ``DiskError`` where the disk does not take it: what a run has recorded stays."""
+    try:
+        with whole_file(path) as file:
+            yield file
+    except OSError as error:
+        raise DiskError.of(path, "it", error) from error
 
 
 def is_partial(path: Path) -> bool:

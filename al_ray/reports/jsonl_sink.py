@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 import orjson
 
 from al_ray.errors import DiskError, Problem, UserError
-from al_ray.machines.whole import whole_file
+from al_ray.machines.whole import whole_file_of_run
 from al_ray.types import Rollout
 
 FILE_NAME: Final = "metrics.jsonl"
@@ -56,7 +56,7 @@ class JsonlSink:
 
     def _beginning(self, lines: Sequence[Mapping[str, Any]]) -> IO[bytes]:
         path = self._folder / FILE_NAME
-        with whole_file(path) as file:
+        with whole_file_of_run(path) as file:
             file.writelines(map(_line, lines))
         return path.open("ab", buffering=0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from al_ray.errors import Problem, UserError
+from al_ray.machines.whole import whole_file_of_run
 from al_ray.recipe import Recipe
 from al_ray.recipe.schedule import stage_spans
 from al_ray.reports import jsonl_sink
@@ -66,7 +67,8 @@ def plot_run(recipe: Recipe, folder: Path) -> Path:
         rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(f"{recipe.name}  ({folder.name})", fontsize=12, fontweight="bold", x=0.01, ha="left")
         path = folder / FILE_NAME
-        figure.savefig(path, dpi=150)
+        with whole_file_of_run(path) as file:
+            figure.savefig(file, format="png", dpi=150)
     return path
 
 

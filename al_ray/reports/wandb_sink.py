@@ -15,6 +15,7 @@ import orjson
 import wandb
 
 from al_ray.errors import Problem, UserError
+from al_ray.machines.whole import whole_file_of_run
 from al_ray.recipe import Recipe, loading
 from al_ray.rollouts.reading.conversation import transcript
 from al_ray.rollouts.rewards import rewards
@@ -76,7 +77,8 @@ def _run_id(folder: Path) -> str:
     """Fixed when the run folder is first logged from, so that a resumed run continues its W&B run."""
     path = folder / _ID_FILE
     if not path.exists():
-        path.write_text(secrets.token_hex(4), encoding="utf-8")
+        with whole_file_of_run(path) as file:
+            file.write(secrets.token_hex(4).encode())
     return path.read_text(encoding="utf-8").strip()
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from ray.exceptions import RayError
 
 from al_ray.actors.keepers import MAX_LOST, Keepers
-from al_ray.errors import AlRayError, LearnerLostError, UselessRunError
+from al_ray.errors import AlRayError, CheckpointError, LearnerLostError, UselessRunError
 from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import (
@@ -72,6 +72,8 @@ class Run:
     """What was begun last that is ended and told whatever interrupts the run: an update or a checkpoint."""
     _unwritten: int = 0
     """The step that no checkpoint could be written of when a node was to go."""
+    _under_way: int = 0
+    """The step whose update was begun and is not told: where that failed, learners hold no whole step."""
     _steady: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while weights change or are written."""
     _keepers: Keepers = field(default_factory=Keepers)
@@ -112,7 +114,8 @@ class Run:
                 furthest = max(furthest, self._done)
                 if lost > MAX_LOST:
                     raise
-                self._done = self._unwritten = 0  # of which the learners hold nothing any more
+                # Of which the learners hold nothing any more.
+                self._done = self._unwritten = self._under_way = 0
                 self.console.warning(f"{error}; going on from the last checkpoint")
         for line in self.health.summary():
             self.console.warning(line)
@@ -221,10 +224,11 @@ class Run:
         async with self._steady:
             self.console.phase("update")
             started = time.perf_counter()
+            self._under_way = step
             report = await self.policy.update(batch)
             times = {**times, "update": time.perf_counter() - started}
             self._tell(span, step, batch, report, {**times, "step": sum(times.values())})
-            self._done = step
+            self._done, self._under_way = step, 0
 
     def _tell(
         self, span: StageSpan, step: int, batch: Batch, report: UpdateReport, times: Mapping[str, float]
@@ -259,6 +263,8 @@ class Run:
     async def _write(self, step: int) -> None:
         if step in (0, *self.folder.checkpoints()):
             return
+        if self._under_way:
+            raise CheckpointError(f"the update of step {self._under_way} has failed")
         self.console.phase("checkpoint")
         started = time.perf_counter()
         await self.policy.save(self.folder.checkpoint(step))

@@ -16,9 +16,10 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from al_ray.database.backends import postgresql_url, sqlite_url
+from al_ray.database.reader import Records
 from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import Plan
-from al_ray.machines.whole import is_partial, whole_file
+from al_ray.machines.whole import is_partial, whole_file, whole_file_of_run
 from al_ray.recipe import Recipe, loading
 
 _RECIPE = "recipe.yaml"
@@ -90,13 +91,14 @@ class RunFolder:
         if recipe.store.url is not None:  # a server may still hold an earlier run of this name
             readable = re.sub(r"[^a-z0-9]", "_", f"{recipe.name}_{name}".lower())[:40]
             (path / _SCHEMA).write_text(f"{readable}_{uuid.uuid4().hex[:8]}", encoding="utf-8")
-        _write(path / _RECIPE, loading.dump(recipe))
+        with whole_file(path / _RECIPE) as file:
+            file.write(loading.dump(recipe).encode())
         return self
 
     @classmethod
     def resume(cls, recipe: Recipe, name: str | None) -> RunFolder:
         """The run called ``name``, or the one of the recipe that was started last; refused if the recipe
-        asks for another run by now, or the run cannot be looked at."""
+        asks for another run by now, or the run cannot be looked at, or has lost its records."""
         runs = Path(recipe.output) / recipe.name
         candidates = runs.glob(f"*/{_RECIPE}") if name is None else [_place(recipe, name) / _RECIPE]
         with looking_at(runs):
@@ -108,7 +110,19 @@ class RunFolder:
         changed = loading.differences(recipe, folder.recipe_beside(recipe))
         if changed:
             raise UserError(*changed)
+        folder._require_records()
         return folder
+
+    def _require_records(self) -> None:
+        """Refused where they are gone or damaged: a curriculum goes by them, as does what evaluations gained.
+        Before its first checkpoint a run may have none yet, and begins anew."""
+        if not self.checkpoints():
+            return
+        try:
+            Records(self.store_url, read_only=True).close()
+        except UserError as error:
+            cure = "how it goes on depends on its rollouts: bring its store back, or start a new run"
+            raise UserError(*error.problems, Problem("--resume", str(self.path), cure)) from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -190,13 +204,21 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Raises ``UserError`` while another process has the run under way."""
+        """Raises ``UserError`` while another process has the run under way, or where it cannot be written."""
+        lock = FileLock(self.path / _LOCK, timeout=0)
         try:
-            with FileLock(self.path / _LOCK, timeout=0):
-                yield
+            lock.acquire()
         except Timeout:
             cure = "another process has this run under way; wait for its end, or stop it"
             raise UserError(Problem("run", str(self.path), cure)) from None
+        except OSError as error:
+            cure = f"cannot be written: {error.strerror}; copy it to OUTPUT/RECIPE'S NAME/RUN elsewhere, and "
+            cure += "name that place by --set output=OUTPUT"
+            raise UserError(Problem("run", str(self.path), cure)) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def store_url(self) -> str:
@@ -306,7 +328,7 @@ def looking_at(place: Path) -> Iterator[None]:
 
 
 def _write(file: Path, text: str) -> None:
-    with whole_file(file) as whole:
+    with whole_file_of_run(file) as whole:
         whole.write(text.encode())
 
 

@@ -121,7 +121,7 @@ def run_row(run: ViewedRun) -> RunRow:
         name=run.name,
         title=run.title,
         algorithms=", ".join(dict.fromkeys(stage.algorithm for stage in recipe.stages)),
-        state=_state(run, step),
+        state=_state(run),
         step=step,
         steps=run.steps,
         reward=rewards[-1] if rewards else None,
@@ -191,14 +191,16 @@ def _done(lines: Sequence[Mapping[str, Any]]) -> int:
     return max((int(line["step"]) for line in lines if _STEP in line), default=0)
 
 
-def _state(run: ViewedRun, step: int) -> str:
+def _state(run: ViewedRun) -> str:
     match run.is_under_way():
         case True:
             return "running"
         case False if (run.folder.path / FILE_NAME).is_file():  # `al-ray eval`, which asks for no step
             return _EVALUATED
         case False:
-            return "ended" if step >= run.steps else "stopped"
+            # Its last step is followed by an evaluation, whatever that finds.
+            last = any("eval/accuracy" in line and line["step"] >= run.steps for line in run.metrics())
+            return "ended" if last else "stopped"
     return ""
 
 

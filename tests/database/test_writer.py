@@ -249,6 +249,17 @@ class DatabaseMachine(RuleBasedStateMachine):
             self.model[rollout_id].end(AttemptStatus.UNRESPONSIVE)
 
     @rule()
+    def lose_all(self) -> None:
+        """Their run had ended, for which they are not to blame."""
+        with self.database.begin() as connection:
+            lost = self.database.lose_all(connection, 6.0)
+        running = [rollout for rollout in self.model.values() if rollout.status is RolloutStatus.RUNNING]
+        assert sorted(lost) == sorted((r.attempts[-1].rollout_id, r.attempts[-1].number) for r in running)
+        for rollout in running:
+            rollout.status = RolloutStatus.QUEUED
+            rollout.ends[-1] = AttemptStatus.CANCELLED
+
+    @rule()
     def cancel(self) -> None:
         with self.database.begin() as connection:
             self.database.cancel_batch(connection, "b", 7.0)
@@ -350,6 +361,19 @@ def test_lost_attempts_do_not_count_as_tries_but_are_limited(database: Database)
         assert claim(database, f"c{number}")
         with database.begin() as connection:
             assert database.lose(connection, 6.0, "w") == [("r", number + 1)]
+    assert status_of(database, "r") is RolloutStatus.FAILED
+
+
+def test_a_run_may_be_interrupted_as_often_as_anybody_likes(database: Database) -> None:
+    """What agents were about then is no failure of theirs: it is run again."""
+    enqueue(database, request("r", max_attempts=1))
+    for number in range(LOST_LIMIT + 1):
+        assert claim(database, f"c{number}")
+        with database.begin() as connection:
+            assert database.lose_all(connection, 6.0) == [("r", number + 1)]
+        assert status_of(database, "r") is RolloutStatus.QUEUED
+    (last,) = claim(database, "last")
+    assert finish(database, last.attempt, AttemptStatus.FAILED)
     assert status_of(database, "r") is RolloutStatus.FAILED
 
 
@@ -613,6 +637,12 @@ def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
 def test_a_database_that_is_not_there_is_the_users_problem(url: str) -> None:
     with pytest.raises(UserError, match="no database can be used there"):
         Database(url)
+
+
+def test_a_damaged_file_is_the_users_problem(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").write_bytes(b"no store" * 1024)
+    with pytest.raises(UserError, match="file is not a database': no database can be used there"):
+        Database(sqlite_url(tmp_path / "store.sqlite"))
 
 
 def test_the_password_of_a_database_is_not_told() -> None:

@@ -55,6 +55,19 @@ def test_a_disk_that_takes_no_more_is_told_and_what_is_cut_off_is_dropped_by_the
     assert [line["reward/mean"] for line in read(tmp_path)] == [1.0, 3.0]
 
 
+def test_a_run_that_a_full_disk_keeps_from_going_on_has_all_its_lines(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path, None)
+    for step in (1, 2):
+        sink.log(step, {"a": 1.0})
+    sink.close(False)
+    with (
+        files_up_to(9),
+        pytest.raises(DiskError, match=r"metrics.jsonl: it could not be written: .*too large"),
+    ):
+        JsonlSink(tmp_path, 1)
+    assert [line["step"] for line in read(tmp_path)] == [1, 2]
+
+
 def test_lines_after_one_that_the_disk_took_a_part_of_are_whole(tmp_path: Path) -> None:
     """A checkpoint's, for a node that is to go, is only warned of: the run goes on."""
     sink = JsonlSink(tmp_path, None)

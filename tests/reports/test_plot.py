@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from al_ray.errors import UserError
+from al_ray.errors import DiskError, UserError
 from al_ray.recipe import Recipe
 from al_ray.reports import plot
 from al_ray.reports.jsonl_sink import JsonlSink
+from tests.support.machines.processes import files_up_to
 
 RECIPE = Recipe.model_validate(
     {
@@ -47,6 +48,18 @@ def test_a_run_with_rewards_and_accuracy_has_both_panels(tmp_path: Path) -> None
     path = plot.plot_run(RECIPE, tmp_path)
     assert path == tmp_path / "progress.png"
     assert _picture_size(path)[1] > accuracy_alone[1]
+
+
+def test_a_disk_that_takes_no_picture_is_told_and_the_one_before_stays(tmp_path: Path) -> None:
+    metrics = JsonlSink(tmp_path, None)
+    metrics.log(0, {"eval/accuracy": 0.1, "eval/stderr": 0.02})
+    before = plot.plot_run(RECIPE, tmp_path).read_bytes()
+    with (
+        files_up_to(64),
+        pytest.raises(DiskError, match=r"progress.png: it could not be written: .*too large"),
+    ):
+        plot.plot_run(RECIPE, tmp_path)
+    assert (tmp_path / "progress.png").read_bytes() == before
 
 
 def test_of_several_values_of_a_step_the_last_is_drawn() -> None:

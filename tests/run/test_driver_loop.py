@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from al_ray.algorithms.losses.cross_entropy import CrossEntropy
-from al_ray.errors import CheckpointError, LearnerLostError
+from al_ray.errors import CheckpointError, DiskError, LearnerLostError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
@@ -420,6 +420,39 @@ async def test_who_interrupts_a_run_as_its_critic_learns_keeps_that_step(
     learning.cancel()
     await run._leave()
     assert asked == ["fit the critic", "update", {"optim/loss": 2.0, "critic/loss": 0.5}, "save 3"]
+
+
+@pytest.mark.parametrize("failing", ["update", "tell"])
+async def test_what_an_update_that_failed_has_left_is_no_checkpoint_of_the_step_before(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited to write one for a node that is to go, or interrupts the run just then: a resumed run
+    would take the step twice."""
+
+    async def update(batch: Batch) -> UpdateReport:
+        await asyncio.sleep(0.05)
+        if failing == "update":
+            raise RuntimeError("out of memory")
+        return UpdateReport(4, {})
+
+    def tell(*_: Any) -> None:
+        raise DiskError("no room for metrics")
+
+    monkeypatch.setattr(Run, "_tell", tell)
+    told = io.StringIO()
+    run, saved = with_checkpoints(told)
+    cast(Any, run.policy).update = update
+    run._done = 3
+    learning = asyncio.create_task(run._learn(stage_spans(RECIPE)[1], 4, Batch((), CrossEntropy()), {}))
+    await asyncio.sleep(0.01)
+    saving = asyncio.create_task(run._save_what_is_done())
+    with pytest.raises(RuntimeError if failing == "update" else DiskError):
+        await learning
+    await saving
+    await run._leave()
+    assert saved == []
+    assert "no checkpoint of step 3: the update of step 4 has failed" in told.getvalue()
+    assert "no checkpoint of the last steps" in told.getvalue()
 
 
 async def test_who_interrupts_a_run_before_it_has_loaded_its_checkpoint_is_told_of_that_ones_step() -> None:

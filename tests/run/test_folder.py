@@ -245,6 +245,23 @@ def test_a_run_whose_rows_have_changed_is_not_resumed(recipe: Recipe) -> None:
         folder.require_tasks("another")
 
 
+@pytest.mark.parametrize("left", [None, b"", b"no store" * 1024])
+def test_a_run_that_has_lost_its_records_is_not_resumed(recipe: Recipe, left: bytes | None) -> None:
+    """Its curriculum would begin anew, and earlier evaluations would be made again by the weights of now.
+    Without a checkpoint it begins anew itself."""
+    folder = RunFolder.create(recipe, "a")
+    assert RunFolder.resume(recipe, "a") == folder
+    store = folder.path / "store.sqlite"
+    folder.checkpoint(2).mkdir(parents=True)
+    if left is not None:
+        store.write_bytes(left)
+    with pytest.raises(UserError, match="bring its store back, or start a new run"):
+        RunFolder.resume(recipe, "a")
+    store.unlink(missing_ok=True)
+    Database(folder.store_url).close()
+    assert RunFolder.resume(recipe, "a") == folder
+
+
 def test_resuming_another_recipe_is_refused_with_every_difference(recipe: Recipe) -> None:
     RunFolder.create(recipe, "a")
     longer = recipe.model_copy(update={"model": recipe.model.model_copy(update={"max_length": 64})})
@@ -277,6 +294,15 @@ def test_a_run_is_under_way_in_one_process_at_a_time(recipe: Recipe) -> None:
     with folder.locked(), under_way, folder.locked():
         raise AssertionError("never reached")
     with folder.locked():
+        pass
+
+
+def test_a_run_that_cannot_be_written_is_told_as_such(recipe: Recipe) -> None:
+    """On read-only media, or another user's; here its lock is none."""
+    folder = RunFolder.create(recipe, "a")
+    (folder.path / ".lock").unlink()
+    (folder.path / ".lock").mkdir()
+    with pytest.raises(UserError, match="a': cannot be written: Is a directory; copy it"), folder.locked():
         pass
 
 

@@ -169,6 +169,17 @@ def test_an_evaluation_alone_is_said_to_be_one_and_not_a_run_that_stopped(folder
         assert run_row(runs.one("run")).state == "running" and "0 / 5" in Site(runs).pages["/"]({})
 
 
+def test_a_run_that_stopped_before_its_last_evaluation_has_not_ended(folder: RunFolder) -> None:
+    [run] = Runs(folder.path).all()
+    sink = JsonlSink(folder.path, None)
+    for step in range(run.steps):
+        sink.log(step + 1, {"time/step": 1.0})
+    assert (run_row(run).state, run_row(run).step) == ("stopped", 5)
+    sink.log(run.steps, {"eval/accuracy": math.nan})
+    sink.close(True)
+    assert (run_row(run).state, run_row(run).step) == ("ended", 5)
+
+
 def test_a_run_under_way_is_told_from_one_that_stopped_without_its_lock_being_tried(
     folder: RunFolder,
 ) -> None:

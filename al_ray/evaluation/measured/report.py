@@ -14,7 +14,7 @@ import orjson
 from al_ray.evaluation.measured.agreement import Agreement, agreement, noise
 from al_ray.evaluation.measured.credits import Said, Way
 from al_ray.evaluation.measured.values import Diverged, MeasuredCall, Measurement, Value
-from al_ray.machines.whole import whole_file
+from al_ray.machines.whole import whole_file_of_run
 from al_ray.reports.console import Console
 from al_ray.rollouts.outcome import errors
 from al_ray.types import JSON
@@ -156,7 +156,7 @@ def write(compared: Compared, about: Mapping[str, JSON], folder: Path) -> Path:
         "failed": Counter(reason for reason, _ in found.failed),
     }
     path = folder / FILE_NAME
-    with whole_file(path) as file:
+    with whole_file_of_run(path) as file:
         file.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     return path
 

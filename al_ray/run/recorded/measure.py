@@ -6,6 +6,7 @@ these are kept: the value of a state is that of a policy.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Chosen:
     weights: Path | None
     """None: those of the recipe's model."""
     weights_name: str
-    """What the weights are called."""
+    """What the weights are called, and no others that may be named."""
     recorded: Sequence[Recorded]
     said: Mapping[Way, Said]
     """What credits say of the step's calls."""
@@ -144,7 +145,7 @@ def _weights(folder: RunFolder, step: int, other: Path | None) -> tuple[Path | N
             raise UserError(
                 Problem("--checkpoint", str(other), "it has no config.json: name a model's folder")
             )
-        return other.resolve(), other.resolve().name
+        return other.resolve(), _name(folder, other.resolve())
     if step == 1:
         return None, "untrained"
     if step - 1 not in folder.checkpoints():
@@ -155,6 +156,13 @@ def _weights(folder: RunFolder, step: int, other: Path | None) -> tuple[Path | N
         )
         raise UserError(Problem("--step", step, cure))
     return folder.checkpoint(step - 1), folder.checkpoint(step - 1).name
+
+
+def _name(folder: RunFolder, weights: Path) -> str:
+    """Unlike that of any others: a measurement that is gone on with repeats no rollouts of the same name."""
+    if weights.parent == folder.checkpoint(0).parent:
+        return weights.name
+    return f"{weights.name}-{hashlib.sha256(bytes(weights)).hexdigest()[:8]}"
 
 
 def _recorded(

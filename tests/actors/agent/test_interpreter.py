@@ -64,6 +64,28 @@ def test_each_set_of_requirements_has_an_environment_of_its_own(tmp_path: Path) 
     assert subprocess.run([one, "-c", "import pydantic"], capture_output=True, check=False).returncode == 1
 
 
+def test_requirements_that_say_the_same_of_other_files_have_environments_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two projects, say, or when an included file has changed; a copy that says all itself shares one."""
+    monkeypatch.setattr(interpreter, "_make", lambda agent, base, folder, wanted: folder.mkdir())
+
+    def made(project: str, text: str, **included: str) -> str:
+        folder = tmp_path / project
+        folder.mkdir(exist_ok=True)
+        for name, content in {"requirements": text, **included}.items():
+            (folder / f"{name}.txt").write_text(content)
+        return interpreter.interpreter(section(str(folder / "requirements.txt")))
+
+    nested = "-r base.txt\n"
+    of_base = [made("a", nested, base="one"), made("b", nested, base="two"), made("a", nested, base="three")]
+    of_limits = [made("a", nested, base="-c limits.txt", limits=limit) for limit in ("one<2", "one<3")]
+    of_paths = [made(project, text) for project in "ab" for text in ("./tools", "-e .", "wheels/x.whl")]
+    assert len({*of_base, *of_limits, *of_paths}) == 11
+    plain = "one==1  # or /two\ntwo @ https://host/two.whl\n-r base.txt\n"
+    assert made("a", plain, base="-r requirements.txt") == made("b", plain, base="-r requirements.txt")
+
+
 def test_without_uv_an_environment_is_made_by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.shutil, "which", lambda name: None)
     made = Path(interpreter.interpreter(section([wheel(tmp_path, "1.0")])))

@@ -17,7 +17,7 @@ from al_ray.errors import UserError
 from al_ray.recipe import Recipe
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.run.folder import RunFolder
-from al_ray.run.recorded.measure import Wanted, chosen
+from al_ray.run.recorded.measure import Wanted, _weights, chosen
 from al_ray.traces import call_span
 from al_ray.types import Rollout, SpanKind
 from tests.support.machines.processes import run, run_here
@@ -172,6 +172,19 @@ def test_what_cannot_be_measured_is_said_with_what_can(done: Done, wanted: Wante
     with pytest.raises(UserError) as refused:
         chosen(done.run, done.run.recipe(), wanted)
     assert told in str(refused.value)
+
+
+def test_weights_of_different_places_are_not_called_alike(tmp_path: Path) -> None:
+    """Two runs' checkpoints after as many steps, say: with --resume the one's rollouts were the other's."""
+    folder = RunFolder(tmp_path / "a")
+    places = [RunFolder(tmp_path / name).checkpoint(2) for name in "abc"]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "config.json").touch()
+    _, kept = _weights(folder, 3, None)
+    own, *others = (_weights(folder, 3, place)[1] for place in places)
+    assert own == kept == "step-000002"
+    assert len({own, *others}) == 3
 
 
 def test_rollouts_that_are_named_are_measured_by_the_weights_that_are_named(done: Done) -> None:

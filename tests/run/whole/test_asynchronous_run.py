@@ -179,7 +179,7 @@ def test_what_was_under_way_is_lost_once_also_what_was_too_early_for_the_checkpo
         *before, last = (attempt.status for attempt in rollout.attempts)
         assert last is AttemptStatus.SUCCEEDED
         lost = rollout.id in {each.id for each in under_way}
-        assert before == [AttemptStatus.UNRESPONSIVE] * lost
+        assert before == [AttemptStatus.CANCELLED] * lost
 
 
 def test_a_step_on_stale_tokens_is_computed_once_more_bit_for_bit(

@@ -201,14 +201,14 @@ def test_rollouts_that_had_ended_are_not_run_again(
     assert [now[rollout.id] for rollout in killed] == list(killed)
 
 
-def test_every_rollout_succeeds_in_the_end_and_attempts_of_dead_drivers_are_lost(
+def test_every_rollout_succeeds_in_the_end_and_attempts_of_dead_drivers_count_for_nothing(
     place: Place, finished: str
 ) -> None:
     found = place.rollouts()
     assert {rollout.status for rollout in found} == {RolloutStatus.SUCCEEDED}
     for rollout in found:
         *before, last = (attempt.status for attempt in rollout.attempts)
-        assert last is AttemptStatus.SUCCEEDED and set(before) <= {AttemptStatus.UNRESPONSIVE}
+        assert last is AttemptStatus.SUCCEEDED and set(before) <= {AttemptStatus.CANCELLED}
 
 
 def test_every_call_is_in_the_store_with_the_version_of_its_step(
