@@ -20,7 +20,9 @@ from al_ray.database.backends import sqlite_url
 from al_ray.errors import RewardError, ToldError, UserError, is_library, visible
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
+from al_ray.reports.health import ASK_THE_ENDPOINT
 from al_ray.rollouts.agent_error import folded
+from al_ray.rollouts.outcome import outcome_of
 from al_ray.rollouts.reading.terminal import show
 from al_ray.types import AttemptStatus
 
@@ -78,12 +80,15 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
         terminal().print(Text(visible(f"\n{_traceback(tried.raised)}"), "red"))
     elif ended.error is not None:
         terminal().print(Text(visible(f"\n{folded(ended.error)}"), "red"))
+    succeeded = ended.status is AttemptStatus.SUCCEEDED
+    if succeeded and not outcome_of(tried.rollout, recipe.model.name).called:
+        console.warning(f"the model answered no call, so a run learns nothing of this: {ASK_THE_ENDPOINT}")
     if tried.seconds > recipe.agent.timeout:
         console.warning(
             f"it took {tried.seconds:.0f} s: a run ends an attempt after {recipe.agent.timeout:g} s "
             "(agent.timeout)"
         )
-    return ended.status is AttemptStatus.SUCCEEDED
+    return succeeded
 
 
 def _traceback(error: BaseException) -> str:

@@ -26,6 +26,9 @@ async def fail(task, llm):
 async def fail_oddly(task, llm):
     raise ValueError("cannot read caf\\udce9.txt \\x1b[2J")
 
+async def know(task, llm):
+    return "yes"
+
 def after(request, attempt):
     raise LookupError("nothing is there")
 """
@@ -58,6 +61,7 @@ def test_the_agent_has_the_terminal_to_itself(tmp_path: Path, server: quiz.Serve
     assert "it was asked 1\n" in told and "'question 1'" in told and "(Pdb) None" in told
     assert "task t1 of validation" in told and "call 1: 3 prompt tokens" in told
     assert "final reward 1\n" in told
+    assert "warning" not in told
     assert server.keys == {"Bearer sk-quiz"} and server.bodies[0]["model"] == "wise:8b"
     assert not (tmp_path / "out").exists()
 
@@ -86,6 +90,14 @@ def test_what_a_hook_raises_is_shown_from_its_own_first_frame(tmp_path: Path, se
     code, told = tried(tmp_path, "quiz.yaml", *hooked, "--url", server.url, "--model", "wise")
     assert code == 1 and "LookupError: nothing is there" in told and "/agents.py" in told, told
     assert "/actors/runner/" not in told, told
+
+
+def test_an_agent_that_asks_no_model_is_told_where_to_ask(tmp_path: Path, server: quiz.Server) -> None:
+    """Rewarded or not: a run would learn nothing of it."""
+    arguments = ["--set", "agent.run=agents:know", "--url", server.url, "--model", "wise"]
+    code, told = tried(tmp_path, "quiz.yaml", *arguments)
+    assert code == 0 and "final reward 1\n" in told, told
+    assert "warning: the model answered no call" in told and "llm.base_url" in told
 
 
 @pytest.mark.slow

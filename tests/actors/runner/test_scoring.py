@@ -13,8 +13,9 @@ import pytest
 
 from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import Printed, route_prints
-from al_ray.actors.runner.scoring import Scoring
+from al_ray.actors.runner.scoring import Scoring, reward_span
 from al_ray.actors.runner.user_code import UserCode
+from al_ray.errors import RewardError
 from al_ray.recipe import AgentSection
 from al_ray.traces import semconv
 from al_ray.types import Attempt, Endpoint, RolloutRequest, Task
@@ -89,3 +90,10 @@ async def test_what_an_async_evaluator_prints_is_kept_too() -> None:
         (span,) = await scoring("say", UserCode()).terminal(said, 1)
     assert span.attributes[semconv.REWARD] == 1.0
     assert said.printed.stdout.text == "said later\n"
+
+
+def test_numbers_by_name_without_a_reward_are_told_as_they_were_returned() -> None:
+    with pytest.raises(
+        RewardError, match=r"^score returned \{'score': 1\.0\} without a 'reward'; give a fin"
+    ):
+        reward_span(Attempt("r", 1, "key"), {"score": 1.0}, "score")
