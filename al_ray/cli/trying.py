@@ -17,7 +17,7 @@ from al_ray.actors.agent.inherited import shed
 from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import load_tasks
 from al_ray.database.backends import sqlite_url
-from al_ray.errors import RewardError, ToldError, UserError, is_library, visible
+from al_ray.errors import AgentExitError, RewardError, ToldError, UserError, is_library, visible
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
 from al_ray.reports.health import ASK_THE_ENDPOINT
@@ -93,7 +93,8 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
 
 def _traceback(error: BaseException) -> str:
     """Whole, from the first frame that is the agent's."""
-    if isinstance(error, RewardError | ToldError):  # the first is no code's fault; the other brings its own
+    # No code's fault, that of a program elsewhere, or one that brings its own.
+    if isinstance(error, RewardError | AgentExitError | ToldError):
         return str(error)
     begin = error.__traceback__
     while begin is not None and _is_around_the_agent(begin.tb_frame.f_code.co_filename):

@@ -77,6 +77,15 @@ def test_what_the_agent_raises_is_shown_whole(tmp_path: Path, server: quiz.Serve
     assert 'can only concatenate str (not "int") to str' in traceback
 
 
+def test_of_a_program_that_fails_its_own_words_are_shown(tmp_path: Path, server: quiz.Server) -> None:
+    """It is a process of its own: where this one waited for it tells nothing."""
+    command = "command: [sh, -c, 'echo no luck >&2; exit 3']"
+    agent = f"agent={{isolation: command, {command}, sampling: {{max_tokens: 8}}}}"
+    code, told = tried(tmp_path, "quiz.yaml", "--set", agent, "--url", server.url, "--model", "wise")
+    assert code == 1 and "exited with code 3; its standard error ends with: no luck" in told, told
+    assert "Traceback" not in told
+
+
 def test_what_is_raised_cannot_steer_the_terminal_and_is_told_though_it_cannot_be_written(
     tmp_path: Path, server: quiz.Server
 ) -> None:

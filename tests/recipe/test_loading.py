@@ -400,6 +400,10 @@ SHORT = {"sampling": {"max_tokens": 8}}
 COMMAND = {"isolation": "command", "command": ["node"], "evaluate": "toy_agent:score"}
 OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
     (COMMAND | {"command": ["no-such-program"]}, "agent.command.0: 'no-such-program': no such program is on"),
+    (
+        COMMAND | {"command": ["./toy_agent.py"]},
+        "agent.command.0: './toy_agent.py': may not be executed",
+    ),
     (COMMAND | {"command": ["./absent"]}, "agent.command.0: './absent': no such program"),
     (COMMAND | {"command": []}, "agent.command: []: List should have at least 1 item"),
     (COMMAND | {"command": ["ls"], "folder": "absent"}, "agent.folder: "),
