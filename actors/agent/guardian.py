@@ -127,7 +127,8 @@ def _execute(command: Sequence[str]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         os.execvp(command[0], list(command))
     except OSError as error:
-        print(f"{command[0]} cannot be started: {error.strerror}", file=sys.stderr, flush=True)
+        told = f"{command[0]}, or what its first line names, cannot be started: {error.strerror}"
+        print(told, file=sys.stderr, flush=True)
     finally:
         os._exit(_NOT_STARTED)
 

@@ -90,6 +90,9 @@ def reward_span(attempt: Attempt, result: Any, source: str) -> Span:
 def _checked(result: Any, source: str) -> dict[str, float]:
     """The rewards by name, ``reward`` among them."""
     given = result if isinstance(result, Mapping) else {"reward": result}
+    if "reward" not in given:
+        shown = reprlib.repr(result)
+        raise RewardError(f"{source} returned {shown} without a 'reward'; give a finite number by that name")
     rewards = {}
     for name in ("reward", *given):
         value = _finite(given.get(name))

@@ -17,10 +17,12 @@ from al_ray.actors.agent.inherited import shed
 from al_ray.actors.agent.walls import wall
 from al_ray.data.tasks import load_tasks
 from al_ray.database.backends import sqlite_url
-from al_ray.errors import RewardError, ToldError, UserError, is_library, visible
+from al_ray.errors import AgentExitError, RewardError, ToldError, UserError, is_library, visible
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console, terminal
+from al_ray.reports.health import ASK_THE_ENDPOINT
 from al_ray.rollouts.agent_error import folded
+from al_ray.rollouts.outcome import outcome_of
 from al_ray.rollouts.reading.terminal import show
 from al_ray.types import AttemptStatus
 
@@ -78,17 +80,21 @@ def _tried(recipe: Recipe, name: str | None, console: Console) -> bool:
         terminal().print(Text(visible(f"\n{_traceback(tried.raised)}"), "red"))
     elif ended.error is not None:
         terminal().print(Text(visible(f"\n{folded(ended.error)}"), "red"))
+    succeeded = ended.status is AttemptStatus.SUCCEEDED
+    if succeeded and not outcome_of(tried.rollout, recipe.model.name).called:
+        console.warning(f"the model answered no call, so a run learns nothing of this: {ASK_THE_ENDPOINT}")
     if tried.seconds > recipe.agent.timeout:
         console.warning(
             f"it took {tried.seconds:.0f} s: a run ends an attempt after {recipe.agent.timeout:g} s "
             "(agent.timeout)"
         )
-    return ended.status is AttemptStatus.SUCCEEDED
+    return succeeded
 
 
 def _traceback(error: BaseException) -> str:
     """Whole, from the first frame that is the agent's."""
-    if isinstance(error, RewardError | ToldError):  # the first is no code's fault; the other brings its own
+    # No code's fault, that of a program elsewhere, or one that brings its own.
+    if isinstance(error, RewardError | AgentExitError | ToldError):
         return str(error)
     begin = error.__traceback__
     while begin is not None and _is_around_the_agent(begin.tb_frame.f_code.co_filename):

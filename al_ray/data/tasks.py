@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -54,9 +54,7 @@ def _source(recipe: Recipe, place: str, data: DataSection) -> Tasks:
     found = _splits(place, data)
     for split, loaded in found.items():
         if not loaded.tasks:
-            reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
-            cure = f"no {split} task is left; loosen {place}.options{reasons}"
-            raise DataError(Problem(f"{place}.options", data.options, cure))
+            raise DataError(_none(place, data, split, loaded))
     if problems := _shared_ids(place, found):
         raise DataError(*problems)
     chosen = held_out(found["validation"].tasks, recipe.evaluation.tasks)
@@ -68,6 +66,16 @@ def _source(recipe: Recipe, place: str, data: DataSection) -> Tasks:
         [_named(place, name, task) for task in tasks] for tasks in (found["train"].tasks, chosen)
     )
     return Tasks(train, chosen, [f"{name}: {line}" for line in said])
+
+
+def _none(place: str, data: DataSection, split: str, loaded: TaskSet) -> Problem:
+    """A split without a task: its options have left all rows out, or it has none."""
+    if not data.options and not loaded.left_out:
+        cure = f"gave no task of the split {split!r}; is there none in data.path, {data.path!r}?"
+        return Problem(f"{place}.load", data.load, cure)
+    reasons = f" ({_said(split, loaded.left_out)})" if loaded.left_out else ""
+    cure = f"no {split} task is left; loosen {place}.options{reasons}"
+    return Problem(f"{place}.options", data.options, cure)
 
 
 def _named(place: str, name: str, task: Task) -> Task:
@@ -100,6 +108,9 @@ def _loaded(place: str, data: DataSection, split: str) -> TaskSet:
     load = dotted.load(path, f"{place}.load")
     try:
         found = load(data.path, split, **data.options)
+        if not isinstance(found, TaskSet | Iterable):
+            cure = f"gave a {type(found).__name__} for the split {split!r}; it must be a list of Tasks"
+            raise DataError(Problem(f"{place}.load", path, cure))
         told = found if isinstance(found, TaskSet) else TaskSet(found)
         tasks = list(told.tasks)
     except UserError:

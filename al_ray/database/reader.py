@@ -187,7 +187,7 @@ class Records:
 
 def _authorized(row: Row[Any] | None) -> Claim | AttemptEndedError:
     if row is None:
-        return AttemptEndedError("the API key is unknown")
+        return AttemptEndedError("the API key is none of ours: send the one that the attempt was given")
     attempt = attempt_of(row)
     if attempt.status.ended:
         return AttemptEndedError(

@@ -28,6 +28,8 @@ def _cure(module_name: str, error: Exception | SystemExit) -> str:
         cure = "ends the program when it is imported: put that under `if __name__ == '__main__'`"
         return f"{module_name} {cure}; {in_a_line(error)}"
     if isinstance(error, ModuleNotFoundError) and error.name:
+        if error.name == module_name and module_name.endswith(".py"):
+            return f"a module is named without .py: write {module_name.removesuffix('.py')}:NAME"
         if f"{module_name}.".startswith(f"{error.name}."):
             return f"no module named {error.name!r} is here, installed, or on PYTHONPATH"
         return f"{module_name} imports {error.name!r}, which is not installed{_extra(module_name)}"

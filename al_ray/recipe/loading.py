@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, cast, get_args, get_origin
 
@@ -295,6 +296,10 @@ def _problem(error: ErrorDetails) -> Problem:
         cure = CURES[error["ctx"]["pattern"]]
         if location[-1] == "[key]":  # of the key itself, not of what stands there
             shown.pop()
+    elif kind == "string_type" and isinstance(value, bool | int | float | date):
+        cure = "must be text: write it in quotes"  # YAML reads no and on as booleans, 2026-01-31 as a date
+    elif kind == "model_type":
+        cure = "must be a section: a mapping of its keys"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         shown.append("algorithm")
         value = value.get("algorithm", "absent")

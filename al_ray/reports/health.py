@@ -19,7 +19,7 @@ from al_ray.rollouts.outcome import CommonError, Outcome, errors
 _ENTROPY: Final = "rollout/surprise"
 """In the mean, over all rollouts; the learner computes it of those alone that have a gradient."""
 _FALL: Final = "health/entropy_fall"
-_ASK_THE_ENDPOINT: Final = (
+ASK_THE_ENDPOINT: Final = (
     "the agent must ask the endpoint that it is given, llm.base_url with llm.api_key (a process finds them "
     "in OPENAI_BASE_URL and OPENAI_API_KEY), for llm.model; a call that is refused, as one longer than "
     "model.max_length, does not count, nor does one that its client gave up before it was answered"
@@ -52,7 +52,7 @@ RULES: Final[Sequence[Rule]] = (
     Rule("health/failed", "of the rollouts failed", "mend what they died of; where it is the model's doing, "
          "they teach nothing unless transitions.failed_reward says what they are worth"),
     Rule("health/without_calls", "of the rollouts had no answer of the model and taught nothing",
-         _ASK_THE_ENDPOINT),
+         ASK_THE_ENDPOINT),
     Rule("health/equal_groups", "of the groups have equal rewards, and nothing was learnt from them",
          "give tasks that are solved sometimes, neither always nor never, a reward with more steps between "
          "nothing and all, a larger group_size, or a higher agent.sampling.temperature"),
@@ -158,7 +158,7 @@ def useless(
         return UselessRunError(
             f"{where}: the model answered no call of any of the {len(outcomes)} rollouts\n"
             f"  one of them: al-ray rollouts {run} {outcomes[0].rollout}\n"
-            f"  There is nothing to learn: {_ASK_THE_ENDPOINT}. Mend that, {again}."
+            f"  There is nothing to learn: {ASK_THE_ENDPOINT}. Mend that, {again}."
         )
     return None
 

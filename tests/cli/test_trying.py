@@ -26,6 +26,9 @@ async def fail(task, llm):
 async def fail_oddly(task, llm):
     raise ValueError("cannot read caf\\udce9.txt \\x1b[2J")
 
+async def know(task, llm):
+    return "yes"
+
 def after(request, attempt):
     raise LookupError("nothing is there")
 """
@@ -58,6 +61,7 @@ def test_the_agent_has_the_terminal_to_itself(tmp_path: Path, server: quiz.Serve
     assert "it was asked 1\n" in told and "'question 1'" in told and "(Pdb) None" in told
     assert "task t1 of validation" in told and "call 1: 3 prompt tokens" in told
     assert "final reward 1\n" in told
+    assert "warning" not in told
     assert server.keys == {"Bearer sk-quiz"} and server.bodies[0]["model"] == "wise:8b"
     assert not (tmp_path / "out").exists()
 
@@ -73,6 +77,15 @@ def test_what_the_agent_raises_is_shown_whole(tmp_path: Path, server: quiz.Serve
     assert 'can only concatenate str (not "int") to str' in traceback
 
 
+def test_of_a_program_that_fails_its_own_words_are_shown(tmp_path: Path, server: quiz.Server) -> None:
+    """It is a process of its own: where this one waited for it tells nothing."""
+    command = "command: [sh, -c, 'echo no luck >&2; exit 3']"
+    agent = f"agent={{isolation: command, {command}, sampling: {{max_tokens: 8}}}}"
+    code, told = tried(tmp_path, "quiz.yaml", "--set", agent, "--url", server.url, "--model", "wise")
+    assert code == 1 and "exited with code 3; its standard error ends with: no luck" in told, told
+    assert "Traceback" not in told
+
+
 def test_what_is_raised_cannot_steer_the_terminal_and_is_told_though_it_cannot_be_written(
     tmp_path: Path, server: quiz.Server
 ) -> None:
@@ -86,6 +99,14 @@ def test_what_a_hook_raises_is_shown_from_its_own_first_frame(tmp_path: Path, se
     code, told = tried(tmp_path, "quiz.yaml", *hooked, "--url", server.url, "--model", "wise")
     assert code == 1 and "LookupError: nothing is there" in told and "/agents.py" in told, told
     assert "/actors/runner/" not in told, told
+
+
+def test_an_agent_that_asks_no_model_is_told_where_to_ask(tmp_path: Path, server: quiz.Server) -> None:
+    """Rewarded or not: a run would learn nothing of it."""
+    arguments = ["--set", "agent.run=agents:know", "--url", server.url, "--model", "wise"]
+    code, told = tried(tmp_path, "quiz.yaml", *arguments)
+    assert code == 0 and "final reward 1\n" in told, told
+    assert "warning: the model answered no call" in told and "llm.base_url" in told
 
 
 @pytest.mark.slow

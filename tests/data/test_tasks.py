@@ -122,6 +122,9 @@ def both_splits(path, split):
 def nothing(path, split):
     pass
 
+def none_held_out(path, split):
+    return [Task("a", data(1), split)] if split == "train" else []
+
 def no_json(path, split):
     return [Task(f"{split}-0", {"when": {1, 2}}, split)]
 
@@ -194,7 +197,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
             r"one_id, train: 'same': is the id of 6 tasks, those at 0, 1, 2, 3, 4: each needs its own",
         ),
         ("both_splits", r"train and validation: \"'t0', 't1', 't2'\": 3 ids are in both: .*validation_share"),
-        ("nothing", r"failed on the split 'train': TypeError: 'NoneType' object is not iterable"),
+        ("nothing", r"data.load: 'own_.*: gave a NoneType for the split 'train'; it must be a list of Tasks"),
+        ("none_held_out", r"data.load: 'own_.*: gave no task of the split 'validation'; .*data.path, None"),
         ("no_json", r"task 0 of train, data: 'train-0': must be JSON, .*Type is not JSON serializable: set"),
         ("half_a_character", r"task 0 of train, data: 'train-0': must be JSON, .*surrogates"),
         ("half_an_id", r"task 0 of train, id: 'train-\\ud800': holds half a surrogate pair"),
@@ -227,7 +231,7 @@ def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> N
     [
         (
             "teach_badly",
-            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 52",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 55",
         ),
         ("teach_nothing", "teach_nothing': has no message of the assistant for the task 'train-0'"),
         ("teach_no_more", r"failed on the task 'train-0': SystemExit: 0 \(.*own_loaders.py"),

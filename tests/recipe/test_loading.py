@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,14 @@ VALUE_MISTAKES: list[tuple[str, object, str]] = [
         {"load": "toy_agent:load_long", "options": {"k": 1}},
         "data.options.k: 1: no such key; there is none here",
     ),
+    ("agent.run", "toy_agent.py:solve", "agent.run: 'toy_agent.py:solve': a module is named without .py: wr"),
+    ("name", False, "name: False: must be text: write it in quotes"),
+    (
+        "agent.environment",
+        [date(2026, 1, 31)],
+        "agent.environment.0: datetime.date(2026, 1, 31): must be text",
+    ),
+    ("model", "HuggingFaceTB/x", "model: 'HuggingFaceTB/x': must be a section: a mapping of its keys"),
     ("agent.run", "absent.module:solve", "agent.run: 'absent.module:solve': no module named 'absent'"),
     (
         "agent.run",
@@ -408,6 +417,10 @@ SHORT = {"sampling": {"max_tokens": 8}}
 COMMAND = {"isolation": "command", "command": ["node"], "evaluate": "toy_agent:score"}
 OTHER_AGENTS: list[tuple[dict[str, Any], str]] = [
     (COMMAND | {"command": ["no-such-program"]}, "agent.command.0: 'no-such-program': no such program is on"),
+    (
+        COMMAND | {"command": ["./toy_agent.py"]},
+        "agent.command.0: './toy_agent.py': may not be executed",
+    ),
     (COMMAND | {"command": ["./absent"]}, "agent.command.0: './absent': no such program"),
     (COMMAND | {"command": []}, "agent.command: []: List should have at least 1 item"),
     (COMMAND | {"command": ["ls"], "folder": "absent"}, "agent.folder: "),

@@ -45,6 +45,8 @@ def _command(agent: AgentSection) -> Iterator[Problem]:
     program = agent.command[0]
     if agent.sandbox is None and shutil.which(folder / program if "/" in program else program) is None:
         cure = "no such program is on PATH; one of your own is given as ./NAME, relative to agent.folder"
+        if "/" in program and (folder / program).is_file():
+            cure = "may not be executed: chmod +x, or give what runs it first, as in [bash, ./NAME]"
         yield Problem("agent.command.0", program, cure)
 
 

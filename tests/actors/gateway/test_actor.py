@@ -246,7 +246,7 @@ async def test_keys_that_are_unknown_missing_or_of_an_ended_attempt_are_refused(
     await served.store.finish.remote(
         [(Attempt(attempt.rollout_id, attempt.number, "", AttemptStatus.TIMED_OUT), ())]
     )
-    for key, says in ((attempt.key, "timed_out"), ("alr-made-up", "unknown"), ("", "no API key")):
+    for key, says in ((attempt.key, "timed_out"), ("alr-made-up", "none of ours"), ("", "no API key")):
         status, answer = await served.post(orjson.dumps(VALID), key)
         assert status == 401
         assert (answer["error"]["type"], answer["error"]["code"]) == (

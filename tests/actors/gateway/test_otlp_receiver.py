@@ -228,7 +228,7 @@ async def test_a_collector_sends_many_attempts_by_their_keys(house: House) -> No
     together.MergeFrom(export("d"))
     status, answer = await house.post(together.SerializeToString())
     assert (status, answer.partial_success.rejected_spans) == (200, 2)
-    assert "unknown" in answer.partial_success.error_message
+    assert "none of ours" in answer.partial_success.error_message
     assert "no API key" in answer.partial_success.error_message
     assert (house.names(first), house.names(second)) == (["a"], ["b"])
     assert first.key not in str(house.spans(first))
@@ -271,7 +271,7 @@ async def test_keys_that_are_missing_wrong_or_of_an_ended_attempt_are_refused(ho
     raw = export("late").SerializeToString()
     ended = Attempt(attempt.rollout_id, attempt.number, "", AttemptStatus.FAILED)
     await house.store.finish.remote([(ended, ())])
-    for key, says in ((attempt.key, "failed"), ("alr-made-up", "unknown"), (None, "no API key")):
+    for key, says in ((attempt.key, "failed"), ("alr-made-up", "none of ours"), (None, "no API key")):
         status, answer = await house.post(raw, key)
         assert status == 401
         assert says in answer.message

@@ -14,7 +14,7 @@ import pytest
 
 from al_ray.actors.agent.job import Job
 from al_ray.actors.agent.printed import Printed, route_prints
-from al_ray.actors.runner.scoring import Scoring
+from al_ray.actors.runner.scoring import Scoring, reward_span
 from al_ray.actors.runner.user_code import UserCode
 from al_ray.errors import RewardError
 from al_ray.recipe import AgentSection
@@ -133,7 +133,9 @@ async def returned(output: Any, *, posted: bool) -> list[Any]:
     async def rewarded(rollout_id: str, number: int) -> bool:
         return posted
 
-    spans = await Scoring(AgentSection(run="agents:solve"), rewarded, UserCode()).terminal(job(), output)
+    spans = await Scoring(AgentSection(run="agents:solve"), rewarded, UserCode(grace=0.1)).terminal(
+        job(), output
+    )
     return [span.attributes[semconv.REWARD] for span in spans]
 
 
@@ -153,3 +155,10 @@ async def test_an_answer_alone_is_no_reward_and_what_would_be_is_told(answer: An
 async def test_a_reward_that_is_no_number_is_not_made_up_for_by_those_that_were_posted() -> None:
     with pytest.raises(RewardError, match="agents:solve returned 'good' as reward"):
         await returned({"reward": "good"}, posted=True)
+
+
+def test_numbers_by_name_without_a_reward_are_told_as_they_were_returned() -> None:
+    with pytest.raises(
+        RewardError, match=r"^score returned \{'score': 1\.0\} without a 'reward'; give a fin"
+    ):
+        reward_span(Attempt("r", 1, "key"), {"score": 1.0}, "score")
