@@ -26,7 +26,9 @@ from al_ray.recipe.schedule import (
     evaluation_due,
     evaluation_name,
     first_not_due,
+    span_of_step,
     stage_spans,
+    total_steps,
 )
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
@@ -234,7 +236,7 @@ class Run:
         if batch.examples:
             self.metrics.log_rollouts(step, batch.examples)
         self.metrics.log(step, values)
-        self.console.step(span.stage.algorithm, step, stage_spans(self.recipe)[-1].end, values)
+        self.console.step(span.stage.algorithm, step, total_steps(self.recipe), values)
         for warning in self.health.step(values, batch.outcomes):
             self.console.warning(f"step {step}: {warning}")
 
@@ -284,7 +286,7 @@ class Run:
         self.metrics.log(step, values)
         self._show_evaluation(step, values)
         run = self.folder.path
-        coming = next((span for span in stage_spans(self.recipe) if step < span.end), None)
+        coming = span_of_step(self.recipe, step)
         if error := self._useless(f"evaluation, {name}", found.outcomes, coming, of_evaluation=True):
             raise error
         for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
@@ -321,8 +323,8 @@ class Run:
 
     async def _evaluate_if_missing(self, step: int) -> None:
         """At the start, and where a run stopped between a checkpoint and its evaluation."""
-        under_way = (span for span in stage_spans(self.recipe) if span.begin < step <= span.end)
-        due = step == 0 or evaluation_due(self.recipe, next(under_way), step)
+        last = span_of_step(self.recipe, step - 1)  # None: at the start
+        due = last is None or evaluation_due(self.recipe, last, step)
         if due and step not in self._evaluated():
             await self._evaluate(step)
 

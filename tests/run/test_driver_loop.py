@@ -20,7 +20,7 @@ from al_ray.errors import CheckpointError, LearnerLostError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import StageSpan, stage_spans
+from al_ray.recipe.schedule import StageSpan, span_of_step, stage_spans
 from al_ray.reports.console import Console
 from al_ray.reports.health import Health
 from al_ray.reports.jsonl_sink import JsonlSink
@@ -510,7 +510,7 @@ def test_a_run_whose_rollouts_all_failed_ends_unless_that_teaches_or_such_ones_w
     recipe = RECIPE.model_copy(update={"transitions": transitions})
     nothing: Any = None
     run = Run(recipe, RunFolder(tmp_path), nothing, nothing, nothing, nothing, (), (), nothing)
-    coming = next(span for span in stage_spans(recipe) if step < span.end)
+    coming = span_of_step(recipe, step)
     found = []
     for by_model, of_evaluation in ((True, False), (False, False), (False, True)):
         failed = [Outcome("r", AgentError("ValueError: no answer"), by_model=by_model)]
