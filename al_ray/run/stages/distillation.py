@@ -22,10 +22,6 @@ class Distillation(Grouped):
     settings: OnPolicyDistillationStage
 
     @property
-    def needs_measured(self) -> bool:
-        return True
-
-    @property
     def needs_reward(self) -> bool:
         return self.settings.reward_weight > 0
 
@@ -43,7 +39,7 @@ class Distillation(Grouped):
         rows, unequal = chosen.rows(comparable), chosen.unequal(comparable)
         return Learnt(readable, comparable, comparable, rows, chosen.loss, unequal)
 
-    async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
+    async def measured(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         learnt = self.learnt(groups)
         name = self.settings.teacher
         async with Teacher(name, self.recipe.upstreams[name]) as teacher:

@@ -45,10 +45,6 @@ class Reinforcement(Grouped):
     def min_group(self) -> int:
         return MIN_GROUP
 
-    @property
-    def needs_measured(self) -> bool:
-        return needs_measured(self.settings)
-
     def teaching(self, comparable: Groups) -> Groups:
         """Those of which a call has an advantage."""
         unequal = self.algorithm.unequal(comparable)
@@ -64,10 +60,9 @@ class Reinforcement(Grouped):
         rows, unequal = chosen.rows(kept), chosen.unequal(kept)
         return Learnt(readable, comparable, kept, rows, chosen.loss, unequal, why, passes=chosen.passes)
 
-    async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
-        """By what the learners measure of the calls, where that is needed."""
+    async def measured(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         learnt = self.learnt(groups)
-        if not self.needs_measured:
+        if not needs_measured(self.settings):
             return learnt
         chosen, with_critic = self.algorithm, self.spec.critic is not None
         estimator = self.settings.kl_estimator if chosen.kl_in_reward else None
