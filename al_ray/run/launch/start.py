@@ -19,7 +19,7 @@ from al_ray.database.reader import Records
 from al_ray.machines.placement import Placement, beside_the_driver, own_seats
 from al_ray.machines.plan import Plan, more_runners
 from al_ray.reports.console import Console
-from al_ray.run.agents import Agents, Kept
+from al_ray.run.agents import Agents, Part
 from al_ray.run.launch import specs
 from al_ray.run.launch.preparation import PlacedModel, Prepared
 from al_ray.run.policy import Policy
@@ -136,7 +136,7 @@ async def _runners(
     console: Console,
     stack: AsyncExitStack,
     wanted: Callable[[], bool],
-) -> Sequence[Kept]:
+) -> Sequence[Part]:
     """Services and runners, which claim at once: whoever answers must be ready by now. Those that only may be
     there leave while their room is ``wanted``."""
     recipe, here = ready.recipe, beside_the_driver()
