@@ -80,9 +80,9 @@ def observe(
     if features:
         for batch in batches:
             states.append(held.compute(partial(_states, batch=batch, how=how)))
-    told = torch.cat(divergences[: len(own) + 1])
-    stated = torch.cat(states[1 : len(own) + 1] or states[:1])
-    return Observations(calls, told.numpy(), stated.numpy())
+    of_calls = torch.cat(divergences[: len(own) + 1])
+    of_prompts = torch.cat(states[1 : len(own) + 1] or states[:1])
+    return Observations(calls, of_calls.numpy(), of_prompts.numpy())
 
 
 @torch.no_grad()

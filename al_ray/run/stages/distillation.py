@@ -43,7 +43,7 @@ class Distillation(Grouped):
         learnt = self.learnt(groups)
         name = self.settings.teacher
         async with Teacher(name, self.recipe.upstreams[name]) as teacher:
-            told = await teacher.logprobs([row.tokens.tolist() for row in learnt.rows])
-        rows, divergence = taught(learnt.rows, told, self.settings.reward_weight)
+            logprobs = await teacher.logprobs([row.tokens.tolist() for row in learnt.rows])
+        rows, divergence = taught(learnt.rows, logprobs, self.settings.reward_weight)
         unequal = {row.group for row in rows if row.advantages.any()}
-        return replace(learnt, rows=rows, unequal=unequal, told={"teacher/kl": divergence})
+        return replace(learnt, rows=rows, unequal=unequal, metrics={"teacher/kl": divergence})

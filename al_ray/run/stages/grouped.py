@@ -66,8 +66,8 @@ class Learnt:
     """The groups of which something is learnt, by id."""
     left_out: str = ""
     """Why a comparable rollout is not among those kept."""
-    told: Mapping[str, float] = field(default_factory=dict)
-    """What else there is to tell of it, by the keys of ``al_ray.reports.names``."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those that only this kind of stage has, by the keys of ``al_ray.reports.names``."""
     passes: Passes = ONCE
     lesson: Lesson | None = None
     """The critic's, where there is one."""
@@ -236,7 +236,15 @@ class Grouped(ABC):
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
         metrics = self.metrics(groups, learnt, outcomes, policy.served_version)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(learnt.rows, learnt.loss, learnt.passes, learnt.lesson, metrics, examples, outcomes)
+        return Batch(
+            learnt.rows,
+            learnt.loss,
+            learnt.passes,
+            learnt.lesson,
+            metrics=metrics,
+            examples=examples,
+            outcomes=outcomes,
+        )
 
     def metrics(
         self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
@@ -259,7 +267,7 @@ class Grouped(ABC):
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
             "rollout/equal_groups": sum(map(are_equal, learnt.comparable)),
-            **learnt.told,
+            **learnt.metrics,
             **health_metrics(
                 groups, outcomes, learnt.comparable, learnt.unequal, learnt.rows, learnt.loss.trains
             ),

@@ -56,9 +56,16 @@ class Reinforcement(Grouped):
         readable, comparable = self.sieved(groups)
         kept = self.teaching(comparable) if self.refills else comparable
         chosen = self.algorithm
-        why = "dropped: its group teaches nothing and was replaced"
-        rows, unequal = chosen.rows(kept), chosen.unequal(kept)
-        return Learnt(readable, comparable, kept, rows, chosen.loss, unequal, why, passes=chosen.passes)
+        return Learnt(
+            readable,
+            comparable,
+            kept,
+            chosen.rows(kept),
+            chosen.loss,
+            chosen.unequal(kept),
+            left_out="dropped: its group teaches nothing and was replaced",
+            passes=chosen.passes,
+        )
 
     async def measured(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         learnt = self.learnt(groups)
@@ -78,4 +85,4 @@ class Reinforcement(Grouped):
             targets = chosen.critic_targets(learnt.kept, measured)
             lesson = Lesson(seen.features, np.array([targets[call] for call in seen.calls]))
         rows, unequal = chosen.rows(learnt.kept, measured), chosen.unequal(learnt.kept, measured)
-        return replace(learnt, rows=rows, unequal=unequal, told=metrics, lesson=lesson)
+        return replace(learnt, rows=rows, unequal=unequal, metrics=metrics, lesson=lesson)
