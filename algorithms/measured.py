@@ -27,9 +27,9 @@ class Measured:
         """In the order of ``calls``; either may be empty."""
         return cls(*(dict(zip(calls, map(float, each), strict=False)) for each in (divergences, values)))
 
-    def told(self, trajectory: Trajectory, kl_coefficient: float) -> Trajectory:
-        """With the values, and the divergence of each response that is trained taken from its reward and from
-        the return."""
+    def noted_in(self, trajectory: Trajectory, kl_coefficient: float) -> Trajectory:
+        """The trajectory with the values. What the divergence of each trained response costs is taken from
+        its reward and from the return."""
         ids = [(trajectory.rollout_id, number) for number in range(len(trajectory.transitions))]
         costs = [
             kl_coefficient * self.divergences.get(id, 0.0) if t.trained else 0.0

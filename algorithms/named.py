@@ -123,7 +123,7 @@ class Algorithm:
     def _shaped(self, groups: Groups, measured: Measured | None) -> Groups:
         """As credit sees them."""
         if measured is not None:
-            groups = [[measured.told(each, self.kl_in_reward) for each in group] for group in groups]
+            groups = [[measured.noted_in(each, self.kl_in_reward) for each in group] for group in groups]
         for shaping in self.shapings:
             groups = [[shaping(each) for each in group] for group in groups]
         return groups

@@ -24,6 +24,7 @@ import psutil
 
 from al_ray.actors.engine.continuation import Continuation, Prompt
 from al_ray.actors.engine.lineage import LineageMemory
+from al_ray.actors.engine.sampling import sampling_params
 from al_ray.actors.engine.schema_trial import SchemaTrials
 from al_ray.actors.engine.spec import EngineSpec, engine_args
 from al_ray.actors.line import OnLine
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.lora.request import LoRARequest
     from vllm.outputs import RequestOutput
-    from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from al_ray.actors.engine.rendering import ChatRendering
@@ -63,8 +63,6 @@ _LOOK_SECONDS: Final = 0.5
 _KILLED: Final = re.compile(rf"Failed core proc\(s\): \{{(\}}|.*: -{signal.SIGKILL.value}\b)")
 """In what vLLM tells of processes that ended as it started: the exit code of one that was killed, or none,
 where it looked too early."""
-_MAX_STOPS: Final = 64
-_MAX_STOP_LENGTH: Final = 2**13
 
 
 class Engine(OnLine):
@@ -125,7 +123,7 @@ class Engine(OnLine):
     async def chat(self, request: ModelRequest, /) -> ChatReply:
         """Answers one call. Raises ``BadRequestError`` where no engine could."""
         openai, prompt = await self._render(request)
-        params = self._sampling_params(request, openai, len(prompt.ids), streaming=False)
+        params = self._params(request, openai, prompt, streaming=False)
         answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
         async for output in self._generate(request.id, prompt.ids, params, request.policy):
             choices = [answer(choice.index).complete(choice) for choice in output.outputs]
@@ -136,7 +134,7 @@ class Engine(OnLine):
         """Answers one call piece by piece; the last item is the reply that the pieces add up to. With stop
         strings, what a parser reads comes in one piece."""
         openai, prompt = await self._render(request)
-        params = self._sampling_params(request, openai, len(prompt.ids), streaming=True)
+        params = self._params(request, openai, prompt, streaming=True)
         answer = partial(self._rendering.answer, openai, prompt.ids, request.top_logprobs)
         answers = [answer(index) for index in range(params.n)]
         async for output in self._generate(request.id, prompt.ids, params, request.policy):
@@ -285,8 +283,6 @@ class Engine(OnLine):
                     raise
         return answer.result()
 
-    # ---------------------------------------------------------------------------------------------
-
     async def _require_paused(self) -> None:
         if not await self._of_core(self._llm.is_paused()):
             raise AlRayError("the weights of a running engine cannot be changed; pause it first")
@@ -330,49 +326,18 @@ class Engine(OnLine):
             choices = [replace(choices[0], index=index) for index in range(request.sampling.n)]
         return ChatReply(prompt.ids, choices, prompt.lineage, constrained=constrained)
 
-    def _sampling_params(
+    def _params(
         self,
         request: ModelRequest,
         openai: ChatCompletionRequest | None,
-        prompt_length: int,
+        prompt: Prompt,
         *,
         streaming: bool,
     ) -> SamplingParams:
-        from vllm import SamplingParams
-        from vllm.exceptions import VLLMClientError
-        from vllm.sampling_params import RequestOutputKind
-
-        # vLLM 0.32 on CPU dies when the prompt of a seeded request is computed in chunks: it winds the
-        # request's generator back ("CPU Generator does not use offset").
-        sampling = request.sampling
-        if len(sampling.stop) > _MAX_STOPS or sum(map(len, sampling.stop)) > _MAX_STOP_LENGTH:
-            raise BadRequestError(
-                f"stop: at most {_MAX_STOPS} sequences of {_MAX_STOP_LENGTH} characters together can be "
-                f"looked for after each token, not {len(sampling.stop)}"
-            )
-        try:
-            return SamplingParams(
-                n=sampling.n if sampling.temperature else 1,  # greedy choices are all the same
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=min(sampling.max_tokens, self._spec.max_length - prompt_length),
-                stop=list(sampling.stop),
-                seed=None if self._spec.device == "cpu" else sampling.seed,
-                logprobs=request.top_logprobs or 0,
-                flat_logprobs=True,
-                skip_special_tokens=openai is None or openai.skip_special_tokens,
-                structured_outputs=self._structured_outputs(request, openai),
-                output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
-            )
-        except (VLLMClientError, ValueError) as error:
-            raise BadRequestError(f"sampling: {error}") from error
-
-    def _structured_outputs(
-        self, request: ModelRequest, openai: ChatCompletionRequest | None
-    ) -> StructuredOutputsParams | None:
-        if openai is None or isinstance(request, CompletionRequest):
-            return None
-        return self._rendering.structured_outputs(openai, has_format=request.response_format is not None)
+        room, seeded = self._spec.max_length - len(prompt.ids), self._spec.device != "cpu"
+        return sampling_params(
+            request, openai, self._rendering, room=room, seeded=seeded, streaming=streaming
+        )
 
     async def _generate(
         self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams, policy: str

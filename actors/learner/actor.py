@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ class Learner:
             from al_ray.actors.learner.holding.sharded import Sharded  # torch's FSDP takes a second to import
 
             how = self._computation()  # which is tried out on the whole model
-            self._held = Sharded(self._model, self._policies, how, self._spec.dtype)
+            self._held = Sharded(self._model, self._policies, how)
             self._begin()
 
     def _begin(self) -> None:
@@ -118,10 +119,10 @@ class Learner:
         return self._computation().told
 
     def _computation(self) -> Computation:
-        """Tried out with the first weights, in float32; it does not depend on them."""
+        """Tried out with the first weights; it does not depend on them."""
         if self._how is None:
-            longest, tokens = self._spec.max_length, self._spec.micro_batch_tokens
-            self._how = computation(self._model, longest, tokens)
+            tried = computation(self._model, self._spec.max_length, self._spec.micro_batch_tokens)
+            self._how = replace(tried, dtype=self._spec.dtype)
             if self._spec.lora is not None:
                 adapter.freeze_in(self._model, self._spec.dtype)
         return self._how
@@ -166,7 +167,6 @@ class Learner:
                 reference,
                 [row for row in rows if row.policy == policy],
                 self._computation(),
-                self._spec.dtype,
                 loss.temperature,
                 estimator or "k1",
                 features=features,
@@ -235,8 +235,7 @@ class Learner:
         if loss.kl_coefficient > 0 and stage.reference is None:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs a stage that keeps a reference")
         if len(batches) > 1 and self._on_any_rank(_needs_proximal(batches, loss)):
-            how, dtype = self._computation(), self._spec.dtype
-            batches = with_proximal(self._held, batches, how, dtype, loss.temperature)
+            batches = with_proximal(self._held, batches, self._computation(), loss.temperature)
         rate = learning_rate(stage.spec.optimizer, stage.step, stage.spec.updates)
         for group in stage.optimizer.param_groups:
             group["lr"] = rate
@@ -280,8 +279,8 @@ class Learner:
         self, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
         """See ``Held.logprobs``."""
-        moved, how, dtype = batch.to(self._device), self._computation(), self._spec.dtype
-        return self._held.logprobs(moved, how, dtype, temperature, entropy_gradient=entropy_gradient)
+        moved, how = batch.to(self._device), self._computation()
+        return self._held.logprobs(moved, how, temperature, entropy_gradient=entropy_gradient)
 
     def _backward(self, batch: MicroBatch, loss: Loss, reference: Tensor | None) -> Tally:
         """Adds the micro-batch's gradient to what is there."""

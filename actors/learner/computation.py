@@ -23,6 +23,7 @@ from al_ray.actors.learner import attention
 from al_ray.actors.learner.head import HeadForm, head_form, hidden_states
 from al_ray.algorithms.batching import MicroBatch, collate
 from al_ray.errors import Problem, RecipeError
+from al_ray.machines.precision import Dtype
 from al_ray.models import limits
 from al_ray.types import Row
 
@@ -100,6 +101,9 @@ class Computation:
     """How logits come of the trunk's last hidden state, where that is tried."""
     keeps: bool = True
     """The model computes the logits of the positions that it is told."""
+    dtype: Dtype = "float32"
+    """What whoever asks computes in (``al_ray.actors.learner.model``). Whether rows are equal packed is tried
+    in float32."""
 
     @property
     def packed(self) -> bool:

@@ -58,7 +58,6 @@ def trained_logprobs(
     model: PreTrainedModel,
     batch: MicroBatch,
     how: Computation,
-    dtype: Dtype,
     temperature: float,
     *,
     entropy_gradient: bool = False,
@@ -66,12 +65,12 @@ def trained_logprobs(
     """Log-probability and entropy of each trained token, ``[N]``; logits are computed at their
     predecessors only."""
     if how.head is None:
-        with computed_in(model, dtype):
+        with computed_in(model, how.dtype):
             logits = how.logits(model, batch)
         return token_logprobs(logits, batch, temperature, entropy_gradient=entropy_gradient)
-    with computed_in(model, dtype):
+    with computed_in(model, how.dtype):
         hidden = how.hidden(model, batch)
-    head = how.head.of(model, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    head = how.head.of(model, torch.bfloat16 if how.dtype == "bfloat16" else torch.float32)
     return head_logprobs(hidden, head, batch, temperature, entropy_gradient=entropy_gradient)
 
 

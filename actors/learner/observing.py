@@ -21,7 +21,6 @@ from al_ray.algorithms.batching import MicroBatch, in_order, pack
 from al_ray.algorithms.losses.kl import ESTIMATORS
 from al_ray.algorithms.losses.ratio import sum_of_call
 from al_ray.algorithms.measured import CallId
-from al_ray.machines.precision import Dtype
 from al_ray.types import Row
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ def observe(
     reference: Kept | None,
     rows: Sequence[Row],
     how: Computation,
-    dtype: Dtype,
     temperature: float,
     estimator: str,
     *,
@@ -70,10 +68,10 @@ def observe(
     divergences, states = [torch.empty(0)], [torch.empty(0, 0)]
     if reference is not None:
         # Not those that were recorded: of an older sampler's divergence the gradient is another.
-        own_logprobs = [held.logprobs(batch, how, dtype, temperature)[0] for batch in batches]
+        own_logprobs = [held.logprobs(batch, how, temperature)[0] for batch in batches]
         with reference.in_place():
             for batch, logprobs in zip(batches, own_logprobs, strict=True):
-                others, _ = held.logprobs(batch, how, dtype, temperature)
+                others, _ = held.logprobs(batch, how, temperature)
                 # The reference was not held by the grammar that a token was.
                 free = torch.where(batch.constrained, 0.0, logprobs - others)
                 of_token = ESTIMATORS[estimator](free)
@@ -81,21 +79,21 @@ def observe(
                 divergences.append(of_call[_first_of_calls(batch)].cpu())
     if features:
         for batch in batches:
-            states.append(held.compute(partial(_states, batch=batch, how=how, dtype=dtype)))
-    told = torch.cat(divergences[: len(own) + 1])
-    stated = torch.cat(states[1 : len(own) + 1] or states[:1])
-    return Observations(calls, told.numpy(), stated.numpy())
+            states.append(held.compute(partial(_states, batch=batch, how=how)))
+    of_calls = torch.cat(divergences[: len(own) + 1])
+    of_prompts = torch.cat(states[1 : len(own) + 1] or states[:1])
+    return Observations(calls, of_calls.numpy(), of_prompts.numpy())
 
 
 @torch.no_grad()
 def with_proximal(
-    held: Held, batches: Sequence[Sequence[Row]], how: Computation, dtype: Dtype, temperature: float
+    held: Held, batches: Sequence[Sequence[Row]], how: Computation, temperature: float
 ) -> list[list[Row]]:
     """The same rows, with their log-probabilities under the policy as it is."""
     rows = in_order({id(row): row for batch in batches for row in batch}.values())
     own = list(pack(rows, how.packed_tokens))
     every = [batch.to(held.model.device) for batch in held.even(own)]
-    found = [held.logprobs(batch, how, dtype, temperature)[0] for batch in every][: len(own)]
+    found = [held.logprobs(batch, how, temperature)[0] for batch in every][: len(own)]
     values = iter(torch.cat(found).cpu().numpy()) if found else iter(())
     known = {}
     for row in rows:
@@ -105,9 +103,9 @@ def with_proximal(
     return [[known[id(row)] for row in batch] for batch in batches]
 
 
-def _states(model: PreTrainedModel, batch: MicroBatch, how: Computation, dtype: Dtype) -> Tensor:
+def _states(model: PreTrainedModel, batch: MicroBatch, how: Computation) -> Tensor:
     """``[C, H]``: the last hidden state of each call's prompt."""
-    with computed_in(model, dtype):
+    with computed_in(model, how.dtype):
         return how.hidden(model, batch)[batch.sources[_first_of_calls(batch)]].float().cpu()
 
 

@@ -53,7 +53,7 @@ class Runner:
     def __init__(self, spec: RunnerSpec, store: Any) -> None:
         self._spec = spec
         self._store = store
-        self._start_agent: Coalescer[Start, bool] = Coalescer(store.start.remote)
+        self._tell_start: Coalescer[Start, bool] = Coalescer(store.start.remote)
         self._finish: Coalescer[tuple[Attempt, Sequence[Span]], bool] = Coalescer(store.finish.remote)
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._prepared = False
@@ -211,7 +211,8 @@ class Runner:
         return replace(attempt, status=AttemptStatus.SUCCEEDED), rewards
 
     async def _begin(self, job: Job) -> None:
-        if not await self._start_agent(Start(job.attempt.rollout_id, job.attempt.number)):
+        """Tell the store that the agent starts, or the judge."""
+        if not await self._tell_start(Start(job.attempt.rollout_id, job.attempt.number)):
             raise AttemptEndedError("the attempt had ended before its agent began")
 
     async def _judged(self, job: Job) -> tuple[Attempt, Sequence[Span]]:
@@ -295,9 +296,8 @@ async def _is_open(url: str) -> bool:
         _, writer = await asyncio.open_connection(address.hostname, address.port)
     except ConnectionRefusedError:
         return False
-    except (
-        OSError
-    ):  # it may be there and out of reach, which a failed attempt cannot tell from its own faults
+    except OSError:
+        # It may be there and out of reach, which a failed attempt cannot tell from its own faults.
         return True
     writer.close()
     return True

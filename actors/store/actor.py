@@ -109,11 +109,11 @@ class Store:
         """
         from al_ray.database.writer import Ask
 
-        self._see(worker, "runner", WorkerStatus.IDLE)
+        self._see(worker, WorkerStatus.IDLE)
         ask = Ask(worker, claim_id, limit)
         claims = await self._first(self._queued, lambda: self._one(self._claim, ask), wait_seconds)
         if claims:
-            self._see(worker, "runner", WorkerStatus.BUSY)
+            self._see(worker, WorkerStatus.BUSY)
         return claims
 
     async def start(self, starts: Sequence[Start]) -> Sequence[bool | Exception]:
@@ -124,7 +124,7 @@ class Store:
         """Prolong the worker's leases; returns the (rollout id, attempt) pairs that are still its own."""
         until = self._lease_clock() + self._lease_seconds
         held = await self._alone(lambda connection: self._database.renew(connection, worker, until))
-        self._see(worker, "runner", WorkerStatus.BUSY if held else WorkerStatus.IDLE)
+        self._see(worker, WorkerStatus.BUSY if held else WorkerStatus.IDLE)
         return held
 
     async def rewarded(self, rollout_id: str, number: int) -> bool:
@@ -157,7 +157,7 @@ class Store:
         Nor does it get new ones: a claim that it was waiting for when it died is still under way here.
         """
         self._dead_workers.add(worker)
-        self._see(worker, "runner", WorkerStatus.DEAD)
+        self._see(worker, WorkerStatus.DEAD)
         now = time.time()
         return await self._lose(lambda connection: self._database.lose(connection, now, worker))
 
@@ -177,12 +177,6 @@ class Store:
         """Cancel what is unfinished in ``batch``; runners learn of it when they renew."""
         now = time.time()
         await self._alone(lambda connection: self._database.cancel_batch(connection, batch, now))
-        self._ended.ring()
-
-    async def cancel_rollouts(self, rollout_ids: Sequence[str]) -> None:
-        """Cancel those of the rollouts that have not ended; runners learn of it when they renew."""
-        now = time.time()
-        await self._alone(lambda connection: self._database.cancel(connection, rollout_ids, now))
         self._ended.ring()
 
     async def finished_groups(self, batch: str, exclude: Collection[str], wait_seconds: float) -> list[str]:
@@ -212,10 +206,6 @@ class Store:
         """A version of a resource, the newest if none is named; None if there is no such."""
         return await asyncio.to_thread(lambda: self._database.resource(name, version))
 
-    async def heartbeat(self, worker: str, kind: str, status: WorkerStatus) -> None:
-        """A worker tells of itself. Runners need not: their claims and renewals do."""
-        self._see(worker, kind, status)
-
     @cached_property
     def _database(self) -> Database:
         """Not opened by ``__init__``: what that raises reaches callers only as text."""
@@ -223,10 +213,10 @@ class Store:
 
         return Database(self._url)
 
-    def _see(self, worker: str, kind: str, status: WorkerStatus) -> None:
+    def _see(self, runner: str, status: WorkerStatus) -> None:
         """Written with the next round of ``_expire``: no answer waits for it."""
         self._start_expiring()
-        self._seen[worker] = Worker(worker, kind, status, time.time())
+        self._seen[runner] = Worker(runner, "runner", status, time.time())
 
     def _claim(self, connection: Connection, asks: Sequence[Ask]) -> list[list[Claim]]:
         dead = self._dead_workers.copy()

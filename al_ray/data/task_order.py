@@ -60,16 +60,9 @@ def without_places(data: Mapping[str, JSON]) -> Mapping[str, JSON]:
     }
 
 
-def tasks_of_step(tasks: Sequence[Task], count: int, step: int, seed: Sequence[int]) -> list[Task]:
-    """The ``count`` tasks of ``step`` (from 0): every epoch is a fresh shuffle of all of them.
-
-    ``seed`` is a sequence of non-negative integers, for example the run's seed and the stage.
-    """
-    return tasks_at(tasks, step * count, count, seed)
-
-
 def tasks_at(tasks: Sequence[Task], first: int, count: int, seed: Sequence[int]) -> list[Task]:
-    """Those at ``count`` places of the epochs laid end to end, from the place ``first`` on."""
+    """Those at ``count`` places of the epochs laid end to end, from the place ``first`` (from 0) on. Every
+    epoch is a fresh shuffle of all tasks, by ``seed``: non-negative integers, the run's and the stage's."""
     permutations: dict[int, np.ndarray] = {}
     chosen = []
     for position in range(first, first + count):

@@ -68,10 +68,6 @@ class Plan:
         """Their names, those of a role."""
         return [name for bundle in self.bundles for name in bundle.tenants if name.startswith(role)]
 
-    def bundle_of(self, tenant: str) -> int:
-        """The index of the bundle that ``tenant`` lives in."""
-        return next(index for index, bundle in enumerate(self.bundles) if tenant in bundle.tenants)
-
 
 def this_machine() -> list[NodeShape]:
     """What this process may use of the machine that it runs on, as a cluster of one node."""

@@ -34,9 +34,7 @@ _BESIDE_THE_RECIPE = (
     ("agent", "python"),
     ("agent", "requirements"),
 )
-"""Paths that are relative to the recipe."""
-
-
+"""Paths that are relative to the recipe, beside policies' adapters and sandboxes' mounts."""
 _SHOWN: Final = 80
 """Characters of what cannot be read."""
 _SECRET: Final = "***"
@@ -237,24 +235,10 @@ def _apply(raw: dict[str, Any], override: str) -> Iterator[Problem]:
 def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetails]]:
     """The recipe and what is wrong with it; of a wrong one, the sections that are right, unknown keys
     left out."""
-    agent = raw.get("agent")
-    if isinstance(agent, dict) and agent.get("command") is not None and agent.get("folder") is None:
+    agent = _mapping(raw.get("agent"))
+    if agent.get("command") is not None and agent.get("folder") is None:
         agent["folder"] = "."
-    for section, key in _BESIDE_THE_RECIPE:
-        values = raw.get(section)
-        if isinstance(values, dict) and isinstance(values.get(key), str):
-            # Not resolved: the link to an interpreter is what makes it that of an environment.
-            values[key] = os.path.abspath(path.parent / values[key])
-    policies = raw.get("policies")
-    for values in policies.values() if isinstance(policies, dict) else ():
-        if isinstance(values, dict) and isinstance(values.get("adapter"), str):
-            values["adapter"] = os.path.abspath(path.parent / values["adapter"])
-    sandbox = agent.get("sandbox") if isinstance(agent, dict) else None
-    if isinstance(sandbox, dict) and isinstance(mounts := sandbox.get("mounts"), dict):
-        sandbox["mounts"] = {
-            place: os.path.abspath(path.parent / here) if isinstance(here, str) else here
-            for place, here in mounts.items()
-        }
+    _make_absolute(raw, path.parent)
     try:
         return Recipe.model_validate(raw), []
     except ValidationError as error:
@@ -268,6 +252,25 @@ def _validate(raw: dict[str, Any], path: Path) -> tuple[Recipe, list[ErrorDetail
         if name in raw and name not in broken
     }
     return Recipe.model_construct(**sound), errors
+
+
+def _make_absolute(raw: dict[str, Any], folder: Path) -> None:
+    """The paths in ``raw`` that are relative to the recipe's ``folder``. Links are not followed: that to an
+    interpreter is what makes it an environment's."""
+    mounts = _mapping(_mapping(_mapping(raw.get("agent")).get("sandbox")).get("mounts"))
+    places = [
+        *((_mapping(raw.get(section)), key) for section, key in _BESIDE_THE_RECIPE),
+        *((_mapping(policy), "adapter") for policy in _mapping(raw.get("policies")).values()),
+        *((mounts, inside) for inside in mounts),
+    ]
+    for section, key in places:
+        if isinstance(section.get(key), str):
+            section[key] = os.path.abspath(folder / section[key])
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    """What stands there; nothing where it is no mapping, which whoever validates it says."""
+    return value if isinstance(value, dict) else {}
 
 
 def _remove(raw: dict[str, Any], location: Sequence[Any]) -> None:

@@ -28,6 +28,16 @@ def stage_spans(recipe: Recipe) -> Sequence[StageSpan]:
     ]
 
 
+def total_steps(recipe: Recipe) -> int:
+    """Of all stages."""
+    return stage_spans(recipe)[-1].end
+
+
+def span_of_step(recipe: Recipe, step: int) -> StageSpan | None:
+    """The stage that makes a global step, counted from 0; None where the run has no such step."""
+    return next((span for span in stage_spans(recipe) if span.begin <= step < span.end), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Which batches may be asked for, in a stage that trains batch after batch in order.
@@ -54,8 +64,8 @@ class Admission:
 
 def first_not_due(recipe: Recipe, done: int) -> int:
     """The first batch that must not be asked for when ``done`` steps are done."""
-    ahead = (Admission(span).due(done).stop for span in stage_spans(recipe) if span.begin <= done < span.end)
-    return next(ahead, done)
+    span = span_of_step(recipe, done)
+    return done if span is None else Admission(span).due(done).stop
 
 
 def evaluation_name(recipe: Recipe, step: int) -> str:

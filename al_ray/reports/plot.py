@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from al_ray.errors import Problem, UserError
 from al_ray.machines.whole import whole_file_of_run
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import stage_spans
+from al_ray.recipe.schedule import stage_spans, total_steps
 from al_ray.reports import jsonl_sink
 from al_ray.reports.names import METRICS, Panel
 
@@ -62,7 +62,7 @@ def plot_run(recipe: Recipe, folder: Path) -> Path:
             draw(axes, panel, series)
             _shade_stages(axes, recipe, labelled=axes is rows[0])
         rows[-1].set_xlabel("step")
-        end = stage_spans(recipe)[-1].end
+        end = total_steps(recipe)
         rows[-1].set_xlim(-0.03 * end, 1.03 * end)
         rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(f"{recipe.name}  ({folder.name})", fontsize=12, fontweight="bold", x=0.01, ha="left")

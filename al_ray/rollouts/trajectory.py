@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -55,34 +55,17 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
     nesting = Nesting(rollout.spans)
     answers = [(call, list(_answers(call))) for call in nesting.calls]
     transitions = dict(_transitions(nesting, answers, settings))
-    places = list(transitions)
-    earned: dict[_Position, list[float]] = {}
-    together: dict[_Position, list[float]] = {}
-    """What a call earned by none of its several choices in particular; its place among them is infinite."""
-    terminal: list[float] = []
-    dimensions = by_dimension(nesting.spans)
-    for span in nesting.spans:
-        if span.kind is not SpanKind.REWARD:
-            continue
-        primary = rewards_of(span).get(settings.reward, 0.0)
-        if (place := _place(nesting, span, places)) is not None:
-            (together if place[1] == math.inf else earned).setdefault(place, []).append(primary)
-        if nesting.is_terminal(span):
-            terminal.append(primary)
-    if settings.failed_reward is not None and is_the_models_doing(rollout):
-        terminal = [settings.failed_reward]
-        earned = together = {_as_a_call(places, len(places)): terminal} if places else {}
-        dimensions = {settings.reward: terminal}
-    request = rollout.request
+    given = _given(rollout, nesting, list(transitions), settings)
     own = [
         replace(
             t,
-            reward=math.fsum(earned.get(place, ())),
-            call_reward=math.fsum(together.get((place[0], math.inf), ())),
+            reward=math.fsum(given.earned.get((call, choice), ())),
+            call_reward=math.fsum(given.earned.get((call, math.inf), ())),
         )
-        for place, t in transitions.items()
+        for (call, choice), t in transitions.items()
     ]
     added = intermediate_rewards(own, settings)
+    request = rollout.request
     return Trajectory(
         rollout_id=request.id,
         group=request.group,
@@ -91,12 +74,43 @@ def _trajectory(rollout: Rollout, settings: TransitionsSection) -> Trajectory:
             replace(t, reward=_sum([t.reward, more], settings), intermediate=more)
             for t, more in zip(own, added, strict=True)
         ),
-        reward=_sum([*dimensions.get(settings.reward, ()), *added], settings),
-        terminal_reward=math.fsum(terminal),
-        rewards={name: math.fsum(dimensions[name]) for name in sorted(dimensions)},
+        reward=_sum([*given.dimensions.get(settings.reward, ()), *added], settings),
+        terminal_reward=math.fsum(given.terminal),
+        rewards={name: math.fsum(given.dimensions[name]) for name in sorted(given.dimensions)},
         intermediate=_sum(added, settings),
-        left_out=Counter(reason for _, given in answers for _, reason in given if reason),
+        left_out=Counter(reason for _, of_call in answers for _, reason in of_call if reason),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The rewards of a rollout, one by one."""
+
+    earned: Mapping[_Position, Sequence[float]]
+    """By where the transition stands that gets them; at an infinite place, what a call earned by none of its
+    several choices in particular."""
+    terminal: Sequence[float]
+    dimensions: Mapping[str, Sequence[float]]
+
+
+def _given(
+    rollout: Rollout, nesting: Nesting, places: Sequence[_Position], settings: TransitionsSection
+) -> _Given:
+    """``places`` are those of the rollout's transitions."""
+    earned: dict[_Position, list[float]] = {}
+    terminal: list[float] = []
+    for span in nesting.spans:
+        if span.kind is SpanKind.REWARD:
+            primary = rewards_of(span).get(settings.reward, 0.0)
+            if (place := _place(nesting, span, places)) is not None:
+                earned.setdefault(place, []).append(primary)
+            if nesting.is_terminal(span):
+                terminal.append(primary)
+    if settings.failed_reward is not None and is_the_models_doing(rollout):
+        worth = [settings.failed_reward]
+        at_the_end = {_as_a_call(places, len(places)): worth} if places else {}
+        return _Given(at_the_end, worth, {settings.reward: worth})
+    return _Given(earned, terminal, by_dimension(nesting.spans))
 
 
 def _sum(parts: Sequence[float], settings: TransitionsSection) -> float:

@@ -19,8 +19,8 @@ _GROUPS_READ = 64
 """At once: of a resumed evaluation thousands may have ended."""
 
 
-class Kept(Protocol):
-    """A part that is kept alive as long as that helps."""
+class Part(Protocol):
+    """One of a run's, which is kept alive as long as that helps."""
 
     def failure(self) -> BaseException | None:
         """Why it could not be kept, if that happened."""
@@ -33,7 +33,7 @@ class Agents:
 
     store: Any
     records: Records
-    needs: Sequence[Kept]
+    needs: Sequence[Part]
     """The parts without which no rollout ends: the store, runners, gateways, services, the policy."""
 
     judges: RetryRules | None = None

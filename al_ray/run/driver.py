@@ -8,7 +8,6 @@ run that was killed goes on with the same batches, and rollouts that had ended a
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from ray.exceptions import RayError
 
 from al_ray.actors.keepers import MAX_LOST, Keepers
 from al_ray.errors import AlRayError, CheckpointError, LearnerLostError, UselessRunError
-from al_ray.evaluation.evaluate import evaluate
 from al_ray.recipe import Recipe, SupervisedStage
 from al_ray.recipe.schedule import (
     StageSpan,
@@ -26,7 +24,9 @@ from al_ray.recipe.schedule import (
     evaluation_due,
     evaluation_name,
     first_not_due,
+    span_of_step,
     stage_spans,
+    total_steps,
 )
 from al_ray.reports import jsonl_sink
 from al_ray.reports.console import Console
@@ -34,16 +34,16 @@ from al_ray.reports.health import Health, evaluated_well, trained_well, useless,
 from al_ray.reports.sinks import Sinks
 from al_ray.rollouts.outcome import Outcome
 from al_ray.run.agents import Agents
+from al_ray.run.evaluations import Evaluations
 from al_ray.run.folder import RunFolder
 from al_ray.run.forecast import SEEN, Forecast, forecast
 from al_ray.run.notice import heed
 from al_ray.run.policy import Policy
 from al_ray.run.stages.batch import Batch
 from al_ray.run.stages.stage import Stage, stage_of
-from al_ray.run.step_report import evaluation_values, step_values
+from al_ray.run.step_report import step_values
 from al_ray.types import Task, UpdateReport
 
-_GAIN: Final = ("eval/gain", "eval/gain_low", "eval/gain_high")
 _LEAVE_SECONDS: Final = 120.0
 """For an update under way to end, and its checkpoint to be written, when the run is interrupted."""
 
@@ -78,10 +78,14 @@ class Run:
     """Held while weights change or are written."""
     _keepers: Keepers = field(default_factory=Keepers)
     """Of the ear for Ray's notice."""
-    _evaluated_last: tuple[int, Mapping[str, float]] | None = None
-    """After how many steps, and the mean of each task."""
+    _evaluations: Evaluations = field(init=False)
     _foreseen: tuple[Forecast, float] | None = None
     """Of the stage under way, and when."""
+
+    def __post_init__(self) -> None:
+        self._evaluations = Evaluations(
+            self.recipe, self.folder, self.agents, self.metrics, self.console, self.held_out_tasks
+        )
 
     async def train(self) -> None:
         """From the last checkpoint, or from the start, to the end of the last stage. Raises
@@ -161,8 +165,8 @@ class Run:
         """What the lives of this run before this process have told."""
         for line in jsonl_sink.read(self.folder.path):
             self.health.recall(line)
-        for step, values in self._evaluated().items():
-            self._show_evaluation(step, values)
+        for step, values in self._evaluations.made().items():
+            self._evaluations.show(step, values)
 
     async def _run_stage(self, span: StageSpan, done: int) -> None:
         """What is left of a stage when ``done`` steps of the run are done."""
@@ -238,7 +242,7 @@ class Run:
         if batch.examples:
             self.metrics.log_rollouts(step, batch.examples)
         self.metrics.log(step, values)
-        self.console.step(span.stage.algorithm, step, stage_spans(self.recipe)[-1].end, values)
+        self.console.step(span.stage.algorithm, step, total_steps(self.recipe), values)
         for warning in self.health.step(values, batch.outcomes):
             self.console.warning(f"step {step}: {warning}")
 
@@ -275,26 +279,13 @@ class Run:
         """The held-out tasks, by the policy after ``step`` steps."""
         started = time.perf_counter()
         await self.policy.serve()
-        name = evaluation_name(self.recipe, step)
-        phase = f"evaluation, {name}"
-        found = await evaluate(
-            self.recipe,
-            self.agents,
-            self.held_out_tasks,
-            step,
-            lambda done, total: self.console.phase(phase, done, total),
-        )
-        taken = time.perf_counter() - started
-        values = evaluation_values(found, taken, await self._means_before(step))
-        self._evaluated_last = step, found.by_task
-        self.metrics.log(step, values)
-        self._show_evaluation(step, values)
-        run = self.folder.path
-        coming = next((span for span in stage_spans(self.recipe) if step < span.end), None)
-        if error := self._useless(f"evaluation, {name}", found.outcomes, coming, of_evaluation=True):
+        found = await self._evaluations.make(step, started)
+        where = f"evaluation, {evaluation_name(self.recipe, step)}"
+        coming = span_of_step(self.recipe, step)
+        if error := self._useless(where, found.outcomes, coming, of_evaluation=True):
             raise error
-        for warning in warnings(found.health, self.recipe.health, found.outcomes, run):
-            self.console.warning(f"evaluation, {name}: {warning}")
+        for warning in warnings(found.health, self.recipe.health, found.outcomes, self.folder.path):
+            self.console.warning(f"{where}: {warning}")
 
     def _useless(
         self, where: str, outcomes: Sequence[Outcome], span: StageSpan | None, *, of_evaluation: bool
@@ -312,44 +303,12 @@ class Run:
         taught = shown or self.recipe.transitions.failed_reward is not None
         return useless(where, outcomes, run, excuses_model=taught or evaluated)
 
-    async def _means_before(self, step: int) -> Mapping[str, float] | None:
-        """Of each task in the evaluation before. One that this process has not made is asked for once more,
-        which is to read it."""
-        earlier = max((each for each in self._evaluated() if each < step), default=None)
-        if earlier is None:
-            return None
-        if self._evaluated_last is not None and self._evaluated_last[0] == earlier:
-            return self._evaluated_last[1]
-        found = await evaluate(
-            self.recipe, self.agents, self.held_out_tasks, earlier, lambda done, total: None
-        )
-        return found.by_task
-
     async def _evaluate_if_missing(self, step: int) -> None:
         """At the start, and where a run stopped between a checkpoint and its evaluation."""
-        under_way = (span for span in stage_spans(self.recipe) if span.begin < step <= span.end)
-        due = step == 0 or evaluation_due(self.recipe, next(under_way), step)
-        if due and step not in self._evaluated():
+        last = span_of_step(self.recipe, step - 1)  # None: at the start
+        due = last is None or evaluation_due(self.recipe, last, step)
+        if due and step not in self._evaluations.made():
             await self._evaluate(step)
-
-    def _evaluated(self) -> Mapping[int, Mapping[str, float]]:
-        """The evaluations of this run so far, by step; one without a score is none. What could not be told,
-        as an interval of one task, is a null in the file."""
-        return {
-            int(line["step"]): {key: math.nan if value is None else value for key, value in line.items()}
-            for line in jsonl_sink.read(self.folder.path)
-            if line.get("eval/accuracy") is not None
-        }
-
-    def _show_evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        self.console.evaluation(
-            evaluation_name(self.recipe, step),
-            values["eval/accuracy"],
-            values["eval/stderr"],
-            int(values["eval/tasks"]),
-            values["time/evaluation"],
-            [values[key] for key in _GAIN if key in values],
-        )
 
     def _show_rollouts(self, ended: int, asked: int) -> None:
         self.console.phase("rollouts", ended, asked)

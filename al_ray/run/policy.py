@@ -129,12 +129,12 @@ class Policy:
     async def update(self, batch: Batch) -> UpdateReport:
         """What the learners make of a batch, the critic first. Engines go on with the version that they have,
         until ``serve``."""
-        told: Mapping[str, float] = {}
+        of_critic: Mapping[str, float] = {}
         if batch.lesson is not None:
             lesson = batch.lesson
-            told = await self._of_learners(self._learning.fit_critic, lesson.features, lesson.targets)
+            of_critic = await self._of_learners(self._learning.fit_critic, lesson.features, lesson.targets)
         report = await self._of_learners(self._learning.update, batch.rows, batch.loss, batch.passes)
-        return UpdateReport(report.policy_version, {**report.metrics, **told})
+        return UpdateReport(report.policy_version, {**report.metrics, **of_critic})
 
     async def serve(self) -> None:
         """Let the engines answer, with the learners' weights. Calls wait until then."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from al_ray.database.listing import Listing
 from al_ray.errors import Problem, UserError
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import stage_spans
+from al_ray.recipe.schedule import total_steps
 from al_ray.reports import jsonl_sink
 from al_ray.run.folder import RunFolder, looking_at
 from al_ray.viewing.index import Index
@@ -47,7 +47,7 @@ class ViewedRun:
     @property
     def steps(self) -> int:
         """How many the recipe asks for."""
-        return stage_spans(self.recipe)[-1].end
+        return total_steps(self.recipe)
 
     def metrics(self) -> Sequence[Mapping[str, Any]]:
         """All that was logged, line by line; read again only where the file has changed."""

@@ -57,7 +57,7 @@ def logprobs_since(folder: RunFolder, recipe: Recipe, rollout: Rollout) -> Mappi
     with _lock:
         model, alone = _model(folder.checkpoint(steps[-1])), Computation("", keeps=False)
         for row, batch in zip(rows, pack(rows, alone.packed_tokens), strict=True):
-            values, _ = trained_logprobs(model, batch, alone, "float32", temperature)
+            values, _ = trained_logprobs(model, batch, alone, temperature)
             for call, value in zip(row.calls[row.trained].tolist(), values.tolist(), strict=True):
                 found.setdefault(made.transitions[call].id, []).append(value)
     return found

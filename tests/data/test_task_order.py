@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_ray.data.task_order import digest, held_out, split_by_id, tasks_of_step
+from al_ray.data.task_order import digest, held_out, split_by_id, tasks_at
 from al_ray.types import Task
 
 FIRST_HELD_OUT = ["9", "39", "49"]
@@ -30,25 +30,25 @@ def test_every_epoch_has_every_task_once(
 ) -> None:
     """However steps cut the epochs, and also where a step is longer than an epoch."""
     steps = -(-count * epochs // per_step)
-    order = [task.id for step in range(steps) for task in tasks_of_step(tasks(count), per_step, step, seed)]
+    portions = (tasks_at(tasks(count), step * per_step, per_step, seed) for step in range(steps))
+    order = [task.id for portion in portions for task in portion]
     assert len(order) == steps * per_step
     for epoch in range(epochs):
         assert Counter(order[epoch * count : (epoch + 1) * count]) == Counter(map(str, range(count)))
 
 
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 50), SEEDS)
-def test_a_step_asks_for_the_same_tasks_whoever_asks(
-    count: int, per_step: int, step: int, seed: tuple[int, int]
+def test_a_place_has_the_same_task_whatever_is_asked_for_with_it(
+    count: int, asked: int, first: int, seed: tuple[int, int]
 ) -> None:
-    assert tasks_of_step(tasks(count), per_step, step, seed) == tasks_of_step(
-        tasks(count), per_step, step, seed
-    )
+    alone = [tasks_at(tasks(count), first + place, 1, seed) for place in range(asked)]
+    assert tasks_at(tasks(count), first, asked, seed) == [task for (task,) in alone]
 
 
 def test_epochs_seeds_and_stages_are_shuffled_differently() -> None:
     orders = [
-        [task.id for task in tasks_of_step(tasks(30), 30, step, seed)]
-        for step, seed in [(0, (0, 0)), (1, (0, 0)), (0, (1, 0)), (0, (0, 1))]
+        [task.id for task in tasks_at(tasks(30), first, 30, seed)]
+        for first, seed in [(0, (0, 0)), (30, (0, 0)), (0, (1, 0)), (0, (0, 1))]
     ]
     assert len({tuple(order) for order in orders}) == 4
 

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_ray.recipe import CheckpointSection, EvaluationSection, Recipe
-from al_ray.recipe.schedule import checkpoint_due, evaluation_due, evaluation_name, stage_spans
+from al_ray.recipe.schedule import (
+    checkpoint_due,
+    evaluation_due,
+    evaluation_name,
+    span_of_step,
+    stage_spans,
+    total_steps,
+)
 from tests.support.runs import toy
 
 
@@ -36,13 +43,15 @@ def test_stages_cover_every_step_once_in_order(recipe: Recipe) -> None:
     steps = [(span.index, step) for span in spans for step in range(span.begin, span.end)]
     assert [step for _, step in steps] == list(range(sum(stage.steps for stage in recipe.stages)))
     assert [index for index, _ in steps] == [i for i, s in enumerate(recipe.stages) for _ in range(s.steps)]
+    assert total_steps(recipe) == len(steps)
+    assert [span_of_step(recipe, step) for _, step in steps] == [spans[index] for index, _ in steps]
+    assert span_of_step(recipe, -1) is None and span_of_step(recipe, len(steps)) is None
 
 
 @given(RECIPES)
 def test_evaluations_have_names_of_their_own(recipe: Recipe) -> None:
     """The name is part of the rollouts' ids: two alike would share their rollouts."""
-    steps = range(sum(stage.steps for stage in recipe.stages) + 1)
-    names = [evaluation_name(recipe, step) for step in steps]
+    names = [evaluation_name(recipe, step) for step in range(total_steps(recipe) + 1)]
     assert len(set(names)) == len(names)
 
 

@@ -20,7 +20,7 @@ from al_ray.errors import CheckpointError, DiskError, LearnerLostError
 from al_ray.evaluation.evaluate import summary
 from al_ray.evaluation.scores import Result
 from al_ray.recipe import Recipe
-from al_ray.recipe.schedule import StageSpan, stage_spans
+from al_ray.recipe.schedule import StageSpan, span_of_step, stage_spans
 from al_ray.reports.console import Console
 from al_ray.reports.health import Health
 from al_ray.reports.jsonl_sink import JsonlSink
@@ -146,7 +146,7 @@ def test_an_evaluation_without_a_score_is_none_when_a_run_is_resumed(tmp_path: P
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     nothing: Any = None
     run = Run(RECIPE, RunFolder(tmp_path), nothing, nothing, nothing, nothing, (), (), nothing)
-    assert list(run._evaluated()) == [0]
+    assert list(run._evaluations.made()) == [0]
 
 
 def test_a_run_resumed_between_stages_enters_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,8 +298,8 @@ def test_a_run_goes_on_after_an_evaluation_of_a_single_task_which_has_no_interva
     folder: Any = SimpleNamespace(path=tmp_path)
     nothing: Any = None
     run = Run(RECIPE, folder, nothing, nothing, nothing, Console(told), (), (), nothing)
-    [(step, values)] = run._evaluated().items()
-    run._show_evaluation(step, values)
+    [(step, values)] = run._evaluations.made().items()
+    run._evaluations.show(step, values)
     assert "0.3000 ± nan, 1 tasks, 1.0 s; +0.1000 (-) since the one before" in told.getvalue()
 
 
@@ -500,20 +500,19 @@ async def test_an_evaluation_that_this_process_has_made_is_not_read_again(
     async def serve() -> None:
         pass
 
-    monkeypatch.setattr("al_ray.run.driver.evaluate", evaluated)
+    monkeypatch.setattr("al_ray.run.evaluations.evaluate", evaluated)
     told = {"step": 2, "eval/accuracy": 0.2, "eval/stderr": 0.0, "eval/tasks": 1, "time/evaluation": 1.0}
     sink = JsonlSink(tmp_path, None)
     sink.log(2, told)
     policy: Any = SimpleNamespace(serve=serve)
     nothing: Any = None
     console, health = Console(io.StringIO()), Health(RECIPE.health, tmp_path)
-    run = Run(RECIPE, RunFolder(tmp_path), nothing, policy, nothing, console, (), (), health)
-    run.metrics = cast(Any, sink)
+    run = Run(RECIPE, RunFolder(tmp_path), nothing, policy, cast(Any, sink), console, (), (), health)
     await run._evaluate(4)
     await run._evaluate(6)
     sink.close(ok=True)
     assert asked == [4, 2, 6]
-    assert [run._evaluated()[step]["eval/gain"] for step in (4, 6)] == pytest.approx([0.2, 0.2])
+    assert [run._evaluations.made()[step]["eval/gain"] for step in (4, 6)] == pytest.approx([0.2, 0.2])
 
 
 TRAINED_WELL = {"step": 2, "health/failed": 0.5, "health/without_calls": 0.0}
@@ -543,7 +542,7 @@ def test_a_run_whose_rollouts_all_failed_ends_unless_that_teaches_or_such_ones_w
     recipe = RECIPE.model_copy(update={"transitions": transitions})
     nothing: Any = None
     run = Run(recipe, RunFolder(tmp_path), nothing, nothing, nothing, nothing, (), (), nothing)
-    coming = next(span for span in stage_spans(recipe) if step < span.end)
+    coming = span_of_step(recipe, step)
     found = []
     for by_model, of_evaluation in ((True, False), (False, False), (False, True)):
         failed = [Outcome("r", AgentError("ValueError: no answer"), by_model=by_model)]

@@ -27,7 +27,14 @@ from al_ray.actors.gateway.dialects.core import (
 from al_ray.actors.gateway.dialects.fields.messages import MESSAGES_FIELDS
 from al_ray.actors.gateway.dialects.message_blocks import Block, Text, openai_messages
 from al_ray.actors.gateway.dialects.message_stream import MessageStream, error, message
-from al_ray.actors.gateway.dialects.tools import Offer, has_such_arguments, named
+from al_ray.actors.gateway.dialects.tools import (
+    INTEGER,
+    STRING,
+    Offer,
+    has_such_arguments,
+    named,
+    object_schema,
+)
 from al_ray.types import JSON
 
 _FIELDS: Final = MESSAGES_FIELDS["request"]
@@ -37,32 +44,24 @@ _BEGUN: Final = (
     "user's message, or begin the answer in /v1/completions"
 )
 _VERSION: Final = re.compile(r"_\d{8}$")
-
-
-def _arguments(required: str, **properties: JSON) -> JSON:
-    return {"type": "object", "properties": properties, "required": required.split()}
-
-
-_STRING: Final[JSON] = {"type": "string"}
-_INTEGER: Final[JSON] = {"type": "integer"}
-_RANGE: Final[JSON] = {"type": "array", "items": _INTEGER, "minItems": 2, "maxItems": 2}
+_RANGE: Final[JSON] = {"type": "array", "items": INTEGER, "minItems": 2, "maxItems": 2}
 _EDITS: Final[dict[str, JSON]] = {
-    "path": _STRING,
-    "file_text": _STRING,
-    "old_str": _STRING,
-    "new_str": _STRING,
-    "insert_line": _INTEGER,
-    "insert_text": _STRING,
+    "path": STRING,
+    "file_text": STRING,
+    "old_str": STRING,
+    "new_str": STRING,
+    "insert_line": INTEGER,
+    "insert_text": STRING,
     "view_range": _RANGE,
 }
 _OWN: Final[Mapping[str, tuple[str, JSON]]] = {
     "bash": (
         "Runs a command in a shell that stays open.",
-        _arguments("", command=_STRING, restart={"type": "boolean"}),
+        object_schema("", command=STRING, restart={"type": "boolean"}),
     ),
     "text_editor": (
         "Views, creates and edits files.",
-        _arguments(
+        object_schema(
             "command path",
             command={"enum": ["view", "create", "str_replace", "insert", "undo_edit"]},
             **_EDITS,
@@ -70,11 +69,11 @@ _OWN: Final[Mapping[str, tuple[str, JSON]]] = {
     ),
     "memory": (
         "Views, creates, edits, renames and deletes files that are kept between conversations.",
-        _arguments(
+        object_schema(
             "command",
             command={"enum": ["view", "create", "str_replace", "insert", "delete", "rename"]},
-            old_path=_STRING,
-            new_path=_STRING,
+            old_path=STRING,
+            new_path=STRING,
             **_EDITS,
         ),
     ),

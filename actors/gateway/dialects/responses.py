@@ -29,7 +29,7 @@ from al_ray.actors.gateway.dialects.fields.responses import RESPONSES_FIELDS
 from al_ray.actors.gateway.dialects.fields.vllm import with_vllms
 from al_ray.actors.gateway.dialects.response_items import Item, conversation, with_type
 from al_ray.actors.gateway.dialects.response_stream import ResponseStream, output_items, response
-from al_ray.actors.gateway.dialects.tools import Offer, full_name, named
+from al_ray.actors.gateway.dialects.tools import INTEGER, STRING, Offer, full_name, named, object_schema
 from al_ray.errors import BadRequestError
 from al_ray.types import JSON, ChatReply
 
@@ -39,31 +39,23 @@ _ECHOED: Final = {
     *("parallel_tool_calls", "top_logprobs"),
 }
 _LOGPROBS: Final = "message.output_text.logprobs"
-_STRING: Final[JSON] = {"type": "string"}
-_STRINGS: Final[JSON] = {"type": "array", "items": _STRING}
-_INTEGER: Final[JSON] = {"type": "integer"}
-
-
-def _arguments(required: str, **properties: JSON) -> JSON:
-    return {"type": "object", "properties": properties, "required": required.split()}
-
-
+_STRINGS: Final[JSON] = {"type": "array", "items": STRING}
 OWN: Final[Mapping[str, tuple[str, JSON]]] = {
     "local_shell": (
         "Runs a command.",
-        _arguments("command", command=_STRINGS, timeout_ms=_INTEGER, working_directory=_STRING),
+        object_schema("command", command=_STRINGS, timeout_ms=INTEGER, working_directory=STRING),
     ),
     "shell": (
         "Runs commands, one after the other.",
-        _arguments("commands", commands=_STRINGS, timeout_ms=_INTEGER, max_output_length=_INTEGER),
+        object_schema("commands", commands=_STRINGS, timeout_ms=INTEGER, max_output_length=INTEGER),
     ),
     "apply_patch": (
         "Creates, changes or deletes a file.",
-        _arguments(
+        object_schema(
             "type path",
             type={"enum": ["create_file", "update_file", "delete_file"]},
-            path=_STRING,
-            diff=_STRING,
+            path=STRING,
+            diff=STRING,
         ),
     ),
 }

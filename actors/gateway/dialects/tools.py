@@ -21,9 +21,11 @@ from al_ray.types import JSON
 
 _INPUT: Final = "input"
 _ARGUMENTS: Final = "arguments"
+STRING: Final[JSON] = {"type": "string"}
+INTEGER: Final[JSON] = {"type": "integer"}
 _TEXT_ALONE: Final = {
     "type": "object",
-    "properties": {_INPUT: {"type": "string"}},
+    "properties": {_INPUT: STRING},
     "required": [_INPUT],
     "additionalProperties": False,
 }
@@ -102,6 +104,12 @@ class Offer:
         """``choice`` where the model may be left one among no tools, which vLLM refuses. Raises
         ``BadRequestError`` as ``choice`` does."""
         return self.choice(choice) if self.functions or choice != "auto" else None
+
+
+def object_schema(required: str, **properties: JSON) -> JSON:
+    """The JSON schema of the arguments of a tool of the API's own; ``required`` are names with spaces between
+    them."""
+    return {"type": "object", "properties": properties, "required": required.split()}
 
 
 def _name(tool: Mapping[str, JSON]) -> str:

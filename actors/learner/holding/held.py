@@ -13,7 +13,6 @@ from al_ray.actors.learner.computation import Computation
 from al_ray.actors.learner.holding import adapter
 from al_ray.actors.learner.model import trained_logprobs
 from al_ray.algorithms.batching import MicroBatch
-from al_ray.machines.precision import Dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +50,6 @@ class Held(ABC):
         self,
         batch: MicroBatch,
         how: Computation,
-        dtype: Dtype,
         temperature: float,
         *,
         entropy_gradient: bool = False,
@@ -61,7 +59,6 @@ class Held(ABC):
             trained_logprobs,
             batch=batch,
             how=how,
-            dtype=dtype,
             temperature=temperature,
             entropy_gradient=entropy_gradient,
         )

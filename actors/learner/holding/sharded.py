@@ -26,7 +26,6 @@ from al_ray.actors.learner.model import trained_logprobs
 from al_ray.actors.learner.recomputation import decoder_layers
 from al_ray.algorithms.batching import MicroBatch, collate
 from al_ray.errors import Problem, RecipeError
-from al_ray.machines.precision import Dtype
 from al_ray.types import Row
 
 if TYPE_CHECKING:
@@ -56,12 +55,10 @@ class _Root(nn.Module):
 class Sharded(Held):
     """Over all ranks of the process group. Raises ``RecipeError`` where the model cannot be held so."""
 
-    def __init__(
-        self, model: PreTrainedModel, policies: Sequence[str], how: Computation, dtype: Dtype
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, policies: Sequence[str], how: Computation) -> None:
         super().__init__(model, policies)
         layers = decoder_layers(model)
-        if reason := _unfit(model, layers, how, dtype):
+        if reason := _unfit(model, layers, how):
             cure = f"whole: {type(model).__name__} {reason}"
             raise RecipeError(Problem("learners.weights", "sharded", cure))
         self._first = dist.get_rank() == 0
@@ -129,22 +126,22 @@ class Sharded(Held):
         return found.clone()  # or the whole tensor would stay
 
 
-def _unfit(model: PreTrainedModel, layers: Sequence[nn.Module], how: Computation, dtype: Dtype) -> str | None:
+def _unfit(model: PreTrainedModel, layers: Sequence[nn.Module], how: Computation) -> str | None:
     """Why a model cannot be sharded by layers."""
     if not layers:
         return "has no layers that could be put together one by one"
     parameters = [id(parameter) for layer in layers for parameter in layer.parameters()]
     if len(parameters) > len(set(parameters)):
         return "has layers that share weights or hold each other"
-    if _reached(model, how, dtype, _IDLE) != _reached(model, how, dtype, _some(model)):
+    if _reached(model, how, _IDLE) != _reached(model, how, _some(model)):
         # Ranks would sum other gradients each, and torch does not notice.
         return "has weights, as of experts, that some tokens do not reach"
     return None
 
 
-def _reached(model: PreTrainedModel, how: Computation, dtype: Dtype, row: Row) -> set[int]:
+def _reached(model: PreTrainedModel, how: Computation, row: Row) -> set[int]:
     """The parameters that would have a gradient; none is computed."""
-    logprobs, _ = trained_logprobs(model, collate([row]).to(model.device), how, dtype, 1.0)
+    logprobs, _ = trained_logprobs(model, collate([row]).to(model.device), how, 1.0)
     found: set[int] = set()
     seen, left = set(), [logprobs.grad_fn]
     while left:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from al_ray.errors import RecipeError, UserError
-from al_ray.recipe.schedule import stage_spans
+from al_ray.recipe.schedule import total_steps
 from al_ray.reports import jsonl_sink
 from al_ray.run.ended.over_seeds import ends
 from al_ray.run.folder import RunFolder
@@ -53,7 +53,7 @@ def _line(run: RunFolder) -> RunLine | None:
     except FileNotFoundError:
         return None
     try:
-        wanted = stage_spans(run.recipe())[-1].end
+        wanted = total_steps(run.recipe())
     except RecipeError:
         wanted = None
     line = RunLine(

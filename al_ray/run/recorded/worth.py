@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from al_ray.errors import UserError
 from al_ray.recipe import OnPolicyDistillationStage, Recipe, ReinforcementStage
-from al_ray.recipe.schedule import stage_spans
+from al_ray.recipe.schedule import span_of_step
 from al_ray.reports import jsonl_sink
 from al_ray.rollouts.requests import step_of
 from al_ray.types import Rollout, Row
@@ -86,7 +86,7 @@ def worth_of_step(recipe: Recipe, records: Records | Listing, step: int) -> Mapp
     from al_ray.run.stages.grouped import Grouped  # with torch
     from al_ray.run.stages.stage import stage_of
 
-    span = next((span for span in stage_spans(recipe) if span.begin <= step < span.end), None)
+    span = span_of_step(recipe, step)
     stage = None if span is None else stage_of(recipe, span, ())
     if span is None or not isinstance(stage, Grouped):
         return {}

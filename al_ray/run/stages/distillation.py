@@ -22,10 +22,6 @@ class Distillation(Grouped):
     settings: OnPolicyDistillationStage
 
     @property
-    def needs_measured(self) -> bool:
-        return True
-
-    @property
     def needs_reward(self) -> bool:
         return self.settings.reward_weight > 0
 
@@ -43,11 +39,11 @@ class Distillation(Grouped):
         rows, unequal = chosen.rows(comparable), chosen.unequal(comparable)
         return Learnt(readable, comparable, comparable, rows, chosen.loss, unequal)
 
-    async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
+    async def measured(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         learnt = self.learnt(groups)
         name = self.settings.teacher
         async with Teacher(name, self.recipe.upstreams[name]) as teacher:
-            told = await teacher.logprobs([row.tokens.tolist() for row in learnt.rows])
-        rows, divergence = taught(learnt.rows, told, self.settings.reward_weight)
+            logprobs = await teacher.logprobs([row.tokens.tolist() for row in learnt.rows])
+        rows, divergence = taught(learnt.rows, logprobs, self.settings.reward_weight)
         unequal = {row.group for row in rows if row.advantages.any()}
-        return replace(learnt, rows=rows, unequal=unequal, told={"teacher/kl": divergence})
+        return replace(learnt, rows=rows, unequal=unequal, metrics={"teacher/kl": divergence})

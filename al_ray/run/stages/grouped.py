@@ -66,8 +66,8 @@ class Learnt:
     """The groups of which something is learnt, by id."""
     left_out: str = ""
     """Why a comparable rollout is not among those kept."""
-    told: Mapping[str, float] = field(default_factory=dict)
-    """What else there is to tell of it, by the keys of ``al_ray.reports.names``."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those that only this kind of stage has, by the keys of ``al_ray.reports.names``."""
     passes: Passes = ONCE
     lesson: Lesson | None = None
     """The critic's, where there is one."""
@@ -123,11 +123,6 @@ class Grouped(ABC):
         return 1
 
     @property
-    def needs_measured(self) -> bool:
-        """Whether learners or a teacher look at a batch before its calls are given their worth."""
-        return False
-
-    @property
     def needs_reward(self) -> bool:
         """Whether a rollout without the reward that is learnt from is left out."""
         return True
@@ -138,7 +133,11 @@ class Grouped(ABC):
 
     @abstractmethod
     def learnt(self, groups: Sequence[Group]) -> Learnt:
-        """What becomes of the groups."""
+        """What becomes of the groups, as far as they tell themselves."""
+
+    async def measured(self, groups: Sequence[Group], policy: Measures) -> Learnt:
+        """``learnt``, with what learners or a teacher tell of the groups, where that is needed."""
+        return self.learnt(groups)
 
     async def batch(self, step: int, agents: Agents, policy: Policy, progress: Progress) -> Batch:
         """What is learnt from the rollouts of a step. Those of the next ones are asked for too, as far as
@@ -171,10 +170,6 @@ class Grouped(ABC):
         """Those of the groups of a step."""
         batches = [judge_batch(batch) for batch in self.batch_names(step)]
         return records.find_rollouts(Query([Condition("batch", "in", batches)]), tuple(SpanKind)).items
-
-    async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
-        """What becomes of the groups, where others have to be asked."""
-        return self.learnt(groups)
 
     async def tries(self, step: int, agents: Agents) -> Tries:
         """What a curriculum goes by for a step: all that is known for sure when the step is asked for."""
@@ -234,14 +229,22 @@ class Grouped(ABC):
 
     async def batch_of(self, groups: Sequence[Group], policy: Measures) -> Batch:
         """What is learnt from the groups, with all that is told of them."""
-        learnt = await self.learn(groups, policy)
+        learnt = await self.measured(groups, policy)
         bound, place = self.settings.staleness, f"stages.{self.span.index}"
         require_fresh(learnt.kept, policy.served_version, bound, place)
         ordered = sorted(groups, key=lambda group: group.id)
         outcomes = [outcome_of(each, self.recipe.model.name) for group in ordered for each in group.rollouts]
         metrics = self.metrics(groups, learnt, outcomes, policy.served_version)
         examples = [rollout for group in groups[:_EXAMPLES] for rollout in group.rollouts]
-        return Batch(learnt.rows, learnt.loss, learnt.passes, learnt.lesson, metrics, examples, outcomes)
+        return Batch(
+            learnt.rows,
+            learnt.loss,
+            learnt.passes,
+            learnt.lesson,
+            metrics=metrics,
+            examples=examples,
+            outcomes=outcomes,
+        )
 
     def metrics(
         self, groups: Sequence[Group], learnt: Learnt, outcomes: Sequence[Outcome], policy_version: int
@@ -264,7 +267,7 @@ class Grouped(ABC):
             "rollout/failed_by_model": by_model,
             "rollout/dropped_groups": len(groups) - len(learnt.comparable),
             "rollout/equal_groups": sum(map(are_equal, learnt.comparable)),
-            **learnt.told,
+            **learnt.metrics,
             **health_metrics(
                 groups, outcomes, learnt.comparable, learnt.unequal, learnt.rows, learnt.loss.trains
             ),

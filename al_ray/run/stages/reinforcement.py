@@ -45,10 +45,6 @@ class Reinforcement(Grouped):
     def min_group(self) -> int:
         return MIN_GROUP
 
-    @property
-    def needs_measured(self) -> bool:
-        return needs_measured(self.settings)
-
     def teaching(self, comparable: Groups) -> Groups:
         """Those of which a call has an advantage."""
         unequal = self.algorithm.unequal(comparable)
@@ -60,14 +56,20 @@ class Reinforcement(Grouped):
         readable, comparable = self.sieved(groups)
         kept = self.teaching(comparable) if self.refills else comparable
         chosen = self.algorithm
-        why = "dropped: its group teaches nothing and was replaced"
-        rows, unequal = chosen.rows(kept), chosen.unequal(kept)
-        return Learnt(readable, comparable, kept, rows, chosen.loss, unequal, why, passes=chosen.passes)
+        return Learnt(
+            readable,
+            comparable,
+            kept,
+            chosen.rows(kept),
+            chosen.loss,
+            chosen.unequal(kept),
+            left_out="dropped: its group teaches nothing and was replaced",
+            passes=chosen.passes,
+        )
 
-    async def learn(self, groups: Sequence[Group], policy: Measures) -> Learnt:
-        """By what the learners measure of the calls, where that is needed."""
+    async def measured(self, groups: Sequence[Group], policy: Measures) -> Learnt:
         learnt = self.learnt(groups)
-        if not self.needs_measured:
+        if not needs_measured(self.settings):
             return learnt
         chosen, with_critic = self.algorithm, self.spec.critic is not None
         estimator = self.settings.kl_estimator if chosen.kl_in_reward else None
@@ -83,4 +85,4 @@ class Reinforcement(Grouped):
             targets = chosen.critic_targets(learnt.kept, measured)
             lesson = Lesson(seen.features, np.array([targets[call] for call in seen.calls]))
         rows, unequal = chosen.rows(learnt.kept, measured), chosen.unequal(learnt.kept, measured)
-        return replace(learnt, rows=rows, unequal=unequal, told=metrics, lesson=lesson)
+        return replace(learnt, rows=rows, unequal=unequal, metrics=metrics, lesson=lesson)

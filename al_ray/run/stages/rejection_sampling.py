@@ -32,11 +32,18 @@ class RejectionSampling(Grouped):
         kept = self.teaching(comparable)
         imitation = self.algorithm
         rewards = [episode.reward - episode.intermediate for group in kept for episode in group]
-        told = {
+        metrics = {
             "imitation/rollouts": len(rewards),
             "imitation/groups": len(kept),
             "imitation/reward": sum(rewards) / len(rewards) if rewards else 0.0,
         }
-        why = "dropped: rejected, being none of the best of its group"
-        rows, unequal = imitation.rows(kept), imitation.unequal(kept)
-        return Learnt(readable, comparable, kept, rows, imitation.loss, unequal, why, told)
+        return Learnt(
+            readable,
+            comparable,
+            kept,
+            imitation.rows(kept),
+            imitation.loss,
+            imitation.unequal(kept),
+            left_out="dropped: rejected, being none of the best of its group",
+            metrics=metrics,
+        )

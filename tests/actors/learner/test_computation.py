@@ -92,7 +92,7 @@ def difference(model: PreTrainedModel, how: Computation, told: Sequence[Row]) ->
         expected |= dict(zip(row.weights[row.trained].tolist(), alone(model, row).tolist(), strict=True))
     for batch in pack(told, how.packed_tokens):
         assert not how.packed or batch.computed <= how.packed_tokens
-        logprobs, _ = trained_logprobs(model, batch, how, "float32", 1.0)
+        logprobs, _ = trained_logprobs(model, batch, how, 1.0)
         found |= dict(zip(batch.weights.tolist(), logprobs.tolist(), strict=True))
     assert found.keys() == expected.keys()
     return max(abs(found[name] - expected[name]) for name in expected)
@@ -218,7 +218,7 @@ def test_gradients_are_those_of_rows_alone(architecture: str) -> None:
         (alone(model, row) * torch.from_numpy(row.weights[row.trained])).sum().backward()
     expected = gradient(model)
     for batch in pack(told, how.packed_tokens):
-        logprobs, _ = trained_logprobs(model, batch, how, "float32", 1.0)
+        logprobs, _ = trained_logprobs(model, batch, how, 1.0)
         (logprobs * batch.weights).sum().backward()
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-4, how.told
 

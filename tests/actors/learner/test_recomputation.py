@@ -28,7 +28,7 @@ def update(model: PreTrainedModel) -> tuple[Tensor, Tensor, int]:
     (batch,) = pack(rows(groups=1), BUDGET)
     nothing: Any = lambda tensor: tensor  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(keep, nothing):
-        logprobs, _ = trained_logprobs(model, batch, how, "float32", 1.0)
+        logprobs, _ = trained_logprobs(model, batch, how, 1.0)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     (logprobs * batch.weights / 1e4).sum().backward()
     return logprobs.detach(), gradient(model), sum(size for at, size in kept.items() if at not in weights)

@@ -30,7 +30,6 @@ from al_ray.types import (
     SpanKind,
     Start,
     Task,
-    WorkerStatus,
 )
 from tests.support.houses.beside_the_store import authorize, finished
 
@@ -222,7 +221,7 @@ async def test_a_store_that_is_started_anew_leaves_runners_the_time_to_renew(
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3600.0)
     after = Store(store_place, lease_seconds=6.0)
-    await after.heartbeat("driver", "driver", WorkerStatus.IDLE)
+    await after.enqueue([])
     await asyncio.sleep(2.0)  # it has looked for leases that have run out
     assert await after.renew("alive") == [("a", 1)]
     waiting = asyncio.ensure_future(after.claim("other", "c3", 1, 60.0))
@@ -255,6 +254,7 @@ async def test_a_cancelled_batch_ends_its_attempts_and_completes_its_groups(star
     (group,) = await finished(store, "b", 0.0)
     assert {rollout.status for rollout in group.rollouts} == {RolloutStatus.CANCELLED}
     assert await store.renew.remote("w") == []
+    assert await store.start.remote([Start("a", 1)]) == [False]
     with pytest.raises(AttemptEndedError, match="cancelled"):
         await authorize(store, a.attempt.key)
 
@@ -276,21 +276,6 @@ async def test_what_is_withdrawn_is_its_runners_no_more_and_waits_to_be_asked_fo
     assert await store.finish.remote([ended(claim.attempt)]) == [False]
 
 
-async def test_cancelled_rollouts_are_lost_to_their_runner_at_its_next_renewal(
-    start_store: StartStore,
-) -> None:
-    store = start_store()
-    await store.enqueue.remote([request("a"), request("b"), request("c")])
-    a, b = await claimed(store, "c1", limit=2)
-    await store.cancel_rollouts.remote(["a", "c"])
-    assert await store.renew.remote("w") == [("b", 1)]
-    assert await store.start.remote([Start("a", 1), Start("b", 1)]) == [False, True]
-    with pytest.raises(AttemptEndedError, match="cancelled"):
-        await authorize(store, a.attempt.key)
-    assert (await authorize(store, b.attempt.key)).attempt.status is AttemptStatus.RUNNING
-    assert await claimed(store, "c2") == []
-
-
 async def test_an_attempt_tells_which_versions_of_resources_it_was_started_with(
     start_store: StartStore,
 ) -> None:
@@ -310,23 +295,21 @@ async def test_an_attempt_tells_which_versions_of_resources_it_was_started_with(
 async def test_workers_are_known_by_what_they_were_last_heard_of(
     start_store: StartStore, store_place: str
 ) -> None:
-    """Runners by their claims and renewals, others by heartbeats."""
+    """By their claims and renewals."""
     store = start_store(lease_seconds=1.2)
     await store.enqueue.remote([request("a"), request("b")])
     await store.claim.remote("busy", "c1", 1, 0.0)
     await store.claim.remote("dead", "c2", 1, 0.0)
     await store.lose.remote("dead")
     await store.renew.remote("idle")
-    await store.heartbeat.remote("engine-0", "engine", WorkerStatus.BUSY)
     database = Database(store_place)
     async with asyncio.timeout(30):
-        while len(workers := database.workers()) < 4:
+        while len(workers := database.workers()) < 3:
             await asyncio.sleep(0.05)
     database.close()
     assert [(worker.name, worker.kind, worker.status.value) for worker in workers] == [
         ("busy", "runner", "busy"),
         ("dead", "runner", "dead"),
-        ("engine-0", "engine", "busy"),
         ("idle", "runner", "idle"),
     ]
     assert all(abs(worker.seen_at - time.time()) < 30 for worker in workers)

@@ -85,7 +85,7 @@ async def test_rewards_count_beside_the_teacher_where_they_have_a_weight(server:
     """Each less the mean of its group, which must have two."""
     async with serving(server) as upstream:
         made = stage(upstream.model_dump(), reward_weight=0.5, group_size=2)
-        learnt = await made.learn(groups([0.0, 1.0], [1.0, None]), SERVED)
+        learnt = await made.measured(groups([0.0, 1.0], [1.0, None]), SERVED)
     found = {row.rollout_id: row.advantages[row.trained].mean() for row in learnt.rows}
     assert found == {"g0/0": pytest.approx(-0.25), "g0/1": pytest.approx(0.25)}
 

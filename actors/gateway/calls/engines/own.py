@@ -15,8 +15,8 @@ from al_ray.traces.messages import Message
 from al_ray.types import ChatDelta, ChatReply, ModelRequest, RolloutRequest
 
 
-class Asked(Protocol):
-    """What is asked of the engine (``al_ray.actors.engine.actor.Engine``)."""
+class Engine(Protocol):
+    """What is asked of ``al_ray.actors.engine.actor.Engine``."""
 
     async def chat(self, request: ModelRequest, /) -> ChatReply: ...
 
@@ -33,7 +33,7 @@ class Asked(Protocol):
 class OwnEngine:
     """Called in the event loop in which the engine was started."""
 
-    engine: Asked
+    engine: Engine
 
     async def chat(self, call: Call) -> ChatReply:
         return await self.engine.chat(call.request)

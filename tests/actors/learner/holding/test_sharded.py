@@ -27,10 +27,10 @@ def test_what_torch_would_shard_wrongly_or_not_at_all_is_refused_with_the_reason
 ) -> None:
     model = tiny_model(tiny_config(architecture))
     with pytest.raises(RecipeError, match=rf"learners\.weights: 'sharded': whole: \w+ {reason}"):
-        Sharded(model, [""], computation(model, 64, 256), "float32")
+        Sharded(model, [""], computation(model, 64, 256))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gemma2", "mllama"])
 def test_others_are_not(architecture: str) -> None:
     model = tiny_model(tiny_config(architecture))
-    assert _unfit(model, decoder_layers(model), computation(model, 64, 256), "float32") is None
+    assert _unfit(model, decoder_layers(model), computation(model, 64, 256)) is None
