@@ -111,7 +111,7 @@ def _loaded(place: str, data: DataSection, split: str) -> TaskSet:
         if not isinstance(found, TaskSet | Iterable):
             cure = f"gave a {type(found).__name__} for the split {split!r}; it must be a list of Tasks"
             raise DataError(Problem(f"{place}.load", path, cure))
-        told = found if isinstance(found, TaskSet) else TaskSet(found)
+        told = found if isinstance(found, TaskSet) else TaskSet(list(found))
         tasks = list(told.tasks)
     except UserError:
         raise
