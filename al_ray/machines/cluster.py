@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import psutil
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants, services
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.state import actors
@@ -27,7 +28,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RaySystemError
 
-from al_ray.errors import AlRayError, Problem, UserError
+from al_ray.errors import Problem, UnresponsiveError, UserError
 from al_ray.machines.plan import this_machine
 
 _OBJECT_STORE_BYTES = 512 * 2**20
@@ -100,7 +101,7 @@ def _on_loopback() -> Iterator[None]:
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
-class _NotUpError(AlRayError):
+class _NotUpError(UnresponsiveError):
     """Ray's node here does not come up."""
 
 
@@ -117,7 +118,8 @@ def _patient() -> Iterator[None]:
                 return asked(*arguments)
             except (RuntimeError, RaySystemError) as error:  # it, or whoever would know it, is not there yet
                 if time.monotonic() > ends or not _has_raylet():
-                    raise _NotUpError("Ray's node here did not come up, or was killed meanwhile") from error
+                    told = f"did not come up in {_START_SECONDS:.0f} s, or was killed meanwhile"
+                    raise _NotUpError(f"Ray's node here {told}: its logs are in {_logs()}") from error
                 time.sleep(_COMING_SECONDS)
 
     services.get_node = get_node
@@ -125,6 +127,10 @@ def _patient() -> Iterator[None]:
         yield
     finally:
         services.get_node = asked
+
+
+def _logs() -> str:
+    return f"{get_default_ray_temp_dir()}/session_latest/logs"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pytest
 from ray._private import services
 from ray.exceptions import RaySystemError
 
+from al_ray.cli.app import main
 from al_ray.errors import UserError
 from al_ray.machines import cluster as machines_cluster
 from al_ray.machines.cluster import joined
@@ -142,6 +143,22 @@ def test_a_node_may_take_longer_to_come_up_than_ray_waits_for_it(tmp_path: Path)
     with Command(["started"], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}") as command:
         assert command.wait() == 0, command.output
         assert "answers 42" in command.output
+
+
+def test_a_node_that_does_not_come_up_at_all_is_told_with_its_logs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a line: whoever ran the command sees no traceback of a machine that is too busy."""
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which the command adds
+    monkeypatch.setattr(machines_cluster, "_START_SECONDS", 0.0)
+    monkeypatch.setattr(services, "get_node", Mock(side_effect=RuntimeError("nobody is there yet")))
+    monkeypatch.setattr(machines_cluster, "_init", lambda **_: services.get_node())
+    monkeypatch.setattr("al_ray.cli.app.app", machines_cluster.start_node)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "error: Ray's node here did not come up in 0 s" in (told := capsys.readouterr().err)
+    assert "session_latest/logs" in told
 
 
 def test_a_recorded_cluster_that_is_gone_is_told_at_once(
