@@ -25,7 +25,7 @@ RETRY_HEADER: Final = "x-stainless-retry-count"
 """In which the SDKs tell how often they have asked before."""
 _QUESTION: Final = (
     *(semconv.OPERATION, semconv.REQUEST_MODEL, semconv.INPUT_MESSAGES, semconv.ASKED_SAMPLING),
-    *(semconv.TOOL_DEFINITIONS, semconv.AGENT_NAME, semconv.ASKED_FORM),
+    *(semconv.TOOL_DEFINITIONS, semconv.AGENT_NAME, semconv.POLICY, semconv.ASKED_FORM),
 )
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from al_ray.actors.gateway.calls.recorded.repeated import RETRY_HEADER
 from al_ray.recipe import PolicySection
 from al_ray.rollouts.trajectory import trajectory
 from al_ray.traces import semconv
 from al_ray.types import Attempt, ChatRequest, CompletionRequest
+from tests.support.houses.at_hand import open_at_hand
 from tests.support.houses.gateway import SPEC, House, open_house, say
+from tests.support.models.fake_engine import FakeEngine
 
 POLICIES = {
     "writer": PolicySection(agents=["writer", "first *"]),
@@ -67,6 +71,21 @@ async def test_an_agent_without_a_name_is_known_by_the_model_that_it_asks_for(
     assert (await engine_a.requests.remote())[-1].policy == "writer"
     await ask(two, attempt, "checker", model="writer")
     assert (await engine_a.requests.remote())[-1].policy == "opponent"
+
+
+async def test_a_repeated_call_is_not_answered_by_what_another_policy_said(tmp_path: Path) -> None:
+    """Agents without a name that ask the same of two policies, the second when its gateway has died."""
+    spec = replace(SPEC, rules=replace(SPEC.rules, policies=POLICIES))
+    engine = FakeEngine("a")
+    async with open_at_hand(tmp_path, engine, spec) as house, open_at_hand(tmp_path, engine, spec) as late:
+        attempt = await house.attempt()
+        said = await ask(house, attempt, "", model="writer")
+        async with late.client(attempt) as client:
+            for model, is_the_same in (("checker", False), ("writer", True)):
+                answer = await client.chat.completions.create(
+                    model=model, messages=say("hi"), extra_headers={RETRY_HEADER: "1"}
+                )
+                assert (answer.id == said.id) is is_the_same
 
 
 async def test_a_call_for_which_there_is_no_policy_is_refused_with_what_there_is(
