@@ -24,6 +24,7 @@ data = typer.Typer(no_args_is_help=True, help="Look after datasets.")
 app.add_typer(data, name="data")
 
 app.command()(running.train)
+app.command()(running.submit)
 app.command()(preparing.validate)
 app.command(name="eval")(running.evaluate)
 app.command(name="try")(running.try_one)

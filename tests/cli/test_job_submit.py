@@ -4,6 +4,7 @@ ends with a status, and when it is stopped nothing of it stays."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import sysconfig
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from al_ray.reports import jsonl_sink
-from tests.support.machines.processes import ROOT, Command, process_name, run
+from al_ray.run.folder import RunFolder
+from tests.support.machines.processes import ROOT, Command, process_name, run, run_here
 from tests.support.runs import toy
 
 pytestmark = pytest.mark.slow
@@ -140,6 +142,36 @@ def test_an_output_that_would_go_with_the_job_fails_it_with_the_cure(head: Head,
     assert "Traceback" not in log
 
 
+def al_ray_submit(head: Head, folder: Path, *arguments: str) -> tuple[int, str]:
+    return run(["al_ray", "submit", "--address", head.address, *arguments], folder, **OPEN)
+
+
+def test_al_ray_submit_tells_what_goes_up_and_ends_as_the_job_does(head: Head, folder: Path) -> None:
+    """Here with a mistake that only the job can see."""
+    lost = ["--set", f"model.path={folder.parent / 'lost'}", "--seed", "3"]
+    code, log = al_ray_submit(head, folder, "recipes/toy.yaml", *lost)
+    assert code == 2, log
+    assert re.search(r"upload {6}\d{3} files, \d\.\d MiB packed; the largest: \S+ 0\.\d MiB", log)
+    assert f"python -m al_ray train recipes/toy.yaml {' '.join(lost)}" in log
+    assert f"results     {folder.parent}/out/toy, on the cluster" in log
+    assert "error: model.path: " in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["recipes/broken.yaml"], "enginse: {'replicas': 2}: no such key"),
+        (["recipes/toy.yaml", "--set", "output=outputs"], "output: 'outputs': would lie in Ray's cache"),
+        (["recipes/toy.yaml", "--working-dir", "tests"], "recipes/toy.yaml is not within it"),
+    ],
+)
+def test_what_is_wrong_here_is_told_before_anything_is_sent(
+    folder: Path, arguments: list[str], told: str
+) -> None:
+    code, log = run_here(["submit", "--address", "http://nobody.invalid:8265", *arguments], folder)
+    assert code == 2 and told in log, log
+
+
 def test_a_broken_recipe_fails_the_job_with_our_message(head: Head, folder: Path) -> None:
     code, log = submit(head, folder, "recipes/broken.yaml")
     assert code == 1 and "failed" in log
@@ -147,18 +179,21 @@ def test_a_broken_recipe_fails_the_job_with_our_message(head: Head, folder: Path
     assert "Traceback" not in log
 
 
-def test_a_stopped_job_leaves_nothing_running(head: Head, folder: Path) -> None:
+def test_a_stopped_job_writes_a_checkpoint_and_leaves_nothing_running(head: Head, folder: Path) -> None:
     """Neither its driver nor its actors nor what these have started, vLLM's own processes; until then it
     trained, with the code that was uploaded."""
-    command = ["--submission-id", "endless", "--no-wait", "--", "recipes/toy.yaml", "--run", "endless"]
-    code, log = submit(head, folder, *command, "--set", "stages.0.steps=100000")
+    endless = ["recipes/toy.yaml", "--run", "endless", "--set", "stages.0.steps=100000"]
+    code, log = al_ray_submit(head, folder, *endless, "--no-follow")
     assert code == 0, log
     metrics = folder.parent / "out" / "toy" / "endless"
     head.command.wait_until(lambda: any("reward/mean" in line for line in jsonl_sink.read(metrics)))
     assert {"ray::Learner", "ray::Engine", "ray::Store", "VLLM"} <= ours(head)
-    code, log = run([RAY, "job", "stop", "--address", head.address, "endless"], folder, **OPEN)
+    stop = re.search(r"to stop +ray (job stop .*)  \(it has", log)
+    assert stop is not None, log
+    code, log = run([RAY, *stop[1].split()], folder, **OPEN)
     assert code == 0 and "was stopped" in log, log
     head.command.wait_until(lambda: not ours(head), 30)
+    assert RunFolder(metrics).checkpoints()
 
 
 def ours(head: Head) -> set[str]:

@@ -1,4 +1,4 @@
-"""``al-ray train``, ``eval`` and ``try``: agents are run."""
+"""``al-ray train``, ``submit``, ``eval`` and ``try``: agents are run."""
 
 from __future__ import annotations
 
@@ -44,6 +44,39 @@ def train(
         interruptible.run(training.train(loaded, RunChoice(run, resume)))
     else:
         training.train_seeds(loaded, seeds, RunChoice(run, resume))
+
+
+def submit(
+    recipe: RecipeArgument,
+    address: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Of Ray's dashboard, http://HEAD:8265."
+        ),
+    ],
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    run: RunOption = None,
+    resume: ResumeOption = False,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--working-dir", exists=True, file_okay=False, help="What is uploaded, and where the job runs."
+        ),
+    ] = Path("."),
+    follow: Annotated[bool, typer.Option(help="Show what the job writes, and end as it does.")] = True,
+) -> None:
+    """Train on a Ray cluster, as a job of it: say what is uploaded, follow it, and end as it does."""
+    from al_ray.cli import submitting
+
+    options = [
+        *(word for each in overrides or () for word in ("--set", each)),
+        *(() if seed is None else ("--seed", str(seed))),
+        *(() if run is None else ("--run", run)),
+        *(("--resume",) if resume else ()),
+    ]
+    loaded = load(recipe, overrides, seed)
+    raise typer.Exit(submitting.submit(recipe, loaded, options, address, folder, follow=follow))
 
 
 def evaluate(

@@ -75,7 +75,7 @@ def test_two_learners_equal_one_step_for_step_even_when_one_of_them_has_no_rows(
         assert found.policy_version == expected.policy_version
         for key in expected.metrics.keys() - PACKING:
             assert found.metrics[key] == pytest.approx(expected.metrics[key], rel=1e-3, abs=1e-6), key
-        assert found.metrics.keys() == {metric.key for metric in LEARNERS}
+        assert found.metrics.keys() == {*(metric.key for metric in LEARNERS), "health/steps_refused"}
     assert pair.logprobs(PROBE) == pytest.approx(one.logprobs(PROBE), abs=1e-3)
 
     pair.save(str(tmp_path / "step_3"))
