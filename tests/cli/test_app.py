@@ -169,6 +169,7 @@ MISTAKES = {
     "eval .": "error: checkpoint: '.': no checkpoint of a run; give RUN/checkpoints/step-..., or a recipe",
     "rollouts out": "error: run: 'out': no run folder, nor is one in it: no recipe.yaml",
     "rollouts . --sort cost": "error: --sort: 'cost': one of asked, reward, seconds, attempts",
+    "rollouts . --follow --limit 3": "error: --follow: '.': tells of rollouts as they end; --sort, --rev",
     "rollouts . --mode test": "error: --mode: 'test': one of train, eval",
     "rollouts . --status done": "error: --status: 'done': one of queued, running, succeeded, failed, canc",
 }

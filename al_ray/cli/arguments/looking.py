@@ -16,6 +16,7 @@ from al_ray.cli.arguments.shared import (
     SetOption,
 )
 from al_ray.cli.arguments.spread import spread
+from al_ray.errors import Problem, UserError
 
 
 def runs(
@@ -62,6 +63,9 @@ def list_or_show(
     if rollout is not None:
         rollouts.show_rollout(run, rollout, as_json=as_json)
         return
+    if follow and pages != _NEWEST:
+        cure = "tells of rollouts as they end; --sort, --reverse, --limit and --page are for a list"
+        raise UserError(Problem("--follow", str(run), cure))
     order = rollouts.order(pages.sort)
     search = rollouts.search(run, filters)
     if follow:
