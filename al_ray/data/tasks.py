@@ -19,6 +19,8 @@ from al_ray.types import Task, TaskSet
 
 _SHOWN: Final = 5
 """Mistakes and ids that are told of many."""
+_AS_TYPED: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+"""No agent is given a text for what its loader gave as a date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _problem(loader: str, split: str, index: int, task: object) -> Problem | Non
     if not isinstance(task.data, Mapping):
         return Problem(f"{where}, data", task.data, "must be a mapping: what the agent is given")
     try:
-        orjson.dumps(dict(task.data))
+        orjson.dumps(dict(task.data), option=_AS_TYPED)
     except (TypeError, orjson.JSONEncodeError) as error:
         return Problem(f"{where}, data", task.id, f"must be JSON, for it is stored and sent: {error}")
     return next(_no_numbers(task.data, f"{where}, data"), None)

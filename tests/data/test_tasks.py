@@ -128,6 +128,11 @@ def none_held_out(path, split):
 def no_json(path, split):
     return [Task(f"{split}-0", {"when": {1, 2}}, split)]
 
+def dated(path, split):
+    import datetime
+
+    return [Task(f"{split}-0", {"when": datetime.date(2026, 11, 30)}, split)]
+
 def half_a_character(path, split):
     return [Task(f"{split}-0", {"question": "\\ud800"}, split)]
 
@@ -200,6 +205,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe
         ("nothing", r"data.load: 'own_.*: gave a NoneType for the split 'train'; it must be a list of Tasks"),
         ("none_held_out", r"data.load: 'own_.*: gave no task of the split 'validation'; .*data.path, None"),
         ("no_json", r"task 0 of train, data: 'train-0': must be JSON, .*Type is not JSON serializable: set"),
+        ("dated", r"task 0 of train, data: 'train-0': must be JSON, .*not JSON serializable: datetime.date"),
         ("half_a_character", r"task 0 of train, data: 'train-0': must be JSON, .*surrogates"),
         ("half_an_id", r"task 0 of train, id: 'train-\\ud800': holds half a surrogate pair"),
         ("with_nul", r"task 0 of train, id: 'train-\\x00': holds NUL, which"),
@@ -231,7 +237,7 @@ def test_a_loader_may_give_its_tasks_one_by_one(own: Callable[..., Recipe]) -> N
     [
         (
             "teach_badly",
-            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 55",
+            r"stages.0.demonstrate: .*failed on the task 'train-0': KeyError: 'absent' \(.*line 60",
         ),
         ("teach_nothing", "teach_nothing': has no message of the assistant for the task 'train-0'"),
         ("teach_no_more", r"failed on the task 'train-0': SystemExit: 0 \(.*own_loaders.py"),
