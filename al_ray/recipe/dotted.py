@@ -39,7 +39,8 @@ def _cure(module_name: str, error: Exception | SystemExit) -> str:
 def _extra(module_name: str) -> str:
     """The cure where it is an environment of ours: what it imports comes with an extra of its name, and may
     be called otherwise than its package."""
-    name = module_name.removeprefix("al_ray.envs.").partition(".")[0]
+    room, _, name = module_name.partition("al_ray.envs.")
+    name = "" if room else name.partition(".")[0]
     try:
         extras = metadata("al_ray").get_all("Provides-Extra", [])
     except PackageNotFoundError:  # only its files are here
