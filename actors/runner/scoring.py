@@ -55,7 +55,8 @@ class Scoring:
             return "the agent posted no reward, and agent.reward is events"
         if self._agent.command is None:
             returned = "no reward" if output is None else f"{reprlib.repr(output)}, which is no reward,"
-            return f"the agent returned {returned} and posted none; do either, or name agent.evaluate"
+            cure = "return a finite number, or one by the name 'reward', or post one, or name agent.evaluate"
+            return f"{self._source} returned {returned} and posted none; {cure}"
         return (
             'no reward: standard output does not end with a line such as {"reward": 1.0}, and none was posted'
         )

@@ -340,9 +340,7 @@ async def post_reward(house: House, rollout_id: str, value: float) -> None:
 async def test_an_agent_that_gives_no_reward_at_all_has_failed_with_the_cure(house: House) -> None:
     rollout = await house.rollout({"do": "give", "value": None})
     assert (rollout.status, list(rollout.spans)) == (RolloutStatus.FAILED, [])
-    assert "returned no reward and posted none; do either, or name agent.evaluate" in (
-        rollout.attempts[0].error or ""
-    )
+    assert "returned no reward and posted none; return a finite number" in (rollout.attempts[0].error or "")
 
 
 async def test_hooks_are_called_around_every_attempt_and_their_failure_is_its_failure(

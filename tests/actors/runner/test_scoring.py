@@ -148,7 +148,10 @@ async def test_an_agent_that_posted_its_rewards_may_return_its_answer(answer: An
 
 @pytest.mark.parametrize("answer", ANSWERS)
 async def test_an_answer_alone_is_no_reward_and_what_would_be_is_told(answer: Any) -> None:
-    with pytest.raises(RewardError, match="which is no reward, and posted none; do either, or name"):
+    with pytest.raises(
+        RewardError,
+        match="^agents:solve returned .* which is no reward, and posted none; return a finite number",
+    ):
         await returned(answer, posted=False)
 
 
