@@ -150,7 +150,7 @@ async def test_an_agent_that_posted_its_rewards_may_return_its_answer(answer: An
 async def test_an_answer_alone_is_no_reward_and_what_would_be_is_told(answer: Any) -> None:
     with pytest.raises(
         RewardError,
-        match="^agents:solve returned .* which is no reward, and posted none; return a finite number",
+        match=r"^agents:solve returned .* which is no reward, and posted none; return a finite number",
     ):
         await returned(answer, posted=False)
 
