@@ -518,7 +518,7 @@ def test_cancelled_rollouts_end_with_their_attempts_and_others_go_on(database: D
     ]
     cancelled, unknown = database.authorize([running.attempt.key, "no key"])
     assert "has ended: cancelled" in str(cancelled)
-    assert "unknown" in str(unknown)
+    assert "none of ours" in str(unknown)
     assert finish(database, running.attempt, AttemptStatus.SUCCEEDED) is False
     assert [claimed.request.id for claimed in claim(database, "later", limit=9)] == ["other"]
 
