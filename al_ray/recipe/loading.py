@@ -69,11 +69,15 @@ def _loaded(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> Recipe
     return recipe
 
 
-def reload(path: Path) -> Recipe:
-    """The recipe of a run as it was written there; what it names on this machine is not looked at."""
-    recipe, errors = _validate(_read(path), path)
-    if errors:
-        raise RecipeError(*(Problem(f"{path}: {p.where}", p.value, p.cure) for p in map(_problem, errors)))
+def reload(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """As ``load``, of a recipe of another time, as a run's, or place: what it names on this machine is not
+    looked at."""
+    raw = _read(path)
+    wrong = [problem for override in overrides for problem in _apply(raw, override)]
+    recipe, errors = _validate(raw, path)
+    wrong += [Problem(f"{path}: {p.where}", p.value, p.cure) for p in map(_problem, errors)]
+    if wrong:
+        raise RecipeError(*wrong)
     return recipe
 
 

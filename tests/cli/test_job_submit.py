@@ -154,7 +154,7 @@ def test_al_ray_submit_tells_what_goes_up_and_ends_as_the_job_does(head: Head, f
     assert re.search(r"upload {6}\d{3} files, \d\.\d MiB packed; the largest: \S+ 0\.\d MiB", log)
     assert f"python -m al_ray train recipes/toy.yaml {' '.join(lost)}" in log
     assert f"results     {folder.parent}/out/toy, on the cluster" in log
-    assert "error: model.path: " in log and "Traceback" not in log
+    assert "error: recipes/toy.yaml: model.path: " in log and "Traceback" not in log
 
 
 @pytest.mark.parametrize(

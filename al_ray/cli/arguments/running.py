@@ -68,6 +68,7 @@ def submit(
 ) -> None:
     """Train on a Ray cluster, as a job of it: say what is uploaded, follow it, and end as it does."""
     from al_ray.cli import submitting
+    from al_ray.recipe import loading
 
     options = [
         *(word for each in overrides or () for word in ("--set", each)),
@@ -75,7 +76,7 @@ def submit(
         *(() if run is None else ("--run", run)),
         *(("--resume",) if resume else ()),
     ]
-    loaded = load(recipe, overrides, seed)
+    loaded = loading.reload(recipe, overrides or ())  # model, data and agent are the cluster's
     raise typer.Exit(submitting.submit(recipe, loaded, options, address, folder, follow=follow))
 
 
