@@ -54,28 +54,25 @@ def load_changed(path: Path, overrides: Sequence[str]) -> Recipe:
     return _loaded({**recipe.model_dump(mode="json"), "stages": stages}, path, overrides)
 
 
-def _loaded(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> Recipe:
-    wrong = [problem for override in overrides for problem in _apply(raw, override)]
-    data = raw.get("data")
-    if isinstance(data, dict) and data.get("path") is None and os.environ.get(DATA_VARIABLE):
-        data["path"] = os.environ[DATA_VARIABLE]
-    recipe, errors = _validate(raw, path)
-    broken = {error["loc"][0] for error in errors if error["loc"] and error["type"] != "extra_forbidden"}
-    found = [_problem(error) for error in errors]
-    found += checks.problems(recipe, Recipe.model_fields.keys() - broken)
-    wrong += [Problem(f"{path}: {p.where}", p.value, p.cure) for p in found]
-    if wrong:
-        raise RecipeError(*wrong)
-    return recipe
-
-
 def reload(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """As ``load``, of a recipe of another time, as a run's, or place: what it names on this machine is not
     looked at."""
-    raw = _read(path)
+    return _loaded(_read(path), path, overrides, elsewhere=True)
+
+
+def _loaded(raw: dict[str, Any], path: Path, overrides: Sequence[str], *, elsewhere: bool = False) -> Recipe:
+    """``elsewhere``: this machine's variable, files and code are not looked at."""
     wrong = [problem for override in overrides for problem in _apply(raw, override)]
+    data = raw.get("data")
+    variable = None if elsewhere else os.environ.get(DATA_VARIABLE)
+    if variable and isinstance(data, dict) and data.get("path") is None:
+        data["path"] = variable
     recipe, errors = _validate(raw, path)
-    wrong += [Problem(f"{path}: {p.where}", p.value, p.cure) for p in map(_problem, errors)]
+    found = [_problem(error) for error in errors]
+    if not elsewhere:
+        broken = {error["loc"][0] for error in errors if error["loc"] and error["type"] != "extra_forbidden"}
+        found += checks.problems(recipe, Recipe.model_fields.keys() - broken)
+    wrong += [Problem(f"{path}: {p.where}", p.value, p.cure) for p in found]
     if wrong:
         raise RecipeError(*wrong)
     return recipe
