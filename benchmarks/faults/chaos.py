@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from al_ray.database.query import Condition, Query
 from al_ray.database.reader import Records
-from al_ray.recipe.schedule import stage_spans
+from al_ray.recipe.schedule import total_steps
 from al_ray.reports import jsonl_sink
 from al_ray.rollouts.requests import step_batch
 from al_ray.run.folder import RunFolder
@@ -172,7 +172,7 @@ class Chaos:
     def check(self) -> None:
         """What must be after such a run."""
         recipe = self.run.recipe()
-        steps = range(stage_spans(recipe)[-1].end)
+        steps = range(total_steps(recipe))
         lines = [int(line["step"]) for line in jsonl_sink.read(self.run.path) if "optim/loss" in line]
         if sorted(set(lines)) != [step + 1 for step in steps]:
             self.wrong.append(f"steps {lines} are told, not 1 to {len(steps)}")

@@ -19,7 +19,7 @@ from al_ray.errors import Problem, UserError
 from al_ray.machines.plan import plan, this_machine
 from al_ray.models import folders
 from al_ray.recipe import Recipe, SupervisedStage
-from al_ray.recipe.schedule import stage_spans
+from al_ray.recipe.schedule import span_of_step, stage_spans, total_steps
 from al_ray.run.folder import RunFolder
 from al_ray.run.launch import specs
 from al_ray.run.recorded.worth import CallRow, calls_of, logged_step
@@ -88,14 +88,14 @@ def replay(folder: RunFolder, step: int, recipe: Recipe) -> Step:
 
 def _stage(recipe: Recipe, step: int) -> Grouped:
     """That of a step, counted from 0."""
-    for span in stage_spans(recipe):
-        if span.begin <= step < span.end:
-            stage = stage_of(recipe, span, ())
-            if not isinstance(stage, Grouped):
-                cure = f"is of stage {span.index}, {span.stage.algorithm}: rollouts alone are recorded"
-                raise UserError(Problem("STEP", step + 1, cure))
-            return stage
-    raise UserError(Problem("STEP", step + 1, f"from 1 to {stage_spans(recipe)[-1].end}"))
+    span = span_of_step(recipe, step)
+    if span is None:
+        raise UserError(Problem("STEP", step + 1, f"from 1 to {total_steps(recipe)}"))
+    stage = stage_of(recipe, span, ())
+    if not isinstance(stage, Grouped):
+        cure = f"is of stage {span.index}, {span.stage.algorithm}: rollouts alone are recorded"
+        raise UserError(Problem("STEP", step + 1, cure))
+    return stage
 
 
 def _require_kept(own: Grouped, changed: Grouped, step: int) -> None:
