@@ -71,12 +71,11 @@ def attempted(recipe: Recipe, task: Task, database: Database, house: House) -> T
     claim = _claim(database, task)
     endpoint = Endpoint(house.base_url, claim.attempt.key, recipe.model.name, house.services)
     job = Job(claim.request, claim.attempt, endpoint, Printed())
+    code = UserCode(recipe.agent.grace)
     begun = time.perf_counter()
-    ended, rewards, raised = _played(recipe, job, database)
+    ended, rewards, raised = _played(recipe, job, database, code)
     seconds = time.perf_counter() - begun
-    ended = replace(
-        asyncio.run(Hooks(recipe.agent, UserCode(recipe.agent.grace)).after(job, ended)), ended_at=time.time()
-    )
+    ended = replace(asyncio.run(Hooks(recipe.agent, code).after(job, ended)), ended_at=time.time())
     if ended.status is not AttemptStatus.SUCCEEDED:
         rewards = ()
     with database.begin() as connection:
@@ -98,7 +97,7 @@ def _claim(database: Database, task: Task) -> Claim:
 
 
 def _played(
-    recipe: Recipe, job: Job, database: Database
+    recipe: Recipe, job: Job, database: Database, code: UserCode
 ) -> tuple[Attempt, Sequence[Span], BaseException | None]:
     """Hook, agent and reward. Raises ``KeyboardInterrupt`` alone."""
 
@@ -107,12 +106,10 @@ def _played(
 
     attempt = job.attempt
     try:
-        asyncio.run(Hooks(recipe.agent, UserCode(recipe.agent.grace)).before(job))
+        asyncio.run(Hooks(recipe.agent, code).before(job))
         output = output_of(recipe.agent, job)
         attempt = replace(attempt, output=as_json(output))
-        rewards = asyncio.run(
-            Scoring(recipe.agent, rewarded, UserCode(recipe.agent.grace)).terminal(job, output)
-        )
+        rewards = asyncio.run(Scoring(recipe.agent, rewarded, code).terminal(job, output))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
