@@ -12,6 +12,7 @@ from al_ray.errors import Problem, UserError
 from al_ray.machines.jobs import LEAVE_SECONDS, Jobs, Upload, exit_code, upload_of
 from al_ray.recipe import Recipe
 from al_ray.reports.console import Console
+from al_ray.run.folder import require_lasting
 
 
 def submit(
@@ -20,11 +21,7 @@ def submit(
     """Train the recipe at ``path``, in ``folder``, with ``options`` of ``al-ray train``, on the cluster at
     ``address``; returns the exit code. What is wrong here is said before anything is sent."""
     console = Console()
-    if not Path(recipe.output).is_absolute():
-        cure = (
-            "would lie in Ray's cache of what was uploaded, and go with the job: name a folder that lasts, "
-        )
-        raise UserError(Problem("output", recipe.output, f"{cure}--set output=/ABSOLUTE/PATH"))
+    require_lasting(recipe.output, of_a_job=True)
     upload = upload_of(folder)
     command = ["python", "-m", "al_ray", "train", _within(path, folder, upload), *options]
     console.note(f"upload      {upload}")

@@ -272,9 +272,10 @@ class RunChoice:
         return datetime.now().strftime("%Y%m%d-%H%M%S") if self.name is None else self.name
 
 
-def require_lasting(output: str) -> None:
-    """Raises ``UserError`` if what is written there would go with the job that writes it."""
-    if _PACKAGES in Path(output).absolute().parts:
+def require_lasting(output: str, *, of_a_job: bool = False) -> None:
+    """Raises ``UserError`` if what is written there would go with the job that writes it: this process, or
+    one that is to run in what is uploaded with it (``of_a_job``)."""
+    if _PACKAGES in Path(output).absolute().parts or (of_a_job and not Path(output).is_absolute()):
         cure = "lies in Ray's cache of what was uploaded with the job, and goes with it: name a folder that "
         raise UserError(Problem("output", output, f"{cure}lasts, --set output=/ABSOLUTE/PATH"))
 

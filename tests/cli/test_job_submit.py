@@ -161,7 +161,7 @@ def test_al_ray_submit_tells_what_goes_up_and_ends_as_the_job_does(head: Head, f
     ("arguments", "told"),
     [
         (["recipes/broken.yaml"], "enginse: {'replicas': 2}: no such key"),
-        (["recipes/toy.yaml", "--set", "output=outputs"], "output: 'outputs': would lie in Ray's cache"),
+        (["recipes/toy.yaml", "--set", "output=outputs"], "error: output: 'outputs': lies in Ray's cache"),
         (["recipes/toy.yaml", "--working-dir", "tests"], "recipes/toy.yaml is not within it"),
     ],
 )

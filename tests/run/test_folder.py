@@ -212,6 +212,9 @@ def test_an_output_that_goes_with_the_job_is_refused(monkeypatch: pytest.MonkeyP
     unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     unpacked.mkdir(parents=True)
     run_folder.require_lasting("outputs")
+    with pytest.raises(UserError, match=r"output: 'outputs': lies in Ray's cache .*--set output=/ABSOLUTE"):
+        run_folder.require_lasting("outputs", of_a_job=True)
+    run_folder.require_lasting("/outputs", of_a_job=True)
     monkeypatch.chdir(unpacked)
     with pytest.raises(UserError, match=r"output: 'outputs': lies in Ray's cache .*--set output=/ABSOLUTE"):
         run_folder.require_lasting("outputs")
